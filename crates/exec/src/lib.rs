@@ -1,0 +1,1 @@
+//! compiler driver, executables, runtime, store, sessions.

@@ -1,0 +1,1 @@
+//! blocked, packed matrix products.

@@ -1,0 +1,1 @@
+//! the graph IR, its text form, verifier, ops, builder and interpreter.

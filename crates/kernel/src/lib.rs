@@ -1,0 +1,1 @@
+//! clusters, Kernel IR, schedule, plan and the kernel interpreter.

@@ -1,0 +1,1 @@
+//! layers, losses, initialisers and optimisers as graph-building extension traits.

@@ -1,0 +1,1 @@
+//! the thread pool of the executor.

@@ -1,0 +1,1 @@
+//! scalar bodies, their builder and evaluator, the math functions, Philox.

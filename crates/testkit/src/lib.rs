@@ -1,0 +1,1 @@
+//! filetest runner, random graphs, finite differences (for tests only).

@@ -1,0 +1,1 @@
+//! the trainer and the named workloads.
