@@ -1,1 +1,6 @@
-//! clusters, Kernel IR, schedule, plan and the kernel interpreter.
+//! From primitive graphs to loops: clusters (what is fused with what, and why), Kernel IR, the plan, and the
+//! kernel interpreter that code generators are compared with.
+#![forbid(unsafe_code)]
+
+pub mod interp;
+pub mod ir;

@@ -1,0 +1,1 @@
+//! The kernel interpreter: the slow, obvious twin of the code generators.

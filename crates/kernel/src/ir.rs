@@ -1,0 +1,333 @@
+//! Kernel IR: loop nests over scalar bodies.
+//!
+//! A [`Kernel`] has loop dims, outermost first; the last one is the *inner* dim, which code generators vectorize.
+//! What the dims mean is the kernel's [`Sweep`]:
+//!
+//! | sweep | dims | reductions | work unit |
+//! |---|---|---|---|
+//! | `Elementwise` | `[rows.., inner]` | none | any rectangle of rows × inner |
+//! | `Row` | `[rows.., inner]` | over inner | whole rows |
+//! | `Column` | `[rows.., reduced, inner]` | over reduced, for each inner element | a range of inner, for a row |
+//!
+//! For each work unit the [`Phase`]s run in order while the data is in cache. A `Full` phase sweeps all elements of the
+//! unit; a `Reduced` phase runs once per row (`Row`) or once per inner element (`Column`). Results of reductions are
+//! inputs of later phases. A phase may read what an earlier phase of the same unit stored to the same element.
+//!
+//! The order of every reduction is fixed by its extent alone ([`cotangent_scalar::order`]), never by the code generator.
+//!
+//! What is *code* (bodies, dtypes, how the inner stride looks) and what is *data* (extents, strides, offsets, pointers)
+//! is kept apart: kernels with equal [`CodeKey`]s share machine code and differ in their [`Kernel::layout`].
+
+use std::fmt;
+
+use cotangent_scalar::{DType, ReduceOp, ScalarBody, ValueId};
+use smallvec::SmallVec;
+
+/// What the loops of a kernel mean; see the module's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sweep {
+    /// No reductions.
+    Elementwise,
+    /// Reductions over the inner dim.
+    Row,
+    /// Reductions over the dim before the inner one.
+    Column,
+}
+
+/// Where an element of an argument lies: `offset + Σ index[dim] · strides[dim]`, in elements.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IndexMap {
+    /// Element offset of index 0.
+    pub offset: i64,
+    /// One stride per kernel dim; 0 repeats the element along that dim.
+    pub strides: SmallVec<[i64; 4]>,
+}
+
+/// The number of an argument of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ArgId(pub u32);
+
+/// A buffer that a kernel touches.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Arg {
+    /// Element type.
+    pub dtype: DType,
+    /// Whether the kernel loads from it.
+    pub read: bool,
+    /// Whether the kernel stores to it.
+    pub written: bool,
+}
+
+/// Where an input of a phase's body comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// An element of an argument.
+    Load {
+        /// The argument.
+        arg: ArgId,
+        /// The element.
+        map: IndexMap,
+    },
+    /// The integer that the map computes (an index, not memory), as `I32` (wrapping) or `I64`.
+    Index {
+        /// The linear form.
+        map: IndexMap,
+        /// `I32` or `I64`.
+        dtype: DType,
+    },
+    /// The result of the numbered reduction of an earlier phase.
+    Reduced(u32),
+}
+
+/// A store of a body's value, for every element of the phase's space.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Store {
+    /// The value.
+    pub value: ValueId,
+    /// The argument written.
+    pub arg: ArgId,
+    /// The element written; no two elements of the space may map to the same place.
+    pub map: IndexMap,
+}
+
+/// A reduction of a body's value over the swept dim; its result is input `Reduced(slot)` of later phases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Reduce {
+    /// The value reduced.
+    pub value: ValueId,
+    /// How.
+    pub op: ReduceOp,
+    /// The number of the result, unique in the kernel.
+    pub slot: u32,
+}
+
+/// What a phase runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// Every element.
+    Full,
+    /// Once per row (`Row` sweep) or per inner element (`Column` sweep), after the phases before it.
+    Reduced,
+}
+
+/// One pass over a work unit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Phase {
+    /// What it runs over. `Reduced` phases have no reductions.
+    pub space: Space,
+    /// The scalar program.
+    pub body: ScalarBody,
+    /// What `ScalarOp::Input(k)` is, by `k`.
+    pub inputs: Vec<Input>,
+    /// What is written.
+    pub stores: Vec<Store>,
+    /// What is reduced.
+    pub reduces: Vec<Reduce>,
+}
+
+/// A fused loop nest. See the module's documentation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// A readable name, made from the ops inside; not part of the identity.
+    pub name: String,
+    /// What the loops mean.
+    pub sweep: Sweep,
+    /// Extents, outermost first, at least one (two for `Column`).
+    pub dims: SmallVec<[usize; 4]>,
+    /// Number of elements in all. Less than the product of `dims` only for `Row` kernels with one outer dim that cut a
+    /// flat range into rows: there the last row is shorter. The inner extent of row `r` is `min(inner, total - r·inner)`.
+    pub total: usize,
+    /// The buffers, in the order in which pointers are passed.
+    pub args: Vec<Arg>,
+    /// What is done, in order.
+    pub phases: Vec<Phase>,
+}
+
+/// How an access moves along a dim that code is specialized on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stride {
+    /// The same element all along.
+    Zero,
+    /// Neighbouring elements.
+    One,
+    /// Anything else; a run-time value.
+    Any,
+}
+
+impl Stride {
+    /// The class of a stride.
+    pub fn of(stride: i64) -> Self {
+        match stride {
+            0 => Stride::Zero,
+            1 => Stride::One,
+            _ => Stride::Any,
+        }
+    }
+}
+
+/// Everything that generated code depends on. Kernels with equal keys share code.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CodeKey {
+    sweep: Sweep,
+    n_dims: usize,
+    args: Vec<Arg>,
+    phases: Vec<(Space, ScalarBody, Vec<InputKey>, Vec<StoreKey>, Vec<Reduce>)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum InputKey {
+    Load(ArgId, AccessKey),
+    Index(DType, AccessKey),
+    Reduced(u32),
+}
+
+type StoreKey = (ValueId, ArgId, AccessKey);
+
+/// The classes of the strides along the inner dim and, for `Column` sweeps, the reduced one.
+type AccessKey = (Stride, Stride);
+
+impl Kernel {
+    /// The inner extent.
+    pub fn inner(&self) -> usize {
+        self.dims[self.dims.len() - 1]
+    }
+
+    /// The number of dims that make up rows: all but the inner one and, for `Column`, the reduced one.
+    pub fn n_row_dims(&self) -> usize {
+        self.dims.len() - if self.sweep == Sweep::Column { 2 } else { 1 }
+    }
+
+    /// The number of rows: the product of the row dims (1 if there are none).
+    pub fn n_rows(&self) -> usize {
+        self.dims[..self.n_row_dims()].iter().product()
+    }
+
+    /// The extent that reductions run over (for `Row`, of a row that is not cut short).
+    pub fn reduced_extent(&self) -> usize {
+        match self.sweep {
+            Sweep::Elementwise => 1,
+            Sweep::Row => self.inner(),
+            Sweep::Column => self.dims[self.dims.len() - 2],
+        }
+    }
+
+    /// The inner extent of a row: `inner`, or what is left of `total` for the last row of a flat range.
+    pub fn inner_of_row(&self, row: usize) -> usize {
+        match self.sweep {
+            Sweep::Row => self.inner().min(self.total.saturating_sub(row * self.inner())),
+            _ => self.inner(),
+        }
+    }
+
+    /// All accesses in the order of [`Kernel::layout`]: for each phase its loads and indices, then its stores.
+    pub fn accesses(&self) -> impl Iterator<Item = &IndexMap> {
+        self.phases.iter().flat_map(|phase| {
+            let inputs = phase.inputs.iter().filter_map(|input| match input {
+                Input::Load { map, .. } | Input::Index { map, .. } => Some(map),
+                Input::Reduced(_) => None,
+            });
+            inputs.chain(phase.stores.iter().map(|store| &store.map))
+        })
+    }
+
+    /// The run-time integers that generated code reads: `total`, the extents of all dims, then for each access (in the
+    /// order of [`Kernel::accesses`]) its offset and its strides, one per dim.
+    pub fn layout(&self) -> Vec<i64> {
+        let mut layout = vec![self.total as i64];
+        layout.extend(self.dims.iter().map(|&d| d as i64));
+        for map in self.accesses() {
+            layout.push(map.offset);
+            layout.extend(&map.strides);
+        }
+        layout
+    }
+
+    /// The identity of this kernel's code.
+    pub fn code_key(&self) -> CodeKey {
+        let class = |map: &IndexMap| {
+            let n = self.dims.len();
+            let reduced = if self.sweep == Sweep::Column { Stride::of(map.strides[n - 2]) } else { Stride::Any };
+            (Stride::of(map.strides[n - 1]), if reduced == Stride::Zero { Stride::Zero } else { Stride::Any })
+        };
+        let phases = self.phases.iter().map(|phase| {
+            let inputs = phase.inputs.iter().map(|input| match input {
+                Input::Load { arg, map } => InputKey::Load(*arg, class(map)),
+                Input::Index { map, dtype } => InputKey::Index(*dtype, class(map)),
+                Input::Reduced(slot) => InputKey::Reduced(*slot),
+            });
+            let stores = phase.stores.iter().map(|s| (s.value, s.arg, class(&s.map)));
+            (phase.space, phase.body.clone(), inputs.collect(), stores.collect(), phase.reduces.clone())
+        });
+        CodeKey { sweep: self.sweep, n_dims: self.dims.len(), args: self.args.clone(), phases: phases.collect() }
+    }
+
+    /// The type of a body input of a phase.
+    pub fn input_dtype(&self, phase: &Phase, number: usize) -> DType {
+        match &phase.inputs[number] {
+            Input::Load { arg, .. } => self.args[arg.0 as usize].dtype,
+            Input::Index { dtype, .. } => *dtype,
+            Input::Reduced(slot) => self.reduced_dtype(*slot).unwrap_or(DType::F32),
+        }
+    }
+
+    /// The type of the numbered reduction's result.
+    pub fn reduced_dtype(&self, slot: u32) -> Option<DType> {
+        self.phases.iter().find_map(|p| p.reduces.iter().find(|r| r.slot == slot).map(|r| p.body.dtype(r.value)))
+    }
+
+    /// Number of reductions in all phases.
+    pub fn n_reduces(&self) -> usize {
+        self.phases.iter().map(|p| p.reduces.len()).sum()
+    }
+
+    /// Scalar operations per element of the full space, over all phases.
+    pub fn n_ops(&self) -> usize {
+        self.phases.iter().filter(|p| p.space == Space::Full).map(|p| p.body.n_ops() + p.reduces.len()).sum()
+    }
+}
+
+impl fmt::Display for IndexMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{:?}", self.offset, self.strides.as_slice())
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sweep = match self.sweep {
+            Sweep::Elementwise => "elementwise",
+            Sweep::Row => "row",
+            Sweep::Column => "column",
+        };
+        writeln!(f, "kernel {} {sweep} dims={:?} total={}", self.name, self.dims.as_slice(), self.total)?;
+        for (i, arg) in self.args.iter().enumerate() {
+            let access = match (arg.read, arg.written) {
+                (true, true) => "inout",
+                (_, true) => "out",
+                _ => "in",
+            };
+            writeln!(f, "  arg {i} {access} {}", arg.dtype)?;
+        }
+        for phase in &self.phases {
+            let space = if phase.space == Space::Full { "full" } else { "reduced" };
+            writeln!(f, "  phase {space}")?;
+            for (k, input) in phase.inputs.iter().enumerate() {
+                match input {
+                    Input::Load { arg, map } => writeln!(f, "    input {k} = arg {} [{map}]", arg.0)?,
+                    Input::Index { map, dtype } => writeln!(f, "    input {k} = index {dtype} [{map}]")?,
+                    Input::Reduced(slot) => writeln!(f, "    input {k} = reduced {slot}")?,
+                }
+            }
+            for line in phase.body.to_string().lines() {
+                writeln!(f, "    {line}")?;
+            }
+            for r in &phase.reduces {
+                writeln!(f, "    reduced {} = {} {}", r.slot, r.op.name(), r.value)?;
+            }
+            for s in &phase.stores {
+                writeln!(f, "    arg {} [{}] = {}", s.arg.0, s.map, s.value)?;
+            }
+        }
+        Ok(())
+    }
+}

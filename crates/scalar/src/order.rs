@@ -1,0 +1,165 @@
+//! The order of every reduction, stated once.
+//!
+//! The oracle, the kernel interpreter and every backend follow this page, so that results have the same bits for any
+//! thread count, backend and fusion setting.
+//!
+//! * **Row** (over contiguous logical neighbours, extent `n`): `L = min(next_pow2(n), 32)` virtual lanes (16 for 8-byte
+//!   types). Every lane starts from the identity; lane `i` combines elements `i, i+L, i+2L, …` in order; then lanes are
+//!   combined by halving: lane `i` with lane `i + L/2`, until one is left.
+//! * **Column** (over an outer dim, extent `n`, for each inner element): sequentially inside blocks of 64, each from the
+//!   identity; the blocks' partials are combined in order, from the identity.
+//! * **Full** (everything): up to 4,096 elements the row rule; beyond that the flat range is cut into chunks of 4,096 (the
+//!   last may be shorter), each reduced by the row rule, and the partials are reduced by the full rule again.
+//! * A reduction over several separate groups of axes is done group by group, innermost first.
+
+use crate::body::ScalarOp;
+use crate::dtype::DType;
+use crate::eval::apply;
+
+/// Rows of a column reduction that are combined sequentially before partials are.
+pub const COLUMN_BLOCK: usize = 64;
+
+/// Elements of a full reduction that one row holds.
+pub const FULL_CHUNK: usize = 4096;
+
+/// How a reduction combines values. The identity starts every lane and block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReduceOp {
+    /// `acc + x` from 0.
+    Sum,
+    /// `acc * x` from 1.
+    Prod,
+    /// `max(acc, x)` from the least value; NaN propagates.
+    Max,
+    /// `min(acc, x)` from the greatest value; NaN propagates.
+    Min,
+}
+
+impl ReduceOp {
+    /// The scalar instruction that combines an accumulator (first) and a value.
+    pub fn scalar_op(self) -> ScalarOp {
+        match self {
+            ReduceOp::Sum => ScalarOp::Add,
+            ReduceOp::Prod => ScalarOp::Mul,
+            ReduceOp::Max => ScalarOp::Max,
+            ReduceOp::Min => ScalarOp::Min,
+        }
+    }
+
+    /// The name in printed kernels.
+    pub fn name(self) -> &'static str {
+        match self {
+            ReduceOp::Sum => "sum",
+            ReduceOp::Prod => "prod",
+            ReduceOp::Max => "max",
+            ReduceOp::Min => "min",
+        }
+    }
+
+    /// The bits of the identity.
+    pub fn identity(self, dtype: DType) -> u64 {
+        match (self, dtype) {
+            (ReduceOp::Sum, _) => 0,
+            (ReduceOp::Prod, _) => dtype.bits_of_f64(1.0),
+            (ReduceOp::Max, DType::I64) => i64::MIN as u64,
+            (ReduceOp::Min, DType::I64) => i64::MAX as u64,
+            (ReduceOp::Max, _) => dtype.bits_of_f64(f64::NEG_INFINITY),
+            (ReduceOp::Min, _) => dtype.bits_of_f64(f64::INFINITY),
+        }
+    }
+
+    /// The accumulator after `value`.
+    pub fn combine(self, dtype: DType, acc: u64, value: u64) -> u64 {
+        apply(self.scalar_op(), dtype, dtype, acc, value, 0)
+    }
+}
+
+/// Number of virtual lanes of a row reduction over `n` elements.
+pub fn n_lanes(n: usize, dtype: DType) -> usize {
+    let most = if dtype.size_bytes() == 8 { 16 } else { 32 };
+    n.max(1).next_power_of_two().min(most)
+}
+
+/// The row rule.
+pub fn reduce_row(op: ReduceOp, dtype: DType, values: &[u64]) -> u64 {
+    let n = n_lanes(values.len(), dtype);
+    let mut lanes = vec![op.identity(dtype); n];
+    for (i, &value) in values.iter().enumerate() {
+        let lane = &mut lanes[i % n];
+        *lane = op.combine(dtype, *lane, value);
+    }
+    let mut width = n / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = op.combine(dtype, lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The column rule for one inner element, given its values from the first row to the last.
+pub fn reduce_column(op: ReduceOp, dtype: DType, values: impl Iterator<Item = u64>) -> u64 {
+    let identity = op.identity(dtype);
+    let (mut total, mut partial, mut in_block) = (identity, identity, 0);
+    for value in values {
+        partial = op.combine(dtype, partial, value);
+        in_block += 1;
+        if in_block == COLUMN_BLOCK {
+            total = op.combine(dtype, total, partial);
+            (partial, in_block) = (identity, 0);
+        }
+    }
+    if in_block > 0 { op.combine(dtype, total, partial) } else { total }
+}
+
+/// The full rule.
+pub fn reduce_full(op: ReduceOp, dtype: DType, values: &[u64]) -> u64 {
+    if values.len() <= FULL_CHUNK {
+        return reduce_row(op, dtype, values);
+    }
+    let partials: Vec<u64> = values.chunks(FULL_CHUNK).map(|chunk| reduce_row(op, dtype, chunk)).collect();
+    reduce_full(op, dtype, &partials)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bits(values: &[f32]) -> Vec<u64> {
+        values.iter().map(|v| u64::from(v.to_bits())).collect()
+    }
+
+    #[test]
+    fn rows_follow_lanes_then_halving() {
+        let values: Vec<f32> = (0..37).map(|i| 1.0 / (i as f32 + 1.0)).collect();
+        let mut lanes = [0.0f32; 32];
+        for (i, v) in values.iter().enumerate() {
+            lanes[i % 32] += v;
+        }
+        for width in [16, 8, 4, 2, 1] {
+            for i in 0..width {
+                lanes[i] += lanes[i + width];
+            }
+        }
+        assert_eq!(reduce_row(ReduceOp::Sum, DType::F32, &bits(&values)), u64::from(lanes[0].to_bits()));
+    }
+
+    #[test]
+    fn empty_reductions_are_the_identity() {
+        assert_eq!(reduce_row(ReduceOp::Sum, DType::F32, &[]), 0);
+        assert_eq!(reduce_column(ReduceOp::Max, DType::I64, std::iter::empty()), i64::MIN as u64);
+        assert_eq!(reduce_full(ReduceOp::Max, DType::F32, &bits(&[f32::NAN, 1.0])) as u32, f32::NAN.to_bits());
+    }
+
+    #[test]
+    fn columns_combine_blocks_in_order() {
+        let values: Vec<f32> = (0..150).map(|i| (i as f32).sin()).collect();
+        let mut total = 0.0f32;
+        for block in values.chunks(64) {
+            total += block.iter().fold(0.0, |a, b| a + b);
+        }
+        let got = reduce_column(ReduceOp::Sum, DType::F32, bits(&values).into_iter());
+        assert_eq!(got, u64::from(total.to_bits()));
+    }
+}
