@@ -1,1 +1,29 @@
-//! datasets, readers and batches.
+//! Datasets, readers and batches: everything that happens on the host before a step.
+//!
+//! Why it exists: a compiled program eats row-major arrays of a fixed batch size; this crate turns files and formulas
+//! into such arrays, and an epoch into a reproducible sequence of batches.
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`idx`] | IDX files (the format of MNIST), plain or gzip |
+//! | [`npz`] | NumPy archives, read and written |
+//! | [`mnist`] | the two splits of MNIST, scaled to `[0, 1]` |
+//! | [`batches`] | [`Dataset`] and its batches, in order or shuffled by a key |
+//! | [`synthetic`] | the lecture's toy sets: moons, spirals, XOR, linear regression |
+//!
+//! Assumes: files are hostile until checked. Promises: no reader panics on any input, none allocates more than a small
+//! multiple of the data that really arrived, and every error is a [`DataError`] that says what was required, what was
+//! got, of which file, and what to do.
+#![forbid(unsafe_code)]
+
+pub mod batches;
+mod error;
+pub mod idx;
+pub mod mnist;
+pub mod npz;
+pub mod synthetic;
+mod zip;
+
+pub use batches::{Batch, Batches, Dataset, LastBatch};
+pub use error::DataError;
+pub use mnist::Mnist;
