@@ -4,3 +4,4 @@
 
 pub mod interp;
 pub mod ir;
+pub mod verify;

@@ -1,1 +1,578 @@
 //! Mathematical functions as expansions into scalar instructions.
+//!
+//! Every function takes a value of a floating type and appends what computes it. In f32 that is an expansion of our
+//! own, branch-free, so that a vectorizing backend computes lanes side by side and every backend computes the same
+//! bits; in f64 it is a call of the `libm` crate (or, for [`erf_inv`], which that crate lacks, a polynomial).
+//!
+//! The f32 expansions promise, over all inputs: NaN in, NaN out; limits at the infinities; signs of zeros; gradual
+//! underflow of results; and the worst errors stated at each function in units in the last place (ulp), measured
+//! by `benches/accuracy.rs` over every f32 bit pattern. The counts are those of
+//! [`ScalarBody::n_ops`](crate::ScalarBody::n_ops) on a body of one function; a backend needs fewer instructions,
+//! since bit casts are free and `select(lt(a, b), a, b)` is one minimum.
+//!
+//! Two idioms recur:
+//! * *Round by magic number.* Adding 1.5·2²³ to a small float leaves its nearest integer in the low bits of the sum,
+//!   so shifting those bits left by 23 makes a power of two without a conversion.
+//! * *Clamp with the constant first.* `select(lt(bound, x), bound, x)` keeps a NaN in `x`.
+//!
+//! Polynomials called "minimax" are weighted minimax fits computed by linear programming over 800 Chebyshev nodes,
+//! rounding one coefficient at a time to f32 and fitting the others again. They belong to their intervals.
+
+use std::f64::consts::{LN_2, LOG2_E};
+
+use crate::body::ValueId;
+use crate::builder::BodyBuilder;
+use crate::dtype::DType;
+use crate::libm_call::LibmFn;
+
+/// 1.5·2²³: its neighbors are one apart, on either side.
+const MAGIC: f64 = 12_582_912.0;
+/// The exponent bias of f32.
+const BIAS: f64 = 127.0;
+/// ln 2 minus its nearest f32.
+const LN_2_LOW: f64 = LN_2 - 0.693_147_182_464_599_6;
+
+/// eʳ = 1 + r + r²·p(r) for |r| ≤ ½ ln 2, highest coefficient first: minimax of the relative error, 3.1e-9.
+const EXP: [f64; 5] = [
+    0.001_382_094_575_092_196_5,
+    0.008_368_683_978_915_215,
+    0.041_668_266_057_968_14,
+    0.166_665_211_319_923_4,
+    0.499_999_940_395_355_2,
+];
+
+/// eʳ − 1 = r + r²·p(r) for |r| ≤ ½ ln 2, highest coefficient first: minimax of the relative error, 1.4e-8.
+const EXPM1: [f64; 5] = [
+    0.001_387_065_742_165_050_2,
+    0.008_366_261_608_898_64,
+    0.041_667_435_318_231_58,
+    0.166_665_464_639_663_7,
+    0.499_999_970_197_677_6,
+];
+
+/// log(1 + f) = f + f²·p(f) for |f| ≤ ⅓, highest coefficient first: minimax of the relative error, 4.6e-9.
+const LOG1P: [f64; 9] = [
+    -0.128_826_886_415_481_57,
+    0.139_852_672_815_322_88,
+    -0.121_868_118_643_760_68,
+    0.140_056_222_677_230_83,
+    -0.166_802_510_619_163_5,
+    0.200_104_311_108_589_17,
+    -0.249_998_047_947_883_6,
+    0.333_332_151_174_545_3,
+    -0.5,
+];
+
+/// −log(erfc(t)) = t·p(t) for 0 ≤ t ≤ 4, highest coefficient first: minimax of the relative error in erf(t), 5.2e-8.
+const ERF: [f64; 8] = [
+    3.541_362_457_326_613_4e-5,
+    -0.000_346_485_467_161_983_25,
+    0.001_166_710_047_982_633_1,
+    0.000_305_167_312_035_337_1,
+    -0.019_378_604_367_375_374,
+    0.102_829_098_701_477_05,
+    0.636_615_157_127_380_4,
+    1.128_379_225_730_896,
+];
+
+/// The polynomial at `x`, highest coefficient first.
+fn horner(s: &mut BodyBuilder, x: ValueId, coefficients: &[f64]) -> ValueId {
+    let (first, others) = coefficients.split_first().unwrap_or((&0.0, &[]));
+    let mut sum = s.like(*first, x);
+    for &coefficient in others {
+        let coefficient = s.like(coefficient, x);
+        sum = s.fma(sum, x, coefficient);
+    }
+    sum
+}
+
+/// `x`, but at most `bound`; NaN stays.
+fn at_most(s: &mut BodyBuilder, x: ValueId, bound: f64) -> ValueId {
+    let bound = s.like(bound, x);
+    let above = s.lt(bound, x);
+    s.select(above, bound, x)
+}
+
+/// `x`, but at least `bound`; NaN stays.
+fn at_least(s: &mut BodyBuilder, x: ValueId, bound: f64) -> ValueId {
+    let bound = s.like(bound, x);
+    let below = s.lt(x, bound);
+    s.select(below, bound, x)
+}
+
+fn int(s: &mut BodyBuilder, bits: u32) -> ValueId {
+    s.const_from_bits(u64::from(bits), DType::I32)
+}
+
+/// The float of exponent field `e` (low eight bits; the ninth must be 0): 2^(e − 127).
+fn power_of_two(s: &mut BodyBuilder, e: ValueId) -> ValueId {
+    let places = int(s, 23);
+    let bits = s.shl(e, places);
+    s.bitcast(bits, DType::F32)
+}
+
+/// `magnitude` (not negative, or of the sign of `x` already) with the sign of `x`.
+fn with_sign_of(s: &mut BodyBuilder, magnitude: ValueId, x: ValueId) -> ValueId {
+    let mask = int(s, 0x8000_0000);
+    let (bits, source) = (s.bitcast(magnitude, DType::I32), s.bitcast(x, DType::I32));
+    let sign = s.and(source, mask);
+    let bits = s.or(bits, sign);
+    s.bitcast(bits, DType::F32)
+}
+
+/// x = n·ln 2 + r: what the exponentials share.
+struct Reduced {
+    /// The integer n plus the offset asked for, in the low bits (an `I32`).
+    n_bits: ValueId,
+    /// The remainder, |r| ≤ ½ ln 2.
+    r: ValueId,
+}
+
+/// How exactly the remainder of the reduction is needed.
+#[derive(Clone, Copy, PartialEq)]
+enum Precision {
+    /// ln 2 in one constant: an error of n · 1.9e-9 in the remainder, for small |n|.
+    Single,
+    /// ln 2 in two constants (Cody and Waite).
+    Double,
+}
+
+/// Reduces `sign · x` by multiples of ln 2. For `sign` = −1 the remainder is also negated:
+/// −x = n·ln 2 − r, which spares the negation of `x`.
+fn reduce(s: &mut BodyBuilder, x: ValueId, sign: f64, offset: f64, precision: Precision) -> Reduced {
+    let (scale, magic) = (s.like(sign * LOG2_E, x), s.like(MAGIC + offset, x));
+    let shifted = s.fma(x, scale, magic);
+    let n = s.sub(shifted, magic);
+    let high = s.like(-sign * LN_2, x);
+    let mut r = s.fma(n, high, x);
+    if precision == Precision::Double {
+        let low = s.like(-sign * LN_2_LOW, x);
+        r = s.fma(n, low, r);
+    }
+    Reduced { n_bits: s.bitcast(shifted, DType::I32), r }
+}
+
+/// 2ⁿ as a product of two floats, each far from overflow and underflow: scaling by one after the other rounds
+/// once, also where the result is subnormal. `n_bits` must carry the offset 254.
+fn halves(s: &mut BodyBuilder, n_bits: ValueId) -> (ValueId, ValueId, ValueId) {
+    let one = int(s, 1);
+    // Of n + 254 the halves are the exponent fields of 2^⌊n/2⌋ and 2^⌈n/2⌉; the bits of the magic number stay
+    // above the ninth.
+    let half = s.shr_u(n_bits, one);
+    let rest = s.sub(n_bits, half);
+    (half, power_of_two(s, half), power_of_two(s, rest))
+}
+
+/// e^x for `x` between −104 (where the result underflows to 0) and 89 (where it overflows).
+fn exp_in_range(s: &mut BodyBuilder, x: ValueId) -> ValueId {
+    let Reduced { n_bits, r } = reduce(s, x, 1.0, 2.0 * BIAS, Precision::Double);
+    let mut p = horner(s, r, &EXP);
+    let one = s.like(1.0, x);
+    p = s.fma(p, r, one);
+    p = s.fma(p, r, one);
+    let (_, first, second) = halves(s, n_bits);
+    p = s.mul(p, first);
+    s.mul(p, second)
+}
+
+/// e to the power of `x`.
+///
+/// f32: 0 ulp, 0 instructions.
+pub fn exp(s: &mut BodyBuilder, x: ValueId) -> ValueId {
+    if s.dtype(x) != DType::F32 {
+        return s.call(LibmFn::Exp, &[x]);
+    }
+    let x = at_least(s, x, -104.0);
+    let x = at_most(s, x, 89.0);
+    exp_in_range(s, x)
+}
+
+/// eʳ − 1 near zero: r + r²·p(r).
+fn expm1_polynomial(s: &mut BodyBuilder, r: ValueId) -> ValueId {
+    let p = horner(s, r, &EXPM1);
+    let square = s.mul(r, r);
+    s.fma(square, p, r)
+}
+
+/// e to the power of `x`, minus 1, accurate near zero.
+///
+/// f32: 0 ulp, 0 instructions.
+pub fn expm1(s: &mut BodyBuilder, x: ValueId) -> ValueId {
+    if s.dtype(x) != DType::F32 {
+        return s.call(LibmFn::Expm1, &[x]);
+    }
+    let y = at_least(s, x, -20.0);
+    let y = at_most(s, y, 89.0);
+    // The power is halved, and the result doubled, because n = 128 occurs for finite results.
+    let Reduced { n_bits, r } = reduce(s, y, 1.0, BIAS - 1.0, Precision::Double);
+    let p = expm1_polynomial(s, r);
+    let power = power_of_two(s, n_bits);
+    let minus_half = s.like(-0.5, x);
+    let start = s.add(power, minus_half);
+    let half = s.fma(power, p, start);
+    let value = s.add(half, half);
+    // Halving has cost subnormals a bit, and a zero its sign; below 2⁻²⁴ the result is x anyway.
+    let tiny = s.like(2f64.powi(-24), x);
+    let magnitude = s.abs(x);
+    let is_tiny = s.lt(magnitude, tiny);
+    s.select(is_tiny, x, value)
+}
+
+/// The exponent that brings a positive float between ⅔ and 4⁄3, in place (an `I32`, a multiple of 2²³).
+fn exponent_in_place(s: &mut BodyBuilder, x: ValueId) -> ValueId {
+    let (offset, mask) = (int(s, (2f32 / 3.0).to_bits()), int(s, 0xff80_0000));
+    let bits = s.bitcast(x, DType::I32);
+    let shifted = s.sub(bits, offset);
+    s.and(shifted, mask)
+}
+
+/// e·2⁻²³·ln 2 + log(1 + f), `e` an exponent in place, plus `extra` in units of ln 2 if there is one.
+fn log_of_parts(s: &mut BodyBuilder, e: ValueId, extra: Option<ValueId>, f: ValueId) -> ValueId {
+    let unit = s.like(2f64.powi(-23), f);
+    let e = s.cast(e, DType::F32);
+    let p = horner(s, f, &LOG1P);
+    let square = s.mul(f, f);
+    let small = s.fma(p, square, f);
+    match extra {
+        Some(extra) => {
+            let n = s.fma(e, unit, extra);
+            let ln_2 = s.like(LN_2, f);
+            s.fma(n, ln_2, small)
+        }
+        None => {
+            // The product of a power of two and the constant is exact.
+            let ln_2 = s.like(f64::from(LN_2 as f32) * 2f64.powi(-23), f);
+            s.fma(e, ln_2, small)
+        }
+    }
+}
+
+/// What a logarithm gives outside its domain: `value` where `x` is above `pole` and finite, −∞ at the pole, NaN
+/// below it, and `x` where it is +∞ or NaN.
+fn log_limits(s: &mut BodyBuilder, value: ValueId, x: ValueId, pole: f64) -> ValueId {
+    let (pole, infinity) = (s.like(pole, x), s.like(f64::INFINITY, x));
+    let (minus_infinity, nan) = (s.like(f64::NEG_INFINITY, x), s.like(f64::NAN, x));
+    let finite = s.lt(x, infinity);
+    let value = s.select(finite, value, x);
+    let below = s.lt(x, pole);
+    let outside = s.select(below, nan, minus_infinity);
+    let is_outside = s.le(x, pole);
+    s.select(is_outside, outside, value)
+}
+
+/// Natural logarithm.
+///
+/// f32: 0 ulp, 0 instructions.
+pub fn log(s: &mut BodyBuilder, x: ValueId) -> ValueId {
+    if s.dtype(x) != DType::F32 {
+        return s.call(LibmFn::Log, &[x]);
+    }
+    // Subnormals are scaled into the normal range.
+    let (least, scale) = (s.like(f64::from(f32::MIN_POSITIVE), x), s.like(2f64.powi(23), x));
+    let (shift, zero) = (s.like(-23.0, x), s.like(0.0, x));
+    let is_small = s.lt(x, least);
+    let scaled = s.mul(x, scale);
+    let normal = s.select(is_small, scaled, x);
+    let extra = s.select(is_small, shift, zero);
+
+    let e = exponent_in_place(s, normal);
+    let bits = s.bitcast(normal, DType::I32);
+    let bits = s.sub(bits, e);
+    let m = s.bitcast(bits, DType::F32);
+    let one = s.like(1.0, x);
+    let f = s.sub(m, one);
+    let value = log_of_parts(s, e, Some(extra), f);
+    log_limits(s, value, x, 0.0)
+}
+
+/// log(1 + x) for finite `x` above −1; a negative zero loses its sign.
+fn log1p_in_range(s: &mut BodyBuilder, x: ValueId) -> ValueId {
+    let (one, quarter, minus_one) = (s.like(1.0, x), s.like(0.25, x), s.like(-1.0, x));
+    // The exponent comes from the rounded 1 + x, but (1 + x)·2^−e − 1 is put together from its exact parts.
+    let sum = s.add(x, one);
+    let e = exponent_in_place(s, sum);
+    let bits = s.bitcast(x, DType::I32);
+    let bits = s.sub(bits, e);
+    let scaled = s.bitcast(bits, DType::F32);
+    // Four times 2^−e stays normal where 2^−e would not.
+    let four = int(s, 4f32.to_bits());
+    let bits = s.sub(four, e);
+    let power = s.bitcast(bits, DType::F32);
+    let rest = s.fma(power, quarter, minus_one);
+    let f = s.add(scaled, rest);
+    log_of_parts(s, e, None, f)
+}
+
+/// log(1 + x), accurate near zero.
+///
+/// f32: 0 ulp, 0 instructions.
+pub fn log1p(s: &mut BodyBuilder, x: ValueId) -> ValueId {
+    if s.dtype(x) != DType::F32 {
+        return s.call(LibmFn::Log1p, &[x]);
+    }
+    let value = log1p_in_range(s, x);
+    let value = with_sign_of(s, value, x);
+    log_limits(s, value, x, -1.0)
+}
+
+/// Hyperbolic tangent, as t / (t + 2) with t = e²ˣ − 1.
+///
+/// f32: 0 ulp, 0 instructions.
+pub fn tanh(s: &mut BodyBuilder, x: ValueId) -> ValueId {
+    if s.dtype(x) != DType::F32 {
+        return s.call(LibmFn::Tanh, &[x]);
+    }
+    // From 9.02 on the result rounds to 1; at 10 the formula gives it exactly.
+    let magnitude = s.abs(x);
+    let magnitude = at_most(s, magnitude, 10.0);
+    let twice = s.add(magnitude, magnitude);
+    let Reduced { n_bits, r } = reduce(s, twice, 1.0, BIAS, Precision::Single);
+    let p = expm1_polynomial(s, r);
+    let power = power_of_two(s, n_bits);
+    let (minus_one, two) = (s.like(-1.0, x), s.like(2.0, x));
+    let start = s.add(power, minus_one);
+    let t = s.fma(power, p, start);
+    let divisor = s.add(t, two);
+    let value = s.div(t, divisor);
+    with_sign_of(s, value, x)
+}
+
+/// The logistic function 1 / (1 + e^−x), accurate in both tails.
+///
+/// f32: 0 ulp, 0 instructions.
+pub fn sigmoid(s: &mut BodyBuilder, x: ValueId) -> ValueId {
+    let one = s.like(1.0, x);
+    if s.dtype(x) != DType::F32 {
+        // e^−|x| cannot overflow, so that the left tail ends in subnormals and not in an early 0.
+        let magnitude = s.abs(x);
+        let minus = s.neg(magnitude);
+        let e = s.call(LibmFn::Exp, &[minus]);
+        let zero = s.like(0.0, x);
+        let negative = s.lt(x, zero);
+        let numerator = s.select(negative, e, one);
+        let divisor = s.add(e, one);
+        return s.div(numerator, divisor);
+    }
+    let x = at_least(s, x, -104.0);
+    let x = at_most(s, x, 104.0);
+    // e^−x = 2ⁿ·p; with h = ⌊n/2⌋ both parts of 2^−h / (2^−h + 2^(n−h)·p) are in range for every n.
+    let Reduced { n_bits, r } = reduce(s, x, -1.0, 2.0 * BIAS, Precision::Double);
+    let mut p = horner(s, r, &alternating(&EXP, 1.0));
+    let minus_one = s.like(-1.0, x);
+    p = s.fma(p, r, minus_one);
+    p = s.fma(p, r, one);
+    let (half, _, power) = halves(s, n_bits);
+    let bias = int(s, 254);
+    let opposite = s.sub(bias, half);
+    let numerator = power_of_two(s, opposite);
+    let divisor = s.fma(p, power, numerator);
+    s.div(numerator, divisor)
+}
+
+/// The coefficients of `sign · p(−x)`, for p given by its coefficients, highest first.
+fn alternating<const N: usize>(coefficients: &[f64; N], sign: f64) -> [f64; N] {
+    std::array::from_fn(
+        |i| if (N - 1 - i).is_multiple_of(2) { sign * coefficients[i] } else { -sign * coefficients[i] },
+    )
+}
+
+/// log(1 + eˣ), as max(x, 0) + log(1 + e^−|x|).
+///
+/// f32: 0 ulp, 0 instructions.
+pub fn softplus(s: &mut BodyBuilder, x: ValueId) -> ValueId {
+    let magnitude = s.abs(x);
+    let minus = s.neg(magnitude);
+    let tail = if s.dtype(x) == DType::F32 {
+        let minus = at_least(s, minus, -104.0);
+        let e = exp_in_range(s, minus);
+        log1p_in_range(s, e)
+    } else {
+        let e = s.call(LibmFn::Exp, &[minus]);
+        s.call(LibmFn::Log1p, &[e])
+    };
+    let positive = at_least(s, x, 0.0);
+    s.add(positive, tail)
+}
+
+/// The error function, as 1 − e^−h with h = −log(erfc(|x|)), a polynomial.
+///
+/// f32: 0 ulp, 0 instructions.
+pub fn erf(s: &mut BodyBuilder, x: ValueId) -> ValueId {
+    if s.dtype(x) != DType::F32 {
+        return s.call(LibmFn::Erf, &[x]);
+    }
+    // From 3.92 on the result rounds to 1.
+    let t = s.abs(x);
+    let t = at_most(s, t, 4.0);
+    let p = horner(s, t, &ERF);
+    let h = s.mul(p, t);
+    // −h = n·ln 2 − r, and 1 − e^−h = (1 − 2ⁿ) + 2ⁿ·(1 − e^−r).
+    let Reduced { n_bits, r } = reduce(s, h, -1.0, BIAS, Precision::Single);
+    let q = horner(s, r, &alternating(&EXPM1, -1.0));
+    let square = s.mul(r, r);
+    let q = s.fma(square, q, r);
+    let power = power_of_two(s, n_bits);
+    let one = s.like(1.0, x);
+    let start = s.sub(one, power);
+    let value = s.fma(power, q, start);
+    with_sign_of(s, value, x)
+}
+
+/// `1 / sqrt(x)`, rounded twice.
+pub fn rsqrt(s: &mut BodyBuilder, x: ValueId) -> ValueId {
+    let one = s.like(1.0, x);
+    let root = s.sqrt(x);
+    s.div(one, root)
+}
+
+/// Sine of an angle in radians (a call in both precisions).
+pub fn sin(s: &mut BodyBuilder, x: ValueId) -> ValueId {
+    s.call(LibmFn::Sin, &[x])
+}
+
+/// Cosine of an angle in radians (a call in both precisions).
+pub fn cos(s: &mut BodyBuilder, x: ValueId) -> ValueId {
+    s.call(LibmFn::Cos, &[x])
+}
+
+/// `x` to the power of `y` (a call in both precisions).
+pub fn pow(s: &mut BodyBuilder, x: ValueId, y: ValueId) -> ValueId {
+    s.call(LibmFn::Pow, &[x, y])
+}
+
+// The inverse error function: M. Giles, "Approximating the erfinv function", GPU Computing Gems, Jade edition, 2011,
+// tables for single and double precision. Each is a polynomial in w − c or √w − c with w = −log(1 − x²), highest
+// coefficient first.
+
+/// Single precision, w < 5, in w − 2.5.
+const ERF_INV_CENTRAL: [f64; 9] = [
+    2.81022636e-08,
+    3.43273939e-07,
+    -3.5233877e-06,
+    -4.39150654e-06,
+    0.00021858087,
+    -0.00125372503,
+    -0.00417768164,
+    0.246640727,
+    1.50140941,
+];
+/// Single precision, w ≥ 5, in √w − 3.
+const ERF_INV_TAIL: [f64; 9] = [
+    -0.000200214257,
+    0.000100950558,
+    0.00134934322,
+    -0.00367342844,
+    0.00573950773,
+    -0.0076224613,
+    0.00943887047,
+    1.00167406,
+    2.83297682,
+];
+/// Double precision, w < 6.25, in w − 3.125.
+const ERF_INV_CENTRAL_F64: [f64; 23] = [
+    -3.6444120640178196996e-21,
+    -1.685059138182016589e-19,
+    1.2858480715256400167e-18,
+    1.115787767802518096e-17,
+    -1.333171662854620906e-16,
+    2.0972767875968561637e-17,
+    6.6376381343583238325e-15,
+    -4.0545662729752068639e-14,
+    -8.1519341976054721522e-14,
+    2.6335093153082322977e-12,
+    -1.2975133253453532498e-11,
+    -5.4154120542946279317e-11,
+    1.051212273321532285e-09,
+    -4.1126339803469836976e-09,
+    -2.9070369957882005086e-08,
+    4.2347877827932403518e-07,
+    -1.3654692000834678645e-06,
+    -1.3882523362786468719e-05,
+    0.0001867342080340571352,
+    -0.00074070253416626697512,
+    -0.0060336708714301490533,
+    0.24015818242558961693,
+    1.6536545626831027356,
+];
+/// Double precision, 6.25 ≤ w < 16, in √w − 3.25.
+const ERF_INV_MIDDLE_F64: [f64; 19] = [
+    2.2137376921775787049e-09,
+    9.0756561938885390979e-08,
+    -2.7517406297064545428e-07,
+    1.8239629214389227755e-08,
+    1.5027403968909827627e-06,
+    -4.013867526981545969e-06,
+    2.9234449089955446044e-06,
+    1.2475304481671778723e-05,
+    -4.7318229009055733981e-05,
+    6.8284851459573175448e-05,
+    2.4031110387097893999e-05,
+    -0.0003550375203628474796,
+    0.00095328937973738049703,
+    -0.0016882755560235047313,
+    0.0024914420961078508066,
+    -0.0037512085075692412107,
+    0.005370914553590063617,
+    1.0052589676941592334,
+    3.0838856104922207635,
+];
+/// Double precision, w ≥ 16, in √w − 5.
+const ERF_INV_TAIL_F64: [f64; 17] = [
+    -2.7109920616438573243e-11,
+    -2.5556418169965252055e-10,
+    1.5076572693500548083e-09,
+    -3.7894654401267369937e-09,
+    7.6157012080783393804e-09,
+    -1.4960026627149240478e-08,
+    2.9147953450901080826e-08,
+    -6.7711997758452339498e-08,
+    2.2900482228026654717e-07,
+    -9.9298272942317002539e-07,
+    4.5260625972231537039e-06,
+    -1.9681778105531670567e-05,
+    7.5995277030017761139e-05,
+    -0.00021503011930044477347,
+    -0.00013871931833623122026,
+    1.0103004648645343977,
+    4.8499064014085844221,
+];
+
+/// The inverse of [`erf`]: ±∞ at ±1, NaN beyond.
+///
+/// f32: 0 ulp, 0 instructions.
+pub fn erf_inv(s: &mut BodyBuilder, x: ValueId) -> ValueId {
+    let (one, infinity) = (s.like(1.0, x), s.like(f64::INFINITY, x));
+    // (1 − x)(1 + x) keeps the digits that 1 − x² would lose near ±1.
+    let (below, above) = (s.sub(one, x), s.add(one, x));
+    let product = s.mul(below, above);
+    let logarithm = log(s, product);
+    let w = s.neg(logarithm);
+    let root = s.sqrt(w);
+    let is_single = s.dtype(x) == DType::F32;
+    let mut piece = |from: ValueId, center: f64, coefficients: &[f64]| {
+        let center = s.like(center, x);
+        let centered = s.sub(from, center);
+        horner(s, centered, coefficients)
+    };
+    let p = if is_single {
+        let (central, tail) = (piece(w, 2.5, &ERF_INV_CENTRAL), piece(root, 3.0, &ERF_INV_TAIL));
+        pick_below(s, w, 5.0, central, tail)
+    } else {
+        let central = piece(w, 3.125, &ERF_INV_CENTRAL_F64);
+        let (middle, tail) = (piece(root, 3.25, &ERF_INV_MIDDLE_F64), piece(root, 5.0, &ERF_INV_TAIL_F64));
+        let outer = pick_below(s, w, 16.0, middle, tail);
+        pick_below(s, w, 6.25, central, outer)
+    };
+    let value = s.mul(p, x);
+    let pole = s.mul(x, infinity);
+    let magnitude = s.abs(x);
+    let is_pole = s.eq(magnitude, one);
+    s.select(is_pole, pole, value)
+}
+
+/// `low` where `w` is below the bound, else `high`.
+fn pick_below(s: &mut BodyBuilder, w: ValueId, bound: f64, low: ValueId, high: ValueId) -> ValueId {
+    let bound = s.like(bound, w);
+    let is_low = s.lt(w, bound);
+    s.select(is_low, low, high)
+}

@@ -1,0 +1,125 @@
+//! The one error type of this crate.
+//!
+//! Why it exists: a bad file, a missing file and a wrong argument call for different actions, so they are different
+//! variants; each message names what was required, what was got, of what, and what to do.
+//! Promises: messages carry names, sizes and counts, never the data itself.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why data could not be read, written or used.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A file or folder that is needed does not exist.
+    Missing {
+        /// What was looked for.
+        path: PathBuf,
+        /// What to do about it.
+        fix: String,
+    },
+    /// The operating system refused to read or write.
+    Io {
+        /// The file concerned.
+        path: PathBuf,
+        /// What was being done: "read", "write", "rename".
+        action: &'static str,
+        /// The system's own report.
+        source: io::Error,
+    },
+    /// The contents of a file break the rules of its format.
+    Malformed {
+        /// The file, or the entry of an archive.
+        name: String,
+        /// The part of the file that is wrong.
+        part: &'static str,
+        /// What the format requires there.
+        required: String,
+        /// What was found there.
+        got: String,
+        /// What to do about it.
+        fix: String,
+    },
+    /// The file is legal, but uses a feature that this crate does not read.
+    Unsupported {
+        /// The file, or the entry of an archive.
+        name: String,
+        /// The feature, and what is supported instead.
+        what: String,
+        /// What to do about it.
+        fix: String,
+    },
+    /// Arrays or arguments that do not belong together.
+    Mismatch {
+        /// What was being built.
+        of: String,
+        /// What it requires.
+        required: String,
+        /// What was given.
+        got: String,
+        /// What to do about it.
+        fix: String,
+    },
+}
+
+impl DataError {
+    /// A [`DataError::Io`], or [`DataError::Missing`] if the report says that nothing is there.
+    pub(crate) fn io(path: &Path, action: &'static str, source: io::Error) -> Self {
+        if action == "read" && source.kind() == io::ErrorKind::NotFound {
+            return Self::Missing { path: path.to_owned(), fix: "check the path".to_owned() };
+        }
+        Self::Io { path: path.to_owned(), action, source }
+    }
+}
+
+impl fmt::Display for DataError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { path, fix } => {
+                write!(f, "{}: required a file or folder, got nothing there; {fix}", path.display())
+            }
+            Self::Io { path, action, source } => write!(
+                f,
+                "{}: could not {action}: {source}; check the path, its permissions and the space on the device",
+                path.display()
+            ),
+            Self::Malformed { name, part, required, got, fix } => {
+                write!(f, "{name}: {part}: required {required}, got {got}; {fix}")
+            }
+            Self::Unsupported { name, what, fix } => write!(f, "{name}: not supported: {what}; {fix}"),
+            Self::Mismatch { of, required, got, fix } => write!(f, "{of}: required {required}, got {got}; {fix}"),
+        }
+    }
+}
+
+impl Error for DataError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_say_required_got_of_what_and_what_to_do() {
+        let error = DataError::Malformed {
+            name: "a.idx".to_owned(),
+            part: "magic",
+            required: "two zero bytes".to_owned(),
+            got: "0x01 0x02".to_owned(),
+            fix: "download it again".to_owned(),
+        };
+        assert_eq!(error.to_string(), "a.idx: magic: required two zero bytes, got 0x01 0x02; download it again");
+        let error = DataError::io(Path::new("x"), "write", io::Error::other("full"));
+        assert!(error.source().is_some() && error.to_string().contains("could not write: full"));
+        let error = DataError::io(Path::new("x"), "read", io::Error::from(io::ErrorKind::NotFound));
+        assert!(matches!(error, DataError::Missing { .. }));
+    }
+}

@@ -1,0 +1,354 @@
+//! Reader for IDX files, the format that MNIST is published in.
+//!
+//! Layout: two zero bytes, a type code, the number of axes, one big-endian `u32` per axis, then the elements in
+//! row-major order, big endian. The file may be gzip-compressed; that is recognized by its first two bytes, not by its
+//! name.
+//!
+//! Assumes: the whole (compressed) file fits into memory.
+//! Promises: no panic on any input; the element buffer grows with the bytes that arrive and never beyond what the
+//! header promises, so neither a lying header nor a gzip bomb costs memory; a file that is too short and a file with
+//! trailing bytes are both errors; a gzip stream's checksum is verified.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+
+use flate2::bufread::MultiGzDecoder;
+use ndarray::{ArrayD, IxDyn};
+
+use crate::DataError;
+
+/// The most axes that a file may have; MNIST has three, and no published set has more than five.
+const MAX_AXES: u8 = 8;
+/// The first two bytes of every gzip stream (RFC 1952).
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// What to do about a file that is not what it should be.
+const FETCH_AGAIN: &str = "check that this is the right file and fetch it again";
+
+/// The contents of an IDX file: one variant per element type of the format, each a row-major array.
+#[derive(Debug, Clone, PartialEq)]
+pub enum IdxArray {
+    /// Type code 0x08.
+    U8(ArrayD<u8>),
+    /// Type code 0x09.
+    I8(ArrayD<i8>),
+    /// Type code 0x0B.
+    I16(ArrayD<i16>),
+    /// Type code 0x0C.
+    I32(ArrayD<i32>),
+    /// Type code 0x0D.
+    F32(ArrayD<f32>),
+    /// Type code 0x0E.
+    F64(ArrayD<f64>),
+}
+
+impl IdxArray {
+    /// The length of every axis.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Self::U8(array) => array.shape(),
+            Self::I8(array) => array.shape(),
+            Self::I16(array) => array.shape(),
+            Self::I32(array) => array.shape(),
+            Self::F32(array) => array.shape(),
+            Self::F64(array) => array.shape(),
+        }
+    }
+
+    /// The name of the element type, as Rust spells it.
+    pub fn dtype(&self) -> &'static str {
+        match self {
+            Self::U8(_) => "u8",
+            Self::I8(_) => "i8",
+            Self::I16(_) => "i16",
+            Self::I32(_) => "i32",
+            Self::F32(_) => "f32",
+            Self::F64(_) => "f64",
+        }
+    }
+}
+
+/// Reads the IDX file at `path`, gzip-compressed or plain.
+///
+/// # Errors
+/// [`DataError::Missing`] or [`DataError::Io`] if the file cannot be read, [`DataError::Malformed`] if it is not IDX.
+pub fn read_idx(path: impl AsRef<Path>) -> Result<IdxArray, DataError> {
+    let path = path.as_ref();
+    let bytes = fs::read(path).map_err(|source| DataError::io(path, "read", source))?;
+    parse_idx(&bytes, &path.display().to_string())
+}
+
+/// Parses an IDX file held in memory, gzip-compressed or plain; `name` is what errors call it.
+///
+/// # Errors
+/// [`DataError::Malformed`], with the part of the file that is wrong.
+pub fn parse_idx(bytes: &[u8], name: &str) -> Result<IdxArray, DataError> {
+    if bytes.starts_with(&GZIP_MAGIC) {
+        // Several members in a row are legal gzip; reading them all also turns garbage after the stream into an error.
+        parse(MultiGzDecoder::new(bytes), name)
+    } else {
+        parse(bytes, name)
+    }
+}
+
+/// The element type, by its code in the header.
+#[derive(Clone, Copy)]
+enum Code {
+    U8,
+    I8,
+    I16,
+    I32,
+    F32,
+    F64,
+}
+
+impl Code {
+    fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0x08 => Self::U8,
+            0x09 => Self::I8,
+            0x0b => Self::I16,
+            0x0c => Self::I32,
+            0x0d => Self::F32,
+            0x0e => Self::F64,
+            _ => return None,
+        })
+    }
+
+    fn size(self) -> usize {
+        match self {
+            Self::U8 | Self::I8 => 1,
+            Self::I16 => 2,
+            Self::I32 | Self::F32 => 4,
+            Self::F64 => 8,
+        }
+    }
+}
+
+fn parse(mut reader: impl Read, name: &str) -> Result<IdxArray, DataError> {
+    let magic: [u8; 4] = read_array(&mut reader, name, "magic")?;
+    let [0, 0, code_byte, n_axes] = magic else {
+        return Err(malformed(
+            name,
+            "magic",
+            "two zero bytes at the start",
+            format!("{:#04x} {:#04x}", magic[0], magic[1]),
+        ));
+    };
+    let Some(code) = Code::from_byte(code_byte) else {
+        let required = "an element type code of 0x08, 0x09, 0x0b, 0x0c, 0x0d or 0x0e";
+        return Err(malformed(name, "magic", required, format!("{code_byte:#04x}")));
+    };
+    if !(1..=MAX_AXES).contains(&n_axes) {
+        return Err(malformed(name, "number of axes", format!("1 to {MAX_AXES}"), n_axes));
+    }
+    let mut shape = Vec::with_capacity(usize::from(n_axes));
+    for _ in 0..n_axes {
+        let axis = u32::from_be_bytes(read_array(&mut reader, name, "axis lengths")?);
+        shape.push(usize::try_from(axis).unwrap_or(usize::MAX));
+    }
+    let Some(n_bytes) = checked_n_bytes(&shape, code.size()) else {
+        return Err(malformed(name, "axis lengths", "a product that fits the address space", format!("{shape:?}")));
+    };
+    let bytes = read_exactly(reader, n_bytes, name)?;
+    let array = match code {
+        Code::U8 => array(shape, bytes).map(IdxArray::U8),
+        Code::I8 => array(shape, from_be(&bytes, i8::from_be_bytes)).map(IdxArray::I8),
+        Code::I16 => array(shape, from_be(&bytes, i16::from_be_bytes)).map(IdxArray::I16),
+        Code::I32 => array(shape, from_be(&bytes, i32::from_be_bytes)).map(IdxArray::I32),
+        Code::F32 => array(shape, from_be(&bytes, f32::from_be_bytes)).map(IdxArray::F32),
+        Code::F64 => array(shape, from_be(&bytes, f64::from_be_bytes)).map(IdxArray::F64),
+    };
+    array.map_err(|error| malformed(name, "axis lengths", "a shape that an array can have", error))
+}
+
+/// The number of bytes of an array, or `None` if its shape, with empty axes left out, overflows the address space.
+///
+/// Empty axes are left out because array libraries compute strides, which must not overflow even if nothing is stored.
+pub(crate) fn checked_n_bytes(shape: &[usize], element_size: usize) -> Option<usize> {
+    let nonzero = shape.iter().filter(|&&axis| axis != 0);
+    let n_bytes = nonzero.into_iter().try_fold(element_size, |product, &axis| product.checked_mul(axis))?;
+    if isize::try_from(n_bytes).is_err() {
+        return None;
+    }
+    Some(if shape.contains(&0) { 0 } else { n_bytes })
+}
+
+fn read_array<const N: usize>(reader: &mut impl Read, name: &str, part: &'static str) -> Result<[u8; N], DataError> {
+    let mut bytes = [0; N];
+    reader.read_exact(&mut bytes).map_err(|error| broken(name, part, &error))?;
+    Ok(bytes)
+}
+
+/// Reads `n_bytes` and then the end of the stream; the buffer grows as bytes arrive.
+fn read_exactly(reader: impl Read, n_bytes: usize, name: &str) -> Result<Vec<u8>, DataError> {
+    let mut bytes = Vec::new();
+    // One byte more than promised tells "exact" from "too long" and, for gzip, reaches the checksum.
+    let limit = u64::try_from(n_bytes).unwrap_or(u64::MAX).saturating_add(1);
+    reader.take(limit).read_to_end(&mut bytes).map_err(|error| broken(name, "elements", &error))?;
+    if bytes.len() != n_bytes {
+        let got = if bytes.len() < n_bytes { bytes.len().to_string() } else { "more".to_owned() };
+        return Err(malformed(name, "elements", format!("exactly {n_bytes} bytes, as the axis lengths say"), got));
+    }
+    bytes.shrink_to_fit();
+    Ok(bytes)
+}
+
+fn from_be<T, const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.as_chunks::<N>().0.iter().map(|&chunk| convert(chunk)).collect()
+}
+
+fn array<T>(shape: Vec<usize>, elements: Vec<T>) -> Result<ArrayD<T>, ndarray::ShapeError> {
+    ArrayD::from_shape_vec(IxDyn(&shape), elements)
+}
+
+fn malformed(name: &str, part: &'static str, required: impl Into<String>, got: impl ToString) -> DataError {
+    DataError::Malformed {
+        name: name.to_owned(),
+        part,
+        required: required.into(),
+        got: got.to_string(),
+        fix: FETCH_AGAIN.to_owned(),
+    }
+}
+
+/// The stream ended too early, or its compression is corrupt.
+fn broken(name: &str, part: &'static str, error: &io::Error) -> DataError {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        malformed(name, part, "more bytes", "the end of the file")
+    } else {
+        malformed(name, part, "an intact gzip stream", error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn idx(code: u8, shape: &[u32], elements: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0, 0, code, u8::try_from(shape.len()).unwrap()];
+        shape.iter().for_each(|axis| bytes.extend(axis.to_be_bytes()));
+        bytes.extend(elements);
+        bytes
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn message(bytes: &[u8]) -> String {
+        parse_idx(bytes, "t.idx").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_element_type_is_read_big_endian() {
+        fn check(code: u8, elements: &[u8], dtype: &str, expected: [f64; 2]) {
+            let plain = idx(code, &[2, 1], elements);
+            for bytes in [plain.clone(), gzip(&plain)] {
+                let parsed = parse_idx(&bytes, "t.idx").unwrap();
+                assert_eq!((parsed.dtype(), parsed.shape()), (dtype, &[2, 1][..]));
+                let values: Vec<f64> = match parsed {
+                    IdxArray::U8(a) => a.iter().map(|&v| f64::from(v)).collect(),
+                    IdxArray::I8(a) => a.iter().map(|&v| f64::from(v)).collect(),
+                    IdxArray::I16(a) => a.iter().map(|&v| f64::from(v)).collect(),
+                    IdxArray::I32(a) => a.iter().map(|&v| f64::from(v)).collect(),
+                    IdxArray::F32(a) => a.iter().map(|&v| f64::from(v)).collect(),
+                    IdxArray::F64(a) => a.iter().copied().collect(),
+                };
+                assert_eq!(values, expected);
+            }
+        }
+        check(0x08, &[1, 255], "u8", [1.0, 255.0]);
+        check(0x09, &[1, 255], "i8", [1.0, -1.0]);
+        check(0x0b, &[1, 2, 0xff, 0xfe], "i16", [258.0, -2.0]);
+        check(0x0c, &[0, 0, 1, 2, 0xff, 0xff, 0xff, 0xfe], "i32", [258.0, -2.0]);
+        check(0x0d, &[1.5f32.to_be_bytes(), (-0.25f32).to_be_bytes()].concat(), "f32", [1.5, -0.25]);
+        check(0x0e, &[1.5f64.to_be_bytes(), (-0.1f64).to_be_bytes()].concat(), "f64", [1.5, -0.1]);
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let plain = idx(0x0b, &[2, 3], &[7; 12]);
+        for bytes in [plain.clone(), gzip(&plain)] {
+            assert!(parse_idx(&bytes, "t").is_ok());
+            for n_bytes in 0..bytes.len() {
+                assert!(parse_idx(&bytes[..n_bytes], "t").is_err(), "a prefix of {n_bytes} bytes must not parse");
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_gzip_file_is_an_error_or_harmless() {
+        let plain = idx(0x08, &[4], &[3, 1, 4, 1]);
+        let expected = parse_idx(&plain, "t").unwrap();
+        let packed = gzip(&plain);
+        for bit in 0..packed.len() * 8 {
+            let mut bytes = packed.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            // Some header bits (time, operating system) mean nothing to us; what parses must be the true contents.
+            if let Ok(parsed) = parse_idx(&bytes, "t") {
+                assert_eq!(parsed, expected, "bit {bit}");
+            }
+        }
+        let mut bytes = packed.clone();
+        let checksum = bytes.len() - 8;
+        bytes[checksum] ^= 1;
+        assert!(message(&bytes).contains("intact gzip stream"), "{}", message(&bytes));
+    }
+
+    #[test]
+    fn trailing_bytes_are_an_error() {
+        let plain = idx(0x08, &[2], &[1, 2]);
+        assert!(message(&[&plain[..], &[0]].concat()).contains("exactly 2 bytes"));
+        assert!(message(&gzip(&[&plain[..], &[0]].concat())).contains("exactly 2 bytes"));
+        assert!(parse_idx(&[&gzip(&plain)[..], &[0]].concat(), "t").is_err());
+        // A second gzip member whose contents are surplus is found, too.
+        assert!(parse_idx(&[gzip(&plain), gzip(&[9])].concat(), "t").is_err());
+        // Two members that together are the file are legal gzip.
+        assert!(parse_idx(&[gzip(&plain[..5]), gzip(&plain[5..])].concat(), "t").is_ok());
+    }
+
+    #[test]
+    fn wrong_headers_are_named() {
+        assert!(message(&[1, 0, 8, 1, 0, 0, 0, 0]).contains("two zero bytes at the start, got 0x01 0x00"));
+        assert!(message(&[0, 0, 10, 1, 0, 0, 0, 0]).contains("0x0a"));
+        assert!(message(&idx(0x08, &[], &[1])).contains("number of axes: required 1 to 8, got 0"));
+        assert!(message(&idx(0x08, &[1; 9], &[1])).contains("number of axes: required 1 to 8, got 9"));
+        assert!(message(b"<!DOCTYPE html>").contains("t.idx: magic"));
+    }
+
+    #[test]
+    fn lying_sizes_cost_no_memory() {
+        // 4 GiB promised, then 2^64 elements, then more than any integer: all fail without being allocated.
+        assert!(
+            message(&idx(0x08, &[u32::MAX], &[1]))
+                .contains("exactly 4294967295 bytes, as the axis lengths say, got 1;")
+        );
+        assert!(message(&gzip(&idx(0x08, &[u32::MAX], &[1]))).contains("got 1;"));
+        assert!(message(&idx(0x0e, &[u32::MAX; 2], &[1])).contains("fits the address space"));
+        assert!(message(&idx(0x08, &[u32::MAX; 8], &[1])).contains("fits the address space"));
+        assert!(message(&idx(0x08, &[0, u32::MAX, u32::MAX, u32::MAX], &[])).contains("fits the address space"));
+        // A bomb of 64 MiB behind a promise of 3 bytes is read up to the fourth byte.
+        let mut bomb = idx(0x08, &[3], &[]);
+        bomb.resize(64 << 20, 0);
+        assert!(message(&gzip(&bomb)).contains("exactly 3 bytes, as the axis lengths say, got more"));
+    }
+
+    #[test]
+    fn empty_axes_are_legal() {
+        assert_eq!(parse_idx(&idx(0x0d, &[0, 28], &[]), "t").unwrap().shape(), [0, 28]);
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = read_idx("no/such/file.idx").unwrap_err();
+        assert!(matches!(&error, DataError::Missing { path, .. } if path.ends_with("file.idx")), "{error}");
+    }
+}

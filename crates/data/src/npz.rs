@@ -1,0 +1,313 @@
+//! NumPy archives (`.npz`): named arrays in a zip file, read and written.
+//!
+//! Why it exists: weights and data sets travel between Cotangent and Python in this format. The `ndarray-npy` crate
+//! encodes and decodes the arrays; before it sees a byte, this module has unpacked the archive with bounded memory and
+//! checked the array's header, because a decoder allocates by the header.
+//!
+//! Assumes: an archive below 4 GiB that fits into memory.
+//! Promises: no panic on any input; memory grows with the bytes that arrive, not with the sizes stated; C and Fortran
+//! order and both byte orders are read; an archive is written beside its destination and then renamed, so that a reader
+//! never meets half of one.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{Seek, Write};
+use std::path::{Path, PathBuf};
+
+use ndarray::ArrayD;
+use ndarray_npy::npy::header::Header;
+use ndarray_npy::{NpzWriter, ReadNpyExt, ReadableElement, WriteNpyExt, WriteNpzError};
+
+use crate::DataError;
+use crate::idx::checked_n_bytes;
+use crate::zip;
+
+/// The longest array header that is parsed, in bytes; NumPy's own limit (`max_header_size`) is the same.
+const MAX_HEADER: usize = 10_000;
+/// The deepest nesting of brackets in an array header: a dictionary with a tuple in it has two.
+const MAX_NESTING: usize = 2;
+/// The most axes that an array may have, as in NumPy 1 (NumPy 2: 64).
+const MAX_AXES: usize = 32;
+/// The longest name that is written, in bytes; the format's limit is 65,535 with the suffix.
+const MAX_NAME: usize = 4096;
+/// The length of the magic string and the version that open an `.npy` file.
+const PREFIX_LEN: usize = 8;
+/// What to do about a file that is not what it should be.
+const MAKE_AGAIN: &str = "save the array again with numpy.savez or write_npz";
+
+/// An array of an archive: one variant per supported element type.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NpzArray {
+    /// `float32`
+    F32(ArrayD<f32>),
+    /// `float64`
+    F64(ArrayD<f64>),
+    /// `int32`
+    I32(ArrayD<i32>),
+    /// `int64`
+    I64(ArrayD<i64>),
+    /// `uint8`
+    U8(ArrayD<u8>),
+    /// `bool`
+    Bool(ArrayD<bool>),
+}
+
+impl NpzArray {
+    /// The length of every axis.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Self::F32(array) => array.shape(),
+            Self::F64(array) => array.shape(),
+            Self::I32(array) => array.shape(),
+            Self::I64(array) => array.shape(),
+            Self::U8(array) => array.shape(),
+            Self::Bool(array) => array.shape(),
+        }
+    }
+
+    /// The name of the element type, as Cotangent spells it.
+    pub fn dtype(&self) -> &'static str {
+        match self {
+            Self::F32(_) => "f32",
+            Self::F64(_) => "f64",
+            Self::I32(_) => "i32",
+            Self::I64(_) => "i64",
+            Self::U8(_) => "u8",
+            Self::Bool(_) => "bool",
+        }
+    }
+}
+
+/// Makes `NpzArray: From<ArrayD<T>>` for each element type, a line each.
+macro_rules! from_array {
+    ($($variant:ident($element:ty)),+ $(,)?) => {
+        $(impl From<ArrayD<$element>> for NpzArray {
+            fn from(array: ArrayD<$element>) -> Self {
+                Self::$variant(array)
+            }
+        })+
+    };
+}
+from_array!(F32(f32), F64(f64), I32(i32), I64(i64), U8(u8), Bool(bool));
+
+/// Reads every array of the archive at `path`, by name (without the suffix `.npy`).
+///
+/// # Errors
+/// [`DataError::Missing`] or [`DataError::Io`] if the file cannot be read, [`DataError::Malformed`] if it is not an
+/// archive of arrays, [`DataError::Unsupported`] for zip64, encryption, other compression and other element types.
+pub fn read_npz(path: impl AsRef<Path>) -> Result<BTreeMap<String, NpzArray>, DataError> {
+    let path = path.as_ref();
+    let bytes = fs::read(path).map_err(|source| DataError::io(path, "read", source))?;
+    parse_npz(&bytes, &path.display().to_string())
+}
+
+/// Parses an archive held in memory; `name` is what errors call it.
+///
+/// # Errors
+/// As [`read_npz`], without those of the file system.
+pub fn parse_npz(bytes: &[u8], name: &str) -> Result<BTreeMap<String, NpzArray>, DataError> {
+    let mut arrays = BTreeMap::new();
+    for entry in zip::entries(bytes, name)? {
+        let full_name = format!("{name}: {}", entry.name);
+        let array = parse_npy(&entry.contents(&full_name)?, &full_name)?;
+        let key = entry.name.strip_suffix(".npy").unwrap_or(entry.name);
+        if arrays.insert(key.to_owned(), array).is_some() {
+            return Err(malformed(
+                name,
+                "central directory",
+                "a different name for every array",
+                format!("{key:?} twice"),
+            ));
+        }
+    }
+    Ok(arrays)
+}
+
+/// Writes `arrays` as an uncompressed archive at `path`, replacing what is there only when all is written.
+///
+/// # Errors
+/// [`DataError::Mismatch`] for a name that the format cannot hold, [`DataError::Io`] if the system refuses.
+pub fn write_npz(path: impl AsRef<Path>, arrays: &BTreeMap<String, NpzArray>) -> Result<(), DataError> {
+    let path = path.as_ref();
+    check_names(arrays)?;
+    let mut partial = OsString::from(path);
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let file = File::create(&partial).map_err(|source| DataError::io(&partial, "write", source))?;
+    let written = write_arrays(file, arrays)
+        .map_err(|error| DataError::io(&partial, "write", into_io(error)))
+        .and_then(|file| file.sync_all().map_err(|source| DataError::io(&partial, "write", source)))
+        .and_then(|()| fs::rename(&partial, path).map_err(|source| DataError::io(path, "rename", source)));
+    if written.is_err() {
+        // The first error is the one that matters; a leftover that cannot be removed is no second one.
+        let _ = fs::remove_file(&partial);
+    }
+    written
+}
+
+fn check_names(arrays: &BTreeMap<String, NpzArray>) -> Result<(), DataError> {
+    for name in arrays.keys() {
+        if name.is_empty() || name.len() > MAX_NAME || name.contains('\0') {
+            return Err(DataError::Mismatch {
+                of: "npz archive".to_owned(),
+                required: format!("names of 1 to {MAX_NAME} bytes without NUL"),
+                got: format!("a name of {} bytes", name.len()),
+                fix: "rename the array".to_owned(),
+            });
+        }
+        // Readers, NumPy's included, drop one suffix, so "a" stored next to "a.npy" would come back as one.
+        if name.strip_suffix(".npy").is_some_and(|short| arrays.contains_key(short)) {
+            return Err(DataError::Mismatch {
+                of: "npz archive".to_owned(),
+                required: "names that differ by more than the suffix .npy".to_owned(),
+                got: format!("{name:?} and the same name without it"),
+                fix: "rename one of the two arrays".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn write_arrays<W: Write + Seek>(writer: W, arrays: &BTreeMap<String, NpzArray>) -> Result<W, WriteNpzError> {
+    fn add<W: Write + Seek>(npz: &mut NpzWriter<W>, name: &str, array: &impl WriteNpyExt) -> Result<(), WriteNpzError> {
+        npz.add_array(name, array)
+    }
+    let mut npz = NpzWriter::new(writer);
+    for (name, array) in arrays {
+        match array {
+            NpzArray::F32(array) => add(&mut npz, name, array),
+            NpzArray::F64(array) => add(&mut npz, name, array),
+            NpzArray::I32(array) => add(&mut npz, name, array),
+            NpzArray::I64(array) => add(&mut npz, name, array),
+            NpzArray::U8(array) => add(&mut npz, name, array),
+            NpzArray::Bool(array) => add(&mut npz, name, array),
+        }?;
+    }
+    npz.finish()
+}
+
+/// The system's report if there is one, else the writer's words.
+fn into_io(error: WriteNpzError) -> std::io::Error {
+    match error {
+        WriteNpzError::Npy(ndarray_npy::WriteNpyError::Io(error)) => error,
+        other => std::io::Error::other(other),
+    }
+}
+
+/// Decodes one `.npy` file whose header has passed [`check_header`].
+fn parse_npy(bytes: &[u8], name: &str) -> Result<NpzArray, DataError> {
+    match check_header(bytes, name)? {
+        "f32" => decode(bytes, name).map(NpzArray::F32),
+        "f64" => decode(bytes, name).map(NpzArray::F64),
+        "i32" => decode(bytes, name).map(NpzArray::I32),
+        "i64" => decode(bytes, name).map(NpzArray::I64),
+        "u8" => decode(bytes, name).map(NpzArray::U8),
+        _ => decode(bytes, name).map(NpzArray::Bool),
+    }
+}
+
+fn decode<T: ReadableElement>(bytes: &[u8], name: &str) -> Result<ArrayD<T>, DataError> {
+    ArrayD::read_npy(bytes).map_err(|error| malformed(name, "array", "legal elements", error))
+}
+
+/// Checks all that the decoder would trust: the length of the header, its characters and nesting (the decoder's parser
+/// is recursive), the element type, and that exactly as many bytes follow as the shape needs. Returns the element type.
+fn check_header(bytes: &[u8], name: &str) -> Result<&'static str, DataError> {
+    let cut_off = || malformed(name, "array header", "a complete header", "the end of the entry");
+    let (prefix, rest) = bytes.split_first_chunk::<PREFIX_LEN>().ok_or_else(cut_off)?;
+    if !prefix.starts_with(b"\x93NUMPY") {
+        return Err(malformed(name, "array header", "the magic string of an .npy file", "other bytes"));
+    }
+    let (n_header, rest) = if prefix[6] == 1 {
+        let (length, rest) = rest.split_first_chunk::<2>().ok_or_else(cut_off)?;
+        (usize::from(u16::from_le_bytes(*length)), rest)
+    } else {
+        let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(cut_off)?;
+        (usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX), rest)
+    };
+    if n_header > MAX_HEADER {
+        return Err(malformed(name, "array header", format!("at most {MAX_HEADER} bytes"), n_header));
+    }
+    let (text, payload) = rest.split_at_checked(n_header).ok_or_else(cut_off)?;
+    check_text(text, name)?;
+    let header = Header::from_reader(&mut &bytes[..])
+        .map_err(|error| malformed(name, "array header", "a dictionary of descr, fortran_order and shape", error))?;
+    let descr = header.type_descriptor.as_string().map_or("a structured type", |descr| descr.as_str());
+    let (dtype, size) = match descr {
+        "<f4" | ">f4" => ("f32", 4),
+        "<f8" | ">f8" => ("f64", 8),
+        "<i4" | ">i4" => ("i32", 4),
+        "<i8" | ">i8" => ("i64", 8),
+        "|u1" | "u1" => ("u8", 1),
+        "|b1" => ("bool", 1),
+        other => {
+            return Err(DataError::Unsupported {
+                name: name.to_owned(),
+                what: format!("element type {other:?} (float32, float64, int32, int64, uint8 and bool are read)"),
+                fix: "convert the array with astype before saving it".to_owned(),
+            });
+        }
+    };
+    if header.shape.len() > MAX_AXES {
+        return Err(malformed(name, "array header", format!("at most {MAX_AXES} axes"), header.shape.len()));
+    }
+    match checked_n_bytes(&header.shape, size) {
+        Some(n_bytes) if n_bytes == payload.len() => Ok(dtype),
+        Some(n_bytes) => {
+            let required = format!("{n_bytes} bytes of elements for {dtype}{:?}", header.shape);
+            Err(malformed(name, "array", required, payload.len()))
+        }
+        None => {
+            Err(malformed(name, "array header", "a shape that fits the address space", format!("{:?}", header.shape)))
+        }
+    }
+}
+
+/// Allows only what a header of a plain array consists of, so that the parser meets neither escapes nor arithmetic nor
+/// deep nesting.
+fn check_text(text: &[u8], name: &str) -> Result<(), DataError> {
+    let mut nesting = 0usize;
+    for &byte in text {
+        match byte {
+            b'{' | b'(' | b'[' => nesting += 1,
+            b'}' | b')' | b']' => nesting = nesting.saturating_sub(1),
+            b'a'..=b'z'
+            | b'A'..=b'Z'
+            | b'0'..=b'9'
+            | b' '
+            | b'\n'
+            | b'\''
+            | b'"'
+            | b','
+            | b':'
+            | b'<'
+            | b'>'
+            | b'|'
+            | b'='
+            | b'_' => {}
+            other => {
+                let required = "a dictionary of names, numbers and element types";
+                return Err(malformed(name, "array header", required, format!("the byte {other:#04x}")));
+            }
+        }
+        if nesting > MAX_NESTING {
+            let required = format!("brackets nested at most {MAX_NESTING} deep (structured types are not supported)");
+            return Err(malformed(name, "array header", required, "deeper nesting"));
+        }
+    }
+    Ok(())
+}
+
+fn malformed(name: &str, part: &'static str, required: impl Into<String>, got: impl ToString) -> DataError {
+    DataError::Malformed {
+        name: name.to_owned(),
+        part,
+        required: required.into(),
+        got: got.to_string(),
+        fix: MAKE_AGAIN.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,435 @@
+//! The five loops around the micro-kernel, and how they are divided between threads.
+//!
+//! ```text
+//! columns of C in blocks of nc          a packed block of B (kc × nc) is in L3      `shared`
+//!   K in blocks of kc                                                               `shared`, `region`
+//!     rows of C in blocks of mc         a packed block of A (mc × kc) is in L2      `region`
+//!       columns in panels of nr         a packed panel of B (kc × nr) is in L1      `block`
+//!         rows in panels of mr          a panel of A passes through L1,             `block`
+//!                                       the tile of C (mr × nr) is in registers     `tile`
+//! ```
+//! After the last K block, the columns of a block are grouped into rectangles for the epilogue.
+//!
+//! Threads divide rows and columns of C, never K. Where one block of rows holds all rows, a thread needs each
+//! panel of B once only: it is packed into L1 just before its use, and threads need not meet at all. Otherwise
+//! the threads pack a block of B together, meet, and use it together.
+//!
+//! Promises: each element of C belongs to one thread, which extends its chain K block by K block in order.
+
+use std::ops::Range;
+
+use cotangent_pool::{Pool, split};
+
+use crate::kernel::{KernelSet, MAX_TILE, Tile};
+use crate::pack::{PACK_DEPTH, Source, pack_panel};
+use crate::plan::{Batch, COLUMN_ALIGN, Call, Shape};
+use crate::workspace::LINE;
+use crate::{Element, MatMut, MatRef, Workspace};
+
+/// Row bounds between threads and blocks are multiples of this: a divisor of common tile heights.
+const ROW_ALIGN: usize = 4;
+
+/// One call: everything its threads read.
+pub(crate) struct Job<'a, T: Element> {
+    kernels: &'static KernelSet<T>,
+    shape: &'a Shape,
+    batch: Batch,
+    a: MatRef<T>,
+    b: MatRef<T>,
+    c: MatMut<T>,
+    call: &'a Call<'a>,
+    /// The product is Cᵀ = Bᵀ·Aᵀ: the epilogue gets rows and columns exchanged.
+    swapped: bool,
+    /// B is used in place.
+    b_direct: bool,
+    /// The columns of C are adjacent.
+    c_direct: bool,
+    /// Row bounds are multiples of this.
+    row_align: usize,
+    workspace: *mut u8,
+}
+
+// SAFETY: threads read A and B, write disjoint rectangles of C, write disjoint parts of the workspace, and read
+// what others wrote there only after they have met; the caller of `run` vouches for the matrices.
+unsafe impl<T: Element> Sync for Job<'_, T> {}
+
+/// Where a block finds B.
+#[derive(Clone, Copy)]
+enum PanelsOfB<T> {
+    /// In place.
+    Direct,
+    /// To be packed, one at a time, here.
+    Own(*mut T),
+    /// Packed by all threads: the panels from column `start` on are here.
+    Shared { panels: *const T, start: usize },
+}
+
+/// A rectangle of C over one K block.
+struct Block {
+    batch: usize,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    ks: Range<usize>,
+}
+
+impl<'a, T: Element> Job<'a, T> {
+    /// Makes the decisions that depend on strides.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one call, named where it is made")]
+    pub fn new(
+        kernels: &'static KernelSet<T>,
+        shape: &'a Shape,
+        batch: Batch,
+        [a, b]: [MatRef<T>; 2],
+        c: MatMut<T>,
+        call: &'a Call<'a>,
+        swapped: bool,
+        workspace: &'a mut Workspace,
+    ) -> Self {
+        let b_direct = shape.b_direct && (b.col_stride == 1 || shape.n == 1);
+        let c_direct = c.col_stride == 1 || shape.n == 1;
+        let row_align = if swapped && shape.m >= 4 * COLUMN_ALIGN { COLUMN_ALIGN } else { ROW_ALIGN };
+        let workspace = workspace.as_mut_ptr();
+        Job { kernels, shape, batch, a, b, c, call, swapped, b_direct, c_direct, row_align, workspace }
+    }
+
+    /// Runs the batch on at most `n_threads` threads of the pool.
+    ///
+    /// # Safety
+    /// The CPU has the kernels' features; the matrices are as `Gemm::run_batch` asks; the workspace has the
+    /// shape's shared bytes and `n_threads` times its own bytes.
+    pub unsafe fn run(&self, pool: &Pool, n_threads: usize) {
+        let Shape { m, n, .. } = *self.shape;
+        if n_threads == 1 && (self.b_direct || m <= self.shape.blocking.mc) {
+            // The short way for the many small products of small networks.
+            for batch in 0..self.batch.count {
+                // SAFETY: what the caller promises; thread 0 is the only one.
+                unsafe { self.region(batch, 0..m, 0..n, 0) };
+            }
+        } else if self.batch.count >= n_threads && n_threads > 1 {
+            pool.run(n_threads, &|part| {
+                for batch in split(self.batch.count, n_threads, part, 1) {
+                    // SAFETY: what the caller promises; `part` is this thread's own.
+                    unsafe { self.region(batch, 0..m, 0..n, part) };
+                }
+            });
+        } else {
+            for batch in 0..self.batch.count {
+                // SAFETY: what the caller promises.
+                unsafe { self.product(pool, n_threads, batch) };
+            }
+        }
+    }
+
+    /// One product on a grid of threads.
+    ///
+    /// # Safety
+    /// As [`Job::run`].
+    unsafe fn product(&self, pool: &Pool, n_threads: usize, batch: usize) {
+        let Shape { m, n, blocking, .. } = *self.shape;
+        let [n_rows, n_cols] = self.shape.grid(n_threads, self.row_align);
+        let rows_of = |part: usize| split(m, n_rows, part / n_cols, self.row_align);
+        let unit = self.shape.column_unit();
+        if self.b_direct || m <= blocking.mc {
+            pool.run(n_rows * n_cols, &|part| {
+                // SAFETY: what the caller promises; `part` is this thread's own.
+                unsafe { self.region(batch, rows_of(part), split(n, n_cols, part % n_cols, unit), part) };
+            });
+            return;
+        }
+        let n_parts = n_rows * n_cols;
+        for start in (0..n).step_by(blocking.nc) {
+            let cols = start..n.min(start + blocking.nc);
+            for ks in self.k_blocks() {
+                let shared = Shared { batch, cols: cols.clone(), ks };
+                pool.run(n_parts, &|part| {
+                    // SAFETY: each part packs panels of its own; nobody reads them before all parts are done.
+                    unsafe { self.pack_shared(&shared, split(cols.len(), n_parts, part, self.kernels.nr)) };
+                });
+                pool.run(n_parts, &|part| {
+                    let own = split(cols.len(), n_cols, part % n_cols, unit);
+                    let own = start + own.start..start + own.end;
+                    let panels = PanelsOfB::Shared { panels: self.workspace.cast::<T>(), start };
+                    // SAFETY: the panels were packed by the run before; `part` is this thread's own.
+                    unsafe { self.rows(&shared, rows_of(part), own, part, panels) };
+                });
+            }
+        }
+    }
+
+    /// A rectangle of C from beginning to end, by one thread that needs no other.
+    ///
+    /// # Safety
+    /// As [`Job::run`]; no other thread has this `part` or touches this rectangle.
+    unsafe fn region(&self, batch: usize, rows: Range<usize>, cols: Range<usize>, part: usize) {
+        let panels = if self.b_direct { PanelsOfB::Direct } else { PanelsOfB::Own(self.own(part)[1]) };
+        for ks in self.k_blocks() {
+            let shared = Shared { batch, cols: cols.clone(), ks };
+            // SAFETY: what the caller promises.
+            unsafe { self.rows(&shared, rows.clone(), cols.clone(), part, panels) };
+        }
+    }
+
+    /// One K block of a thread's rectangle, in blocks of rows.
+    ///
+    /// # Safety
+    /// As [`Job::region`], and shared panels are packed.
+    unsafe fn rows(&self, shared: &Shared, rows: Range<usize>, cols: Range<usize>, part: usize, panels: PanelsOfB<T>) {
+        if rows.is_empty() || cols.is_empty() {
+            return;
+        }
+        let [a_block, _] = self.own(part);
+        // Equal blocks rather than a short last one; none is higher than `mc`, which the workspace allows for.
+        let mc = self.shape.blocking.mc;
+        let align = if mc.is_multiple_of(self.row_align) { self.row_align } else { 1 };
+        let n_blocks = rows.len().div_ceil(mc);
+        for index in 0..n_blocks {
+            let block = split(rows.len(), n_blocks, index, align);
+            let block = Block {
+                batch: shared.batch,
+                rows: rows.start + block.start..rows.start + block.end,
+                cols: cols.clone(),
+                ks: shared.ks.clone(),
+            };
+            // SAFETY: what the caller promises; the block has at most `mc` rows, for which `a_block` has room.
+            unsafe { self.block(&block, a_block, panels) };
+        }
+    }
+
+    /// Packs A, multiplies it with all panels of B, and gives finished rectangles to the epilogue.
+    ///
+    /// # Safety
+    /// As [`Job::rows`]; `a_block` has room for the block's rows unless A is used in place.
+    unsafe fn block(&self, block: &Block, a_block: *mut T, panels: PanelsOfB<T>) {
+        let Block { batch, rows, cols, ks } = block;
+        let (batch, depth, shape) = (*batch, ks.len(), self.shape);
+        let b = self.b.ptr.wrapping_offset(batch as isize * self.batch.b_stride);
+        let b = MatRef { ptr: b, ..self.b };
+        let heights = Heights::new(rows.len(), self.kernels.mr());
+        if !shape.a_direct {
+            // SAFETY: what the caller promises.
+            unsafe { self.pack_a(block, &heights, a_block) };
+        }
+        let nr = match panels {
+            // Low tiles read in place may be wider, for more accumulators.
+            PanelsOfB::Direct => self.kernels.direct[heights.most() - 1].len() * self.kernels.lanes,
+            PanelsOfB::Own(_) | PanelsOfB::Shared { .. } => self.kernels.nr,
+        };
+        for group in cols.clone().step_by(shape.epilogue_cols) {
+            let group = group..cols.end.min(group + shape.epilogue_cols);
+            for j in group.clone().step_by(nr) {
+                let width = nr.min(group.end - j);
+                let (b_panel, b_k_stride) = match panels {
+                    PanelsOfB::Direct => (b.at(ks.start, j), b.row_stride),
+                    PanelsOfB::Shared { panels, start } => {
+                        (panels.wrapping_add((j - start) * depth), self.kernels.nr as isize)
+                    }
+                    PanelsOfB::Own(panel) => {
+                        let source =
+                            Source { from: b.at(ks.start, j), width_stride: b.col_stride, depth_stride: b.row_stride };
+                        // SAFETY: rows `ks` and columns `j..j + width` of B are readable; the panel has room for
+                        // a K block of `nr` columns and is this thread's own.
+                        unsafe { pack_panel(self.kernels, &source, width, depth, panel, nr) };
+                        (panel.cast_const(), nr as isize)
+                    }
+                };
+                for (i, height) in heights.iter() {
+                    // SAFETY: rows `i..i + height` and columns `j..j + width` lie in the block.
+                    unsafe { self.tile(block, a_block, i, height, j, width, b_panel, b_k_stride) };
+                }
+            }
+            if ks.end == shape.k
+                && let Some(epilogue) = self.call.epilogue
+            {
+                let (rows, cols) = if self.swapped { (group, rows.clone()) } else { (rows.clone(), group) };
+                epilogue(batch, rows, cols);
+            }
+        }
+    }
+
+    /// One tile of C: rows `i..i + height` of the block, columns `j..j + width` of C.
+    ///
+    /// # Safety
+    /// As [`Job::block`]; A is packed or used in place, the panel of B holds the columns.
+    #[expect(clippy::too_many_arguments, reason = "the coordinates of a tile; this is the innermost call")]
+    #[inline]
+    unsafe fn tile(
+        &self,
+        block: &Block,
+        a_block: *const T,
+        i: usize,
+        height: usize,
+        j: usize,
+        width: usize,
+        b: *const T,
+        b_k_stride: isize,
+    ) {
+        let Block { batch, rows, ks, .. } = block;
+        let n_vectors = width.div_ceil(self.kernels.lanes);
+        let packed = !self.shape.a_direct && !self.b_direct;
+        let kernel = if packed {
+            self.kernels.packed[height - 1][n_vectors - 1]
+        } else {
+            self.kernels.direct[height - 1][n_vectors - 1]
+        };
+        let (a, a_row_stride, a_k_stride) = if self.shape.a_direct {
+            let a = self.a.at(rows.start + i, ks.start).wrapping_offset(*batch as isize * self.batch.a_stride);
+            (a, self.a.row_stride, self.a.col_stride)
+        } else {
+            (a_block.wrapping_add(i * ks.len()), 1, height as isize)
+        };
+        let c = self.c.at(rows.start + i, j).wrapping_offset(*batch as isize * self.batch.c_stride);
+        let load = self.call.accumulate || ks.start > 0;
+        let c_row_stride = self.c.row_stride;
+        let tile = Tile { k: ks.len(), a, a_row_stride, a_k_stride, b, b_k_stride, c, c_row_stride, cols: width, load };
+        if self.c_direct {
+            // SAFETY: the tile lies in the matrices, whose validity the caller promises.
+            unsafe { kernel(&tile) };
+        } else {
+            // SAFETY: as above; columns of C have a stride, which this goes around.
+            unsafe { self.scattered_tile(kernel, tile, height) };
+        }
+    }
+
+    /// A tile of a C with gaps between its columns, by way of a buffer.
+    ///
+    /// # Safety
+    /// As [`Job::tile`].
+    #[cold]
+    unsafe fn scattered_tile(&self, kernel: crate::kernel::Kernel<T>, tile: Tile<T>, height: usize) {
+        let mut buffer = [T::ZERO; MAX_TILE];
+        let (c, cols) = (tile.c, tile.cols);
+        let at =
+            |i: usize, j: usize| c.wrapping_offset(i as isize * self.c.row_stride + j as isize * self.c.col_stride);
+        if tile.load {
+            for i in 0..height {
+                for j in 0..cols {
+                    // SAFETY: the element lies in C.
+                    buffer[i * cols + j] = unsafe { *at(i, j) };
+                }
+            }
+        }
+        // SAFETY: no kernel has a tile of more than `MAX_TILE` elements, so the buffer stands in for C.
+        unsafe { kernel(&Tile { c: buffer.as_mut_ptr(), c_row_stride: cols as isize, ..tile }) };
+        for i in 0..height {
+            for j in 0..cols {
+                // SAFETY: the element lies in C.
+                unsafe { *at(i, j) = buffer[i * cols + j] };
+            }
+        }
+    }
+
+    /// Packs a block of A into panels, one after the other, each as high as its tile.
+    ///
+    /// # Safety
+    /// As [`Job::block`].
+    unsafe fn pack_a(&self, block: &Block, heights: &Heights, a_block: *mut T) {
+        let Block { batch, rows, ks, .. } = block;
+        let (depth_stride, width_stride) = (self.a.col_stride, self.a.row_stride);
+        let step = if width_stride == 1 { PACK_DEPTH } else { ks.len().max(1) };
+        for k in (0..ks.len()).step_by(step) {
+            let depth = step.min(ks.len() - k);
+            for (i, height) in heights.iter() {
+                let from = self.a.at(rows.start + i, ks.start + k);
+                let from = from.wrapping_offset(*batch as isize * self.batch.a_stride);
+                let to = a_block.wrapping_add(i * ks.len() + k * height);
+                // SAFETY: rows `i..i + height` of the block are readable; panels are `height * ks.len()` long
+                // and follow each other in the block's memory.
+                unsafe {
+                    pack_panel(self.kernels, &Source { from, width_stride, depth_stride }, height, depth, to, height);
+                }
+            }
+        }
+    }
+
+    /// Packs `own`, columns relative to the start of the shared block, which starts and ends at panels.
+    ///
+    /// # Safety
+    /// As [`Job::run`]; no other thread packs these columns.
+    unsafe fn pack_shared(&self, shared: &Shared, own: Range<usize>) {
+        let Shared { batch, cols, ks } = shared;
+        let nr = self.kernels.nr;
+        let (depth_stride, width_stride) = (self.b.row_stride, self.b.col_stride);
+        let step = if width_stride == 1 { PACK_DEPTH } else { ks.len().max(1) };
+        for k in (0..ks.len()).step_by(step) {
+            let depth = step.min(ks.len() - k);
+            for j in own.clone().step_by(nr) {
+                let from = self.b.at(ks.start + k, cols.start + j);
+                let from = from.wrapping_offset(*batch as isize * self.batch.b_stride);
+                let source = Source { from, width_stride, depth_stride };
+                let to = self.workspace.cast::<T>().wrapping_add(j * ks.len() + k * nr);
+                // SAFETY: columns `j..j + nr`, as far as B has them, are readable; panels are `nr * ks.len()`
+                // long and follow each other in the shared memory, which has room for a whole block.
+                unsafe { pack_panel(self.kernels, &source, nr.min(own.end - j), depth, to, nr) };
+            }
+        }
+    }
+
+    /// The K blocks in order; a single empty one if there is nothing to add up, so that C is still written.
+    fn k_blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        let (k, kc) = (self.shape.k, self.shape.blocking.kc);
+        (0..k.div_ceil(kc).max(1)).map(move |index| index * kc..k.min((index + 1) * kc))
+    }
+
+    /// The memory of one thread: its block of A and its panel of B.
+    fn own(&self, part: usize) -> [*mut T; 2] {
+        let start = self.shape.shared_bytes::<T>() + part * self.shape.own_bytes::<T>();
+        let a_bytes = (self.shape.a_elements() * size_of::<T>()).next_multiple_of(LINE);
+        [self.workspace.wrapping_add(start).cast(), self.workspace.wrapping_add(start + a_bytes).cast()]
+    }
+}
+
+/// What threads share over one K block: which product, and the columns of the shared block of B.
+struct Shared {
+    batch: usize,
+    cols: Range<usize>,
+    ks: Range<usize>,
+}
+
+/// How the rows of a block are divided into panels: as few as possible, and as equal as possible, because low
+/// tiles do not keep the FMA units busy (13 rows are 7 + 6, not 12 + 1).
+struct Heights {
+    n_panels: usize,
+    least: usize,
+    /// This many panels, the first ones, have one row more.
+    n_higher: usize,
+}
+
+impl Heights {
+    fn new(rows: usize, mr: usize) -> Self {
+        let n_panels = rows.div_ceil(mr);
+        Heights { n_panels, least: rows / n_panels, n_higher: rows % n_panels }
+    }
+
+    /// The greatest height.
+    fn most(&self) -> usize {
+        self.least + usize::from(self.n_higher > 0)
+    }
+
+    /// First row and height of each panel.
+    fn iter(&self) -> impl Iterator<Item = (usize, usize)> {
+        let (least, n_higher) = (self.least, self.n_higher);
+        (0..self.n_panels)
+            .map(move |panel| (panel * least + panel.min(n_higher), least + usize::from(panel < n_higher)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heights_cover_and_are_equal() {
+        for rows in 1..100 {
+            for mr in [6, 12] {
+                let mut at = 0;
+                for (i, height) in Heights::new(rows, mr).iter() {
+                    assert_eq!(i, at);
+                    assert!((1..=mr).contains(&height) && height <= Heights::new(rows, mr).most());
+                    assert!(rows < mr || height * 2 >= mr, "{rows} {height}");
+                    at += height;
+                }
+                assert_eq!(at, rows);
+            }
+        }
+    }
+}

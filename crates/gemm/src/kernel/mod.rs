@@ -1,0 +1,112 @@
+//! Micro-kernels: the innermost tile of a product, the only code here that depends on the instruction set.
+//!
+//! A micro-kernel computes one tile of C, at most `mr` rows by `nr` columns, over a whole K block, with the tile
+//! held in registers. It exists for every height from one row to `mr`, so that a remainder of rows costs what it
+//! is worth, and for every count of vectors up to the width of the tile; columns beyond the last whole vector
+//! are masked.
+//!
+//! Promises, on which everything above relies: element (i, j) of the tile is the chain
+//! `c = fma(a[i, k], b[k, j], c)` over ascending k, from zero or from C; nothing outside the `cols` columns of C
+//! is read or written; an unpacked B is not read outside those columns either.
+
+pub(crate) mod portable;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86;
+
+/// One call of a micro-kernel. Strides are in elements.
+pub(crate) struct Tile<T> {
+    /// Length of the chain.
+    pub k: usize,
+    /// First element of the rows of A.
+    pub a: *const T,
+    /// From a row of A to the next; a packed kernel takes 1.
+    pub a_row_stride: isize,
+    /// From a column of A to the next; a packed kernel takes the height of the tile.
+    pub a_k_stride: isize,
+    /// First element of the columns of B, which are adjacent in memory.
+    pub b: *const T,
+    /// From a row of B to the next; a packed kernel takes `nr`.
+    pub b_k_stride: isize,
+    /// First element of the tile of C, whose columns are adjacent in memory.
+    pub c: *mut T,
+    /// From a row of C to the next.
+    pub c_row_stride: isize,
+    /// Columns of the tile: more than `lanes * (vectors - 1)`, at most `lanes * vectors`.
+    pub cols: usize,
+    /// Start from C instead of from zero.
+    pub load: bool,
+}
+
+/// A micro-kernel.
+///
+/// # Safety
+/// The CPU has the features of the kernel's set, and the tile's pointers are valid for what the tile says. A
+/// packed kernel reads `nr` columns of B whatever `cols` is.
+pub(crate) type Kernel<T> = unsafe fn(&Tile<T>);
+
+/// A packing routine: `to[k * to_stride + i] = from[i * width_stride + k]` for `i < width`, `k < depth`, that is
+/// a transposition.
+///
+/// # Safety
+/// The CPU has the features of the set; `from` and `to` are valid for those elements and do not overlap.
+pub(crate) type Transpose<T> =
+    unsafe fn(from: *const T, width_stride: isize, to: *mut T, to_stride: usize, width: usize, depth: usize);
+
+/// A packing routine: `to[k * to_stride + i] = from[k * depth_stride + i]` for `i < width`, `k < depth`.
+///
+/// # Safety
+/// As [`Transpose`].
+pub(crate) type CopyRows<T> =
+    unsafe fn(from: *const T, depth_stride: isize, to: *mut T, to_stride: usize, width: usize, depth: usize);
+
+/// The micro-kernels of one element type and instruction set.
+pub(crate) struct KernelSet<T: 'static> {
+    /// For people.
+    pub name: &'static str,
+    /// Elements in a vector.
+    pub lanes: usize,
+    /// Columns of a packed panel of B: two vectors.
+    pub nr: usize,
+    /// `packed[height - 1][vectors - 1]`: A and B packed; the length is `mr`.
+    pub packed: &'static [[Kernel<T>; 2]],
+    /// `direct[height - 1][vectors - 1]`: any strides; low tiles may be wider than `nr`.
+    pub direct: &'static [&'static [Kernel<T>]],
+    /// The packing of operands whose K dimension is the contiguous one.
+    pub transpose: Transpose<T>,
+    /// The packing of operands whose other dimension is the contiguous one.
+    pub copy: CopyRows<T>,
+}
+
+impl<T> KernelSet<T> {
+    /// The most rows of a tile.
+    pub fn mr(&self) -> usize {
+        self.packed.len()
+    }
+}
+
+/// The largest tile of any kernel, in elements: the size of the buffer that stands in for a C with gaps between
+/// its columns.
+pub(crate) const MAX_TILE: usize = 12 * 32;
+
+/// The table of packed kernels `$f::<height, vectors, true>` for the heights given.
+macro_rules! packed_table {
+    ($f:ident: $($m:literal)*) => { &[$([$f::<$m, 1, true>, $f::<$m, 2, true>]),*] };
+}
+
+/// The table of direct kernels `$f::<height, vectors, false>`: up to eight vectors for one row, four for two and
+/// three rows (a tile needs some eight accumulators to hide the latency of an FMA), two for more.
+macro_rules! direct_table {
+    ($f:ident: 1 2 3 $($m:literal)*) => {
+        &[
+            &[
+                $f::<1, 1, false>, $f::<1, 2, false>, $f::<1, 3, false>, $f::<1, 4, false>,
+                $f::<1, 5, false>, $f::<1, 6, false>, $f::<1, 7, false>, $f::<1, 8, false>,
+            ],
+            &[$f::<2, 1, false>, $f::<2, 2, false>, $f::<2, 3, false>, $f::<2, 4, false>],
+            &[$f::<3, 1, false>, $f::<3, 2, false>, $f::<3, 3, false>, $f::<3, 4, false>],
+            $(&[$f::<$m, 1, false>, $f::<$m, 2, false>]),*
+        ]
+    };
+}
+
+pub(crate) use {direct_table, packed_table};

@@ -1,0 +1,166 @@
+//! The micro-kernels in plain Rust: the reference for the others, and what CPUs without kernels of their own use.
+//!
+//! Assumes nothing about the CPU. Where the compilation target has a fused multiply-add (aarch64, for one) the
+//! compiler turns `mul_add` into it and vectorizes the lanes; elsewhere `mul_add` is a library call: slow, with
+//! the same bits.
+
+use crate::Element;
+use crate::kernel::{KernelSet, Tile, direct_table, packed_table};
+
+/// Lanes of a "vector" here: what the loops over columns work on at a time.
+const LANES_F32: usize = 8;
+const LANES_F64: usize = 4;
+
+/// The kernels for `f32`.
+pub(crate) static F32: KernelSet<f32> = KernelSet {
+    name: "portable",
+    lanes: LANES_F32,
+    nr: 2 * LANES_F32,
+    packed: packed_table!(tile_f32: 1 2 3 4 5 6),
+    direct: direct_table!(tile_f32: 1 2 3 4 5 6),
+    transpose: transpose::<f32>,
+    copy: copy::<f32>,
+};
+
+/// The kernels for `f64`.
+pub(crate) static F64: KernelSet<f64> = KernelSet {
+    name: "portable",
+    lanes: LANES_F64,
+    nr: 2 * LANES_F64,
+    packed: packed_table!(tile_f64: 1 2 3 4 5 6),
+    direct: direct_table!(tile_f64: 1 2 3 4 5 6),
+    transpose: transpose::<f64>,
+    copy: copy::<f64>,
+};
+
+/// # Safety
+/// As [`tile`].
+unsafe fn tile_f32<const M: usize, const V: usize, const PACKED: bool>(call: &Tile<f32>) {
+    // SAFETY: the caller promises what `tile` asks for.
+    unsafe { tile::<f32, LANES_F32, M, V, PACKED>(call) }
+}
+
+/// # Safety
+/// As [`tile`].
+unsafe fn tile_f64<const M: usize, const V: usize, const PACKED: bool>(call: &Tile<f64>) {
+    // SAFETY: the caller promises what `tile` asks for.
+    unsafe { tile::<f64, LANES_F64, M, V, PACKED>(call) }
+}
+
+/// # Safety
+/// The tile's pointers are valid for what the tile says.
+#[inline(always)]
+unsafe fn tile<T: Element, const L: usize, const M: usize, const V: usize, const PACKED: bool>(call: &Tile<T>) {
+    let mut sums = [[[T::ZERO; L]; V]; M];
+    // The columns of vector `v`.
+    let width = |v: usize| if v + 1 < V { L } else { call.cols - L * (V - 1) };
+    if call.load {
+        for (i, row) in sums.iter_mut().enumerate() {
+            for (v, vector) in row.iter_mut().enumerate() {
+                for (j, sum) in vector.iter_mut().enumerate().take(width(v)) {
+                    // SAFETY: row `i < M` and column `v * L + j < cols` lie in the tile of C.
+                    *sum = unsafe { *call.c.offset(i as isize * call.c_row_stride + (v * L + j) as isize) };
+                }
+            }
+        }
+    }
+    let (a_row_stride, a_k_stride) = if PACKED { (1, M as isize) } else { (call.a_row_stride, call.a_k_stride) };
+    for k in 0..call.k as isize {
+        let mut b = [[T::ZERO; L]; V];
+        for (v, vector) in b.iter_mut().enumerate() {
+            for (j, value) in vector.iter_mut().enumerate().take(width(v)) {
+                // SAFETY: row `k` and column `v * L + j < cols` lie in B.
+                *value = unsafe { *call.b.offset(k * call.b_k_stride + (v * L + j) as isize) };
+            }
+        }
+        for (i, row) in sums.iter_mut().enumerate() {
+            // SAFETY: row `i < M` and column `k` lie in A.
+            let a = unsafe { *call.a.offset(i as isize * a_row_stride + k * a_k_stride) };
+            for (vector, b) in row.iter_mut().zip(&b) {
+                for (sum, b) in vector.iter_mut().zip(b) {
+                    *sum = a.mul_add(*b, *sum);
+                }
+            }
+        }
+    }
+    for (i, row) in sums.iter().enumerate() {
+        for (v, vector) in row.iter().enumerate() {
+            for (j, sum) in vector.iter().enumerate().take(width(v)) {
+                // SAFETY: row `i < M` and column `v * L + j < cols` lie in the tile of C.
+                unsafe { *call.c.offset(i as isize * call.c_row_stride + (v * L + j) as isize) = *sum };
+            }
+        }
+    }
+}
+
+/// The plain [`Transpose`](crate::kernel::Transpose).
+///
+/// # Safety
+/// `from` and `to` are valid for the elements named there and do not overlap.
+pub(crate) unsafe fn transpose<T: Element>(
+    from: *const T,
+    width_stride: isize,
+    to: *mut T,
+    to_stride: usize,
+    width: usize,
+    depth: usize,
+) {
+    for i in 0..width {
+        for k in 0..depth {
+            // SAFETY: `i < width` and `k < depth`, for which the caller vouches.
+            unsafe { *to.add(k * to_stride + i) = *from.offset(i as isize * width_stride + k as isize) };
+        }
+    }
+}
+
+/// The plain [`CopyRows`](crate::kernel::CopyRows), also the body of those with wider vectors.
+///
+/// # Safety
+/// `from` and `to` are valid for the elements named there and do not overlap.
+#[inline(always)]
+pub(crate) unsafe fn copy<T: Element>(
+    from: *const T,
+    depth_stride: isize,
+    to: *mut T,
+    to_stride: usize,
+    width: usize,
+    depth: usize,
+) {
+    // SAFETY: what the caller promises; each chunk is not wider than `width`.
+    unsafe {
+        match width {
+            32 => copy_chunks::<T, 32>(from, depth_stride, to, to_stride, 32, depth),
+            16 => copy_chunks::<T, 16>(from, depth_stride, to, to_stride, 16, depth),
+            12 => copy_chunks::<T, 8>(from, depth_stride, to, to_stride, 12, depth),
+            8.. => copy_chunks::<T, 8>(from, depth_stride, to, to_stride, width, depth),
+            4.. => copy_chunks::<T, 4>(from, depth_stride, to, to_stride, width, depth),
+            _ => copy_chunks::<T, 1>(from, depth_stride, to, to_stride, width, depth),
+        }
+    }
+}
+
+/// Copies rows in chunks of `N`, the last one moved back to end at the row's end (it copies some values twice).
+///
+/// # Safety
+/// As [`copy`], and `width >= N` unless it is zero.
+#[inline(always)]
+unsafe fn copy_chunks<T: Element, const N: usize>(
+    from: *const T,
+    depth_stride: isize,
+    to: *mut T,
+    to_stride: usize,
+    width: usize,
+    depth: usize,
+) {
+    for k in 0..depth {
+        for chunk in 0..width.div_ceil(N) {
+            let i = (chunk * N).min(width - N);
+            // SAFETY: `i + N <= width` and `k < depth`, for which the caller vouches; an array has the alignment
+            // of its elements.
+            unsafe {
+                let values = *from.offset(k as isize * depth_stride).add(i).cast::<[T; N]>();
+                *to.add(k * to_stride + i).cast::<[T; N]>() = values;
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Plans: for given extents, which kernels to use and how large blocks are, decided once.
+//!
+//! Which operands to pack depends on strides too, which are known at each run; the plan holds the answers for
+//! both orientations, C = A·B and Cᵀ = Bᵀ·Aᵀ.
+
+use std::ops::Range;
+
+use cotangent_pool::Pool;
+
+use crate::cpu::{Caches, caches};
+use crate::drive::Job;
+use crate::kernel::KernelSet;
+use crate::workspace::LINE;
+use crate::{Element, IsaChoice, MatMut, MatRef, Workspace};
+
+/// What to do with a rectangle of C that is complete: its batch index, rows and columns.
+///
+/// It is called exactly once for every element, on the thread that finished it, as disjoint rectangles whose
+/// first column is a multiple of 16. It may change the rectangle of C and nothing else that the product uses.
+pub type Epilogue<'a> = dyn Fn(usize, Range<usize>, Range<usize>) + Sync + 'a;
+
+/// How to call a product.
+#[derive(Clone, Copy, Default)]
+pub struct Call<'a> {
+    /// Add to C (each chain starts from the old value); otherwise C is not read before it is written.
+    pub accumulate: bool,
+    /// Called on each finished rectangle of C.
+    pub epilogue: Option<&'a Epilogue<'a>>,
+}
+
+impl std::fmt::Debug for Call<'_> {
+    fn fmt(&self, fmt: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Call { accumulate, epilogue } = self;
+        fmt.debug_struct("Call").field("accumulate", accumulate).field("epilogue", &epilogue.is_some()).finish()
+    }
+}
+
+/// Several products of the same extents; strides from one product to the next are in elements.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// How many.
+    pub count: usize,
+    /// Of A; 0 uses the same A for all.
+    pub a_stride: isize,
+    /// Of B; 0 uses the same B for all.
+    pub b_stride: isize,
+    /// Of C; the matrices must not overlap.
+    pub c_stride: isize,
+}
+
+/// Block sizes of the loops over rows, K and columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocking {
+    /// Rows of a packed block of A, which stays in L2.
+    pub mc: usize,
+    /// K extent of a block: a panel of B with this many rows stays in L1.
+    pub kc: usize,
+    /// Columns of a packed block of B, which stays in L3.
+    pub nc: usize,
+}
+
+/// Knobs, for tests and experiments. None of them changes a bit of a result.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Which kernels to use.
+    pub isa: IsaChoice,
+    /// Block sizes instead of those derived from the caches; zeros count as ones.
+    pub blocking: Option<Blocking>,
+}
+
+/// Below this many multiply-adds (about 10 µs) a product runs on one thread.
+const PARALLEL_MULTIPLY_ADDS: usize = 2 * 64 * 64 * 64;
+
+/// Column starts that epilogues get, and column bounds between threads, are multiples of this.
+pub(crate) const COLUMN_ALIGN: usize = 16;
+
+/// The longest K block: beyond it C is visited so rarely that longer blocks gain nothing.
+const MAX_KC: usize = 512;
+
+/// A plan for products of m×k by k×n matrices of `T`.
+pub struct Gemm<T: Element> {
+    kernels: &'static KernelSet<T>,
+    /// C = A·B.
+    straight: Shape,
+    /// Cᵀ = Bᵀ·Aᵀ.
+    swapped: Shape,
+}
+
+impl<T: Element> std::fmt::Debug for Gemm<T> {
+    fn fmt(&self, fmt: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        fmt.debug_struct("Gemm").field("kernels", &self.kernels.name).field("shape", &self.straight).finish()
+    }
+}
+
+impl<T: Element> Gemm<T> {
+    /// A plan with the best kernels of this CPU and block sizes for its caches.
+    pub fn new(m: usize, n: usize, k: usize) -> Self {
+        let kernels = T::kernels(crate::cpu::Isa::best());
+        Self::with_kernels(m, n, k, kernels, None)
+    }
+
+    /// A plan with the given options, or `None` if this CPU lacks the instruction set asked for.
+    pub fn with_options(m: usize, n: usize, k: usize, options: &Options) -> Option<Self> {
+        let kernels = T::kernels(options.isa.resolve()?);
+        Some(Self::with_kernels(m, n, k, kernels, options.blocking))
+    }
+
+    fn with_kernels(m: usize, n: usize, k: usize, kernels: &'static KernelSet<T>, forced: Option<Blocking>) -> Self {
+        let caches = caches();
+        let straight = Shape::new(m, n, k, kernels, caches, forced);
+        let swapped = Shape::new(n, m, k, kernels, caches, forced);
+        Gemm { kernels, straight, swapped }
+    }
+
+    /// The name of the instruction set whose kernels are used.
+    pub fn kernel_name(&self) -> &'static str {
+        self.kernels.name
+    }
+
+    /// Block sizes for C = A·B.
+    pub fn blocking(&self) -> Blocking {
+        self.straight.blocking
+    }
+
+    /// Bytes of workspace that a run on `n_threads` threads may need, batched or not.
+    pub fn workspace_bytes(&self, n_threads: usize) -> usize {
+        let bytes = |shape: &Shape| shape.shared_bytes::<T>() + n_threads.max(1) * shape.own_bytes::<T>();
+        bytes(&self.straight).max(bytes(&self.swapped))
+    }
+
+    /// C = A·B, or C += A·B.
+    ///
+    /// # Safety
+    /// All elements of `a` and `b` are readable and those of `c` writable (readable too when accumulating) for
+    /// the whole call; the elements of `c` overlap neither each other nor those of `a` and `b`, and nobody else
+    /// uses them meanwhile, except the epilogue on the rectangles it is given.
+    ///
+    /// # Panics
+    /// If the extents are not those of the plan, or the epilogue panics.
+    pub unsafe fn run(
+        &self,
+        pool: &Pool,
+        a: MatRef<T>,
+        b: MatRef<T>,
+        c: MatMut<T>,
+        call: &Call<'_>,
+        workspace: &mut Workspace,
+    ) {
+        let batch = Batch { count: 1, a_stride: 0, b_stride: 0, c_stride: 0 };
+        // SAFETY: a batch of one is the product itself.
+        unsafe { self.run_batch(pool, &batch, a, b, c, call, workspace) }
+    }
+
+    /// `batch.count` products, the first of which is `a`, `b`, `c`.
+    ///
+    /// # Safety
+    /// As for [`Gemm::run`], for every product of the batch; the matrices C of different products do not overlap.
+    ///
+    /// # Panics
+    /// If the extents are not those of the plan, or the epilogue panics.
+    #[expect(clippy::too_many_arguments, reason = "three matrices, their batch, and what each call needs")]
+    pub unsafe fn run_batch(
+        &self,
+        pool: &Pool,
+        batch: &Batch,
+        a: MatRef<T>,
+        b: MatRef<T>,
+        c: MatMut<T>,
+        call: &Call<'_>,
+        workspace: &mut Workspace,
+    ) {
+        let Shape { m, n, k, .. } = self.straight;
+        assert_eq!((a.rows, a.cols), (m, k), "A has other extents than the plan");
+        assert_eq!((b.rows, b.cols), (k, n), "B has other extents than the plan");
+        assert_eq!((c.rows, c.cols), (m, n), "C has other extents than the plan");
+        if m == 0 || n == 0 || batch.count == 0 {
+            return;
+        }
+        let multiply_adds = [m, n, k, batch.count].into_iter().fold(1, usize::saturating_mul);
+        let n_threads = if multiply_adds < PARALLEL_MULTIPLY_ADDS { 1 } else { pool.n_threads() };
+        // The kernels want the columns of C adjacent. If its rows are, the transposed product has that; a product
+        // with a vector runs along the longer side, where there are lanes to fill.
+        let rows_adjacent = c.row_stride == 1 && c.col_stride != 1 && n > 1;
+        let swap = if n == 1 { m >= self.kernels.lanes } else { rows_adjacent };
+        let (shape, batch, a, b, c) = if swap {
+            let batch = Batch { a_stride: batch.b_stride, b_stride: batch.a_stride, ..*batch };
+            (&self.swapped, batch, b.transposed(), a.transposed(), c.transposed())
+        } else {
+            (&self.straight, *batch, a, b, c)
+        };
+        workspace.reserve(shape.shared_bytes::<T>() + n_threads * shape.own_bytes::<T>());
+        let job = Job::new(self.kernels, shape, batch, [a, b], c, call, swap, workspace);
+        // SAFETY: the caller vouches for the matrices; the kernels were chosen for this CPU; the workspace has
+        // just been made large enough for this many threads.
+        unsafe { job.run(pool, n_threads) }
+    }
+}
+
+/// The extents and block sizes of one orientation of a product.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub blocking: Blocking,
+    /// Columns of the rectangles given to the epilogue.
+    pub epilogue_cols: usize,
+    /// Do not pack A: it is in L1 anyway, or each of its elements is used for one or two tiles only.
+    pub a_direct: bool,
+    /// Do not pack B, provided that its columns are adjacent in memory.
+    pub b_direct: bool,
+    /// Columns of a packed panel of B.
+    nr: usize,
+}
+
+impl Shape {
+    fn new<T: Element>(
+        m: usize,
+        n: usize,
+        k: usize,
+        kernels: &KernelSet<T>,
+        caches: Caches,
+        forced: Option<Blocking>,
+    ) -> Self {
+        let (mr, nr, size) = (kernels.mr(), kernels.nr, size_of::<T>());
+        let column_unit = nr.max(COLUMN_ALIGN);
+        let blocking = match forced {
+            Some(Blocking { mc, kc, nc }) => {
+                Blocking { mc: mc.max(1), kc: kc.max(1), nc: nc.max(1).next_multiple_of(column_unit) }
+            }
+            None => {
+                // A panel of B (nr × kc) and one of A (mr × kc) fit into L1 together:
+                //     (mr + nr) · kc · size <= L1.
+                // The blocks are then made equal, so that the last one is not a short one.
+                let kc = (caches.l1 / ((mr + nr) * size)).clamp(64, MAX_KC);
+                let kc = k.div_ceil(k.div_ceil(kc).max(1)).max(1);
+                // A block of A (mc × kc) takes half of L2; the rest is for panels of B and for C on their way:
+                //     mc · kc · size <= L2 / 2.
+                let mc = (caches.l2 / 2 / (kc * size)).max(mr);
+                let mc = m.div_ceil(m.div_ceil(mc).max(1)).next_multiple_of(COLUMN_ALIGN);
+                // A block of B (kc × nc) takes an eighth of L3, which other cores use too:
+                //     kc · nc · size <= L3 / 8.
+                let nc = (caches.l3 / 8 / (kc * size)).next_multiple_of(column_unit);
+                Blocking { mc, kc, nc }
+            }
+        };
+        // A rectangle of C takes a quarter of L2, so that it is still there when the epilogue reads it:
+        //     mc · epilogue_cols · size <= L2 / 4.
+        let rows = blocking.mc.min(m).max(1);
+        let epilogue_cols = (caches.l2 / 4 / (rows * size)).max(column_unit) / column_unit * column_unit;
+        // Both operands fit into L1 as they are.
+        let small = (m + n).saturating_mul(k).saturating_mul(size) <= caches.l1;
+        let (low, narrow) = (m <= 2 * mr, n <= 2 * nr);
+        let (a_direct, b_direct) = (small || low || narrow, small || low);
+        Shape { m, n, k, blocking, epilogue_cols, a_direct, b_direct, nr }
+    }
+
+    /// Elements of the packed block of A that a thread has.
+    pub fn a_elements(&self) -> usize {
+        if self.a_direct { 0 } else { self.blocking.mc.min(self.m) * self.blocking.kc.min(self.k) }
+    }
+
+    /// Elements of a panel of B.
+    pub fn panel_elements(&self) -> usize {
+        self.nr * self.blocking.kc.min(self.k)
+    }
+
+    /// Bytes that threads share: a packed block of B, for products too high for one block of rows.
+    pub fn shared_bytes<T>(&self) -> usize {
+        if self.m <= self.blocking.mc {
+            return 0;
+        }
+        let n_panels = self.blocking.nc.min(self.n).div_ceil(self.nr);
+        (n_panels * self.panel_elements() * size_of::<T>()).next_multiple_of(LINE)
+    }
+
+    /// Bytes that each thread has of its own: a packed block of A, a packed panel of B.
+    pub fn own_bytes<T>(&self) -> usize {
+        let bytes = |elements: usize| (elements * size_of::<T>()).next_multiple_of(LINE);
+        bytes(self.a_elements()) + bytes(self.panel_elements())
+    }
+
+    /// A grid of threads, rows by columns, for one product: the one whose largest part costs least.
+    pub fn grid(&self, n_threads: usize, row_align: usize) -> [usize; 2] {
+        /// Multiply-adds that pass while one element is packed.
+        const PACK_COST: usize = 12;
+        let cost = |[n_rows, n_cols]: [usize; 2]| {
+            let rows = cotangent_pool::split(self.m, n_rows, 0, row_align).len();
+            let cols = cotangent_pool::split(self.n, n_cols, 0, self.column_unit()).len();
+            rows * cols + PACK_COST * (rows + cols)
+        };
+        (1..=n_threads).map(|n_rows| [n_rows, n_threads / n_rows]).min_by_key(|&grid| cost(grid)).unwrap_or([1, 1])
+    }
+
+    /// Columns are divided between threads in units of this.
+    pub fn column_unit(&self) -> usize {
+        self.nr.max(COLUMN_ALIGN)
+    }
+}

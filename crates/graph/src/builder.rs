@@ -1,0 +1,471 @@
+//! The builder: how users, derivative rules, expansions and passes make graphs.
+//!
+//! A [`Tensor`] is a copyable handle to a node of the graph under construction, so formulas read as formulas. Mistakes do
+//! not panic and do not return `Result`: the builder records a [`Diag`] with the user's line and hands out a poisoned
+//! tensor, on which every further op is silently poisoned too; [`GraphBuilder::finish`] returns all errors at once.
+//! NumPy broadcasting happens here: pointwise ops see operands of equal shapes, with explicit `broadcast` nodes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use cotangent_scalar::DType;
+use smallvec::SmallVec;
+
+use crate::attrs::Attrs;
+use crate::diag::{Code, Diag, Diags, Loc, nearest};
+use crate::ir::{Graph, Inputs, NodeId, OpRef, Origin, Output, Role};
+use crate::op::{Fault, InferCx, OpDef, OpTraits};
+use crate::types::{Shape, Type};
+use crate::verify;
+
+const POISON: NodeId = NodeId(u32::MAX);
+
+/// A value of the graph under construction.
+#[derive(Clone, Copy)]
+pub struct Tensor<'g> {
+    builder: &'g GraphBuilder,
+    id: NodeId,
+}
+
+impl fmt::Debug for Tensor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({})", self.id)
+    }
+}
+
+/// Builds one graph. See the module's documentation.
+#[derive(Debug)]
+pub struct GraphBuilder {
+    graph: RefCell<Graph>,
+    diags: RefCell<Vec<Diag>>,
+    scopes: RefCell<Vec<String>>,
+    names: RefCell<HashMap<String, NodeId>>,
+    origin: RefCell<Option<Origin>>,
+    training: Cell<bool>,
+}
+
+/// Builds a graph with a closure; all errors at once.
+pub fn build(f: impl FnOnce(&GraphBuilder)) -> Result<Graph, Diags> {
+    let builder = GraphBuilder::new("main");
+    f(&builder);
+    builder.finish()
+}
+
+impl GraphBuilder {
+    /// A builder of an empty graph.
+    pub fn new(name: &str) -> Self {
+        GraphBuilder {
+            graph: RefCell::new(Graph::new(name)),
+            diags: RefCell::default(),
+            scopes: RefCell::default(),
+            names: RefCell::default(),
+            origin: RefCell::default(),
+            training: Cell::new(true),
+        }
+    }
+
+    /// Whether layers that behave differently in training and evaluation (dropout, batch norm) train; true at first.
+    pub fn is_training(&self) -> bool {
+        self.training.get()
+    }
+
+    /// Chooses training or evaluation for the layers that follow.
+    pub fn set_training(&self, training: bool) {
+        self.training.set(training);
+    }
+
+    // ---- sources -------------------------------------------------------------------------------------------------
+
+    /// A tensor given at every step.
+    #[track_caller]
+    pub fn input(&self, name: &str, dtype: DType, shape: impl Into<Shape>) -> Tensor<'_> {
+        self.named(&crate::ops::source::INPUT, self.scoped(name), Attrs::none(), Type::tensor(dtype, shape))
+    }
+
+    /// A trained tensor that starts as `init` says.
+    #[track_caller]
+    pub fn param(&self, name: &str, dtype: DType, shape: impl Into<Shape>, init: crate::init::Init) -> Tensor<'_> {
+        let attrs = Attrs::none().with("init", init);
+        self.named(&crate::ops::source::PARAM, self.scoped(name), attrs, Type::tensor(dtype, shape))
+    }
+
+    /// A tensor carried from step to step, which changes only by [`GraphBuilder::update`].
+    #[track_caller]
+    pub fn state(&self, name: &str, dtype: DType, shape: impl Into<Shape>, init: crate::init::Init) -> Tensor<'_> {
+        let attrs = Attrs::none().with("init", init);
+        self.named(&crate::ops::source::STATE, self.scoped(name), attrs, Type::tensor(dtype, shape))
+    }
+
+    #[track_caller]
+    fn named(&self, op: &'static OpDef, name: String, attrs: Attrs, ty: Type) -> Tensor<'_> {
+        let attrs = attrs.iter().fold(Attrs::none().with("name", name.as_str()), |a, (n, v)| a.with(n, v.clone()));
+        if let Some(first) = self.claim(&name) {
+            return self.poison(first);
+        }
+        let tensor = self.op(op, &[], attrs, Some(ty));
+        if !tensor.is_poisoned() {
+            self.names.borrow_mut().insert(name, tensor.id);
+        }
+        tensor
+    }
+
+    /// An error if the name is taken.
+    #[track_caller]
+    fn claim(&self, name: &str) -> Option<Diag> {
+        let known = *self.names.borrow().get(name)?;
+        let loc = self.graph.borrow().node(known).origin.loc();
+        let diag = Diag::new(Code::DuplicateName, format!("the name `{name}` is already used"));
+        Some(diag.note("first used", loc).help("choose another name, or use `g.shared(name)` to share the tensor"))
+    }
+
+    /// The input, parameter or state of this (scoped) name, made earlier: sharing is asked for, never guessed.
+    #[track_caller]
+    pub fn shared(&self, name: &str) -> Tensor<'_> {
+        let full = self.scoped(name);
+        let known = self.names.borrow().get(&full).copied();
+        known.map_or_else(
+            || {
+                let names = self.names.borrow();
+                let mut diag = Diag::new(Code::UnknownName, format!("no input, parameter or state is named `{full}`"));
+                if let Some(near) = nearest(&full, names.keys().map(String::as_str)) {
+                    diag = diag.help(format!("did you mean `{near}`?"));
+                }
+                drop(names);
+                self.poison(diag)
+            },
+            |id| Tensor { builder: self, id },
+        )
+    }
+
+    /// A fresh random stream's name in the current scope; a name may be used once.
+    #[track_caller]
+    pub fn stream_name(&self, name: &str) -> String {
+        let full = self.scoped(name);
+        let mut names = self.names.borrow_mut();
+        let mut unique = full.clone();
+        let mut n = 1;
+        while names.contains_key(&unique) {
+            n += 1;
+            unique = format!("{full}_{n}");
+        }
+        names.insert(unique.clone(), NodeId(0));
+        unique
+    }
+
+    // ---- scopes and origins --------------------------------------------------------------------------------------
+
+    /// Runs `f` with `name.` in front of every name made inside.
+    pub fn scope<R>(&self, name: &str, f: impl FnOnce() -> R) -> R {
+        self.scopes.borrow_mut().push(name.to_owned());
+        let result = f();
+        self.scopes.borrow_mut().pop();
+        result
+    }
+
+    /// A name with the current scopes in front.
+    pub fn scoped(&self, name: &str) -> String {
+        let scopes = self.scopes.borrow();
+        scopes.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(".")
+    }
+
+    /// Makes every node that follows come from `origin` instead of the caller's line; `None` ends that. For passes.
+    pub fn set_origin(&self, origin: Option<Origin>) {
+        *self.origin.borrow_mut() = origin;
+    }
+
+    #[track_caller]
+    fn current_origin(&self) -> Origin {
+        self.origin.borrow().clone().unwrap_or_else(|| Origin::at(Loc::here()))
+    }
+
+    // ---- ops -----------------------------------------------------------------------------------------------------
+
+    /// Records an error and returns a poisoned tensor.
+    #[track_caller]
+    pub fn poison(&self, diag: Diag) -> Tensor<'_> {
+        self.diags.borrow_mut().push(diag);
+        self.poisoned()
+    }
+
+    /// A poisoned tensor for an error that has been recorded already.
+    pub fn poisoned(&self) -> Tensor<'_> {
+        Tensor { builder: self, id: POISON }
+    }
+
+    /// Whether no error has been recorded.
+    pub fn is_ok(&self) -> bool {
+        self.diags.borrow().is_empty()
+    }
+
+    /// The handle of a node of this builder's graph.
+    pub fn tensor(&self, id: NodeId) -> Tensor<'_> {
+        Tensor { builder: self, id }
+    }
+
+    /// Read access to the graph so far.
+    pub fn with_graph<R>(&self, f: impl FnOnce(&Graph) -> R) -> R {
+        f(&self.graph.borrow())
+    }
+
+    /// Adds a body; see [`Graph::add_body`].
+    pub fn add_body(&self, body: Arc<Graph>) -> crate::ir::BodyId {
+        self.graph.borrow_mut().add_body(body)
+    }
+
+    /// Any op: infers the type and appends the node. `declared` is the type of ops that have no operands to infer from.
+    #[track_caller]
+    pub fn op(&self, op: &'static OpDef, inputs: &[Tensor<'_>], attrs: Attrs, declared: Option<Type>) -> Tensor<'_> {
+        if let Some(foreign) = inputs.iter().find(|t| !std::ptr::eq(t.builder, self)) {
+            let diag = Diag::new(Code::ForeignTensor, format!("`{}` got a tensor of another graph", op.name));
+            return self.poison(diag.note("the tensor was made", foreign.loc()));
+        }
+        if inputs.iter().any(|t| t.is_poisoned()) {
+            return self.poisoned();
+        }
+        let ids: Inputs = inputs.iter().map(|t| t.id).collect();
+        let inferred = infer_type(&self.graph.borrow(), op, &ids, &attrs, declared.as_ref());
+        match inferred {
+            Ok(ty) => {
+                let origin = self.current_origin();
+                let id = self.graph.borrow_mut().add(OpRef(op), ids, attrs, ty, origin);
+                Tensor { builder: self, id }
+            }
+            Err(fault) => {
+                let diag = self.diag_of(fault, &ids);
+                self.poison(diag)
+            }
+        }
+    }
+
+    /// A fault as an error at the caller's line, with the lines of the operands.
+    #[track_caller]
+    fn diag_of(&self, fault: Fault, inputs: &[NodeId]) -> Diag {
+        let mut diag = Diag::new(fault.code, fault.message);
+        if let Some(origin) = &*self.origin.borrow() {
+            diag = diag.at(origin.loc());
+        }
+        diag.help = fault.help;
+        let graph = self.graph.borrow();
+        for (k, &id) in inputs.iter().enumerate() {
+            let node = graph.node(id);
+            diag = diag.note(format!("operand {k}, `{}` of type {}, was made", node.op.name, node.ty), node.origin.loc());
+        }
+        diag
+    }
+
+    // ---- outputs -------------------------------------------------------------------------------------------------
+
+    /// Declares a result of the graph.
+    #[track_caller]
+    pub fn output(&self, name: &str, value: Tensor<'_>) {
+        if !self.own(value, "output") {
+            return;
+        }
+        let taken = self.graph.borrow().outputs().iter().any(|o| o.role == Role::Result && &*o.name == name);
+        if taken {
+            self.diags.borrow_mut().push(Diag::new(Code::DuplicateName, format!("two outputs are named `{name}`")));
+            return;
+        }
+        self.graph.borrow_mut().add_output(Output { name: name.into(), value: value.id, role: Role::Result });
+    }
+
+    /// Declares the next value of a parameter or state.
+    #[track_caller]
+    pub fn update(&self, target: Tensor<'_>, value: Tensor<'_>) {
+        if !self.own(target, "update") || !self.own(value, "update") {
+            return;
+        }
+        let fault = {
+            let graph = self.graph.borrow();
+            check_update(&graph, target.id, value.id)
+        };
+        match fault {
+            Err(diag) => self.diags.borrow_mut().push(diag.at(Loc::here())),
+            Ok(name) => {
+                let output = Output { name, value: value.id, role: Role::Update(target.id) };
+                self.graph.borrow_mut().add_output(output);
+            }
+        }
+    }
+
+    #[track_caller]
+    fn own(&self, value: Tensor<'_>, what: &str) -> bool {
+        if !std::ptr::eq(value.builder, self) {
+            let diag = Diag::new(Code::ForeignTensor, format!("`{what}` got a tensor of another graph"));
+            self.diags.borrow_mut().push(diag.note("the tensor was made", value.loc()));
+            return false;
+        }
+        !value.is_poisoned()
+    }
+
+    /// Records an error that belongs to no tensor.
+    pub fn error(&self, diag: Diag) {
+        self.diags.borrow_mut().push(diag);
+    }
+
+    /// The finished graph, or every error that was made.
+    pub fn finish(self) -> Result<Graph, Diags> {
+        let mut diags = self.diags.into_inner();
+        let graph = self.graph.into_inner();
+        if diags.is_empty() && graph.outputs().is_empty() {
+            let help = "declare what the graph computes with `g.output(name, tensor)` or `g.update(target, value)`";
+            diags.push(Diag::new(Code::NoOutputs, "the graph has no outputs").at(Loc::Internal).help(help));
+        }
+        if diags.is_empty() { Ok(graph) } else { Err(Diags(diags)) }
+    }
+
+    /// The graph without the check for outputs; for passes, whose own checks follow.
+    pub fn into_graph(self) -> Result<Graph, Diags> {
+        let diags = self.diags.into_inner();
+        if diags.is_empty() { Ok(self.graph.into_inner()) } else { Err(Diags(diags)) }
+    }
+
+    /// Declares an output of a graph that a pass rebuilds.
+    pub fn push_output(&self, output: Output) {
+        self.graph.borrow_mut().add_output(output);
+    }
+
+    /// Appends a node as it is, without inference, keeping its origin; for passes that copy nodes.
+    pub fn push_node(&self, op: OpRef, inputs: Inputs, attrs: Attrs, ty: Type, origin: Origin) -> Tensor<'_> {
+        let id = self.graph.borrow_mut().add(op, inputs, attrs, ty, origin);
+        Tensor { builder: self, id }
+    }
+}
+
+/// The type of a node that is not there yet.
+pub fn infer_type(
+    graph: &Graph,
+    op: &'static OpDef,
+    inputs: &[NodeId],
+    attrs: &Attrs,
+    declared: Option<&Type>,
+) -> Result<Type, Fault> {
+    if !op.arity.allows(inputs.len()) {
+        let text = format!("`{}` requires {} operands, got {}", op.name, op.arity, inputs.len());
+        return Err(Fault::new(Code::BadArity, text));
+    }
+    verify::check_attrs(op, attrs)?;
+    let types: SmallVec<[&Type; 4]> = inputs.iter().map(|&i| graph.ty(i)).collect();
+    let cx = InferCx { op, inputs: &types, attrs, declared, bodies: graph.bodies() };
+    let ty = (op.infer)(&cx)?;
+    check_size(op.name, &ty)?;
+    Ok(ty)
+}
+
+fn check_size(op: &str, ty: &Type) -> Result<(), Fault> {
+    match ty {
+        Type::Tuple(members) => members.iter().try_for_each(|m| check_size(op, m)),
+        Type::Tensor { shape, .. } if shape.checked_elements().is_none() => {
+            let text = format!("`{op}` would make a tensor of shape {shape}, which has more than 2^48 elements");
+            Err(Fault::new(Code::TooLarge, text))
+        }
+        Type::Tensor { .. } => Ok(()),
+    }
+}
+
+/// Checks an update and returns the name of its target.
+pub fn check_update(graph: &Graph, target: NodeId, value: NodeId) -> Result<Arc<str>, Diag> {
+    let node = graph.node(target);
+    let text = |text: String| Diag::new(Code::BadUpdate, text).at(Loc::Internal);
+    if !node.op.traits.has(OpTraits::NAMED) || node.op.name == "input" {
+        return Err(text(format!("an update requires a parameter or state, got `{}`", node.op.name)));
+    }
+    let name: Arc<str> = node.attrs.str("name").into();
+    if graph.ty(value) != &node.ty {
+        return Err(text(format!("the update of `{name}` requires {}, got {}", node.ty, graph.ty(value))));
+    }
+    if graph.outputs().iter().any(|o| o.role == Role::Update(target)) {
+        return Err(text(format!("`{name}` is updated twice")));
+    }
+    Ok(name)
+}
+
+impl<'g> Tensor<'g> {
+    /// The builder it belongs to.
+    pub fn builder(self) -> &'g GraphBuilder {
+        self.builder
+    }
+
+    /// Its node. Not to be asked of a poisoned tensor.
+    pub fn id(self) -> NodeId {
+        self.id
+    }
+
+    /// Whether an error was recorded on the way to it.
+    pub fn is_poisoned(self) -> bool {
+        self.id == POISON
+    }
+
+    fn loc(self) -> Loc {
+        if self.is_poisoned() { Loc::Internal } else { self.builder.graph.borrow().node(self.id).origin.loc() }
+    }
+
+    /// Its type; a scalar f32 if it is poisoned.
+    pub fn ty(self) -> Type {
+        if self.is_poisoned() {
+            return Type::tensor(DType::F32, []);
+        }
+        self.builder.graph.borrow().ty(self.id).clone()
+    }
+
+    /// Its shape.
+    pub fn shape(self) -> Shape {
+        self.ty().shape().clone()
+    }
+
+    /// Its element type.
+    pub fn dtype(self) -> DType {
+        self.ty().dtype()
+    }
+
+    /// Number of axes.
+    pub fn rank(self) -> usize {
+        self.shape().rank()
+    }
+
+    /// Extent of an axis; negative axes count from the end. 1 if there is no such axis.
+    pub fn dim(self, axis: isize) -> usize {
+        let shape = self.shape();
+        let axis = if axis < 0 { axis + shape.rank() as isize } else { axis };
+        usize::try_from(axis).ok().and_then(|a| shape.get(a).copied()).unwrap_or(1)
+    }
+
+    /// An op on this tensor alone.
+    #[track_caller]
+    pub fn unary(self, op: &'static OpDef) -> Tensor<'g> {
+        self.builder.op(op, &[self], Attrs::none(), None)
+    }
+
+    /// An op on this tensor alone, with attributes.
+    #[track_caller]
+    pub fn unary_with(self, op: &'static OpDef, attrs: Attrs) -> Tensor<'g> {
+        self.builder.op(op, &[self], attrs, None)
+    }
+
+    /// A pointwise op on this tensor and another one, with NumPy broadcasting.
+    #[track_caller]
+    pub fn binary(self, op: &'static OpDef, other: Tensor<'_>) -> Tensor<'g> {
+        self.builder.pointwise(op, &[self, other])
+    }
+}
+
+impl GraphBuilder {
+    /// A pointwise op with NumPy broadcasting of its operands.
+    #[track_caller]
+    pub fn pointwise(&self, op: &'static OpDef, operands: &[Tensor<'_>]) -> Tensor<'_> {
+        let own = |t: &Tensor<'_>| std::ptr::eq(t.builder, self) && !t.is_poisoned();
+        if operands.iter().all(own) {
+            let shapes: SmallVec<[Shape; 3]> = operands.iter().map(|t| t.shape()).collect();
+            let joint = shapes.iter().try_fold(Shape::default(), |joint, s| joint.broadcast(s));
+            if let Some(joint) = joint {
+                let aligned: SmallVec<[Tensor<'_>; 3]> =
+                    operands.iter().map(|t| self.tensor(t.id).broadcast_to(joint.clone())).collect();
+                return self.op(op, &aligned, Attrs::none(), None);
+            }
+        }
+        // The shapes do not fit (or an operand is poisoned or foreign): inference or `op` itself reports it.
+        self.op(op, operands, Attrs::none(), None)
+    }
+}

@@ -1,0 +1,254 @@
+//! Errors of the user: what was required, what was got, of what, where, and what to do.
+//!
+//! A [`Diag`] has a stable code with a section in `docs/errors.md`. Errors of one graph are collected in a [`Diags`] so
+//! that all are reported at once. Bugs of the compiler are [`CompilerBug`], a different type that looks different. No
+//! message contains the values of a tensor beyond the single offending index or label.
+
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+
+/// A place in the user's code or in a text file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Loc {
+    /// A call in Rust code.
+    Code(&'static Location<'static>),
+    /// A place in a graph's text; line and column count from 1.
+    Text {
+        /// Name of the file.
+        file: Arc<str>,
+        /// Line.
+        line: u32,
+        /// Column.
+        column: u32,
+    },
+    /// Made by the compiler, with no place of its own.
+    Internal,
+}
+
+impl Loc {
+    /// The place of the caller.
+    #[track_caller]
+    pub fn here() -> Self {
+        Loc::Code(Location::caller())
+    }
+}
+
+impl fmt::Display for Loc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Loc::Code(place) => write!(f, "{}:{}", place.file(), place.line()),
+            Loc::Text { file, line, column } => write!(f, "{file}:{line}:{column}"),
+            Loc::Internal => f.write_str("<compiler>"),
+        }
+    }
+}
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])* $name:ident = $code:literal;)*) => {
+        /// The stable code of an error; each has a section in `docs/errors.md`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Code { $($(#[doc = $doc])* $name,)* }
+
+        impl Code {
+            /// Every code with its summary, in order.
+            pub const ALL: &'static [(Code, &'static str)] = &[$((Code::$name, concat!($($doc),*)),)*];
+
+            /// The code as printed, for example `E0101`.
+            pub fn text(self) -> &'static str {
+                match self { $(Code::$name => $code,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The shapes of the operands do not fit the op.
+    ShapeMismatch = "E0101";
+    /// The element types of the operands do not fit the op; nothing is promoted implicitly.
+    DTypeMismatch = "E0102";
+    /// An axis is out of range or named twice.
+    BadAxis = "E0103";
+    /// An attribute is missing, unknown, or has a value that the op does not allow.
+    BadAttribute = "E0104";
+    /// An op got the wrong number of operands.
+    BadArity = "E0105";
+    /// A tensor would have more elements than can be addressed.
+    TooLarge = "E0106";
+    /// A name is used by two inputs, parameters, states or outputs.
+    DuplicateName = "E0107";
+    /// A name is not known.
+    UnknownName = "E0108";
+    /// A tensor of one graph was used in another.
+    ForeignTensor = "E0109";
+    /// An update does not name a parameter or state, or its type differs, or there are two of it.
+    BadUpdate = "E0110";
+    /// The graph has no outputs.
+    NoOutputs = "E0111";
+    /// A gradient was asked of something that has none: a non-scalar without a seed, an integer, a non-differentiable op.
+    NotDifferentiable = "E0112";
+    /// A body of a region is not closed or does not fit its operands.
+    BadBody = "E0113";
+    /// The text form is malformed.
+    Syntax = "E0201";
+    /// The text names an op that the registry does not have.
+    UnknownOp = "E0202";
+    /// The text form has a version that this program does not read.
+    BadVersion = "E0203";
+    /// A type written in the text is not the one that follows from the operands.
+    TypeAnnotation = "E0204";
+    /// A step was given an input it does not know, or was not given one it needs.
+    InputNames = "E0301";
+    /// A tensor given to a step or a store has another shape or element type than declared.
+    InputType = "E0302";
+    /// A run-time index or class label is out of range.
+    IndexOutOfRange = "E0303";
+    /// A value asked for by name is not there or has another type.
+    NoSuchValue = "E0304";
+    /// The loss, or another checked value, is not finite.
+    NotFinite = "E0305";
+    /// A program needs parameters or states that the store has with another type.
+    StoreMismatch = "E0306";
+    /// Not supported yet; listed in `docs/limits.md`.
+    Unsupported = "E0901";
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+/// One error of the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diag {
+    /// The stable code.
+    pub code: Code,
+    /// What was required and what was got.
+    pub message: String,
+    /// Where.
+    pub at: Loc,
+    /// Further places, for example where the operands were made.
+    pub notes: Vec<(String, Loc)>,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+impl Diag {
+    /// An error at the caller's place.
+    #[track_caller]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Diag { code, message: message.into(), at: Loc::here(), notes: Vec::new(), help: None }
+    }
+
+    /// The same error at another place.
+    pub fn at(mut self, at: Loc) -> Self {
+        self.at = at;
+        self
+    }
+
+    /// The same error with a further place.
+    pub fn note(mut self, text: impl Into<String>, at: Loc) -> Self {
+        self.notes.push((text.into(), at));
+        self
+    }
+
+    /// The same error with advice.
+    pub fn help(mut self, text: impl Into<String>) -> Self {
+        self.help = Some(text.into());
+        self
+    }
+}
+
+impl fmt::Display for Diag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error[{}]: {}", self.code, self.message)?;
+        if self.at != Loc::Internal {
+            write!(f, "\n  --> {}", self.at)?;
+        }
+        for (text, at) in &self.notes {
+            write!(f, "\n  note: {text}: {at}")?;
+        }
+        if let Some(help) = &self.help {
+            write!(f, "\n  help: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Diag {}
+
+/// All errors of one graph or text, at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diags(pub Vec<Diag>);
+
+impl fmt::Display for Diags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, diag) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{diag}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Diags {}
+
+impl From<Diag> for Diags {
+    fn from(diag: Diag) -> Self {
+        Diags(vec![diag])
+    }
+}
+
+/// A bug of the compiler: something that no input should be able to cause.
+#[derive(Clone, Debug)]
+pub struct CompilerBug {
+    /// The pass or stage that found itself in an impossible state.
+    pub pass: String,
+    /// What was found.
+    pub message: String,
+    /// The graph before the pass, in text form, if there is one.
+    pub graph: Option<String>,
+}
+
+impl CompilerBug {
+    /// A bug found by `pass`.
+    pub fn new(pass: impl Into<String>, message: impl Into<String>) -> Self {
+        CompilerBug { pass: pass.into(), message: message.into(), graph: None }
+    }
+}
+
+impl fmt::Display for CompilerBug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "internal compiler error in `{}`: {}", self.pass, self.message)?;
+        write!(f, "\n  this is a bug in the compiler, not in your program; please report it")?;
+        if let Some(graph) = &self.graph {
+            write!(f, "\n  the graph before it:\n{graph}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for CompilerBug {}
+
+/// The known name nearest to a misspelled one, for help texts.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let distance = |a: &str, b: &str| {
+        let b: Vec<char> = b.chars().collect();
+        let mut row: Vec<usize> = (0..=b.len()).collect();
+        for (i, ca) in a.chars().enumerate() {
+            let mut diagonal = row[0];
+            row[0] = i + 1;
+            for (j, cb) in b.iter().enumerate() {
+                let substitute = diagonal + usize::from(ca != *cb);
+                diagonal = row[j + 1];
+                row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
+            }
+        }
+        row[b.len()]
+    };
+    let best = known.into_iter().map(|k| (distance(name, k), k)).min()?;
+    (best.0 <= 1 + name.chars().count() / 3).then_some(best.1)
+}

@@ -1,0 +1,163 @@
+//! How parameters and states start.
+//!
+//! An initialiser is an attribute of the `param` or `state` node, so that it prints, parses and travels with the graph.
+//! Samples are counter-based (Philox) and keyed on the seed and the parameter's dotted name: adding a layer elsewhere
+//! changes no other layer's start. Weight matrices have shape `[in, out]`; in general the last axis counts outputs and
+//! the product of the others inputs.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::str::FromStr;
+
+use cotangent_scalar::{DType, philox};
+
+use crate::tensor::TensorData;
+use crate::types::Shape;
+
+/// A real number with equality and hash by bits.
+#[derive(Clone, Copy, Debug)]
+pub struct Real(pub f64);
+
+impl PartialEq for Real {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_bits() == other.0.to_bits()
+    }
+}
+
+impl Eq for Real {}
+
+impl Hash for Real {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.to_bits().hash(state);
+    }
+}
+
+/// An initialiser. `n_in` and `n_out` are the fan-in and fan-out of the parameter's shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Init {
+    /// The same value everywhere.
+    Constant(Real),
+    /// Uniform on `[low, high)`.
+    Uniform(Real, Real),
+    /// Normal with mean and standard deviation.
+    Normal(Real, Real),
+    /// Glorot and Bengio 2010, uniform on ±√(6/(n_in+n_out)).
+    GlorotUniform,
+    /// Glorot and Bengio 2010, normal with variance 2/(n_in+n_out).
+    GlorotNormal,
+    /// He et al. 2015 for ReLU, uniform on ±√(6/n_in).
+    HeUniform,
+    /// He et al. 2015 for ReLU, normal with variance 2/n_in.
+    HeNormal,
+    /// LeCun et al. 1998, normal with variance 1/n_in.
+    LecunNormal,
+}
+
+impl Init {
+    /// All zeros.
+    pub const ZEROS: Init = Init::Constant(Real(0.0));
+    /// All ones.
+    pub const ONES: Init = Init::Constant(Real(1.0));
+
+    /// The same value everywhere.
+    pub fn constant(value: f64) -> Self {
+        Init::Constant(Real(value))
+    }
+
+    /// Uniform on `[low, high)`.
+    pub fn uniform(low: f64, high: f64) -> Self {
+        Init::Uniform(Real(low), Real(high))
+    }
+
+    /// Normal with the given mean and standard deviation.
+    pub fn normal(mean: f64, std: f64) -> Self {
+        Init::Normal(Real(mean), Real(std))
+    }
+
+    /// The starting value of a parameter of this name, type and shape, under a seed.
+    pub fn sample(&self, seed: u64, name: &str, dtype: DType, shape: &Shape) -> TensorData {
+        let n = shape.n_elements();
+        let n_out = shape.last().copied().unwrap_or(1).max(1);
+        let n_in = (n / n_out).max(1);
+        let (n_in, n_out) = (n_in as f64, n_out as f64);
+        let stream = philox::stream_of(name);
+        let word = |i: usize| philox::word(seed, stream, 0, i as u64);
+        let uniform = |low: f64, high: f64| -> Vec<u64> {
+            let value = |i| low + (high - low) * f64::from(philox::uniform_f32(word(i)));
+            (0..n).map(|i| dtype.bits_of_f64(value(i))).collect()
+        };
+        let normal = |mean: f64, std: f64| -> Vec<u64> {
+            let value = |i| mean + std * f64::from(philox::normal_f32(word(i)));
+            (0..n).map(|i| dtype.bits_of_f64(value(i))).collect()
+        };
+        let bits = match *self {
+            Init::Constant(v) => vec![dtype.bits_of_f64(v.0); n],
+            Init::Uniform(low, high) => uniform(low.0, high.0),
+            Init::Normal(mean, std) => normal(mean.0, std.0),
+            Init::GlorotUniform => {
+                let limit = (6.0 / (n_in + n_out)).sqrt();
+                uniform(-limit, limit)
+            }
+            Init::GlorotNormal => normal(0.0, (2.0 / (n_in + n_out)).sqrt()),
+            Init::HeUniform => {
+                let limit = (6.0 / n_in).sqrt();
+                uniform(-limit, limit)
+            }
+            Init::HeNormal => normal(0.0, (2.0 / n_in).sqrt()),
+            Init::LecunNormal => normal(0.0, (1.0 / n_in).sqrt()),
+        };
+        TensorData::from_bits(dtype, shape, &bits)
+    }
+}
+
+impl fmt::Display for Init {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Init::Constant(v) if v.0.to_bits() == 0 => f.write_str("zeros"),
+            Init::Constant(v) if v.0 == 1.0 => f.write_str("ones"),
+            Init::Constant(v) => write!(f, "constant({:?})", v.0),
+            Init::Uniform(low, high) => write!(f, "uniform({:?}, {:?})", low.0, high.0),
+            Init::Normal(mean, std) => write!(f, "normal({:?}, {:?})", mean.0, std.0),
+            Init::GlorotUniform => f.write_str("glorot_uniform"),
+            Init::GlorotNormal => f.write_str("glorot_normal"),
+            Init::HeUniform => f.write_str("he_uniform"),
+            Init::HeNormal => f.write_str("he_normal"),
+            Init::LecunNormal => f.write_str("lecun_normal"),
+        }
+    }
+}
+
+impl FromStr for Init {
+    type Err = String;
+
+    /// Reads the printed form, for example `he_normal` or `uniform(-0.1, 0.1)`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim();
+        let (name, args) = match text.split_once('(') {
+            None => (text, Vec::new()),
+            Some((name, rest)) => {
+                let inner = rest.strip_suffix(')').ok_or_else(|| format!("`{text}` lacks a closing parenthesis"))?;
+                let number = |s: &str| s.trim().parse::<f64>().map_err(|_| format!("`{}` is not a number", s.trim()));
+                (name.trim(), inner.split(',').map(number).collect::<Result<Vec<_>, _>>()?)
+            }
+        };
+        Ok(match (name, args.as_slice()) {
+            ("zeros", []) => Init::ZEROS,
+            ("ones", []) => Init::ONES,
+            ("constant", [v]) => Init::constant(*v),
+            ("uniform", [low, high]) => Init::uniform(*low, *high),
+            ("normal", [mean, std]) => Init::normal(*mean, *std),
+            ("glorot_uniform", []) => Init::GlorotUniform,
+            ("glorot_normal", []) => Init::GlorotNormal,
+            ("he_uniform", []) => Init::HeUniform,
+            ("he_normal", []) => Init::HeNormal,
+            ("lecun_normal", []) => Init::LecunNormal,
+            _ => {
+                return Err(format!(
+                    "unknown initialiser `{text}`: expected zeros, ones, constant(v), uniform(low, high), normal(mean, std), \
+                     glorot_uniform, glorot_normal, he_uniform, he_normal or lecun_normal"
+                ));
+            }
+        })
+    }
+}

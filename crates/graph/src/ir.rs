@@ -1,0 +1,289 @@
+//! The graph: an append-only list of typed nodes, and its outputs.
+//!
+//! Invariants (checked by [`crate::verify`]): every input id is smaller than the node's own id, so creation order is a
+//! topological order and nothing dangles; passes rebuild into a fresh graph. Pure ops are hash-consed, so common
+//! sub-expressions are shared by construction. Sources (inputs, parameters, states, random numbers) are not: they are
+//! identified by name.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::attrs::Attrs;
+use crate::diag::Loc;
+use crate::op::{OpDef, OpTraits};
+use crate::types::Type;
+
+/// A node of a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u32);
+
+impl NodeId {
+    /// The index into [`Graph::nodes`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "%{}", self.0)
+    }
+}
+
+/// A body of a graph: a closed graph that region ops call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BodyId(pub u32);
+
+impl BodyId {
+    /// The index into [`Graph::bodies`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// An op: a record that lives as long as the program, compared by name.
+#[derive(Clone, Copy)]
+pub struct OpRef(pub &'static OpDef);
+
+impl std::ops::Deref for OpRef {
+    type Target = OpDef;
+    fn deref(&self) -> &OpDef {
+        self.0
+    }
+}
+
+impl PartialEq for OpRef {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0) || self.0.name == other.0.name
+    }
+}
+
+impl Eq for OpRef {}
+
+impl std::hash::Hash for OpRef {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.name.hash(state);
+    }
+}
+
+impl fmt::Debug for OpRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name)
+    }
+}
+
+/// The operand list of a node.
+pub type Inputs = SmallVec<[NodeId; 3]>;
+
+/// Where a node comes from: the user's lines (several after merging) and the rule or pass that made it, if any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Lines of the user, at most [`Origin::MAX_LINES`].
+    pub lines: SmallVec<[Loc; 1]>,
+    /// The pass or rule that made the node.
+    pub rule: Option<&'static str>,
+}
+
+impl Origin {
+    /// Further lines are dropped.
+    pub const MAX_LINES: usize = 4;
+
+    /// A node that the user made here.
+    pub fn at(loc: Loc) -> Self {
+        Origin { lines: SmallVec::from_iter([loc]), rule: None }
+    }
+
+    /// Adds the lines of another origin.
+    pub fn merge(&mut self, other: &Origin) {
+        for line in &other.lines {
+            if self.lines.len() < Origin::MAX_LINES && !self.lines.contains(line) {
+                self.lines.push(line.clone());
+            }
+        }
+    }
+
+    /// The first line, or [`Loc::Internal`].
+    pub fn loc(&self) -> Loc {
+        self.lines.first().cloned().unwrap_or(Loc::Internal)
+    }
+}
+
+/// One operation on values.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What is computed.
+    pub op: OpRef,
+    /// The operands.
+    pub inputs: Inputs,
+    /// The static arguments.
+    pub attrs: Attrs,
+    /// The type of the value.
+    pub ty: Type,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// What an output is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Handed to the caller.
+    Result,
+    /// Becomes the next value of this parameter or state.
+    Update(NodeId),
+}
+
+/// An output of a graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Its name; for an update that of the target.
+    pub name: Arc<str>,
+    /// The value.
+    pub value: NodeId,
+    /// What it is for.
+    pub role: Role,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct NodeKey {
+    op: OpRef,
+    inputs: Inputs,
+    attrs: Attrs,
+    ty: Type,
+}
+
+/// A static program over tensors.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    name: Arc<str>,
+    nodes: Vec<Node>,
+    outputs: Vec<Output>,
+    bodies: Vec<Arc<Graph>>,
+    interned: HashMap<NodeKey, NodeId>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Graph { name: name.into(), ..Graph::default() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// All nodes in topological order; index = id.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// All ids in topological order.
+    pub fn ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
+        (0..self.nodes.len() as u32).map(NodeId)
+    }
+
+    /// A node.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    /// The type of a node.
+    pub fn ty(&self, id: NodeId) -> &Type {
+        &self.nodes[id.index()].ty
+    }
+
+    /// The outputs in the order in which they were declared.
+    pub fn outputs(&self) -> &[Output] {
+        &self.outputs
+    }
+
+    /// The bodies that region ops refer to.
+    pub fn bodies(&self) -> &[Arc<Graph>] {
+        &self.bodies
+    }
+
+    /// A body.
+    pub fn body(&self, id: BodyId) -> &Arc<Graph> {
+        &self.bodies[id.index()]
+    }
+
+    /// Number of nodes.
+    pub fn n_nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Appends a node whose type has been inferred; an equal pure node is returned instead and gains the lines.
+    pub fn add(&mut self, op: OpRef, inputs: Inputs, attrs: Attrs, ty: Type, origin: Origin) -> NodeId {
+        debug_assert!(inputs.iter().all(|i| i.index() < self.nodes.len()));
+        let id = NodeId(self.nodes.len() as u32);
+        if op.traits.has(OpTraits::NAMED) {
+            self.nodes.push(Node { op, inputs, attrs, ty, origin });
+            return id;
+        }
+        let key = NodeKey { op, inputs, attrs, ty };
+        if let Some(&known) = self.interned.get(&key) {
+            self.nodes[known.index()].origin.merge(&origin);
+            return known;
+        }
+        let NodeKey { inputs, attrs, ty, .. } = key.clone();
+        self.nodes.push(Node { op, inputs, attrs, ty, origin });
+        self.interned.insert(key, id);
+        id
+    }
+
+    /// Adds a body; an equal one is returned instead.
+    pub fn add_body(&mut self, body: Arc<Graph>) -> BodyId {
+        let equal = |known: &Arc<Graph>| Arc::ptr_eq(known, &body) || known.to_string() == body.to_string();
+        let index = self.bodies.iter().position(equal).unwrap_or_else(|| {
+            self.bodies.push(body.clone());
+            self.bodies.len() - 1
+        });
+        BodyId(index as u32)
+    }
+
+    /// Declares an output.
+    pub fn add_output(&mut self, output: Output) {
+        self.outputs.push(output);
+    }
+
+    /// For each node, whether an output needs it.
+    pub fn live(&self) -> Vec<bool> {
+        let mut live = vec![false; self.nodes.len()];
+        for output in &self.outputs {
+            live[output.value.index()] = true;
+            if let Role::Update(target) = output.role {
+                live[target.index()] = true;
+            }
+        }
+        for i in (0..self.nodes.len()).rev() {
+            if live[i] {
+                for input in &self.nodes[i].inputs {
+                    live[input.index()] = true;
+                }
+            }
+        }
+        live
+    }
+
+    /// For each node, the nodes that read it (each reader once per operand).
+    pub fn readers(&self) -> Vec<SmallVec<[NodeId; 2]>> {
+        let mut readers = vec![SmallVec::new(); self.nodes.len()];
+        for id in self.ids() {
+            for input in &self.node(id).inputs {
+                readers[input.index()].push(id);
+            }
+        }
+        readers
+    }
+
+    /// The named source (input, parameter or state) with this name.
+    pub fn source(&self, name: &str) -> Option<NodeId> {
+        self.ids().find(|&id| {
+            let node = self.node(id);
+            node.op.traits.has(OpTraits::SOURCE) && node.attrs.str("name") == name
+        })
+    }
+}

@@ -1,0 +1,273 @@
+//! The kernel verifier: what code generators may rely on.
+//!
+//! Machine code runs without checks, so everything that would make it read or write outside of its arguments, or
+//! mean something else than the interpreter, is refused here. [`Kernel::verify`] looks at the kernel alone:
+//! 1. There is an inner dim, and for `Column` a reduced one; every map has one stride per dim.
+//! 2. `total` is the product of the extents, or, for `Row` with one outer dim, a number of elements whose last row is
+//!    the only one cut short.
+//! 3. Arguments named by loads and stores exist; one is marked read if and only if it is loaded from, and written if
+//!    and only if it is stored to.
+//! 4. Every input of a body is declared with the type the body reads; `Index` inputs are `I32` or `I64`; a store's
+//!    value has its argument's type.
+//! 5. Instructions have the operand types that they are defined for (`Bool` has no arithmetic), and values named by
+//!    stores and reductions exist.
+//! 6. Reductions stand only in `Full` phases of `Row` and `Column` sweeps, slots are unique, `Bool` is not summed or
+//!    multiplied, and `Reduced` inputs name a slot of an earlier phase.
+//! 7. `Reduced` phases stand only in `Row` and `Column` sweeps; their maps have inner stride 0 in a `Row` sweep and
+//!    reduced stride 0 in a `Column` sweep.
+//!
+//! [`Kernel::check_bounds`] proves, from the extents and by interval arithmetic, that every access stays inside its
+//! argument. Both return all violations as sentences.
+
+use cotangent_scalar::{DType, Inst, ReduceOp, ScalarBody, ScalarOp, ValueId};
+
+use crate::ir::{ArgId, IndexMap, Input, Kernel, Phase, Space, Sweep};
+
+impl Kernel {
+    /// Checks the invariants listed in [`crate::verify`].
+    ///
+    /// # Errors
+    /// Every violation, as a sentence.
+    pub fn verify(&self) -> Result<(), Vec<String>> {
+        let mut errors = Vec::new();
+        self.verify_dims(&mut errors);
+        if errors.is_empty() {
+            self.verify_args(&mut errors);
+            for (number, phase) in self.phases.iter().enumerate() {
+                self.verify_inputs(number, phase, &mut errors);
+                verify_body(number, &phase.body, &mut errors);
+                self.verify_results(number, phase, &mut errors);
+                self.verify_reductions(number, phase, &mut errors);
+                self.verify_space(number, phase, &mut errors);
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// Proves that every access stays inside its argument; `lengths` are in elements, one per argument.
+    ///
+    /// # Errors
+    /// Every access that may leave its argument, as a sentence.
+    pub fn check_bounds(&self, lengths: &[usize]) -> Result<(), Vec<String>> {
+        let mut errors = Vec::new();
+        if lengths.len() != self.args.len() {
+            return Err(vec![format!("the kernel has {} arguments, got {} lengths", self.args.len(), lengths.len())]);
+        }
+        for (number, phase) in self.phases.iter().enumerate() {
+            let loads = phase.inputs.iter().filter_map(|input| match input {
+                Input::Load { arg, map } => Some((*arg, map)),
+                _ => None,
+            });
+            for (arg, map) in loads.chain(phase.stores.iter().map(|s| (s.arg, &s.map))) {
+                let length = lengths.get(arg.0 as usize).copied().unwrap_or(0) as i128;
+                if let Some((low, high)) = self.span(phase.space, map)
+                    && (low < 0 || high >= length)
+                {
+                    errors.push(format!(
+                        "phase {number}: access [{map}] spans elements {low}..={high} of argument {}, which has {length}",
+                        arg.0
+                    ));
+                }
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// The least and greatest element that a map reaches, or `None` if nothing is reached.
+    fn span(&self, space: Space, map: &IndexMap) -> Option<(i128, i128)> {
+        let ragged = self.sweep == Sweep::Row && self.total < self.n_rows() * self.inner();
+        let boxes: Vec<Vec<Range>> = if ragged {
+            let (inner, full_rows) = (self.inner(), self.total / self.inner().max(1));
+            let last = self.n_rows().saturating_sub(1);
+            vec![vec![(0, full_rows), (0, inner)], vec![(last, last + 1), (0, self.inner_of_row(last))]]
+        } else {
+            vec![self.dims.iter().map(|&extent| (0, extent)).collect()]
+        };
+        let mut span: Option<(i128, i128)> = None;
+        for mut ranges in boxes {
+            let n = ranges.len();
+            match (space, self.sweep) {
+                (Space::Reduced, Sweep::Row) => ranges[n - 1] = (0, 1),
+                (Space::Reduced, Sweep::Column) => ranges[n - 2] = (0, 1),
+                _ => {}
+            }
+            if ranges.iter().any(|&(start, end)| start >= end) {
+                continue;
+            }
+            let (mut low, mut high) = (i128::from(map.offset), i128::from(map.offset));
+            for (&(start, end), &stride) in ranges.iter().zip(&map.strides) {
+                let (a, b) = (start as i128 * i128::from(stride), (end as i128 - 1) * i128::from(stride));
+                low += a.min(b);
+                high += a.max(b);
+            }
+            span = Some(span.map_or((low, high), |(l, h)| (l.min(low), h.max(high))));
+        }
+        span
+    }
+
+    fn verify_dims(&self, errors: &mut Vec<String>) {
+        let least = if self.sweep == Sweep::Column { 2 } else { 1 };
+        if self.dims.len() < least {
+            errors.push(format!("a {:?} sweep needs {least} dims, got {}", self.sweep, self.dims.len()));
+            return;
+        }
+        for map in self.accesses() {
+            if map.strides.len() != self.dims.len() {
+                errors.push(format!("map [{map}] has {} strides for {} dims", map.strides.len(), self.dims.len()));
+            }
+        }
+        let Some(product) = self.dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) else {
+            errors.push(format!("the extents {:?} overflow", self.dims.as_slice()));
+            return;
+        };
+        let may_be_ragged = self.sweep == Sweep::Row && self.dims.len() == 2;
+        let least_total = if may_be_ragged && product > 0 { product - self.inner() + 1 } else { product };
+        if self.total < least_total || self.total > product {
+            errors.push(format!("total is {}, expected {least_total}..={product}", self.total));
+        }
+    }
+
+    fn verify_args(&self, errors: &mut Vec<String>) {
+        let (mut read, mut written) = (vec![false; self.args.len()], vec![false; self.args.len()]);
+        let mut mark = |marks: &mut Vec<bool>, arg: ArgId| match marks.get_mut(arg.0 as usize) {
+            Some(mark) => *mark = true,
+            None => errors.push(format!("argument {} of {} is accessed", arg.0, self.args.len())),
+        };
+        for phase in &self.phases {
+            for input in &phase.inputs {
+                if let Input::Load { arg, .. } = input {
+                    mark(&mut read, *arg);
+                }
+            }
+            for store in &phase.stores {
+                mark(&mut written, store.arg);
+            }
+        }
+        for (i, arg) in self.args.iter().enumerate() {
+            if (arg.read, arg.written) != (read[i], written[i]) {
+                errors.push(format!(
+                    "argument {i} is marked read {} and written {}, used read {} and written {}",
+                    arg.read, arg.written, read[i], written[i]
+                ));
+            }
+        }
+    }
+
+    fn verify_inputs(&self, number: usize, phase: &Phase, errors: &mut Vec<String>) {
+        for inst in phase.body.insts() {
+            let ScalarOp::Input(k) = inst.op else { continue };
+            let declared = match phase.inputs.get(k as usize) {
+                None => None,
+                Some(Input::Load { arg, .. }) => self.args.get(arg.0 as usize).map(|a| a.dtype),
+                Some(Input::Index { dtype, .. }) => Some(*dtype),
+                Some(Input::Reduced(slot)) => self.reduced_dtype(*slot),
+            };
+            if declared != Some(inst.dtype) {
+                errors.push(format!("phase {number}: input {k} is read as {}, declared {declared:?}", inst.dtype));
+            }
+        }
+        for (k, input) in phase.inputs.iter().enumerate() {
+            match input {
+                Input::Index { dtype, .. } if !matches!(dtype, DType::I32 | DType::I64) => {
+                    errors.push(format!("phase {number}: index input {k} has type {dtype}, expected i32 or i64"));
+                }
+                Input::Reduced(slot) => {
+                    let known = self.phases[..number].iter().any(|p| p.reduces.iter().any(|r| r.slot == *slot));
+                    if !known {
+                        errors.push(format!("phase {number}: input {k} is reduction {slot}, not made by an earlier phase"));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn verify_results(&self, number: usize, phase: &Phase, errors: &mut Vec<String>) {
+        let n = phase.body.insts().len();
+        let named = phase.stores.iter().map(|s| s.value).chain(phase.reduces.iter().map(|r| r.value));
+        for value in named.filter(|v| v.index() >= n) {
+            errors.push(format!("phase {number}: {value} is used, but the body has {n} values"));
+        }
+        for store in phase.stores.iter().filter(|s| s.value.index() < n) {
+            let (got, expected) = (phase.body.dtype(store.value), self.args.get(store.arg.0 as usize).map(|a| a.dtype));
+            if Some(got) != expected {
+                errors.push(format!("phase {number}: {got} is stored to argument {} of {expected:?}", store.arg.0));
+            }
+        }
+    }
+
+    fn verify_reductions(&self, number: usize, phase: &Phase, errors: &mut Vec<String>) {
+        if !phase.reduces.is_empty() && (self.sweep == Sweep::Elementwise || phase.space == Space::Reduced) {
+            errors.push(format!("phase {number}: {:?} {:?} phases have no reductions", self.sweep, phase.space));
+        }
+        for (i, reduce) in phase.reduces.iter().enumerate() {
+            let earlier = self.phases[..number].iter().flat_map(|p| &p.reduces);
+            if earlier.chain(&phase.reduces[..i]).any(|r| r.slot == reduce.slot) {
+                errors.push(format!("phase {number}: reduction {} is defined twice", reduce.slot));
+            }
+            let dtype = phase.body.insts().get(reduce.value.index()).map(|inst| inst.dtype);
+            if dtype == Some(DType::Bool) && matches!(reduce.op, ReduceOp::Sum | ReduceOp::Prod) {
+                errors.push(format!("phase {number}: reduction {} is a {} of bool", reduce.slot, reduce.op.name()));
+            }
+        }
+    }
+
+    fn verify_space(&self, number: usize, phase: &Phase, errors: &mut Vec<String>) {
+        if phase.space == Space::Full {
+            return;
+        }
+        let n = self.dims.len();
+        let (dim, name) = match self.sweep {
+            Sweep::Elementwise => {
+                errors.push(format!("phase {number}: elementwise sweeps have no Reduced phases"));
+                return;
+            }
+            Sweep::Row => (n - 1, "inner"),
+            Sweep::Column => (n - 2, "reduced"),
+        };
+        let inputs = phase.inputs.iter().filter_map(|input| match input {
+            Input::Load { map, .. } | Input::Index { map, .. } => Some(map),
+            Input::Reduced(_) => None,
+        });
+        for map in inputs.chain(phase.stores.iter().map(|s| &s.map)).filter(|map| map.strides[dim] != 0) {
+            errors.push(format!("phase {number}: map [{map}] of a Reduced phase moves along the {name} dim"));
+        }
+    }
+}
+
+/// A half-open range of indices along one dim.
+type Range = (usize, usize);
+
+fn verify_body(number: usize, body: &ScalarBody, errors: &mut Vec<String>) {
+    for (i, inst) in body.insts().iter().enumerate() {
+        let id = ValueId(i as u32);
+        if inst.args.len() != inst.op.n_args() || inst.args.iter().any(|a| a.index() >= i) {
+            errors.push(format!("phase {number}: the operands of {id} are malformed"));
+        } else if !well_typed(body, inst) {
+            errors.push(format!("phase {number}: {id} = {} has operands of the wrong types", inst.op.name()));
+        }
+    }
+}
+
+/// Whether an instruction is defined for its types.
+fn well_typed(body: &ScalarBody, inst: &Inst) -> bool {
+    use ScalarOp::*;
+    let ty = |k: usize| body.dtype(inst.args[k]);
+    let same = |n: usize| (0..n).all(|k| ty(k) == inst.dtype);
+    match inst.op {
+        Input(_) | Const(_) | Cast => true,
+        Neg | Abs => same(1) && inst.dtype != DType::Bool,
+        Sqrt | Floor | Ceil | Trunc | RoundEven => same(1) && inst.dtype.is_float(),
+        Not => same(1) && !inst.dtype.is_float(),
+        Add | Sub | Mul | Div => same(2) && inst.dtype != DType::Bool,
+        Min | Max => same(2),
+        And | Or | Xor => same(2) && !inst.dtype.is_float(),
+        Shl | ShrU | ShrS => same(2) && inst.dtype.is_int(),
+        MulHiU => same(2) && inst.dtype == DType::I32,
+        Eq | Ne | Lt | Le => ty(0) == ty(1) && inst.dtype == DType::Bool,
+        Select => ty(0) == DType::Bool && ty(1) == inst.dtype && ty(2) == inst.dtype,
+        Fma => same(3) && inst.dtype.is_float(),
+        Bitcast => ty(0) != inst.dtype && ty(0).size_bytes() == inst.dtype.size_bytes() && inst.dtype.size_bytes() > 1,
+        Call(_) => (0..inst.args.len()).all(|k| ty(k) == inst.dtype) && inst.dtype.is_float(),
+    }
+}

@@ -1,0 +1,207 @@
+//! What the pool promises: every part exactly once, panics carried, nesting, parking and waking, clean ends.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use cotangent_pool::{Pool, split};
+
+/// Runs `n_parts` parts and asserts that each was called once.
+fn check_once(pool: &Pool, n_parts: usize) {
+    let calls: Vec<AtomicUsize> = (0..n_parts).map(|_| AtomicUsize::new(0)).collect();
+    pool.run(n_parts, &|part| {
+        calls[part].fetch_add(1, Ordering::Relaxed);
+    });
+    for (part, calls) in calls.iter().enumerate() {
+        assert_eq!(calls.load(Ordering::Relaxed), 1, "part {part} of {n_parts}");
+    }
+}
+
+#[test]
+fn every_part_runs_once_for_any_count() {
+    for n_threads in [0, 1, 2, 3, 8] {
+        let pool = Pool::new(n_threads);
+        assert_eq!(pool.n_threads(), n_threads.max(1));
+        for n_parts in 0..20 {
+            check_once(&pool, n_parts);
+        }
+    }
+}
+
+#[test]
+fn parts_are_assigned_by_number() {
+    let pool = Pool::new(3);
+    let threads: Vec<Mutex<Option<ThreadId>>> = (0..9).map(|_| Mutex::new(None)).collect();
+    for _ in 0..50 {
+        pool.run(9, &|part| {
+            let me = thread::current().id();
+            let before = threads[part].lock().unwrap().replace(me);
+            assert!(before.is_none_or(|before| before == me));
+        });
+    }
+    let id = |part: usize| threads[part].lock().unwrap().unwrap();
+    assert_eq!(id(0), thread::current().id());
+    for part in 0..6 {
+        assert_eq!(id(part), id(part + 3));
+    }
+    assert!(id(0) != id(1) && id(1) != id(2) && id(0) != id(2));
+}
+
+#[test]
+fn thousands_of_runs_with_parking_in_between() {
+    let pool = Pool::new(2);
+    let sum = AtomicUsize::new(0);
+    let mut expected = 0;
+    for round in 0..4000 {
+        let n_parts = round % 5;
+        pool.run(n_parts, &|part| {
+            sum.fetch_add(part + 1, Ordering::Relaxed);
+        });
+        expected += n_parts * (n_parts + 1) / 2;
+        assert_eq!(sum.load(Ordering::Relaxed), expected, "round {round}");
+        // Around the spin time, where a wake-up could get lost, and sometimes far beyond it.
+        match round % 40 {
+            0 => thread::sleep(Duration::from_micros(300)),
+            1..=8 => spin_for(Duration::from_micros(45 + (round as u64 % 13))),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn workers_that_take_no_part_may_sleep_through_runs() {
+    let pool = Pool::new(4);
+    for round in 0..200 {
+        check_once(&pool, 2);
+        if round % 10 == 0 {
+            thread::sleep(Duration::from_millis(1));
+            check_once(&pool, 4);
+        }
+    }
+}
+
+#[test]
+fn oversubscribed_pools_make_progress() {
+    let pool = Pool::new(8);
+    for round in 0..500 {
+        check_once(&pool, 8 + round % 3);
+    }
+}
+
+#[test]
+fn a_panic_reaches_the_caller_after_all_parts_ran() {
+    for n_threads in [1, 2, 4] {
+        let pool = Pool::new(n_threads);
+        for bad in 0..6 {
+            let n_finished = AtomicUsize::new(0);
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                pool.run(6, &|part| {
+                    if part == bad {
+                        std::panic::resume_unwind(Box::new(part));
+                    }
+                    n_finished.fetch_add(1, Ordering::Relaxed);
+                });
+            }));
+            let payload = result.expect_err("the panic must be resumed");
+            assert_eq!(payload.downcast_ref::<usize>(), Some(&bad));
+            assert_eq!(n_finished.load(Ordering::Relaxed), 5);
+            check_once(&pool, 6);
+        }
+    }
+}
+
+#[test]
+fn several_panics_resume_one() {
+    let pool = Pool::new(2);
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        pool.run(8, &|part| std::panic::resume_unwind(Box::new(part)));
+    }));
+    assert!(result.is_err());
+    check_once(&pool, 8);
+}
+
+#[test]
+fn nested_runs_are_inline() {
+    let pool = Pool::new(2);
+    let n_calls = AtomicUsize::new(0);
+    for _ in 0..100 {
+        pool.run(4, &|_| {
+            let outer = thread::current().id();
+            pool.run(3, &|_| {
+                assert_eq!(thread::current().id(), outer);
+                n_calls.fetch_add(1, Ordering::Relaxed);
+            });
+        });
+    }
+    assert_eq!(n_calls.load(Ordering::Relaxed), 100 * 4 * 3);
+}
+
+#[test]
+fn two_callers_share_a_pool_safely() {
+    let pool = Pool::new(2);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| (0..300).for_each(|round| check_once(&pool, round % 6)));
+        }
+    });
+}
+
+#[test]
+fn pools_end_whether_spinning_or_parked() {
+    for round in 0..60 {
+        let pool = Pool::new(1 + round % 4);
+        if round % 3 > 0 {
+            check_once(&pool, 4);
+        }
+        if round % 2 == 0 {
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+#[test]
+fn split_covers_in_order_and_aligned() {
+    for len in [0, 1, 7, 16, 31, 64, 100, 1023] {
+        for n_parts in 1..9 {
+            for align in [1, 4, 16, 64] {
+                let mut at = 0;
+                let mut sizes = vec![];
+                for part in 0..n_parts {
+                    let range = split(len, n_parts, part, align);
+                    assert_eq!(range.start, at, "{len} {n_parts} {part} {align}");
+                    assert!(range.start.is_multiple_of(align) || range.is_empty());
+                    sizes.push(range.len().div_ceil(align));
+                    at = range.end;
+                }
+                assert_eq!(at, len);
+                assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1);
+            }
+        }
+    }
+    assert_eq!(split(10, 0, 0, 0), 0..10);
+}
+
+/// Indicative only: prints the cost of an empty run (`cargo test --release -- --ignored --nocapture`).
+#[test]
+#[ignore = "a measurement, not a check"]
+fn launch_time() {
+    let pool = Pool::new(2);
+    let mut times: Vec<f64> = (0..20000)
+        .map(|_| {
+            let start = Instant::now();
+            pool.run(2, &|_| {});
+            start.elapsed().as_secs_f64() * 1e9
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    println!("empty run of two parts: median {:.0} ns, best {:.0} ns", times[times.len() / 2], times[0]);
+}
+
+fn spin_for(time: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}
