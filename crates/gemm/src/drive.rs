@@ -4,7 +4,8 @@
 //! columns of C in blocks of nc          a packed block of B (kc × nc) is in L3      `shared`
 //!   K in blocks of kc                                                               `shared`, `region`
 //!     rows of C in blocks of mc         a packed block of A (mc × kc) is in L2      `region`
-//!       columns in panels of nr         a packed panel of B (kc × nr) is in L1      `block`
+//!       columns in panels of nr         a packed panel of B (kc × nr) is in L2,     `block`
+//!                                       its front in L1
 //!         rows in panels of mr          a panel of A passes through L1,             `block`
 //!                                       the tile of C (mr × nr) is in registers     `tile`
 //! ```
@@ -29,6 +30,9 @@ use crate::{Element, MatMut, MatRef, Workspace};
 /// Row bounds between threads and blocks are multiples of this: a divisor of common tile heights.
 const ROW_ALIGN: usize = 4;
 
+/// Addresses this far apart share a set of the L1 cache (and a page offset, by which caches are indexed).
+const SET_PERIOD: usize = 4096;
+
 /// One call: everything its threads read.
 pub(crate) struct Job<'a, T: Element> {
     kernels: &'static KernelSet<T>,
@@ -40,6 +44,8 @@ pub(crate) struct Job<'a, T: Element> {
     call: &'a Call<'a>,
     /// The product is Cᵀ = Bᵀ·Aᵀ: the epilogue gets rows and columns exchanged.
     swapped: bool,
+    /// A is used in place.
+    a_direct: bool,
     /// B is used in place.
     b_direct: bool,
     /// The columns of C are adjacent.
@@ -58,7 +64,7 @@ unsafe impl<T: Element> Sync for Job<'_, T> {}
 enum PanelsOfB<T> {
     /// In place.
     Direct,
-    /// To be packed, one at a time, here.
+    /// To be packed here, a few panels at a time.
     Own(*mut T),
     /// Packed by all threads: the panels from column `start` on are here.
     Shared { panels: *const T, start: usize },
@@ -85,11 +91,15 @@ impl<'a, T: Element> Job<'a, T> {
         swapped: bool,
         workspace: &'a mut Workspace,
     ) -> Self {
-        let b_direct = shape.b_direct && (b.col_stride == 1 || shape.n == 1);
+        let b_adjacent = b.col_stride == 1 || shape.n == 1;
+        let b_row_bytes = b.row_stride.unsigned_abs() * size_of::<T>();
+        let stays = shape.stays && b_adjacent && !b_row_bytes.is_multiple_of(SET_PERIOD);
+        let a_direct = shape.a_direct || stays;
+        let b_direct = (shape.b_direct && b_adjacent) || stays;
         let c_direct = c.col_stride == 1 || shape.n == 1;
-        let row_align = if swapped && shape.m >= 4 * COLUMN_ALIGN { COLUMN_ALIGN } else { ROW_ALIGN };
+        let row_align = if swapped { COLUMN_ALIGN } else { ROW_ALIGN };
         let workspace = workspace.as_mut_ptr();
-        Job { kernels, shape, batch, a, b, c, call, swapped, b_direct, c_direct, row_align, workspace }
+        Job { kernels, shape, batch, a, b, c, call, swapped, a_direct, b_direct, c_direct, row_align, workspace }
     }
 
     /// Runs the batch on at most `n_threads` threads of the pool.
@@ -99,7 +109,12 @@ impl<'a, T: Element> Job<'a, T> {
     /// shape's shared bytes and `n_threads` times its own bytes.
     pub unsafe fn run(&self, pool: &Pool, n_threads: usize) {
         let Shape { m, n, .. } = *self.shape;
-        if n_threads == 1 && (self.b_direct || m <= self.shape.blocking.mc) {
+        if self.is_one_tile() {
+            for batch in 0..self.batch.count {
+                // SAFETY: what the caller promises.
+                unsafe { self.one_tile(batch) };
+            }
+        } else if n_threads == 1 && (self.b_direct || m <= self.shape.blocking.mc) {
             // The short way for the many small products of small networks.
             for batch in 0..self.batch.count {
                 // SAFETY: what the caller promises; thread 0 is the only one.
@@ -117,6 +132,50 @@ impl<'a, T: Element> Job<'a, T> {
                 // SAFETY: what the caller promises.
                 unsafe { self.product(pool, n_threads, batch) };
             }
+        }
+    }
+
+    /// The whole product is one call of a micro-kernel, with all matrices used in place.
+    fn is_one_tile(&self) -> bool {
+        let Shape { m, n, k, blocking, .. } = *self.shape;
+        self.a_direct
+            && self.b_direct
+            && self.c_direct
+            && m <= self.kernels.mr()
+            && n <= self.kernels.direct[m - 1].len() * self.kernels.lanes
+            && k <= blocking.kc
+    }
+
+    /// The product of a network so small that loops would cost more than the arithmetic.
+    ///
+    /// # Safety
+    /// As [`Job::run`], and the product is one tile.
+    unsafe fn one_tile(&self, batch: usize) {
+        let Shape { m, n, k, .. } = *self.shape;
+        let c = self.c.ptr.wrapping_offset(batch as isize * self.batch.c_stride);
+        let tile = Tile {
+            k,
+            a: self.a.ptr.wrapping_offset(batch as isize * self.batch.a_stride),
+            a_row_stride: self.a.row_stride,
+            a_k_stride: self.a.col_stride,
+            b: self.b.ptr.wrapping_offset(batch as isize * self.batch.b_stride),
+            b_k_stride: self.b.row_stride,
+            c,
+            c_row_stride: self.c.row_stride,
+            next_c: c,
+            cols: n,
+            load: self.call.accumulate,
+        };
+        // SAFETY: the tile is the matrices, whose validity the caller promises.
+        unsafe { self.kernels.direct[m - 1][(n - 1) / self.kernels.lanes](&tile) };
+        self.finish(batch, 0..m, 0..n);
+    }
+
+    /// Gives a finished rectangle to the epilogue.
+    fn finish(&self, batch: usize, rows: Range<usize>, cols: Range<usize>) {
+        if let Some(epilogue) = self.call.epilogue {
+            let (rows, cols) = if self.swapped { (cols, rows) } else { (rows, cols) };
+            epilogue(batch, rows, cols);
         }
     }
 
@@ -140,10 +199,13 @@ impl<'a, T: Element> Job<'a, T> {
         for start in (0..n).step_by(blocking.nc) {
             let cols = start..n.min(start + blocking.nc);
             for ks in self.k_blocks() {
-                let shared = Shared { batch, cols: cols.clone(), ks };
+                let shared = Shared { batch, ks };
                 pool.run(n_parts, &|part| {
+                    let own = split(cols.len(), n_parts, part, self.kernels.nr);
+                    let to = self.workspace.cast::<T>().wrapping_add(own.start * shared.ks.len());
+                    let own = start + own.start..start + own.end;
                     // SAFETY: each part packs panels of its own; nobody reads them before all parts are done.
-                    unsafe { self.pack_shared(&shared, split(cols.len(), n_parts, part, self.kernels.nr)) };
+                    unsafe { self.pack_b(batch, &shared.ks, own, to) };
                 });
                 pool.run(n_parts, &|part| {
                     let own = split(cols.len(), n_cols, part % n_cols, unit);
@@ -163,7 +225,7 @@ impl<'a, T: Element> Job<'a, T> {
     unsafe fn region(&self, batch: usize, rows: Range<usize>, cols: Range<usize>, part: usize) {
         let panels = if self.b_direct { PanelsOfB::Direct } else { PanelsOfB::Own(self.own(part)[1]) };
         for ks in self.k_blocks() {
-            let shared = Shared { batch, cols: cols.clone(), ks };
+            let shared = Shared { batch, ks };
             // SAFETY: what the caller promises.
             unsafe { self.rows(&shared, rows.clone(), cols.clone(), part, panels) };
         }
@@ -205,31 +267,32 @@ impl<'a, T: Element> Job<'a, T> {
         let b = self.b.ptr.wrapping_offset(batch as isize * self.batch.b_stride);
         let b = MatRef { ptr: b, ..self.b };
         let heights = Heights::new(rows.len(), self.kernels.mr());
-        if !shape.a_direct {
+        if !self.a_direct {
             // SAFETY: what the caller promises.
             unsafe { self.pack_a(block, &heights, a_block) };
         }
-        let nr = match panels {
+        let width = match panels {
             // Low tiles read in place may be wider, for more accumulators.
             PanelsOfB::Direct => self.kernels.direct[heights.most() - 1].len() * self.kernels.lanes,
             PanelsOfB::Own(_) | PanelsOfB::Shared { .. } => self.kernels.nr,
         };
         for group in cols.clone().step_by(shape.epilogue_cols) {
             let group = group..cols.end.min(group + shape.epilogue_cols);
-            for j in group.clone().step_by(nr) {
-                let width = nr.min(group.end - j);
+            for j in group.clone().step_by(width) {
+                let width = width.min(group.end - j);
                 let (b_panel, b_k_stride) = match panels {
                     PanelsOfB::Direct => (b.at(ks.start, j), b.row_stride),
                     PanelsOfB::Shared { panels, start } => {
                         (panels.wrapping_add((j - start) * depth), self.kernels.nr as isize)
                     }
-                    PanelsOfB::Own(panel) => {
-                        let source =
-                            Source { from: b.at(ks.start, j), width_stride: b.col_stride, depth_stride: b.row_stride };
-                        // SAFETY: rows `ks` and columns `j..j + width` of B are readable; the panel has room for
-                        // a K block of `nr` columns and is this thread's own.
-                        unsafe { pack_panel(self.kernels, &source, width, depth, panel, nr) };
-                        (panel.cast_const(), nr as isize)
+                    PanelsOfB::Own(panels) => {
+                        let done = (j - group.start) % shape.packed_cols;
+                        if done == 0 {
+                            let cols = j..group.end.min(j + shape.packed_cols);
+                            // SAFETY: this thread's own memory has room for so many columns over a K block.
+                            unsafe { self.pack_b(batch, ks, cols, panels) };
+                        }
+                        (panels.wrapping_add(done * depth).cast_const(), self.kernels.nr as isize)
                     }
                 };
                 for (i, height) in heights.iter() {
@@ -237,11 +300,8 @@ impl<'a, T: Element> Job<'a, T> {
                     unsafe { self.tile(block, a_block, i, height, j, width, b_panel, b_k_stride) };
                 }
             }
-            if ks.end == shape.k
-                && let Some(epilogue) = self.call.epilogue
-            {
-                let (rows, cols) = if self.swapped { (group, rows.clone()) } else { (rows.clone(), group) };
-                epilogue(batch, rows, cols);
+            if ks.end == shape.k {
+                self.finish(batch, rows.clone(), group);
             }
         }
     }
@@ -265,13 +325,13 @@ impl<'a, T: Element> Job<'a, T> {
     ) {
         let Block { batch, rows, ks, .. } = block;
         let n_vectors = width.div_ceil(self.kernels.lanes);
-        let packed = !self.shape.a_direct && !self.b_direct;
+        let packed = !self.a_direct && !self.b_direct;
         let kernel = if packed {
             self.kernels.packed[height - 1][n_vectors - 1]
         } else {
             self.kernels.direct[height - 1][n_vectors - 1]
         };
-        let (a, a_row_stride, a_k_stride) = if self.shape.a_direct {
+        let (a, a_row_stride, a_k_stride) = if self.a_direct {
             let a = self.a.at(rows.start + i, ks.start).wrapping_offset(*batch as isize * self.batch.a_stride);
             (a, self.a.row_stride, self.a.col_stride)
         } else {
@@ -280,7 +340,13 @@ impl<'a, T: Element> Job<'a, T> {
         let c = self.c.at(rows.start + i, j).wrapping_offset(*batch as isize * self.batch.c_stride);
         let load = self.call.accumulate || ks.start > 0;
         let c_row_stride = self.c.row_stride;
-        let tile = Tile { k: ks.len(), a, a_row_stride, a_k_stride, b, b_k_stride, c, c_row_stride, cols: width, load };
+        let next_c = if i + height < rows.len() {
+            c.wrapping_offset(height as isize * c_row_stride)
+        } else {
+            self.c.at(rows.start, j + width).wrapping_offset(*batch as isize * self.batch.c_stride)
+        };
+        let k = ks.len();
+        let tile = Tile { k, a, a_row_stride, a_k_stride, b, b_k_stride, c, c_row_stride, next_c, cols: width, load };
         if self.c_direct {
             // SAFETY: the tile lies in the matrices, whose validity the caller promises.
             unsafe { kernel(&tile) };
@@ -341,25 +407,23 @@ impl<'a, T: Element> Job<'a, T> {
         }
     }
 
-    /// Packs `own`, columns relative to the start of the shared block, which starts and ends at panels.
+    /// Packs columns of B over one K block, panel after panel.
     ///
     /// # Safety
-    /// As [`Job::run`]; no other thread packs these columns.
-    unsafe fn pack_shared(&self, shared: &Shared, own: Range<usize>) {
-        let Shared { batch, cols, ks } = shared;
+    /// As [`Job::run`]; `to` has room for the panels, and no other thread uses that.
+    unsafe fn pack_b(&self, batch: usize, ks: &Range<usize>, cols: Range<usize>, to: *mut T) {
         let nr = self.kernels.nr;
         let (depth_stride, width_stride) = (self.b.row_stride, self.b.col_stride);
         let step = if width_stride == 1 { PACK_DEPTH } else { ks.len().max(1) };
         for k in (0..ks.len()).step_by(step) {
             let depth = step.min(ks.len() - k);
-            for j in own.clone().step_by(nr) {
-                let from = self.b.at(ks.start + k, cols.start + j);
-                let from = from.wrapping_offset(*batch as isize * self.batch.b_stride);
+            for j in cols.clone().step_by(nr) {
+                let from = self.b.at(ks.start + k, j).wrapping_offset(batch as isize * self.batch.b_stride);
                 let source = Source { from, width_stride, depth_stride };
-                let to = self.workspace.cast::<T>().wrapping_add(j * ks.len() + k * nr);
-                // SAFETY: columns `j..j + nr`, as far as B has them, are readable; panels are `nr * ks.len()`
-                // long and follow each other in the shared memory, which has room for a whole block.
-                unsafe { pack_panel(self.kernels, &source, nr.min(own.end - j), depth, to, nr) };
+                let to = to.wrapping_add((j - cols.start) * ks.len() + k * nr);
+                // SAFETY: columns `j..j + nr`, as far as there are so many, are readable; panels are
+                // `nr * ks.len()` long and follow each other.
+                unsafe { pack_panel(self.kernels, &source, nr.min(cols.end - j), depth, to, nr) };
             }
         }
     }
@@ -381,7 +445,6 @@ impl<'a, T: Element> Job<'a, T> {
 /// What threads share over one K block: which product, and the columns of the shared block of B.
 struct Shared {
     batch: usize,
-    cols: Range<usize>,
     ks: Range<usize>,
 }
 

@@ -75,7 +75,13 @@ const PARALLEL_MULTIPLY_ADDS: usize = 2 * 64 * 64 * 64;
 pub(crate) const COLUMN_ALIGN: usize = 16;
 
 /// The longest K block: beyond it C is visited so rarely that longer blocks gain nothing.
-const MAX_KC: usize = 512;
+const MAX_KC: usize = 1024;
+
+/// Up to so many panels of rows, packing B costs more than it gains.
+const LOW_PANELS: usize = 4;
+
+/// The most panels of B that a thread packs for itself at a time: more do not make reading B faster.
+const MAX_PANELS: usize = 4;
 
 /// A plan for products of m×k by k×n matrices of `T`.
 pub struct Gemm<T: Element> {
@@ -205,10 +211,15 @@ pub(crate) struct Shape {
     pub blocking: Blocking,
     /// Columns of the rectangles given to the epilogue.
     pub epilogue_cols: usize,
+    /// Columns of B that a thread packs for itself at a time: whole panels.
+    pub packed_cols: usize,
     /// Do not pack A: it is in L1 anyway, or each of its elements is used for one or two tiles only.
     pub a_direct: bool,
     /// Do not pack B, provided that its columns are adjacent in memory.
     pub b_direct: bool,
+    /// Pack neither, provided that B's columns are adjacent and its rows do not all fall into the same cache sets:
+    /// measured, packing then costs more than the better order of memory gains.
+    pub stays: bool,
     /// Columns of a packed panel of B.
     nr: usize,
 }
@@ -229,14 +240,17 @@ impl Shape {
                 Blocking { mc: mc.max(1), kc: kc.max(1), nc: nc.max(1).next_multiple_of(column_unit) }
             }
             None => {
-                // A panel of B (nr × kc) and one of A (mr × kc) fit into L1 together:
-                //     (mr + nr) · kc · size <= L1.
+                // Long K blocks, because each visit to C costs a tile's worth of misses. A panel of B (kc × nr)
+                // passes through L1 for every tile and takes at most an eighth of L2, from where it streams:
+                //     kc · nr · size <= L2 / 8.
                 // The blocks are then made equal, so that the last one is not a short one.
-                let kc = (caches.l1 / ((mr + nr) * size)).clamp(64, MAX_KC);
+                let kc = (caches.l2 / 8 / (nr * size)).clamp(64, MAX_KC);
                 let kc = k.div_ceil(k.div_ceil(kc).max(1)).max(1);
                 // A block of A (mc × kc) takes half of L2; the rest is for panels of B and for C on their way:
-                //     mc · kc · size <= L2 / 2.
-                let mc = (caches.l2 / 2 / (kc * size)).max(mr);
+                //     mc · kc · size <= L2 / 2,
+                // but if all rows fit into L2 they are one block, because then B need not be packed as a whole.
+                let fits = caches.l2 / (kc * size);
+                let mc = if m <= fits { m.max(1) } else { (fits / 2).max(mr) };
                 let mc = m.div_ceil(m.div_ceil(mc).max(1)).next_multiple_of(COLUMN_ALIGN);
                 // A block of B (kc × nc) takes an eighth of L3, which other cores use too:
                 //     kc · nc · size <= L3 / 8.
@@ -248,11 +262,17 @@ impl Shape {
         //     mc · epilogue_cols · size <= L2 / 4.
         let rows = blocking.mc.min(m).max(1);
         let epilogue_cols = (caches.l2 / 4 / (rows * size)).max(column_unit) / column_unit * column_unit;
-        // Both operands fit into L1 as they are.
-        let small = (m + n).saturating_mul(k).saturating_mul(size) <= caches.l1;
-        let (low, narrow) = (m <= 2 * mr, n <= 2 * nr);
+        // Panels of B that a thread packs at once, so that it reads longer pieces of B's rows, stay in L2:
+        //     kc · packed_cols · size <= L2 / 4.
+        let packed_cols = (caches.l2 / 4 / (blocking.kc * nr * size)).clamp(1, MAX_PANELS) * nr;
+        let (a_bytes, b_bytes) = (m.saturating_mul(k).saturating_mul(size), n.saturating_mul(k).saturating_mul(size));
+        // Both operands fit into L1 as they are, or each element is used for a few tiles only.
+        let small = a_bytes.saturating_add(b_bytes) <= caches.l1;
+        let (low, narrow) = (m <= LOW_PANELS * mr, n <= 2 * nr);
         let (a_direct, b_direct) = (small || low || narrow, small || low);
-        Shape { m, n, k, blocking, epilogue_cols, a_direct, b_direct, nr }
+        // A stays in L2 while B, of a size that TLB and L3 handle well, streams by once.
+        let stays = a_bytes <= caches.l2 / 2 && b_bytes <= 4 * caches.l2;
+        Shape { m, n, k, blocking, epilogue_cols, packed_cols, a_direct, b_direct, stays, nr }
     }
 
     /// Elements of the packed block of A that a thread has.
@@ -260,9 +280,9 @@ impl Shape {
         if self.a_direct { 0 } else { self.blocking.mc.min(self.m) * self.blocking.kc.min(self.k) }
     }
 
-    /// Elements of a panel of B.
-    pub fn panel_elements(&self) -> usize {
-        self.nr * self.blocking.kc.min(self.k)
+    /// Elements of the panels of B that a thread packs for itself.
+    fn panel_elements(&self) -> usize {
+        self.packed_cols.min(self.n.next_multiple_of(self.nr)) * self.blocking.kc.min(self.k)
     }
 
     /// Bytes that threads share: a packed block of B, for products too high for one block of rows.
@@ -270,11 +290,11 @@ impl Shape {
         if self.m <= self.blocking.mc {
             return 0;
         }
-        let n_panels = self.blocking.nc.min(self.n).div_ceil(self.nr);
-        (n_panels * self.panel_elements() * size_of::<T>()).next_multiple_of(LINE)
+        let n_cols = self.blocking.nc.min(self.n).next_multiple_of(self.nr);
+        (n_cols * self.blocking.kc.min(self.k) * size_of::<T>()).next_multiple_of(LINE)
     }
 
-    /// Bytes that each thread has of its own: a packed block of A, a packed panel of B.
+    /// Bytes that each thread has of its own: a packed block of A, packed panels of B.
     pub fn own_bytes<T>(&self) -> usize {
         let bytes = |elements: usize| (elements * size_of::<T>()).next_multiple_of(LINE);
         bytes(self.a_elements()) + bytes(self.panel_elements())

@@ -174,6 +174,11 @@ impl Attrs {
         }
     }
 
+    /// A whole number as an axis or size; a negative one becomes the largest, which no check lets pass.
+    pub fn size(&self, name: &str) -> usize {
+        usize::try_from(self.int(name)).unwrap_or(usize::MAX)
+    }
+
     /// A list of whole numbers; empty if absent.
     pub fn ints(&self, name: &str) -> &[i64] {
         match self.get(name) {

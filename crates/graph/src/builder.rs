@@ -250,7 +250,8 @@ impl GraphBuilder {
         let graph = self.graph.borrow();
         for (k, &id) in inputs.iter().enumerate() {
             let node = graph.node(id);
-            diag = diag.note(format!("operand {k}, `{}` of type {}, was made", node.op.name, node.ty), node.origin.loc());
+            diag =
+                diag.note(format!("operand {k}, `{}` of type {}, was made", node.op.name, node.ty), node.origin.loc());
         }
         diag
     }

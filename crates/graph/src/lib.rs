@@ -1,1 +1,32 @@
-//! the graph IR, its text form, verifier, ops, builder and interpreter.
+//! Graphs: the IR, its text form and verifier, the ops (one record each), the builder that users and passes write
+//! formulas with, and the interpreter that is the oracle of everything else.
+#![forbid(unsafe_code)]
+
+pub mod attrs;
+pub mod builder;
+pub mod diag;
+pub mod eval;
+pub mod expand;
+pub mod init;
+pub mod interp;
+pub mod ir;
+pub mod op;
+pub mod ops;
+pub mod rng;
+pub mod samples;
+pub mod tensor;
+pub mod text;
+pub mod types;
+pub mod verify;
+
+pub use attrs::{Attr, AttrKind, AttrSpec, Attrs};
+pub use builder::{GraphBuilder, Tensor, build};
+pub use cotangent_scalar::DType;
+pub use diag::{Code, CompilerBug, Diag, Diags, Loc};
+pub use init::{Init, Real};
+pub use interp::{Counters, Env};
+pub use ir::{BodyId, Graph, Inputs, Node, NodeId, OpRef, Origin, Output, Role};
+pub use op::{Lower, OpDef, OpTraits, Registry, Source, Vjp};
+pub use tensor::{Element, TensorData};
+pub use types::{Shape, Type};
+pub use verify::{Stage, verify};

@@ -18,12 +18,16 @@
 //! Polynomials called "minimax" are weighted minimax fits computed by linear programming over 800 Chebyshev nodes,
 //! rounding one coefficient at a time to f32 and fitting the others again. They belong to their intervals.
 
+mod erf_inv;
+
 use std::f64::consts::{LN_2, LOG2_E};
 
 use crate::body::ValueId;
 use crate::builder::BodyBuilder;
 use crate::dtype::DType;
 use crate::libm_call::LibmFn;
+
+pub use erf_inv::erf_inv;
 
 /// 1.5·2²³: its neighbors are one apart, on either side.
 const MAGIC: f64 = 12_582_912.0;
@@ -247,6 +251,17 @@ fn log_of_parts(s: &mut BodyBuilder, e: ValueId, extra: Option<ValueId>, f: Valu
     }
 }
 
+/// log(x) for a positive normal `x`, plus `extra` in units of ln 2 if there is one.
+fn log_of_normal(s: &mut BodyBuilder, x: ValueId, extra: Option<ValueId>) -> ValueId {
+    let e = exponent_in_place(s, x);
+    let bits = s.bitcast(x, DType::I32);
+    let bits = s.sub(bits, e);
+    let m = s.bitcast(bits, DType::F32);
+    let one = s.like(1.0, x);
+    let f = s.sub(m, one);
+    log_of_parts(s, e, extra, f)
+}
+
 /// What a logarithm gives outside its domain: `value` where `x` is above `pole` and finite, −∞ at the pole, NaN
 /// below it, and `x` where it is +∞ or NaN.
 fn log_limits(s: &mut BodyBuilder, value: ValueId, x: ValueId, pole: f64) -> ValueId {
@@ -275,13 +290,7 @@ pub fn log(s: &mut BodyBuilder, x: ValueId) -> ValueId {
     let normal = s.select(is_small, scaled, x);
     let extra = s.select(is_small, shift, zero);
 
-    let e = exponent_in_place(s, normal);
-    let bits = s.bitcast(normal, DType::I32);
-    let bits = s.sub(bits, e);
-    let m = s.bitcast(bits, DType::F32);
-    let one = s.like(1.0, x);
-    let f = s.sub(m, one);
-    let value = log_of_parts(s, e, Some(extra), f);
+    let value = log_of_normal(s, normal, Some(extra));
     log_limits(s, value, x, 0.0)
 }
 
@@ -438,141 +447,4 @@ pub fn cos(s: &mut BodyBuilder, x: ValueId) -> ValueId {
 /// `x` to the power of `y` (a call in both precisions).
 pub fn pow(s: &mut BodyBuilder, x: ValueId, y: ValueId) -> ValueId {
     s.call(LibmFn::Pow, &[x, y])
-}
-
-// The inverse error function: M. Giles, "Approximating the erfinv function", GPU Computing Gems, Jade edition, 2011,
-// tables for single and double precision. Each is a polynomial in w − c or √w − c with w = −log(1 − x²), highest
-// coefficient first.
-
-/// Single precision, w < 5, in w − 2.5.
-const ERF_INV_CENTRAL: [f64; 9] = [
-    2.81022636e-08,
-    3.43273939e-07,
-    -3.5233877e-06,
-    -4.39150654e-06,
-    0.00021858087,
-    -0.00125372503,
-    -0.00417768164,
-    0.246640727,
-    1.50140941,
-];
-/// Single precision, w ≥ 5, in √w − 3.
-const ERF_INV_TAIL: [f64; 9] = [
-    -0.000200214257,
-    0.000100950558,
-    0.00134934322,
-    -0.00367342844,
-    0.00573950773,
-    -0.0076224613,
-    0.00943887047,
-    1.00167406,
-    2.83297682,
-];
-/// Double precision, w < 6.25, in w − 3.125.
-const ERF_INV_CENTRAL_F64: [f64; 23] = [
-    -3.6444120640178196996e-21,
-    -1.685059138182016589e-19,
-    1.2858480715256400167e-18,
-    1.115787767802518096e-17,
-    -1.333171662854620906e-16,
-    2.0972767875968561637e-17,
-    6.6376381343583238325e-15,
-    -4.0545662729752068639e-14,
-    -8.1519341976054721522e-14,
-    2.6335093153082322977e-12,
-    -1.2975133253453532498e-11,
-    -5.4154120542946279317e-11,
-    1.051212273321532285e-09,
-    -4.1126339803469836976e-09,
-    -2.9070369957882005086e-08,
-    4.2347877827932403518e-07,
-    -1.3654692000834678645e-06,
-    -1.3882523362786468719e-05,
-    0.0001867342080340571352,
-    -0.00074070253416626697512,
-    -0.0060336708714301490533,
-    0.24015818242558961693,
-    1.6536545626831027356,
-];
-/// Double precision, 6.25 ≤ w < 16, in √w − 3.25.
-const ERF_INV_MIDDLE_F64: [f64; 19] = [
-    2.2137376921775787049e-09,
-    9.0756561938885390979e-08,
-    -2.7517406297064545428e-07,
-    1.8239629214389227755e-08,
-    1.5027403968909827627e-06,
-    -4.013867526981545969e-06,
-    2.9234449089955446044e-06,
-    1.2475304481671778723e-05,
-    -4.7318229009055733981e-05,
-    6.8284851459573175448e-05,
-    2.4031110387097893999e-05,
-    -0.0003550375203628474796,
-    0.00095328937973738049703,
-    -0.0016882755560235047313,
-    0.0024914420961078508066,
-    -0.0037512085075692412107,
-    0.005370914553590063617,
-    1.0052589676941592334,
-    3.0838856104922207635,
-];
-/// Double precision, w ≥ 16, in √w − 5.
-const ERF_INV_TAIL_F64: [f64; 17] = [
-    -2.7109920616438573243e-11,
-    -2.5556418169965252055e-10,
-    1.5076572693500548083e-09,
-    -3.7894654401267369937e-09,
-    7.6157012080783393804e-09,
-    -1.4960026627149240478e-08,
-    2.9147953450901080826e-08,
-    -6.7711997758452339498e-08,
-    2.2900482228026654717e-07,
-    -9.9298272942317002539e-07,
-    4.5260625972231537039e-06,
-    -1.9681778105531670567e-05,
-    7.5995277030017761139e-05,
-    -0.00021503011930044477347,
-    -0.00013871931833623122026,
-    1.0103004648645343977,
-    4.8499064014085844221,
-];
-
-/// The inverse of [`erf`]: ±∞ at ±1, NaN beyond.
-///
-/// f32: 0 ulp, 0 instructions.
-pub fn erf_inv(s: &mut BodyBuilder, x: ValueId) -> ValueId {
-    let (one, infinity) = (s.like(1.0, x), s.like(f64::INFINITY, x));
-    // (1 − x)(1 + x) keeps the digits that 1 − x² would lose near ±1.
-    let (below, above) = (s.sub(one, x), s.add(one, x));
-    let product = s.mul(below, above);
-    let logarithm = log(s, product);
-    let w = s.neg(logarithm);
-    let root = s.sqrt(w);
-    let is_single = s.dtype(x) == DType::F32;
-    let mut piece = |from: ValueId, center: f64, coefficients: &[f64]| {
-        let center = s.like(center, x);
-        let centered = s.sub(from, center);
-        horner(s, centered, coefficients)
-    };
-    let p = if is_single {
-        let (central, tail) = (piece(w, 2.5, &ERF_INV_CENTRAL), piece(root, 3.0, &ERF_INV_TAIL));
-        pick_below(s, w, 5.0, central, tail)
-    } else {
-        let central = piece(w, 3.125, &ERF_INV_CENTRAL_F64);
-        let (middle, tail) = (piece(root, 3.25, &ERF_INV_MIDDLE_F64), piece(root, 5.0, &ERF_INV_TAIL_F64));
-        let outer = pick_below(s, w, 16.0, middle, tail);
-        pick_below(s, w, 6.25, central, outer)
-    };
-    let value = s.mul(p, x);
-    let pole = s.mul(x, infinity);
-    let magnitude = s.abs(x);
-    let is_pole = s.eq(magnitude, one);
-    s.select(is_pole, pole, value)
-}
-
-/// `low` where `w` is below the bound, else `high`.
-fn pick_below(s: &mut BodyBuilder, w: ValueId, bound: f64, low: ValueId, high: ValueId) -> ValueId {
-    let bound = s.like(bound, w);
-    let is_low = s.lt(w, bound);
-    s.select(is_low, low, high)
 }

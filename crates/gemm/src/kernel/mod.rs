@@ -31,6 +31,8 @@ pub(crate) struct Tile<T> {
     pub c: *mut T,
     /// From a row of C to the next.
     pub c_row_stride: isize,
+    /// The tile of C that comes next, to be fetched meanwhile (only a hint: it need not be valid).
+    pub next_c: *const T,
     /// Columns of the tile: more than `lanes * (vectors - 1)`, at most `lanes * vectors`.
     pub cols: usize,
     /// Start from C instead of from zero.

@@ -88,6 +88,18 @@ fn mask_8(n: usize) -> __mmask8 {
     ((1_u32 << n.min(8)) - 1) as __mmask8
 }
 
+/// Rows of the highest tile.
+const MAX_ROWS: usize = 12;
+
+/// The same pointer, of unknown origin to the compiler. It would otherwise compute the address of each row from
+/// that of the one before, a chain through the whole loop that takes longer than the arithmetic.
+#[inline(always)]
+fn opaque<T>(mut pointer: *const T) -> *const T {
+    // SAFETY: there is no instruction; the pointer goes through a register.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags)) };
+    pointer
+}
+
 /// Defines one family of micro-kernels. The body is the same for all; the operations are the instruction set's.
 macro_rules! micro_kernels {
     (
@@ -125,20 +137,29 @@ macro_rules! micro_kernels {
                         }
                     }
                 }
-            } else if PACKED {
+            }
+            if PACKED {
                 for i in 0..M {
-                    // C is written after the loop: fetching it meanwhile hides the misses.
-                    let to = call.c.wrapping_offset(i as isize * call.c_row_stride);
-                    _mm_prefetch::<_MM_HINT_T0>(to.cast());
-                    _mm_prefetch::<_MM_HINT_T0>(to.wrapping_add((V - 1) * $lanes).cast());
+                    // A chain starts from C: without this, each tile would begin with a wait for it.
+                    let next = call.next_c.wrapping_offset(i as isize * call.c_row_stride);
+                    _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(V * $lanes - 1).cast());
                 }
             }
-            let (mut a, mut b) = (call.a, call.b);
+            let mut b = call.b;
             let (a_row_stride, a_k_stride, b_k_stride) = if PACKED {
                 (1, M as isize, 2 * $lanes)
             } else {
                 (call.a_row_stride, call.a_k_stride, call.b_k_stride)
             };
+            // A pointer for every third row: the rows between are a stride away, which is an addressing mode.
+            let mut a = [call.a; MAX_ROWS / 3];
+            for (group, a) in a.iter_mut().enumerate() {
+                *a = a.wrapping_offset(3 * group as isize * a_row_stride);
+                if !PACKED {
+                    *a = opaque(*a);
+                }
+            }
             for _ in 0..call.k {
                 let mut columns = [$zero(); V];
                 for v in 0..V {
@@ -156,12 +177,14 @@ macro_rules! micro_kernels {
                 }
                 for i in 0..M {
                     // SAFETY: row `i < M`, column `k` of A.
-                    let x = unsafe { $splat(*a.offset(i as isize * a_row_stride)) };
+                    let x = unsafe { $splat(*a[i / 3].offset((i % 3) as isize * a_row_stride)) };
                     for v in 0..V {
                         sums[i][v] = $fma(x, columns[v], sums[i][v]);
                     }
                 }
-                a = a.wrapping_offset(a_k_stride);
+                for a in &mut a {
+                    *a = a.wrapping_offset(a_k_stride);
+                }
                 b = b.wrapping_offset(b_k_stride);
             }
             for i in 0..M {

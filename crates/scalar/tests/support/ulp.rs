@@ -51,8 +51,11 @@ fn rsqrt(x: f64) -> f64 {
 pub fn erf_inv(x: f64) -> f64 {
     use std::f64::consts::PI;
     let magnitude = x.abs();
-    if !(magnitude < 1.0) {
-        return if magnitude == 1.0 { x * f64::INFINITY } else { f64::NAN };
+    if magnitude.is_nan() || magnitude > 1.0 {
+        return f64::NAN;
+    }
+    if magnitude == 1.0 {
+        return x * f64::INFINITY;
     }
     if magnitude < 1e-5 {
         // erf⁻¹(x) = ½√π·(x + π/12·x³ + …)

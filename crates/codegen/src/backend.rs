@@ -1,0 +1,298 @@
+//! Batches of kernels to machine code: sharing, the JIT module, and what a caller can inspect.
+//!
+//! Assumes verified kernels (and says so in debug builds); promises that kernels with equal code keys are translated
+//! once, and that a failure is an error with text, never a missing function.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use cotangent_kernel::ir::{CodeKey, Kernel};
+use cotangent_scalar::{DType, LibmFn};
+use cranelift_codegen::Context;
+use cranelift_codegen::ir::types::{F32, F64, I64};
+use cranelift_codegen::ir::{AbiParam, Signature};
+use cranelift_codegen::isa::OwnedTargetIsa;
+use cranelift_codegen::settings::{self, Configurable};
+use cranelift_frontend::FunctionBuilderContext;
+use cranelift_jit::{JITBuilder, JITModule};
+use cranelift_module::{FuncId, Linkage, Module, default_libcall_names};
+
+use crate::function;
+use crate::memory::{JitMemory, KernelFn};
+
+/// Why there is no machine code. Neither case is the user's doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CodegenError {
+    /// This machine has no code generator, or lacks instructions that it needs.
+    Environment(String),
+    /// The code generator refused a kernel: a bug in this compiler.
+    Internal(String),
+}
+
+impl fmt::Display for CodegenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CodegenError::Environment(text) => write!(f, "no machine code on this machine: {text}"),
+            CodegenError::Internal(text) => write!(f, "bug in the code generator: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for CodegenError {}
+
+/// A code generator.
+pub trait Backend: Send + Sync {
+    /// The name in reports.
+    fn name(&self) -> &'static str;
+
+    /// Compiles verified kernels together.
+    ///
+    /// # Errors
+    /// See [`CodegenError`].
+    fn compile(&self, kernels: &[&Kernel]) -> Result<Compiled, CodegenError>;
+}
+
+/// What the Cranelift backend keeps besides the code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Keep the CLIF text of every distinct kernel.
+    pub keep_clif: bool,
+}
+
+/// The measures of one distinct kernel's code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes of machine code, constants included.
+    pub code_bytes: usize,
+    /// Time spent on translation and code generation.
+    pub compile_time: Duration,
+    /// The CLIF text, if [`Options::keep_clif`] asked for it.
+    pub clif: Option<String>,
+}
+
+/// The code of a batch of kernels.
+#[derive(Debug)]
+pub struct Compiled {
+    functions: Vec<KernelFn>,
+    distinct: Vec<usize>,
+    stats: Vec<Stats>,
+}
+
+impl Compiled {
+    /// The code of each kernel, in the order given.
+    pub fn functions(&self) -> &[KernelFn] {
+        &self.functions
+    }
+
+    /// The number of kernels that were translated.
+    pub fn n_distinct(&self) -> usize {
+        self.stats.len()
+    }
+
+    /// The measures of a kernel's code, by its place in the batch.
+    pub fn stats(&self, kernel: usize) -> &Stats {
+        &self.stats[self.distinct[kernel]]
+    }
+
+    /// Bytes of all machine code.
+    pub fn code_bytes(&self) -> usize {
+        self.stats.iter().map(|s| s.code_bytes).sum()
+    }
+
+    /// Time spent on all kernels.
+    pub fn compile_time(&self) -> Duration {
+        self.stats.iter().map(|s| s.compile_time).sum()
+    }
+}
+
+/// Every type, every platform that Cranelift knows: 128-bit vectors.
+pub struct CraneliftBackend {
+    isa: OwnedTargetIsa,
+    options: Options,
+}
+
+impl CraneliftBackend {
+    /// A backend for the machine it runs on.
+    ///
+    /// # Errors
+    /// [`CodegenError::Environment`] if Cranelift does not know the machine.
+    pub fn host() -> Result<Self, CodegenError> {
+        CraneliftBackend::new(Options::default())
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// [`CodegenError::Environment`] if Cranelift does not know the machine.
+    pub fn new(options: Options) -> Result<Self, CodegenError> {
+        let environment = |text: String| CodegenError::Environment(text);
+        #[cfg(target_arch = "x86_64")]
+        if !std::is_x86_feature_detected!("sse4.1") {
+            return Err(environment("vector code needs SSE4.1".into()));
+        }
+        let mut flags = settings::builder();
+        let checked = if cfg!(debug_assertions) { "true" } else { "false" };
+        for (name, value) in [
+            // Our bodies have no common subexpressions, and the optimizer's scheduling undoes the interleaving.
+            ("opt_level", "none"),
+            ("enable_verifier", checked),
+            ("unwind_info", "false"),
+            ("enable_probestack", "false"),
+            ("is_pic", "false"),
+            ("use_colocated_libcalls", "false"),
+        ] {
+            flags.set(name, value).map_err(|e| environment(format!("flag {name}: {e}")))?;
+        }
+        let isa = cranelift_native::builder()
+            .map_err(|e| environment(e.into()))?
+            .finish(settings::Flags::new(flags))
+            .map_err(|e| environment(e.to_string()))?;
+        Ok(CraneliftBackend { isa, options })
+    }
+
+    fn module(&self) -> JITModule {
+        let mut builder = JITBuilder::with_isa(self.isa.clone(), default_libcall_names());
+        for &function in LibmFn::ALL {
+            builder.symbol(symbol(function, DType::F32), function.address_f32().as_ptr());
+            builder.symbol(symbol(function, DType::F64), function.address_f64().as_ptr());
+        }
+        // What Cranelift itself calls where the machine lacks the instruction.
+        let f32s: [(&str, extern "C" fn(f32) -> f32); 4] =
+            [("floorf", floorf), ("ceilf", ceilf), ("truncf", truncf), ("nearbyintf", nearbyintf)];
+        let f64s: [(&str, extern "C" fn(f64) -> f64); 4] =
+            [("floor", floor), ("ceil", ceil), ("trunc", trunc), ("nearbyint", nearbyint)];
+        for (name, function) in f32s {
+            builder.symbol(name, function as *const u8);
+        }
+        for (name, function) in f64s {
+            builder.symbol(name, function as *const u8);
+        }
+        builder.symbol("fmaf", fmaf as extern "C" fn(f32, f32, f32) -> f32 as *const u8);
+        builder.symbol("fma", fma as extern "C" fn(f64, f64, f64) -> f64 as *const u8);
+        JITModule::new(builder)
+    }
+
+    fn define(
+        &self,
+        module: &mut JITModule,
+        contexts: &mut (Context, FunctionBuilderContext),
+        kernel: &Kernel,
+    ) -> Result<(FuncId, Stats), CodegenError> {
+        let started = Instant::now();
+        let internal = |e: &dyn fmt::Display| CodegenError::Internal(format!("kernel {}: {e}", kernel.name));
+        let (context, builder_context) = contexts;
+        module.clear_context(context);
+        context.func.signature = signature(module, &[I64; 6], None);
+        let mut calls = HashMap::new();
+        for (function, dtype) in function::calls_of(kernel) {
+            let ty = if dtype == DType::F32 { F32 } else { F64 };
+            let callee = signature(module, &vec![ty; function.n_args()], Some(ty));
+            let id = module
+                .declare_function(&symbol(function, dtype), Linkage::Import, &callee)
+                .map_err(|e| internal(&e))?;
+            calls.insert((function, dtype), module.declare_func_in_func(id, &mut context.func));
+        }
+        function::translate(kernel, &mut context.func, builder_context, calls, self.isa.frontend_config());
+        let clif = self.options.keep_clif.then(|| context.func.display().to_string());
+        let id = module.declare_anonymous_function(&context.func.signature).map_err(|e| internal(&e))?;
+        module.define_function(id, context).map_err(|e| internal(&format!("{e:?}")))?;
+        let code_bytes = context.compiled_code().map_or(0, |code| code.code_buffer().len());
+        Ok((id, Stats { code_bytes, compile_time: started.elapsed(), clif }))
+    }
+}
+
+impl Backend for CraneliftBackend {
+    fn name(&self) -> &'static str {
+        "cranelift"
+    }
+
+    fn compile(&self, kernels: &[&Kernel]) -> Result<Compiled, CodegenError> {
+        let mut module = self.module();
+        let mut contexts = (module.make_context(), FunctionBuilderContext::new());
+        let mut known: HashMap<CodeKey, usize> = HashMap::new();
+        let mut ids: Vec<FuncId> = Vec::new();
+        let (mut distinct, mut stats) = (Vec::new(), Vec::new());
+        let mut failure = None;
+        for kernel in kernels {
+            debug_assert_eq!(kernel.verify(), Ok(()), "code is made of verified kernels only:\n{kernel}");
+            let key = kernel.code_key();
+            if let Some(&number) = known.get(&key) {
+                distinct.push(number);
+                continue;
+            }
+            match self.define(&mut module, &mut contexts, kernel) {
+                Ok((id, stat)) => {
+                    known.insert(key, ids.len());
+                    distinct.push(ids.len());
+                    ids.push(id);
+                    stats.push(stat);
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+        }
+        if failure.is_none() {
+            failure = module.finalize_definitions().err().map(|e| CodegenError::Environment(e.to_string()));
+        }
+        // From here on the memory is freed on every path.
+        let memory = JitMemory::new(module);
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let functions: Option<Vec<KernelFn>> = kernels
+            .iter()
+            .zip(&distinct)
+            .map(|(kernel, &number)| {
+                KernelFn::of_module(ids[number], kernel.args.len(), kernel.layout().len(), &memory)
+            })
+            .collect();
+        let functions = functions.ok_or_else(|| CodegenError::Internal("the module was dropped early".into()))?;
+        Ok(Compiled { functions, distinct, stats })
+    }
+}
+
+fn signature(module: &JITModule, params: &[cranelift_codegen::ir::Type], result: Option<cranelift_codegen::ir::Type>) -> Signature {
+    let mut signature = module.make_signature();
+    signature.params.extend(params.iter().map(|&ty| AbiParam::new(ty)));
+    signature.returns.extend(result.map(AbiParam::new));
+    signature
+}
+
+/// The symbol under which a function of the `libm` crate is known to the code.
+fn symbol(function: LibmFn, dtype: DType) -> String {
+    format!("cotangent_{}_{}", function.name(), dtype.name())
+}
+
+extern "C" fn floorf(x: f32) -> f32 {
+    x.floor()
+}
+extern "C" fn ceilf(x: f32) -> f32 {
+    x.ceil()
+}
+extern "C" fn truncf(x: f32) -> f32 {
+    x.trunc()
+}
+extern "C" fn nearbyintf(x: f32) -> f32 {
+    x.round_ties_even()
+}
+extern "C" fn floor(x: f64) -> f64 {
+    x.floor()
+}
+extern "C" fn ceil(x: f64) -> f64 {
+    x.ceil()
+}
+extern "C" fn trunc(x: f64) -> f64 {
+    x.trunc()
+}
+extern "C" fn nearbyint(x: f64) -> f64 {
+    x.round_ties_even()
+}
+extern "C" fn fmaf(x: f32, y: f32, z: f32) -> f32 {
+    x.mul_add(y, z)
+}
+extern "C" fn fma(x: f64, y: f64, z: f64) -> f64 {
+    x.mul_add(y, z)
+}

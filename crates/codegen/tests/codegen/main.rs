@@ -1,0 +1,4 @@
+//! Machine code against the interpreter, and the life of compiled code.
+
+mod common;
+mod ops;

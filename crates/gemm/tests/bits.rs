@@ -1,0 +1,222 @@
+//! Every product equals its definition bit for bit: all sizes, layouts, instruction sets, block sizes, threads.
+
+mod common;
+
+use common::{Case, LAYOUTS, Layout, Number, Random, Stack, check, isas};
+use cotangent_gemm::{Blocking, Call, Gemm, IsaChoice, MatMut, MatRef, Options, Workspace};
+use cotangent_pool::Pool;
+
+/// A random case with extents of `1..=most`.
+fn sample(random: &mut Random, most: usize, isa: IsaChoice) -> Case {
+    let mut extent = || if random.below(8) == 0 { 1 } else { 1 + random.below(most) };
+    let (m, n, k) = (extent(), extent(), extent());
+    let layouts = [random.pick(&LAYOUTS), random.pick(&LAYOUTS), random.pick(&LAYOUTS)];
+    Case { layouts, accumulate: random.below(2) == 0, ..Case::new(m, n, k, isa) }
+}
+
+fn small<T: Number>() {
+    let pool = Pool::new(1);
+    for isa in isas() {
+        let mut random = Random(1);
+        let n_cases = if isa == IsaChoice::Portable { 150 } else { 1500 };
+        for _ in 0..n_cases {
+            let case = sample(&mut random, 70, isa);
+            check::<T>(&case, &[&pool], &mut random);
+        }
+        // Each extent once, and each transpose.
+        for extent in 1..=70 {
+            let layout = [Layout::RowMajor, Layout::ColMajor];
+            let layouts = [random.pick(&layout), random.pick(&layout), random.pick(&layout)];
+            let other = 1 + random.below(20);
+            for (m, n, k) in
+                [(extent, other, 9), (other, extent, 9), (7, other, extent), (1, extent, 5), (extent, 1, 5)]
+            {
+                check::<T>(&Case { layouts, ..Case::new(m, n, k, isa) }, &[&pool], &mut random);
+            }
+        }
+    }
+}
+
+#[test]
+fn small_f32() {
+    small::<f32>();
+}
+
+#[test]
+fn small_f64() {
+    small::<f64>();
+}
+
+/// Blocks of a few rows and columns, so that small products have many, under all layouts.
+fn small_blocks<T: Number>() {
+    let pools = [Pool::new(1), Pool::new(3)];
+    let pools = [&pools[0], &pools[1]];
+    for isa in isas() {
+        let mut random = Random(2);
+        let n_cases = if isa == IsaChoice::Portable { 20 } else { 200 };
+        for _ in 0..n_cases {
+            let blocking = Blocking { mc: random.below(40), kc: random.below(20), nc: random.below(60) };
+            let case = Case { blocking: Some(blocking), ..sample(&mut random, 130, isa) };
+            check::<T>(&case, &pools, &mut random);
+        }
+    }
+}
+
+#[test]
+fn small_blocks_f32() {
+    small_blocks::<f32>();
+}
+
+#[test]
+fn small_blocks_f64() {
+    small_blocks::<f64>();
+}
+
+/// Sizes that several threads share, the same bits for one to four of them.
+fn threads<T: Number>() {
+    let pools: Vec<Pool> = (1..=4).map(Pool::new).collect();
+    let pools: Vec<&Pool> = pools.iter().collect();
+    let mut random = Random(3);
+    let shapes = [
+        (131, 257, 391),
+        (1, 4099, 300),
+        (4099, 1, 300),
+        (2, 3000, 200),
+        (3001, 10, 60),
+        (10, 3001, 60),
+        (23, 700, 130),
+        (700, 23, 130),
+        (1200, 90, 40),
+    ];
+    for isa in isas().into_iter().filter(|&isa| isa != IsaChoice::Portable) {
+        for (m, n, k) in shapes {
+            for index in 0..4 {
+                let plain = [Layout::RowMajor, Layout::ColMajor];
+                let layouts = [plain[index & 1], plain[index >> 1], random.pick(&LAYOUTS)];
+                let blocking = (random.below(3) == 0).then_some(Blocking { mc: 48, kc: 64, nc: 256 });
+                let accumulate = random.below(2) == 0;
+                let case = Case { layouts, accumulate, blocking, ..Case::new(m, n, k, isa) };
+                check::<T>(&case, &pools, &mut random);
+            }
+        }
+    }
+    // The portable kernels drive the same loops; one shape shows that they fit.
+    check::<T>(&Case::new(131, 67, 91, IsaChoice::Portable), &pools, &mut random);
+}
+
+#[test]
+fn threads_f32() {
+    threads::<f32>();
+}
+
+#[test]
+fn threads_f64() {
+    threads::<f64>();
+}
+
+#[test]
+fn large_and_odd() {
+    let pools = [Pool::new(1), Pool::new(2)];
+    let mut random = Random(4);
+    let case = Case::new(385, 1031, 517, IsaChoice::Auto);
+    check::<f32>(&case, &[&pools[0], &pools[1]], &mut random);
+    // Higher than one block of rows, so that threads share a packed block of B.
+    let case = Case { accumulate: true, ..Case::new(1537, 203, 301, IsaChoice::Auto) };
+    check::<f32>(&case, &[&pools[0], &pools[1]], &mut random);
+    check::<f64>(&case, &[&pools[1]], &mut random);
+}
+
+#[test]
+fn batches() {
+    let pools = [Pool::new(1), Pool::new(2), Pool::new(4)];
+    let pools = [&pools[0], &pools[1], &pools[2]];
+    let mut random = Random(5);
+    for isa in isas() {
+        let n_cases = if isa == IsaChoice::Portable { 8 } else { 60 };
+        for index in 0..n_cases {
+            let broadcast = [index % 3 == 1, index % 3 == 2];
+            let count = random.below(9);
+            let case = Case { count, broadcast, ..sample(&mut random, 60, isa) };
+            check::<f32>(&case, &pools, &mut random);
+            check::<f64>(&case, &pools, &mut random);
+        }
+    }
+    // Enough work for threads: more products than threads, and fewer.
+    for count in [3, 40] {
+        for broadcast in [[false, false], [true, false], [false, true]] {
+            let layouts = [Layout::RowMajor, Layout::ColMajor, Layout::RowMajor];
+            let case = Case { count, broadcast, layouts, ..Case::new(70, 60, 90, IsaChoice::Auto) };
+            check::<f32>(&case, &pools, &mut random);
+            let case = Case { blocking: Some(Blocking { mc: 16, kc: 32, nc: 32 }), ..case };
+            check::<f64>(&case, &pools, &mut random);
+        }
+    }
+}
+
+#[test]
+fn empty_extents() {
+    let pool = Pool::new(2);
+    let mut random = Random(6);
+    for isa in isas() {
+        for (m, n) in [(0, 5), (5, 0), (0, 0), (1, 1), (3, 40), (40, 1), (130, 70)] {
+            for accumulate in [false, true] {
+                for k in [0, 1] {
+                    check::<f32>(&Case { accumulate, ..Case::new(m, n, k, isa) }, &[&pool], &mut random);
+                    check::<f64>(&Case { accumulate, ..Case::new(m, n, k, isa) }, &[&pool], &mut random);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn infinities_and_nans_go_where_they_should() {
+    let pool = Pool::new(1);
+    for isa in isas() {
+        for (m, n, k) in [(5, 7, 3), (40, 50, 70), (1, 33, 20), (33, 1, 20), (100, 120, 110)] {
+            let mut random = Random(7);
+            let specials = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, f32::MAX, f32::MIN_POSITIVE / 8.0];
+            let mut value = || if random.below(9) == 0 { random.pick(&specials) } else { common::value(&mut random) };
+            let a = Stack::new(Layout::RowMajor, 1, m, k, &mut value);
+            let b = Stack::new(Layout::ColMajor, 1, k, n, &mut value);
+            let mut expected = Stack::new(Layout::RowMajor, 1, m, n, || 0.0);
+            let mut c = expected.clone();
+            common::reference(&a, &b, &mut expected, false);
+            let gemm = Gemm::with_options(m, n, k, &Options { isa, blocking: None }).unwrap();
+            // SAFETY: the stacks outlive the call and are distinct.
+            unsafe { gemm.run(&pool, a.view(), b.view(), c.view_mut(), &Call::default(), &mut Workspace::new()) };
+            for (found, expected) in c.data.iter().zip(&expected.data) {
+                assert_eq!(found.bits(), expected.bits(), "{found} {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "other extents than the plan")]
+fn extents_must_be_the_plans() {
+    let (a, mut c) = ([0.0_f32; 4], [0.0_f32; 4]);
+    let (view, c) = (MatRef::row_major(a.as_ptr(), 2, 2), MatMut::row_major(c.as_mut_ptr(), 2, 2));
+    let gemm = Gemm::<f32>::new(2, 2, 3);
+    // SAFETY: the arrays outlive the call, which panics before it uses them.
+    unsafe { gemm.run(&Pool::new(1), view, view, c, &Call::default(), &mut Workspace::new()) };
+}
+
+#[test]
+fn a_panicking_epilogue_reaches_the_caller() {
+    let pool = Pool::new(2);
+    let (a, b) = (vec![1.0_f32; 200 * 200], vec![1.0_f32; 200 * 200]);
+    let mut c = vec![0.0_f32; 200 * 200];
+    let gemm = Gemm::new(200, 200, 200);
+    let (a, b) = (MatRef::row_major(a.as_ptr(), 200, 200), MatRef::row_major(b.as_ptr(), 200, 200));
+    let view = MatMut::row_major(c.as_mut_ptr(), 200, 200);
+    let call = Call { accumulate: false, epilogue: Some(&|_, _, _| std::panic::resume_unwind(Box::new(1))) };
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        // SAFETY: the vectors outlive the call and are distinct.
+        unsafe { gemm.run(&pool, a, b, view, &call, &mut Workspace::new()) }
+    }));
+    assert!(result.is_err());
+    // SAFETY: as above.
+    unsafe { gemm.run(&pool, a, b, view, &Call::default(), &mut Workspace::new()) };
+    assert!(c.iter().all(|&c| c == 200.0));
+}

@@ -1,0 +1,212 @@
+//! The interpreter: the oracle that everything else is compared with.
+//!
+//! It evaluates any graph at any stage, node by node: composites by expanding them, regions by running their bodies,
+//! `grad` by central differences, so that the symbolic derivative has an independent twin.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::diag::{Code, Diag};
+use crate::expand;
+use crate::ir::{Graph, NodeId, Role};
+use crate::op::{EvalCx, Fault, Lower, Source};
+use crate::tensor::TensorData;
+use crate::types::Shape;
+
+/// What random numbers depend on besides their stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// The seed of the run.
+    pub seed: u64,
+    /// The number of steps taken.
+    pub step: u32,
+}
+
+/// The values of named sources, and the counters.
+#[derive(Clone, Debug, Default)]
+pub struct Env {
+    /// Inputs, parameters and states by name.
+    pub values: HashMap<String, TensorData>,
+    /// What random numbers depend on.
+    pub counters: Counters,
+}
+
+impl Env {
+    /// The same environment with one more value.
+    pub fn with(mut self, name: &str, value: impl Into<TensorData>) -> Self {
+        self.values.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Starting values for every parameter and state of a graph, from their initialisers under this seed.
+    pub fn initialize(&mut self, graph: &Graph, seed: u64) {
+        self.counters.seed = seed;
+        for node in graph.nodes() {
+            if let (Some(init), Some((dtype, shape))) = (node.attrs.init("init"), node.ty.as_tensor()) {
+                let name = node.attrs.str("name");
+                self.values.entry(name.to_owned()).or_insert_with(|| init.sample(seed, name, dtype, shape));
+            }
+        }
+    }
+}
+
+/// A value: one tensor, or several.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// One tensor.
+    One(Arc<TensorData>),
+    /// Several.
+    Many(Vec<Value>),
+}
+
+impl Value {
+    /// The tensor, if it is one.
+    pub fn tensor(&self) -> Option<&TensorData> {
+        match self {
+            Value::One(t) => Some(t),
+            Value::Many(_) => None,
+        }
+    }
+}
+
+/// Evaluates a graph's outputs, in their order.
+pub fn interpret(graph: &Graph, env: &Env) -> Result<Vec<TensorData>, Diag> {
+    let values = interpret_nodes(graph, env)?;
+    let output = |o: &crate::ir::Output| match &values[o.value.index()] {
+        Some(Value::One(t)) => Ok(t.as_ref().clone()),
+        _ => Err(Diag::new(Code::NoSuchValue, format!("output `{}` is not a tensor", o.name))),
+    };
+    graph.outputs().iter().map(output).collect()
+}
+
+/// Evaluates a graph's outputs by name: results, and updates under `update NAME`.
+pub fn interpret_named(graph: &Graph, env: &Env) -> Result<Vec<(String, TensorData)>, Diag> {
+    let names = graph.outputs().iter().map(|o| match o.role {
+        Role::Result => o.name.to_string(),
+        Role::Update(_) => format!("update {}", o.name),
+    });
+    Ok(names.zip(interpret(graph, env)?).collect())
+}
+
+/// Evaluates every node that an output needs.
+pub fn interpret_nodes(graph: &Graph, env: &Env) -> Result<Vec<Option<Value>>, Diag> {
+    let live = graph.live();
+    let mut values: Vec<Option<Value>> = vec![None; graph.n_nodes()];
+    for id in graph.ids().filter(|id| live[id.index()]) {
+        let value = eval_node(graph, id, env, &values)?;
+        values[id.index()] = Some(value);
+    }
+    Ok(values)
+}
+
+fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>]) -> Result<Value, Diag> {
+    let node = graph.node(id);
+    let fail = |fault: Fault| {
+        let mut diag = Diag::new(fault.code, fault.message).at(node.origin.loc());
+        diag.help = fault.help;
+        diag
+    };
+    let operands: SmallVec<[&Value; 4]> = node.inputs.iter().filter_map(|i| values[i.index()].as_ref()).collect();
+    let cx = EvalCx { op: node.op.0, attrs: &node.attrs, ty: &node.ty, counters: env.counters, bodies: graph.bodies() };
+    match &node.op.lower {
+        Lower::Source(Source::Input | Source::Param | Source::State) => {
+            let name = node.attrs.str("name");
+            let value = env
+                .values
+                .get(name)
+                .ok_or_else(|| fail(Fault::new(Code::InputNames, format!("`{name}` has no value"))))?;
+            if value.ty() != node.ty {
+                let text = format!("`{name}` requires {}, got {}", node.ty, value.ty());
+                return Err(fail(Fault::new(Code::InputType, text)));
+            }
+            Ok(Value::One(Arc::new(value.clone())))
+        }
+        Lower::Tuple => Ok(Value::Many(operands.into_iter().cloned().collect())),
+        Lower::Item => match operands[0] {
+            Value::Many(members) => Ok(members[node.attrs.int("index") as usize].clone()),
+            Value::One(_) => Err(fail(Fault::new(Code::NoSuchValue, "`item` of a single tensor"))),
+        },
+        Lower::Grad => central_differences(graph, id, env),
+        Lower::Expand(_) => {
+            let body = expand::one_op_graph(graph, id).map_err(|d| d.0[0].clone())?;
+            let mut inner = Env { values: HashMap::new(), counters: env.counters };
+            for (k, operand) in operands.iter().enumerate() {
+                let tensor = operand
+                    .tensor()
+                    .ok_or_else(|| fail(Fault::new(Code::Unsupported, format!("`{}` of a tuple", node.op.name))))?;
+                inner.values.insert(k.to_string(), tensor.clone());
+            }
+            let results = interpret(&body, &inner).map_err(|d| d.at(node.origin.loc()))?;
+            let mut results: Vec<Value> = results.into_iter().map(|t| Value::One(Arc::new(t))).collect();
+            Ok(if results.len() == 1 { results.swap_remove(0) } else { Value::Many(results) })
+        }
+        _ => {
+            let tensors: SmallVec<[&TensorData; 4]> = operands.iter().filter_map(|v| v.tensor()).collect();
+            (node.op.eval)(&cx, &tensors).map(|t| Value::One(Arc::new(t))).map_err(fail)
+        }
+    }
+}
+
+/// The derivative of the first operand of a `grad` node with respect to the second, element by element, by central
+/// differences; meant for f64 graphs, where it is good to about 1e-9.
+fn central_differences(graph: &Graph, id: NodeId, env: &Env) -> Result<Value, Diag> {
+    let node = graph.node(id);
+    let (y, wrt) = (node.inputs[0], node.inputs[1]);
+    let base = eval_with(graph, &node.inputs, env, None)?;
+    let x = &base[1];
+    let seed: Option<Vec<f64>> = base.get(2).map(TensorData::to_f64);
+    let dtype = x.dtype();
+    let bits = x.bits();
+    let mut out = Vec::with_capacity(bits.len());
+    for i in 0..bits.len() {
+        let at = dtype.f64_of_bits(bits[i]);
+        let step = 1e-5 * at.abs().max(1.0);
+        let mut sides = [0.0; 2];
+        for (side, sign) in sides.iter_mut().zip([1.0, -1.0]) {
+            let mut moved = bits.clone();
+            moved[i] = dtype.bits_of_f64(at + sign * step);
+            let moved = TensorData::from_bits(dtype, &x.shape(), &moved);
+            let value = eval_with(graph, &[y], env, Some((wrt, moved)))?[0].to_f64();
+            *side = match &seed {
+                Some(seed) => value.iter().zip(seed).map(|(v, s)| v * s).sum(),
+                None => value.first().copied().unwrap_or(0.0),
+            };
+        }
+        out.push(dtype.bits_of_f64((sides[0] - sides[1]) / (2.0 * step)));
+    }
+    let shape: Shape = x.shape();
+    Ok(Value::One(Arc::new(TensorData::from_bits(dtype, &shape, &out))))
+}
+
+/// Evaluates some nodes with one node's value replaced.
+fn eval_with(
+    graph: &Graph,
+    wanted: &[NodeId],
+    env: &Env,
+    replaced: Option<(NodeId, TensorData)>,
+) -> Result<Vec<TensorData>, Diag> {
+    let mut needed = vec![false; graph.n_nodes()];
+    for id in wanted {
+        needed[id.index()] = true;
+    }
+    for id in graph.ids().rev() {
+        if needed[id.index()] && replaced.as_ref().is_none_or(|(r, _)| *r != id) {
+            for input in &graph.node(id).inputs {
+                needed[input.index()] = true;
+            }
+        }
+    }
+    let mut values: Vec<Option<Value>> = vec![None; graph.n_nodes()];
+    for id in graph.ids().filter(|id| needed[id.index()]) {
+        let value = match &replaced {
+            Some((r, tensor)) if *r == id => Value::One(Arc::new(tensor.clone())),
+            _ => eval_node(graph, id, env, &values)?,
+        };
+        values[id.index()] = Some(value);
+    }
+    let tensor = |id: &NodeId| values[id.index()].as_ref().and_then(Value::tensor).cloned();
+    let missing = || Diag::new(Code::NoSuchValue, "a derivative of a tuple");
+    wanted.iter().map(|id| tensor(id).ok_or_else(missing)).collect()
+}

@@ -1,0 +1,164 @@
+//! Run-time indices: picking and adding rows, one-hot, and the check that indices are in range.
+//!
+//! Every run-time index passes a check before a step changes anything; no option removes it.
+
+use cotangent_scalar::DType;
+use smallvec::smallvec;
+
+use crate::attrs::{AttrKind, AttrSpec, Attrs};
+use crate::builder::Tensor;
+use crate::eval;
+use crate::op::{Arity, Fault, InferCx, Lower, OpDef, OpTraits, Vjp};
+use crate::samples::Sample;
+use crate::types::{Shape, Type};
+
+fn require_indices(cx: &InferCx<'_>, dtype: DType) -> Result<(), Fault> {
+    if matches!(dtype, DType::I32 | DType::I64) {
+        return Ok(());
+    }
+    Err(cx.dtype_fault(format_args!("requires i32 or i64 indices, got {dtype}")).help("convert with `cast`"))
+}
+
+/// Rows of a table.
+pub static GATHER: OpDef = OpDef {
+    name: "gather",
+    doc: "Rows of a table `[n, ..]` picked by indices `[i..]`: `[i.., ..]`. An index outside `0..n` is an error of the step.",
+    arity: Arity::Exact(2),
+    attrs: &[],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let ((dtype, table), (index, indices)) = (cx.tensor(0)?, cx.tensor(1)?);
+        require_indices(cx, index)?;
+        if table.rank() == 0 {
+            return Err(cx.shape_fault("requires a table of rank 1 or more, got a scalar"));
+        }
+        Ok(Type::tensor(dtype, indices.iter().chain(&table[1..]).copied().collect::<Shape>()))
+    },
+    eval: eval::gather,
+    vjp: Vjp::Rule(|cx| smallvec![Some(cx.dy.scatter_add(cx.inputs[1], cx.x().dim(0))), None]),
+    lower: Lower::Gather,
+    samples: |s| vec![Sample::new(vec![s.float_in(-2.0..2.0, [5, 3]), s.ints(DType::I64, 0..5, [2, 2])])],
+};
+
+/// Rows added by index.
+pub static SCATTER_ADD: OpDef = OpDef {
+    name: "scatter_add",
+    doc: "Rows `[i.., ..]` added to zeros `[rows, ..]` at indices `[i..]`, in the order of the indices. An index outside \
+          `0..rows` is an error of the step.",
+    arity: Arity::Exact(2),
+    attrs: &[AttrSpec { name: "rows", kind: AttrKind::Int, doc: "the number of rows of the result" }],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let ((dtype, updates), (index, indices)) = (cx.tensor(0)?, cx.tensor(1)?);
+        require_indices(cx, index)?;
+        if dtype == DType::Bool {
+            return Err(cx.dtype_fault("requires numbers, got bool").help("convert with `cast`"));
+        }
+        if updates.rank() < indices.rank() || updates[..indices.rank()] != indices[..] {
+            return Err(cx.shape_fault(format_args!(
+                "requires updates that start with the indices' shape {indices}, got {updates}"
+            )));
+        }
+        if cx.attrs.int("rows") < 0 {
+            return Err(cx.attr_fault(format_args!("requires rows of at least 0, got {}", cx.attrs.int("rows"))));
+        }
+        let rows = cx.attrs.size("rows");
+        Ok(Type::tensor(dtype, [rows].iter().chain(&updates[indices.rank()..]).copied().collect::<Shape>()))
+    },
+    eval: eval::scatter_add,
+    vjp: Vjp::Rule(|cx| smallvec![Some(cx.dy.gather(cx.inputs[1])), None]),
+    lower: Lower::ScatterAdd,
+    samples: |s| {
+        let inputs = vec![s.float_in(-2.0..2.0, [4, 3]), s.ints(DType::I64, 0..5, [4])];
+        vec![Sample::new(inputs).attrs(Attrs::none().with("rows", 5))]
+    },
+};
+
+/// Indices, checked.
+pub static CHECK_INDEX: OpDef = OpDef {
+    name: "check_index",
+    doc: "The operand, once every element was seen to lie in `0..bound`; otherwise the step is an error and changes nothing.",
+    arity: Arity::Exact(1),
+    attrs: &[AttrSpec { name: "bound", kind: AttrKind::Int, doc: "one past the largest index allowed" }],
+    traits: OpTraits::IDEMPOTENT,
+    infer: |cx| {
+        let (dtype, shape) = cx.tensor(0)?;
+        require_indices(cx, dtype)?;
+        Ok(Type::tensor(dtype, shape))
+    },
+    eval: eval::check_index,
+    vjp: Vjp::Zero("integers have no derivative"),
+    lower: Lower::Check,
+    samples: |s| vec![Sample::new(vec![s.ints(DType::I64, 0..5, [4])]).attrs(Attrs::none().with("bound", 5))],
+};
+
+/// Unit vectors by index.
+pub static ONE_HOT: OpDef = OpDef {
+    name: "one_hot",
+    doc: "For indices `[i..]`, `[i.., depth]` of element type `to` with 1 at the index and 0 elsewhere. An index outside \
+          `0..depth` is an error of the step.",
+    arity: Arity::Exact(1),
+    attrs: &[
+        AttrSpec { name: "depth", kind: AttrKind::Int, doc: "the extent of the new last axis" },
+        AttrSpec { name: "to", kind: AttrKind::DType, doc: "the element type of the result" },
+    ],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let (dtype, shape) = cx.tensor(0)?;
+        require_indices(cx, dtype)?;
+        let to = cx.attrs.dtype("to").ok_or_else(|| cx.attr_fault("requires the attribute `to`"))?;
+        Ok(Type::tensor(to, shape.iter().copied().chain([cx.attrs.size("depth")]).collect::<Shape>()))
+    },
+    eval: eval::unbound,
+    vjp: Vjp::Zero("integers have no derivative"),
+    lower: Lower::Expand(|cx| {
+        let depth = cx.attrs.size("depth");
+        smallvec![cx.inputs[0].is_class(depth).cast(cx.ty.dtype())]
+    }),
+    samples: |s| {
+        let attrs = Attrs::none().with("depth", 5).with("to", s.dtype());
+        vec![Sample::new(vec![s.ints(DType::I64, 0..5, [4])]).attrs(attrs)]
+    },
+};
+
+/// The ops of this file.
+pub(crate) static OPS: &[&OpDef] = &[&GATHER, &SCATTER_ADD, &CHECK_INDEX, &ONE_HOT];
+
+impl<'g> Tensor<'g> {
+    /// Rows of this table picked by indices.
+    #[track_caller]
+    pub fn gather(self, indices: Tensor<'_>) -> Tensor<'g> {
+        let g = self.builder();
+        g.op(&GATHER, &[self, indices], Attrs::none(), None)
+    }
+
+    /// These rows added to zeros of `rows` rows, by index.
+    #[track_caller]
+    pub fn scatter_add(self, indices: Tensor<'_>, rows: usize) -> Tensor<'g> {
+        self.builder().op(&SCATTER_ADD, &[self, indices], Attrs::none().with("rows", rows as i64), None)
+    }
+
+    /// These indices, checked to lie in `0..bound` at every step.
+    #[track_caller]
+    pub fn check_index(self, bound: usize) -> Tensor<'g> {
+        self.unary_with(&CHECK_INDEX, Attrs::none().with("bound", bound as i64))
+    }
+
+    /// Unit vectors of length `depth` with 1 at these indices.
+    #[track_caller]
+    pub fn one_hot(self, depth: usize, to: DType) -> Tensor<'g> {
+        self.unary_with(&ONE_HOT, Attrs::none().with("depth", depth as i64).with("to", to))
+    }
+
+    /// For class indices `[i..]`, whether the class is `c`, at `[i.., c]` for each of `n_classes`; checked.
+    #[track_caller]
+    pub fn is_class(self, n_classes: usize) -> Tensor<'g> {
+        if self.is_poisoned() {
+            return self;
+        }
+        let shape = self.shape();
+        let wide: Shape = shape.iter().copied().chain([n_classes]).collect();
+        let class = self.check_index(n_classes).cast(DType::I32).repeat_along(&wide, &[shape.rank()]);
+        class.eq(self.builder().iota(DType::I32, wide, shape.rank()))
+    }
+}

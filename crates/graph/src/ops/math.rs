@@ -1,0 +1,270 @@
+//! Mathematical functions, element by element.
+
+use std::f64::consts::{PI, SQRT_2};
+
+use cotangent_scalar::math as m;
+use smallvec::smallvec;
+
+use crate::builder::Tensor;
+use crate::op::{OpDef, OpTraits, Vjp};
+use crate::ops::arithmetic::{one, pointwise};
+use crate::ops::infer_float;
+use crate::samples::{Sample, Sampler};
+
+fn positive(s: &mut Sampler) -> Vec<Sample> {
+    vec![Sample::new(vec![s.float_in(0.2..4.0, [3, 5])])]
+}
+
+fn above_minus_one(s: &mut Sampler) -> Vec<Sample> {
+    vec![Sample::new(vec![s.float_in(-0.8..3.0, [3, 5])])]
+}
+
+fn inside_one(s: &mut Sampler) -> Vec<Sample> {
+    vec![Sample::new(vec![s.float_in(-0.9..0.9, [3, 5])])]
+}
+
+fn base_and_exponent(s: &mut Sampler) -> Vec<Sample> {
+    vec![Sample::new(vec![s.float_in(0.3..3.0, [3, 4]), s.float_in(-2.0..2.0, [3, 4])])]
+}
+
+/// e to the power of x.
+pub static EXP: OpDef = pointwise(
+    "exp",
+    "Exponential `eˣ`; at most 1 ulp off in f32.",
+    1,
+    OpTraits::MONOTONE,
+    infer_float,
+    |s, v, _| m::exp(s, v[0]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * cx.output)]),
+    one,
+);
+
+/// e to the power of x, minus 1, accurate near 0.
+pub static EXPM1: OpDef = pointwise(
+    "expm1",
+    "`eˣ - 1`, accurate near 0.",
+    1,
+    OpTraits::MONOTONE.with(OpTraits::ZERO_PRESERVING),
+    infer_float,
+    |s, v, _| m::expm1(s, v[0]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * (cx.output + 1.0))]),
+    one,
+);
+
+/// Natural logarithm.
+pub static LOG: OpDef = pointwise(
+    "log",
+    "Natural logarithm; -inf at 0, NaN below; at most 1 ulp off in f32.",
+    1,
+    OpTraits::MONOTONE,
+    infer_float,
+    |s, v, _| m::log(s, v[0]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy / cx.x())]),
+    positive,
+);
+
+/// Natural logarithm of 1 + x, accurate near 0.
+pub static LOG1P: OpDef = pointwise(
+    "log1p",
+    "`log(1 + x)`, accurate near 0.",
+    1,
+    OpTraits::MONOTONE.with(OpTraits::ZERO_PRESERVING),
+    infer_float,
+    |s, v, _| m::log1p(s, v[0]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy / (cx.x() + 1.0))]),
+    above_minus_one,
+);
+
+/// Square root.
+pub static SQRT: OpDef = pointwise(
+    "sqrt",
+    "Square root, correctly rounded; NaN below 0.",
+    1,
+    OpTraits::MONOTONE.with(OpTraits::ZERO_PRESERVING),
+    infer_float,
+    |s, v, _| s.sqrt(v[0]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * 0.5 / cx.output)]),
+    positive,
+);
+
+/// Reciprocal square root.
+pub static RSQRT: OpDef = pointwise(
+    "rsqrt",
+    "Reciprocal square root `1/√x`.",
+    1,
+    OpTraits::NONE,
+    infer_float,
+    |s, v, _| m::rsqrt(s, v[0]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * -0.5f64 * (cx.output / cx.x()))]),
+    positive,
+);
+
+/// Hyperbolic tangent.
+pub static TANH: OpDef = pointwise(
+    "tanh",
+    "Hyperbolic tangent.",
+    1,
+    OpTraits::ODD.with(OpTraits::MONOTONE).with(OpTraits::ZERO_PRESERVING),
+    infer_float,
+    |s, v, _| m::tanh(s, v[0]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * (1.0 - cx.output * cx.output))]),
+    one,
+);
+
+/// Logistic function.
+pub static SIGMOID: OpDef = pointwise(
+    "sigmoid",
+    "Logistic function `1 / (1 + e⁻ˣ)`.",
+    1,
+    OpTraits::MONOTONE,
+    infer_float,
+    |s, v, _| m::sigmoid(s, v[0]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * (cx.output * (1.0 - cx.output)))]),
+    one,
+);
+
+/// Error function.
+pub static ERF: OpDef = pointwise(
+    "erf",
+    "Error function `2/√π ∫₀ˣ e^(-t²) dt`.",
+    1,
+    OpTraits::ODD.with(OpTraits::MONOTONE).with(OpTraits::ZERO_PRESERVING),
+    infer_float,
+    |s, v, _| m::erf(s, v[0]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * (-(cx.x() * cx.x())).exp() * (2.0 / PI.sqrt()))]),
+    one,
+);
+
+/// Inverse of the error function.
+pub static ERF_INV: OpDef = pointwise(
+    "erf_inv",
+    "Inverse of the error function on (-1, 1).",
+    1,
+    OpTraits::ODD.with(OpTraits::MONOTONE).with(OpTraits::ZERO_PRESERVING),
+    infer_float,
+    |s, v, _| m::erf_inv(s, v[0]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * (cx.output * cx.output).exp() * (PI.sqrt() / 2.0))]),
+    inside_one,
+);
+
+/// log(1 + eˣ) without overflow.
+pub static SOFTPLUS: OpDef = pointwise(
+    "softplus",
+    "`log(1 + eˣ)`, computed as `max(x, 0) + log1p(e^(-|x|))`: no overflow.",
+    1,
+    OpTraits::MONOTONE,
+    infer_float,
+    |s, v, _| m::softplus(s, v[0]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * cx.x().sigmoid())]),
+    one,
+);
+
+/// Sine.
+pub static SIN: OpDef = pointwise(
+    "sin",
+    "Sine of an angle in radians.",
+    1,
+    OpTraits::ODD.with(OpTraits::ZERO_PRESERVING),
+    infer_float,
+    |s, v, _| m::sin(s, v[0]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * cx.x().cos())]),
+    one,
+);
+
+/// Cosine.
+pub static COS: OpDef = pointwise(
+    "cos",
+    "Cosine of an angle in radians.",
+    1,
+    OpTraits::EVEN,
+    infer_float,
+    |s, v, _| m::cos(s, v[0]),
+    Vjp::Rule(|cx| smallvec![Some(-(cx.dy * cx.x().sin()))]),
+    one,
+);
+
+/// Power.
+pub static POW: OpDef = pointwise(
+    "pow",
+    "Power `aᵇ`; NaN for a negative base and a fractional exponent. The derivative with respect to `b` at `a = 0` is 0.",
+    2,
+    OpTraits::NONE,
+    infer_float,
+    |s, v, _| m::pow(s, v[0], v[1]),
+    Vjp::Rule(|cx| {
+        let (a, b) = (cx.inputs[0], cx.inputs[1]);
+        let zero = a.constant_like(0.0);
+        let positive = a.gt(zero);
+        let log = positive.select(a, a.constant_like(1.0)).log();
+        smallvec![Some(cx.dy * b * a.pow(b - 1.0)), Some(cx.dy * positive.select(cx.output * log, zero))]
+    }),
+    base_and_exponent,
+);
+
+/// The ops of this file.
+pub(crate) static OPS: &[&OpDef] =
+    &[&EXP, &EXPM1, &LOG, &LOG1P, &SQRT, &RSQRT, &TANH, &SIGMOID, &ERF, &ERF_INV, &SOFTPLUS, &SIN, &COS, &POW];
+
+macro_rules! methods {
+    ($($(#[$doc:meta])* $name:ident, $op:ident;)*) => {
+        impl<'g> Tensor<'g> {
+            $($(#[$doc])* #[track_caller] pub fn $name(self) -> Tensor<'g> { self.unary(&$op) })*
+        }
+    };
+}
+
+methods! {
+    /// Exponential.
+    exp, EXP;
+    /// Exponential minus 1, accurate near 0.
+    expm1, EXPM1;
+    /// Natural logarithm.
+    log, LOG;
+    /// Natural logarithm of 1 + x, accurate near 0.
+    log1p, LOG1P;
+    /// Square root.
+    sqrt, SQRT;
+    /// Reciprocal square root.
+    rsqrt, RSQRT;
+    /// Hyperbolic tangent.
+    tanh, TANH;
+    /// Logistic function.
+    sigmoid, SIGMOID;
+    /// Error function.
+    erf, ERF;
+    /// Inverse error function.
+    erf_inv, ERF_INV;
+    /// log(1 + eˣ).
+    softplus, SOFTPLUS;
+    /// Sine.
+    sin, SIN;
+    /// Cosine.
+    cos, COS;
+}
+
+impl<'g> Tensor<'g> {
+    /// Power, with NumPy broadcasting.
+    #[track_caller]
+    pub fn pow(self, exponent: Tensor<'_>) -> Tensor<'g> {
+        self.binary(&POW, exponent)
+    }
+
+    /// Power with a constant exponent; whole and half exponents that have cheaper forms use them.
+    #[track_caller]
+    pub fn powf(self, exponent: f64) -> Tensor<'g> {
+        match exponent {
+            1.0 => self,
+            2.0 => self.square(),
+            0.5 => self.sqrt(),
+            -0.5 => self.rsqrt(),
+            -1.0 => 1.0 / self,
+            _ => self.pow(self.constant_like(exponent)),
+        }
+    }
+
+    /// The cumulative distribution function of the standard normal distribution.
+    #[track_caller]
+    pub fn normal_cdf(self) -> Tensor<'g> {
+        ((self * (1.0 / SQRT_2)).erf() + 1.0) * 0.5
+    }
+}

@@ -1,0 +1,107 @@
+//! The matrix product.
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::attrs::{AttrKind, AttrSpec, Attrs};
+use crate::builder::Tensor;
+use crate::diag::{Code, Diag};
+use crate::eval;
+use crate::op::{Arity, Cotangents, Lower, OpDef, OpTraits, Vjp, VjpCx};
+use crate::samples::Sample;
+use crate::types::{Shape, Type};
+
+fn vjp<'g>(cx: &VjpCx<'g, '_>) -> Cotangents<'g> {
+    let (a, b, dy) = (cx.inputs[0], cx.inputs[1], cx.dy);
+    // With A' = A or Aᵀ as used: dA' = dY·B'ᵀ, dB' = A'ᵀ·dY; the transpose flags absorb every transpose.
+    let (ta, tb) = (cx.attrs.bool("ta"), cx.attrs.bool("tb"));
+    let da = if ta { b.matmul_with(dy, tb, true) } else { dy.matmul_with(b, false, !tb) };
+    let db = if tb { dy.matmul_with(a, true, ta) } else { a.matmul_with(dy, !ta, false) };
+    smallvec![Some(da), Some(db)]
+}
+
+/// Matrix product in the last two axes.
+pub static MATMUL: OpDef = OpDef {
+    name: "matmul",
+    doc: "Matrix product in the last two axes, `[.., m, k] · [.., k, n]`, leading axes equal; `ta` and `tb` read an operand \
+          transposed. Every element is one chain of fused multiply-adds over k in order.",
+    arity: Arity::Exact(2),
+    attrs: &[
+        AttrSpec { name: "ta", kind: AttrKind::Bool, doc: "the first operand is stored as `[.., k, m]`" },
+        AttrSpec { name: "tb", kind: AttrKind::Bool, doc: "the second operand is stored as `[.., n, k]`" },
+    ],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let ((a, a_shape), (b, b_shape)) = (cx.tensor(0)?, cx.tensor(1)?);
+        if a != b || !a.is_float() {
+            let fault = cx.dtype_fault(format_args!("requires two f32 or two f64 operands, got {a} and {b}"));
+            return Err(fault.help("nothing is promoted implicitly: convert one of them with `cast`"));
+        }
+        let rank = a_shape.rank();
+        if rank < 2 || rank != b_shape.rank() || a_shape[..rank - 2] != b_shape[..rank - 2] {
+            let text = format_args!("requires matrices with equal leading axes, got {a_shape} and {b_shape}");
+            return Err(cx.shape_fault(text));
+        }
+        let turned = |s: &Shape, flag: &str| match cx.attrs.bool(flag) {
+            true => (s[rank - 1], s[rank - 2]),
+            false => (s[rank - 2], s[rank - 1]),
+        };
+        let ((m, k), (k2, n)) = (turned(a_shape, "ta"), turned(b_shape, "tb"));
+        if k != k2 {
+            let (ta, tb) = (if cx.attrs.bool("ta") { "ᵀ" } else { "" }, if cx.attrs.bool("tb") { "ᵀ" } else { "" });
+            let text =
+                format_args!("requires inner extents to be equal, got {k} and {k2} in {a_shape}{ta} · {b_shape}{tb}");
+            return Err(cx.shape_fault(text));
+        }
+        let leading = a_shape[..rank - 2].iter().copied();
+        Ok(Type::tensor(a, leading.chain([m, n]).collect::<Shape>()))
+    },
+    eval: eval::matmul,
+    vjp: Vjp::Rule(vjp),
+    lower: Lower::Gemm,
+    samples: |s| {
+        let flags = |ta: bool, tb: bool| Attrs::none().with("ta", ta).with("tb", tb);
+        vec![
+            Sample::new(vec![s.float_in(-1.0..1.0, [3, 4]), s.float_in(-1.0..1.0, [4, 2])]).attrs(flags(false, false)),
+            Sample::new(vec![s.float_in(-1.0..1.0, [4, 3]), s.float_in(-1.0..1.0, [4, 2])]).attrs(flags(true, false)),
+            Sample::new(vec![s.float_in(-1.0..1.0, [3, 4]), s.float_in(-1.0..1.0, [2, 4])]).attrs(flags(false, true)),
+            Sample::new(vec![s.float_in(-1.0..1.0, [2, 4, 3]), s.float_in(-1.0..1.0, [2, 2, 4])])
+                .attrs(flags(true, true)),
+        ]
+    },
+};
+
+/// The ops of this file.
+pub(crate) static OPS: &[&OpDef] = &[&MATMUL];
+
+impl<'g> Tensor<'g> {
+    /// Matrix product in the last two axes; leading axes broadcast.
+    #[track_caller]
+    pub fn matmul(self, other: Tensor<'_>) -> Tensor<'g> {
+        self.matmul_with(other, false, false)
+    }
+
+    /// Matrix product with transposed operands where asked for; leading axes broadcast.
+    #[track_caller]
+    pub fn matmul_with(self, other: Tensor<'_>, ta: bool, tb: bool) -> Tensor<'g> {
+        let g = self.builder();
+        let attrs = Attrs::none().with("ta", ta).with("tb", tb);
+        if self.is_poisoned() || other.is_poisoned() || !std::ptr::eq(g, other.builder()) {
+            return g.op(&MATMUL, &[self, other], attrs, None);
+        }
+        let other = g.tensor(other.id());
+        let (a, b) = (self.shape(), other.shape());
+        if a.rank() < 2 || b.rank() < 2 {
+            let text = format!("`matmul` requires operands of rank 2 or more, got {a} and {b}");
+            return g.poison(Diag::new(Code::ShapeMismatch, text).help("add axes with `reshape`"));
+        }
+        let (a_lead, b_lead) = (Shape::new(&a[..a.rank() - 2]), Shape::new(&b[..b.rank() - 2]));
+        let Some(lead) = a_lead.broadcast(&b_lead) else {
+            return g.op(&MATMUL, &[self, other], attrs, None);
+        };
+        let widen = |t: Tensor<'g>, s: &Shape| {
+            let to: SmallVec<[usize; 4]> = lead.iter().copied().chain(s[s.rank() - 2..].iter().copied()).collect();
+            t.broadcast_to(Shape::new(&to))
+        };
+        g.op(&MATMUL, &[widen(self, &a), widen(other, &b)], attrs, None)
+    }
+}

@@ -1,0 +1,215 @@
+//! Regions and what holds several values: `call`, `tuple`, `item`; and `grad`, the derivative to be.
+
+use std::sync::Arc;
+
+use cotangent_scalar::DType;
+use smallvec::smallvec;
+
+use crate::attrs::{AttrKind, AttrSpec, Attrs};
+use crate::builder::{GraphBuilder, Tensor};
+use crate::diag::{Code, Diag};
+use crate::eval;
+use crate::expand;
+use crate::ir::{Graph, Role};
+use crate::op::{Arity, Fault, Lower, OpDef, OpTraits, Vjp};
+use crate::types::Type;
+
+/// The results of a body applied to operands.
+pub static CALL: OpDef = OpDef {
+    name: "call",
+    doc: "The results of a body applied to operands; a tuple if there are several.",
+    arity: Arity::AtLeast(0),
+    attrs: &[AttrSpec { name: "body", kind: AttrKind::Body, doc: "the body" }],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let bad = |text: String| Fault::new(Code::BadBody, text);
+        let id = cx.attrs.body("body").filter(|b| b.index() < cx.bodies.len());
+        let body = &cx.bodies[id.ok_or_else(|| bad("`call` names a body that does not exist".into()))?.index()];
+        let wanted: Vec<&Type> = body.nodes().iter().filter(|n| n.op.name == "input").map(|n| &n.ty).collect();
+        if !wanted.iter().copied().eq(cx.inputs.iter().copied()) {
+            let list = |types: &[&Type]| types.iter().map(|t| t.to_string()).collect::<Vec<_>>().join(", ");
+            let text =
+                format!("`call` of @{} requires operands ({}), got ({})", body.name(), list(&wanted), list(cx.inputs));
+            return Err(bad(text));
+        }
+        let results: Vec<Type> = body.outputs().iter().map(|o| body.ty(o.value).clone()).collect();
+        match results.as_slice() {
+            [] => Err(bad(format!("the body @{} has no results", body.name()))),
+            [one] => Ok(one.clone()),
+            _ => Ok(Type::Tuple(results)),
+        }
+    },
+    eval: eval::unbound,
+    vjp: Vjp::ViaExpansion,
+    lower: Lower::Expand(|cx| match cx.attrs.body("body") {
+        Some(id) => match cx.inputs.first() {
+            Some(first) => expand::inline_body(first.builder(), &cx.bodies[id.index()], &cx.inputs),
+            None => smallvec![],
+        },
+        None => smallvec![],
+    }),
+    samples: |_| Vec::new(),
+};
+
+/// Several values as one.
+pub static TUPLE: OpDef = OpDef {
+    name: "tuple",
+    doc: "Several values as one; taken apart by `item`.",
+    arity: Arity::AtLeast(1),
+    attrs: &[],
+    traits: OpTraits::NONE,
+    infer: |cx| Ok(Type::Tuple(cx.inputs.iter().map(|t| (*t).clone()).collect())),
+    eval: eval::unbound,
+    vjp: Vjp::None("a tuple is differentiated through its items"),
+    lower: Lower::Tuple,
+    samples: |_| Vec::new(),
+};
+
+/// One of several values.
+pub static ITEM: OpDef = OpDef {
+    name: "item",
+    doc: "Member `index` of a tuple.",
+    arity: Arity::Exact(1),
+    attrs: &[AttrSpec { name: "index", kind: AttrKind::Int, doc: "which member, from 0" }],
+    traits: OpTraits::NONE,
+    infer: |cx| match cx.inputs[0] {
+        Type::Tuple(members) => members.get(cx.attrs.size("index")).cloned().ok_or_else(|| {
+            cx.attr_fault(format_args!("requires an index below {}, got {}", members.len(), cx.attrs.int("index")))
+        }),
+        other => Err(cx.dtype_fault(format_args!("requires a tuple, got {other}"))),
+    },
+    eval: eval::unbound,
+    vjp: Vjp::None("a tuple is differentiated through the op that made it"),
+    lower: Lower::Item,
+    samples: |_| Vec::new(),
+};
+
+/// A derivative to be.
+pub static GRAD: OpDef = OpDef {
+    name: "grad",
+    doc: "The derivative of the first operand with respect to the second. With a third operand `s` (required unless the \
+          first is a scalar) it is that of `Σ y·s`. The pass `differentiate` replaces it.",
+    arity: Arity::Between(2, 3),
+    attrs: &[],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let ((y, y_shape), (x, x_shape)) = (cx.tensor(0)?, cx.tensor(1)?);
+        let bad = |text: String| Fault::new(Code::NotDifferentiable, text);
+        if !y.is_float() || !x.is_float() {
+            return Err(bad(format!("`grad` requires floats, got {y} with respect to {x}")));
+        }
+        if cx.inputs.len() == 3 {
+            if cx.inputs[2] != cx.inputs[0] {
+                return Err(bad(format!("`grad` requires a seed of type {}, got {}", cx.inputs[0], cx.inputs[2])));
+            }
+        } else if y_shape.rank() != 0 {
+            let fault =
+                bad(format!("`grad` of a tensor of shape {y_shape} requires a seed: only a scalar has a gradient"));
+            return Err(fault.help("reduce it to a scalar (`.sum()`, `.mean()`), or give the seed"));
+        }
+        Ok(Type::tensor(x, x_shape))
+    },
+    eval: eval::unbound,
+    vjp: Vjp::ViaExpansion,
+    lower: Lower::Grad,
+    samples: |_| Vec::new(),
+};
+
+/// The ops of this file.
+pub(crate) static OPS: &[&OpDef] = &[&CALL, &TUPLE, &ITEM, &GRAD];
+
+impl GraphBuilder {
+    /// A closed body: `f` gets its inputs, of the given types, and returns its results.
+    #[track_caller]
+    pub fn body<'a>(
+        &self,
+        name: &str,
+        inputs: &[Type],
+        f: impl for<'b> FnOnce(&'b GraphBuilder, &[Tensor<'b>]) -> Vec<Tensor<'b>>,
+    ) -> Option<Arc<Graph>> {
+        let inner = GraphBuilder::new(name);
+        let tensors: Vec<Tensor<'_>> =
+            inputs.iter().enumerate().map(|(k, t)| inner.input(&k.to_string(), t.dtype(), t.shape())).collect();
+        for (k, result) in f(&inner, &tensors).into_iter().enumerate() {
+            inner.output(&k.to_string(), result);
+        }
+        let graph = inner.finish();
+        match graph {
+            Err(diags) => {
+                diags.0.into_iter().for_each(|d| self.error(d));
+                None
+            }
+            Ok(graph) => match closed(&graph) {
+                Ok(()) => Some(Arc::new(graph)),
+                Err(diag) => {
+                    self.error(diag);
+                    None
+                }
+            },
+        }
+    }
+
+    /// The results of a body applied to operands.
+    #[track_caller]
+    pub fn call(&self, body: &Option<Arc<Graph>>, operands: &[Tensor<'_>]) -> Vec<Tensor<'_>> {
+        let Some(body) = body else { return vec![self.poisoned()] };
+        let id = self.add_body(Arc::clone(body));
+        let value = self.op(&CALL, operands, Attrs::none().with("body", id), None);
+        match value.ty() {
+            Type::Tuple(members) => (0..members.len()).map(|k| value.item(k)).collect(),
+            Type::Tensor { .. } => vec![value],
+        }
+    }
+
+    /// The derivative of a scalar with respect to each of some tensors.
+    #[track_caller]
+    pub fn grad<'g>(&'g self, y: Tensor<'g>, wrt: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
+        wrt.iter().map(|&x| self.op(&GRAD, &[y, x], Attrs::none(), None)).collect()
+    }
+
+    /// The derivative of `Σ y·seed` with respect to each of some tensors.
+    #[track_caller]
+    pub fn grad_with_seed<'g>(&'g self, y: Tensor<'g>, seed: Tensor<'g>, wrt: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
+        wrt.iter().map(|&x| self.op(&GRAD, &[y, x, seed], Attrs::none(), None)).collect()
+    }
+}
+
+/// Whether a graph can be a body: its only sources are inputs, constants and indices, and it updates nothing.
+pub(crate) fn closed(graph: &Graph) -> Result<(), Diag> {
+    for node in graph.nodes() {
+        if matches!(node.op.name, "param" | "state") {
+            let text =
+                format!("a body is closed: the {} `{}` must be an operand", node.op.name, node.attrs.str("name"));
+            return Err(Diag::new(Code::BadBody, text)
+                .at(node.origin.loc())
+                .help("hand it in as an operand of the call"));
+        }
+    }
+    if graph.outputs().iter().any(|o| matches!(o.role, Role::Update(_))) {
+        return Err(Diag::new(Code::BadBody, "a body cannot update parameters or states"));
+    }
+    Ok(())
+}
+
+impl<'g> Tensor<'g> {
+    /// Member `index` of a tuple.
+    #[track_caller]
+    pub fn item(self, index: usize) -> Tensor<'g> {
+        if !self.is_poisoned() {
+            let made_of = self.builder().with_graph(|graph| {
+                let node = graph.node(self.id());
+                (node.op.name == "tuple").then(|| node.inputs.get(index).copied()).flatten()
+            });
+            if let Some(id) = made_of {
+                return self.builder().tensor(id);
+            }
+        }
+        self.unary_with(&ITEM, Attrs::none().with("index", index as i64))
+    }
+
+    /// Whether this is a float tensor, so that it can have a gradient.
+    pub fn is_float(self) -> bool {
+        let ty = self.ty();
+        ty.as_tensor().is_some_and(|(dtype, _): (DType, _)| dtype.is_float())
+    }
+}

@@ -1,0 +1,408 @@
+//! Views: the same elements at other indices. In kernels they cost nothing: they become strides and offsets.
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::attrs::{Attr, AttrKind, AttrSpec, Attrs};
+use crate::builder::{GraphBuilder, Tensor};
+use crate::diag::Code;
+use crate::eval;
+use crate::op::{Arity, AxisMap, Fault, InferCx, Lower, OpDef, OpTraits, ViewMap, Vjp};
+use crate::ops::reduce::checked_axes;
+use crate::samples::Sample;
+use crate::types::{Shape, Type};
+
+fn ints(values: impl IntoIterator<Item = usize>) -> Attr {
+    Attr::Ints(values.into_iter().map(|v| v as i64).collect())
+}
+
+fn listed(cx: &InferCx<'_>, name: &str, n: usize) -> Result<SmallVec<[usize; 4]>, Fault> {
+    let list = cx.attrs.sizes(name);
+    if list.len() != n {
+        return Err(cx.attr_fault(format_args!("requires {n} numbers in `{name}`, got {:?}", cx.attrs.ints(name))));
+    }
+    if list.contains(&usize::MAX) {
+        return Err(cx.attr_fault(format_args!("requires non-negative `{name}`, got {:?}", cx.attrs.ints(name))));
+    }
+    Ok(list)
+}
+
+/// The elements in row-major order, in another shape.
+pub static RESHAPE: OpDef = OpDef {
+    name: "reshape",
+    doc: "The same elements in row-major order, in shape `shape`.",
+    arity: Arity::Exact(1),
+    attrs: &[AttrSpec { name: "shape", kind: AttrKind::Ints, doc: "the new extents" }],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let (dtype, from) = cx.tensor(0)?;
+        let to = Shape::new(&cx.attrs.sizes("shape"));
+        if to.checked_elements() != from.checked_elements() {
+            let text = format_args!("requires as many elements as there are, got {from} to {to}");
+            return Err(cx.shape_fault(text));
+        }
+        Ok(Type::tensor(dtype, to))
+    },
+    eval: eval::view,
+    vjp: Vjp::Rule(|cx| smallvec![Some(cx.dy.reshape(cx.x().shape()))]),
+    lower: Lower::View(|_, _, _| ViewMap::Reshape),
+    samples: |s| {
+        vec![Sample::new(vec![s.float_in(-2.0..2.0, [3, 4])]).attrs(Attrs::none().with("shape", ints([2, 6])))]
+    },
+};
+
+/// Axes in another order.
+pub static TRANSPOSE: OpDef = OpDef {
+    name: "transpose",
+    doc: "Axes in another order: axis `i` of the result is axis `perm[i]` of the operand.",
+    arity: Arity::Exact(1),
+    attrs: &[AttrSpec { name: "perm", kind: AttrKind::Ints, doc: "for each axis of the result, the operand's" }],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let (dtype, shape) = cx.tensor(0)?;
+        let perm = listed(cx, "perm", shape.rank())?;
+        let mut sorted = perm.clone();
+        sorted.sort_unstable();
+        if !sorted.iter().copied().eq(0..shape.rank()) {
+            let text = format!("`transpose` requires each axis of {shape} once, got {:?}", perm.as_slice());
+            return Err(Fault::new(Code::BadAxis, text));
+        }
+        Ok(Type::tensor(dtype, perm.iter().map(|&p| shape[p]).collect::<Shape>()))
+    },
+    eval: eval::view,
+    vjp: Vjp::Rule(|cx| {
+        let perm = cx.attrs.sizes("perm");
+        let mut inverse = perm.clone();
+        for (i, &p) in perm.iter().enumerate() {
+            inverse[p] = i;
+        }
+        smallvec![Some(cx.dy.transpose(&inverse))]
+    }),
+    lower: Lower::View(|attrs, from, _| {
+        let perm = attrs.sizes("perm");
+        let mut axes: SmallVec<[AxisMap; 4]> =
+            SmallVec::from_elem(AxisMap { offset: 0, step: 1, axis: 0 }, from.rank());
+        for (i, &p) in perm.iter().enumerate() {
+            axes[p].axis = i;
+        }
+        ViewMap::Affine(axes)
+    }),
+    samples: |s| {
+        vec![
+            Sample::new(vec![s.float_in(-2.0..2.0, [3, 4])]).attrs(Attrs::none().with("perm", ints([1, 0]))),
+            Sample::new(vec![s.float_in(-2.0..2.0, [2, 3, 4])]).attrs(Attrs::none().with("perm", ints([2, 0, 1]))),
+        ]
+    },
+};
+
+/// Elements repeated along axes.
+pub static BROADCAST: OpDef = OpDef {
+    name: "broadcast",
+    doc: "The operand repeated to shape `shape`: its axis `i` is axis `axes[i]` of the result (of equal extent, or 1 and \
+          repeated); along all other axes everything repeats.",
+    arity: Arity::Exact(1),
+    attrs: &[
+        AttrSpec { name: "shape", kind: AttrKind::Ints, doc: "the extents of the result" },
+        AttrSpec { name: "axes", kind: AttrKind::Ints, doc: "for each axis of the operand, the result's; ascending" },
+    ],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let (dtype, from) = cx.tensor(0)?;
+        let to = Shape::new(&cx.attrs.sizes("shape"));
+        let axes = checked_axes(cx, &to)?;
+        let fits = axes.len() == from.rank() && axes.iter().zip(from.iter()).all(|(&a, &n)| n == 1 || n == to[a]);
+        if !fits {
+            let text = format_args!("cannot repeat {from} along axes {:?} of {to}", axes.as_slice());
+            return Err(cx.shape_fault(text).help("aligned at the last axis, extents must be equal or 1"));
+        }
+        Ok(Type::tensor(dtype, to))
+    },
+    eval: eval::view,
+    vjp: Vjp::Rule(|cx| {
+        let from = cx.x().shape();
+        let axes = cx.attrs.sizes("axes");
+        let to = cx.dy.shape();
+        let kept = |a: usize| axes.iter().zip(from.iter()).any(|(&axis, &n)| axis == a && n == to[a]);
+        let repeated: Vec<usize> = (0..to.rank()).filter(|&a| !kept(a)).collect();
+        smallvec![Some(cx.dy.reduce_sum(&repeated).reshape(from))]
+    }),
+    lower: Lower::View(|attrs, from, to| {
+        let map = |(&axis, &n): (&usize, &usize)| AxisMap { offset: 0, step: i64::from(n == to[axis] && n != 1), axis };
+        ViewMap::Affine(attrs.sizes("axes").iter().zip(from.iter()).map(map).collect())
+    }),
+    samples: |s| {
+        let attrs = |shape: &[usize], axes: &[usize]| Attrs::none().with("shape", shape).with("axes", axes);
+        vec![
+            Sample::new(vec![s.float_in(-2.0..2.0, [4])]).attrs(attrs(&[3, 4], &[1])),
+            Sample::new(vec![s.float_in(-2.0..2.0, [3])]).attrs(attrs(&[3, 4], &[0])),
+            Sample::new(vec![s.float_in(-2.0..2.0, [3, 1])]).attrs(attrs(&[2, 3, 4], &[1, 2])),
+            Sample::new(vec![s.float_in(-2.0..2.0, [])]).attrs(attrs(&[2, 3], &[])),
+        ]
+    },
+};
+
+/// A range of every axis.
+pub static SLICE: OpDef = OpDef {
+    name: "slice",
+    doc: "Elements `start, start + step, …` below `limit` of every axis.",
+    arity: Arity::Exact(1),
+    attrs: &[
+        AttrSpec { name: "start", kind: AttrKind::Ints, doc: "first index of each axis" },
+        AttrSpec { name: "limit", kind: AttrKind::Ints, doc: "one past the last index of each axis" },
+        AttrSpec { name: "step", kind: AttrKind::Ints, doc: "distance of neighbours on each axis, at least 1" },
+    ],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let (dtype, shape) = cx.tensor(0)?;
+        let n = shape.rank();
+        let (start, limit, step) = (listed(cx, "start", n)?, listed(cx, "limit", n)?, listed(cx, "step", n)?);
+        let fits = (0..n).all(|i| start[i] <= limit[i] && limit[i] <= shape[i] && step[i] >= 1);
+        if !fits {
+            let text = format_args!(
+                "requires start ≤ limit ≤ extent and steps of at least 1, got {:?}..{:?} by {:?} of {shape}",
+                start.as_slice(),
+                limit.as_slice(),
+                step.as_slice()
+            );
+            return Err(cx.shape_fault(text));
+        }
+        Ok(Type::tensor(dtype, (0..n).map(|i| (limit[i] - start[i]).div_ceil(step[i])).collect::<Shape>()))
+    },
+    eval: eval::view,
+    vjp: Vjp::Rule(|cx| {
+        // Zeros between the elements, then around them. Between: a new axis of extent `step`, filled and merged.
+        let shape = cx.x().shape();
+        let (start, step) = (cx.attrs.sizes("start"), cx.attrs.sizes("step"));
+        let mut dy = cx.dy;
+        for axis in 0..shape.rank() {
+            if step[axis] > 1 {
+                let mut split: Vec<usize> = dy.shape().to_vec();
+                split.insert(axis + 1, 1);
+                let (mut low, mut high) = (vec![0; split.len()], vec![0; split.len()]);
+                high[axis + 1] = step[axis] - 1;
+                let spaced = dy.reshape(split.clone()).pad(&low, &high, 0.0);
+                split.remove(axis + 1);
+                split[axis] *= step[axis];
+                // The zeros after the last element may reach past the operand's end.
+                let room = shape[axis] - start[axis];
+                let keep = split[axis].min(room);
+                let spaced = spaced.reshape(split.clone());
+                low.truncate(split.len());
+                let mut limit = split.clone();
+                limit[axis] = keep;
+                dy = spaced.slice(&vec![0; limit.len()], &limit);
+            }
+        }
+        let high: Vec<usize> = (0..shape.rank()).map(|i| shape[i] - start[i] - dy.shape()[i]).collect();
+        smallvec![Some(dy.pad(&start, &high, 0.0))]
+    }),
+    lower: Lower::View(|attrs, _, _| {
+        let map = |(axis, (&start, &step)): (usize, (&i64, &i64))| AxisMap { offset: start, step, axis };
+        ViewMap::Affine(attrs.ints("start").iter().zip(attrs.ints("step")).enumerate().map(map).collect())
+    }),
+    samples: |s| {
+        let attrs = |start: &[usize], limit: &[usize], step: &[usize]| {
+            Attrs::none().with("start", start).with("limit", limit).with("step", step)
+        };
+        vec![
+            Sample::new(vec![s.float_in(-2.0..2.0, [4, 5])]).attrs(attrs(&[1, 0], &[3, 5], &[1, 1])),
+            Sample::new(vec![s.float_in(-2.0..2.0, [4, 7])]).attrs(attrs(&[0, 1], &[4, 6], &[3, 2])),
+        ]
+    },
+};
+
+/// Axes backwards.
+pub static FLIP: OpDef = OpDef {
+    name: "flip",
+    doc: "The elements backwards along `axes`.",
+    arity: Arity::Exact(1),
+    attrs: &[AttrSpec { name: "axes", kind: AttrKind::Ints, doc: "the axes turned round, ascending" }],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let (dtype, shape) = cx.tensor(0)?;
+        checked_axes(cx, shape)?;
+        Ok(Type::tensor(dtype, shape))
+    },
+    eval: eval::view,
+    vjp: Vjp::Rule(|cx| smallvec![Some(cx.dy.flip(&cx.attrs.sizes("axes")))]),
+    lower: Lower::View(|attrs, from, _| {
+        let axes = attrs.sizes("axes");
+        let map = |axis: usize| match axes.contains(&axis) {
+            true => AxisMap { offset: from[axis] as i64 - 1, step: -1, axis },
+            false => AxisMap { offset: 0, step: 1, axis },
+        };
+        ViewMap::Affine((0..from.rank()).map(map).collect())
+    }),
+    samples: |s| vec![Sample::new(vec![s.float_in(-2.0..2.0, [3, 4])]).attrs(Attrs::none().with("axes", ints([1])))],
+};
+
+/// A border of constants.
+pub static PAD: OpDef = OpDef {
+    name: "pad",
+    doc: "The operand with `low` elements of `value` before and `high` after it on each axis.",
+    arity: Arity::Exact(1),
+    attrs: &[
+        AttrSpec { name: "low", kind: AttrKind::Ints, doc: "elements before, for each axis" },
+        AttrSpec { name: "high", kind: AttrKind::Ints, doc: "elements after, for each axis" },
+        AttrSpec { name: "value", kind: AttrKind::Float, doc: "what is put there" },
+    ],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let (dtype, shape) = cx.tensor(0)?;
+        let (low, high) = (listed(cx, "low", shape.rank())?, listed(cx, "high", shape.rank())?);
+        let extent = |i: usize| shape[i].saturating_add(low[i]).saturating_add(high[i]);
+        Ok(Type::tensor(dtype, (0..shape.rank()).map(extent).collect::<Shape>()))
+    },
+    eval: eval::pad,
+    vjp: Vjp::Rule(|cx| {
+        let low = cx.attrs.sizes("low");
+        let limit: Vec<usize> = cx.x().shape().iter().zip(&low).map(|(n, l)| n + l).collect();
+        smallvec![Some(cx.dy.slice(&low, &limit))]
+    }),
+    lower: Lower::Join,
+    samples: |s| {
+        let attrs = Attrs::none().with("low", ints([1, 0])).with("high", ints([0, 2])).with("value", 0.5);
+        vec![Sample::new(vec![s.float_in(-2.0..2.0, [3, 4])]).attrs(attrs)]
+    },
+};
+
+/// Tensors one after the other.
+pub static CONCAT: OpDef = OpDef {
+    name: "concat",
+    doc: "The operands one after the other along `axis`; their other extents are equal.",
+    arity: Arity::AtLeast(1),
+    attrs: &[AttrSpec { name: "axis", kind: AttrKind::Int, doc: "the axis along which they follow each other" }],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let (dtype, first) = cx.tensor(0)?;
+        let axis = cx.attrs.size("axis");
+        if axis >= first.rank() {
+            let text = format!("`concat` requires an axis below {}, got {}", first.rank(), cx.attrs.int("axis"));
+            return Err(Fault::new(Code::BadAxis, text));
+        }
+        let mut extent = 0usize;
+        for k in 0..cx.inputs.len() {
+            let (other, shape) = cx.tensor(k)?;
+            if other != dtype {
+                let text = format_args!("requires operands of one element type, got {dtype} and {other}");
+                return Err(cx.dtype_fault(text).help("convert one of them with `cast`"));
+            }
+            if shape.rank() != first.rank() || shape.without(&[axis]) != first.without(&[axis]) {
+                let text = format_args!("requires equal extents beside axis {axis}, got {first} and {shape}");
+                return Err(cx.shape_fault(text));
+            }
+            extent = extent.saturating_add(shape[axis]);
+        }
+        let mut shape = first.to_vec();
+        shape[axis] = extent;
+        Ok(Type::tensor(dtype, shape))
+    },
+    eval: eval::concat,
+    vjp: Vjp::Rule(|cx| {
+        let axis = cx.attrs.size("axis");
+        let mut start = 0;
+        let part = |input: &Tensor<'_>| {
+            let (mut low, mut limit) = (vec![0; cx.dy.rank()], cx.dy.shape().to_vec());
+            (low[axis], limit[axis]) = (start, start + input.shape()[axis]);
+            start = limit[axis];
+            Some(cx.dy.slice(&low, &limit))
+        };
+        cx.inputs.iter().map(part).collect()
+    }),
+    lower: Lower::Join,
+    samples: |s| {
+        let inputs = vec![s.float_in(-2.0..2.0, [3, 2]), s.float_in(-2.0..2.0, [3, 4]), s.float_in(-2.0..2.0, [3, 1])];
+        vec![Sample::new(inputs).attrs(Attrs::none().with("axis", 1))]
+    },
+};
+
+/// The ops of this file.
+pub(crate) static OPS: &[&OpDef] = &[&RESHAPE, &TRANSPOSE, &BROADCAST, &SLICE, &FLIP, &PAD, &CONCAT];
+
+impl<'g> Tensor<'g> {
+    /// The same elements in another shape.
+    #[track_caller]
+    pub fn reshape(self, shape: impl Into<Shape>) -> Tensor<'g> {
+        let shape = shape.into();
+        if self.is_poisoned() || self.shape() == shape {
+            return self;
+        }
+        self.unary_with(&RESHAPE, Attrs::none().with("shape", ints(shape.iter().copied())))
+    }
+
+    /// The axes in another order: axis `i` of the result is axis `perm[i]` of this tensor.
+    #[track_caller]
+    pub fn transpose(self, perm: &[usize]) -> Tensor<'g> {
+        self.unary_with(&TRANSPOSE, Attrs::none().with("perm", ints(perm.iter().copied())))
+    }
+
+    /// The last two axes exchanged.
+    #[track_caller]
+    pub fn t(self) -> Tensor<'g> {
+        let mut perm: Vec<usize> = (0..self.rank()).collect();
+        let n = perm.len();
+        if n >= 2 {
+            perm.swap(n - 1, n - 2);
+        }
+        self.transpose(&perm)
+    }
+
+    /// Repeated to a shape, aligned at the last axis (NumPy's rule).
+    #[track_caller]
+    pub fn broadcast_to(self, shape: impl Into<Shape>) -> Tensor<'g> {
+        let shape = shape.into();
+        if self.is_poisoned() || self.shape() == shape {
+            return self;
+        }
+        let first = shape.rank().saturating_sub(self.rank());
+        self.broadcast_along(&shape, &(first..first + self.rank()).collect::<Vec<_>>())
+    }
+
+    /// Repeated to a shape: axis `i` of this tensor is axis `axes[i]` of the result.
+    #[track_caller]
+    pub fn broadcast_along(self, shape: &Shape, axes: &[usize]) -> Tensor<'g> {
+        let attrs = Attrs::none().with("shape", ints(shape.iter().copied()));
+        self.unary_with(&BROADCAST, attrs.with("axes", ints(axes.iter().copied())))
+    }
+
+    /// The inverse of reducing over `axes`: repeated along these axes of `shape`.
+    #[track_caller]
+    pub fn repeat_along(self, shape: &Shape, axes: &[usize]) -> Tensor<'g> {
+        let kept: Vec<usize> = (0..shape.rank()).filter(|a| !axes.contains(a)).collect();
+        self.broadcast_along(shape, &kept)
+    }
+
+    /// Elements from `start` up to `limit` of every axis.
+    #[track_caller]
+    pub fn slice(self, start: &[usize], limit: &[usize]) -> Tensor<'g> {
+        self.slice_steps(start, limit, &vec![1; start.len()])
+    }
+
+    /// Elements `start, start + step, …` below `limit` of every axis.
+    #[track_caller]
+    pub fn slice_steps(self, start: &[usize], limit: &[usize], step: &[usize]) -> Tensor<'g> {
+        let attrs = Attrs::none().with("start", ints(start.iter().copied()));
+        let attrs = attrs.with("limit", ints(limit.iter().copied()));
+        self.unary_with(&SLICE, attrs.with("step", ints(step.iter().copied())))
+    }
+
+    /// The elements backwards along axes.
+    #[track_caller]
+    pub fn flip(self, axes: &[usize]) -> Tensor<'g> {
+        self.unary_with(&FLIP, Attrs::none().with("axes", ints(axes.iter().copied())))
+    }
+
+    /// A border of `low` elements before and `high` after, on each axis.
+    #[track_caller]
+    pub fn pad(self, low: &[usize], high: &[usize], value: f64) -> Tensor<'g> {
+        let attrs = Attrs::none().with("low", ints(low.iter().copied())).with("high", ints(high.iter().copied()));
+        self.unary_with(&PAD, attrs.with("value", value))
+    }
+}
+
+impl GraphBuilder {
+    /// Tensors one after the other along an axis.
+    #[track_caller]
+    pub fn concat(&self, parts: &[Tensor<'_>], axis: usize) -> Tensor<'_> {
+        self.op(&CONCAT, parts, Attrs::none().with("axis", axis as i64), None)
+    }
+}

@@ -1,0 +1,130 @@
+//! The verifier: what holds of every graph, checked after every pass.
+//!
+//! * Every operand's id is smaller than the node's own id.
+//! * The number of operands is one that the op takes.
+//! * The attributes are those that the op declares, in its order, of their kinds.
+//! * The type of a node is the one that its op infers from its operands.
+//! * Inputs, parameters and states have distinct names.
+//! * Every output names an existing node; results have distinct names.
+//! * An update's target is a parameter or state, is updated once, and the types are equal.
+//! * Bodies are closed graphs that hold these invariants themselves.
+//! * At the primitive stage there are no composites, regions, tuples or `grad`.
+
+use std::collections::HashSet;
+
+use crate::attrs::Attrs;
+use crate::builder::infer_type;
+use crate::diag::Code;
+use crate::ir::{Graph, Role};
+use crate::op::{Fault, Lower, OpDef, OpTraits};
+use crate::ops::region::closed;
+
+/// How far a graph has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// As built: composites, regions and `grad` are allowed.
+    Source,
+    /// No `grad` any more.
+    Differentiated,
+    /// Only ops that lower to loops and steps.
+    Primitive,
+}
+
+/// Everything that is wrong with a graph; empty if it is well formed.
+pub fn verify(graph: &Graph, stage: Stage) -> Vec<String> {
+    let mut errors = Vec::new();
+    let mut names = HashSet::new();
+    for id in graph.ids() {
+        let node = graph.node(id);
+        let mut wrong = |text: String| errors.push(format!("{id} = {}: {text}", node.op.name));
+        if let Some(input) = node.inputs.iter().find(|i| i.index() >= id.index()) {
+            wrong(format!("operand {input} is not earlier"));
+            continue;
+        }
+        match infer_type(graph, node.op.0, &node.inputs, &node.attrs, Some(&node.ty)) {
+            Err(fault) => wrong(fault.message),
+            Ok(ty) if ty != node.ty => wrong(format!("has type {}, but {ty} is inferred", node.ty)),
+            Ok(_) => {}
+        }
+        if node.op.traits.has(OpTraits::NAMED) && !names.insert(node.attrs.str("name")) {
+            wrong(format!("the name `{}` is used twice", node.attrs.str("name")));
+        }
+        if stage >= Stage::Differentiated && matches!(node.op.lower, Lower::Grad) {
+            wrong("`grad` after differentiation".into());
+        }
+        let composite = matches!(node.op.lower, Lower::Expand(_) | Lower::Tuple | Lower::Item);
+        if stage >= Stage::Primitive && composite {
+            wrong("a composite at the primitive stage".into());
+        }
+    }
+    verify_outputs(graph, &mut errors);
+    for body in graph.bodies() {
+        errors.extend(verify(body, stage).into_iter().map(|e| format!("in body @{}: {e}", body.name())));
+        if let Err(diag) = closed(body) {
+            errors.push(format!("in body @{}: {}", body.name(), diag.message));
+        }
+    }
+    errors
+}
+
+fn verify_outputs(graph: &Graph, errors: &mut Vec<String>) {
+    let (mut results, mut targets) = (HashSet::new(), HashSet::new());
+    for output in graph.outputs() {
+        let mut wrong = |text: String| errors.push(format!("output `{}`: {text}", output.name));
+        if output.value.index() >= graph.n_nodes() {
+            wrong("its value does not exist".into());
+            continue;
+        }
+        match output.role {
+            Role::Result => {
+                if !results.insert(&output.name) {
+                    wrong("the name is used twice".into());
+                }
+            }
+            Role::Update(target) if target.index() >= graph.n_nodes() => wrong("its target does not exist".into()),
+            Role::Update(target) => {
+                let node = graph.node(target);
+                if !matches!(node.op.name, "param" | "state") {
+                    wrong(format!("updates `{}`, not a parameter or state", node.op.name));
+                }
+                if &node.ty != graph.ty(output.value) {
+                    wrong(format!("updates {} with {}", node.ty, graph.ty(output.value)));
+                }
+                if !targets.insert(target) {
+                    wrong("its target is updated twice".into());
+                }
+            }
+        }
+    }
+}
+
+/// Checks that attributes are those that an op declares.
+pub fn check_attrs(op: &'static OpDef, attrs: &Attrs) -> Result<(), Fault> {
+    let declared = || op.attrs.iter().map(|a| a.name).collect::<Vec<_>>().join(", ");
+    let mut given = attrs.iter();
+    for spec in op.attrs {
+        match given.next() {
+            Some((name, value)) if name == spec.name && value.kind() == spec.kind => {}
+            Some((name, value)) if name == spec.name => {
+                let text = format!("`{}` requires {:?} for `{name}`, got {:?}", op.name, spec.kind, value.kind());
+                return Err(Fault::new(Code::BadAttribute, text));
+            }
+            _ => {
+                let text = format!(
+                    "`{}` requires the attributes ({}), `{}` is missing or misplaced",
+                    op.name,
+                    declared(),
+                    spec.name
+                );
+                return Err(Fault::new(Code::BadAttribute, text));
+            }
+        }
+    }
+    match given.next() {
+        Some((name, _)) => {
+            let text = format!("`{}` has the attributes ({}), not `{name}`", op.name, declared());
+            Err(Fault::new(Code::BadAttribute, text))
+        }
+        None => Ok(()),
+    }
+}
