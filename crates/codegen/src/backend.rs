@@ -132,10 +132,11 @@ impl CraneliftBackend {
             return Err(environment("vector code needs SSE4.1".into()));
         }
         let mut flags = settings::builder();
+        let o = std::env::var("OPT").unwrap_or("none".into()); let ra = std::env::var("RA").unwrap_or("backtracking".into());
         let checked = if cfg!(debug_assertions) { "true" } else { "false" };
         for (name, value) in [
             // Our bodies have no common subexpressions, and the optimizer's scheduling undoes the interleaving.
-            ("opt_level", "none"),
+            ("opt_level", o.as_str()),("regalloc_algorithm", ra.as_str()),
             ("enable_verifier", checked),
             ("unwind_info", "false"),
             ("enable_probestack", "false"),

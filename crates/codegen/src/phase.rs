@@ -82,7 +82,7 @@ impl<'k> PhasePlan<'k> {
 
     /// Groups of lanes in flight.
     pub(crate) fn unroll(&self) -> usize {
-        MAX_UNROLL / self.width()
+        std::env::var("U").map_or(MAX_UNROLL, |v| v.parse().unwrap()) / self.width()
     }
 
     /// Arithmetic instructions per element of the innermost loop.
@@ -133,7 +133,7 @@ impl Emitter<'_> {
                 used[arg.index()] |= matches!(insts[arg.index()].op, ScalarOp::Const(_));
             }
         }
-        if used.iter().filter(|&&used| used).count() <= HOISTED_CONSTANTS {
+        if used.iter().filter(|&&used| used).count() <= std::env::var("H").map_or(HOISTED_CONSTANTS, |v| v.parse().unwrap()) {
             for (i, inst) in insts.iter().enumerate().filter(|(i, _)| used[*i]) {
                 if let ScalarOp::Const(bits) = inst.op {
                     env.values[i] = Some([self.constant(bits, inst.dtype)].into_iter().collect());

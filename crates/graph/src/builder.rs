@@ -17,7 +17,7 @@ use crate::attrs::Attrs;
 use crate::diag::{Code, Diag, Diags, Loc, nearest};
 use crate::ir::{Graph, Inputs, NodeId, OpRef, Origin, Output, Role};
 use crate::op::{Fault, InferCx, OpDef, OpTraits};
-use crate::types::{Shape, Type};
+use crate::types::{MAX_RANK, MAX_TUPLE_DEPTH, Shape, Type};
 use crate::verify;
 
 const POISON: NodeId = NodeId(u32::MAX);
@@ -351,15 +351,23 @@ pub fn infer_type(
     let types: SmallVec<[&Type; 4]> = inputs.iter().map(|&i| graph.ty(i)).collect();
     let cx = InferCx { op, inputs: &types, attrs, declared, bodies: graph.bodies() };
     let ty = (op.infer)(&cx)?;
-    check_size(op.name, &ty)?;
+    check_size(op.name, &ty, MAX_TUPLE_DEPTH)?;
     Ok(ty)
 }
 
-fn check_size(op: &str, ty: &Type) -> Result<(), Fault> {
+fn check_size(op: &str, ty: &Type, depth: usize) -> Result<(), Fault> {
     match ty {
-        Type::Tuple(members) => members.iter().try_for_each(|m| check_size(op, m)),
+        Type::Tuple(_) if depth == 0 => {
+            let text = format!("`{op}` would make a tuple that nests more than {MAX_TUPLE_DEPTH} deep");
+            Err(Fault::new(Code::TooLarge, text))
+        }
+        Type::Tuple(members) => members.iter().try_for_each(|m| check_size(op, m, depth - 1)),
         Type::Tensor { shape, .. } if shape.checked_elements().is_none() => {
             let text = format!("`{op}` would make a tensor of shape {shape}, which has more than 2^48 elements");
+            Err(Fault::new(Code::TooLarge, text))
+        }
+        Type::Tensor { shape, .. } if shape.rank() > MAX_RANK => {
+            let text = format!("`{op}` would make a tensor of {} axes, more than {MAX_RANK}", shape.rank());
             Err(Fault::new(Code::TooLarge, text))
         }
         Type::Tensor { .. } => Ok(()),

@@ -16,6 +16,12 @@ pub struct Shape(SmallVec<[usize; 4]>);
 /// The most elements that a tensor may have; eight bytes each stay below what an address can name.
 pub const MAX_ELEMENTS: u64 = 1 << 48;
 
+/// The most axes that a tensor may have.
+pub const MAX_RANK: usize = 32;
+
+/// How deep tuples may nest.
+pub const MAX_TUPLE_DEPTH: usize = 16;
+
 impl Shape {
     /// A shape of these extents.
     pub fn new(dims: &[usize]) -> Self {
@@ -27,12 +33,12 @@ impl Shape {
         self.0.len()
     }
 
-    /// Number of elements, or `None` if there are more than [`MAX_ELEMENTS`].
+    /// Number of elements, or `None` if there are more than [`MAX_ELEMENTS`]. Extents of 0 do not excuse the others: their
+    /// product bounds the strides.
     pub fn checked_elements(&self) -> Option<u64> {
-        if self.0.contains(&0) {
-            return Some(0);
-        }
-        self.0.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64)).filter(|&n| n <= MAX_ELEMENTS)
+        let extents = self.0.iter().filter(|&&d| d != 0);
+        let n = extents.clone().try_fold(1u64, |n, &d| n.checked_mul(d as u64)).filter(|&n| n <= MAX_ELEMENTS)?;
+        Some(if self.0.contains(&0) { 0 } else { n })
     }
 
     /// Number of elements of a shape that was checked when it was made.

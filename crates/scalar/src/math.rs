@@ -6,8 +6,8 @@
 //!
 //! The f32 expansions promise, over all inputs: NaN in, NaN out; limits at the infinities; signs of zeros; gradual
 //! underflow of results; and the worst errors stated at each function in units in the last place (ulp), measured
-//! by `benches/accuracy.rs` over every f32 bit pattern. The counts are those of
-//! [`ScalarBody::n_ops`](crate::ScalarBody::n_ops) on a body of one function; a backend needs fewer instructions,
+//! by `benches/accuracy.rs` over every seventh f32 bit pattern. The counts are those of
+//! [`ScalarBody::n_ops`](crate::ScalarBody::n_ops) on a body of one function; a vector unit needs fewer instructions,
 //! since bit casts are free and `select(lt(a, b), a, b)` is one minimum.
 //!
 //! Two idioms recur:
@@ -67,16 +67,17 @@ const LOG1P: [f64; 9] = [
     -0.5,
 ];
 
-/// −log(erfc(t)) = t·p(t) for 0 ≤ t ≤ 4, highest coefficient first: minimax of the relative error in erf(t), 5.2e-8.
+/// −log(erfc(t)) = 1.125·t + t·p(t) for 0 ≤ t ≤ 4, highest coefficient first: minimax of the relative error in
+/// erf(t), 3.6e-8. The leading 1.125 of 2/√π = 1.1284 is exact, which saves most of the rounding near zero.
 const ERF: [f64; 8] = [
-    3.541_362_457_326_613_4e-5,
-    -0.000_346_485_467_161_983_25,
-    0.001_166_710_047_982_633_1,
-    0.000_305_167_312_035_337_1,
-    -0.019_378_604_367_375_374,
-    0.102_829_098_701_477_05,
-    0.636_615_157_127_380_4,
-    1.128_379_225_730_896,
+    4.051_759_242_429_398e-5,
+    -0.000_379_828_183_213_248_85,
+    0.001_249_021_384_865_045_5,
+    0.000_208_714_220_207_184_55,
+    -0.019_323_315_471_410_75,
+    0.102_814_786_136_150_36,
+    0.636_616_468_429_565_4,
+    0.003_379_207_104_444_504,
 ];
 
 /// The polynomial at `x`, highest coefficient first.
@@ -181,7 +182,7 @@ fn exp_in_range(s: &mut BodyBuilder, x: ValueId) -> ValueId {
 
 /// e to the power of `x`.
 ///
-/// f32: 0 ulp, 0 instructions.
+/// f32: 0.89 ulp, 23 instructions (18 in a vector unit).
 pub fn exp(s: &mut BodyBuilder, x: ValueId) -> ValueId {
     if s.dtype(x) != DType::F32 {
         return s.call(LibmFn::Exp, &[x]);
@@ -200,7 +201,7 @@ fn expm1_polynomial(s: &mut BodyBuilder, r: ValueId) -> ValueId {
 
 /// e to the power of `x`, minus 1, accurate near zero.
 ///
-/// f32: 0 ulp, 0 instructions.
+/// f32: 1.51 ulp, 23 instructions (19 in a vector unit).
 pub fn expm1(s: &mut BodyBuilder, x: ValueId) -> ValueId {
     if s.dtype(x) != DType::F32 {
         return s.call(LibmFn::Expm1, &[x]);
@@ -277,7 +278,7 @@ fn log_limits(s: &mut BodyBuilder, value: ValueId, x: ValueId, pole: f64) -> Val
 
 /// Natural logarithm.
 ///
-/// f32: 0 ulp, 0 instructions.
+/// f32: 0.92 ulp, 29 instructions (27 in a vector unit).
 pub fn log(s: &mut BodyBuilder, x: ValueId) -> ValueId {
     if s.dtype(x) != DType::F32 {
         return s.call(LibmFn::Log, &[x]);
@@ -314,7 +315,7 @@ fn log1p_in_range(s: &mut BodyBuilder, x: ValueId) -> ValueId {
 
 /// log(1 + x), accurate near zero.
 ///
-/// f32: 0 ulp, 0 instructions.
+/// f32: 1.53 ulp, 33 instructions (27 in a vector unit).
 pub fn log1p(s: &mut BodyBuilder, x: ValueId) -> ValueId {
     if s.dtype(x) != DType::F32 {
         return s.call(LibmFn::Log1p, &[x]);
@@ -326,7 +327,7 @@ pub fn log1p(s: &mut BodyBuilder, x: ValueId) -> ValueId {
 
 /// Hyperbolic tangent, as t / (t + 2) with t = e²ˣ − 1.
 ///
-/// f32: 0 ulp, 0 instructions.
+/// f32: 2.54 ulp, 25 instructions (19 in a vector unit).
 pub fn tanh(s: &mut BodyBuilder, x: ValueId) -> ValueId {
     if s.dtype(x) != DType::F32 {
         return s.call(LibmFn::Tanh, &[x]);
@@ -348,7 +349,7 @@ pub fn tanh(s: &mut BodyBuilder, x: ValueId) -> ValueId {
 
 /// The logistic function 1 / (1 + e^−x), accurate in both tails.
 ///
-/// f32: 0 ulp, 0 instructions.
+/// f32: 2.47 ulp, 24 instructions (19 in a vector unit).
 pub fn sigmoid(s: &mut BodyBuilder, x: ValueId) -> ValueId {
     let one = s.like(1.0, x);
     if s.dtype(x) != DType::F32 {
@@ -387,7 +388,7 @@ fn alternating<const N: usize>(coefficients: &[f64; N], sign: f64) -> [f64; N] {
 
 /// log(1 + eˣ), as max(x, 0) + log(1 + e^−|x|).
 ///
-/// f32: 0 ulp, 0 instructions.
+/// f32: 1.97 ulp, 49 instructions (40 in a vector unit).
 pub fn softplus(s: &mut BodyBuilder, x: ValueId) -> ValueId {
     let magnitude = s.abs(x);
     let minus = s.neg(magnitude);
@@ -405,7 +406,7 @@ pub fn softplus(s: &mut BodyBuilder, x: ValueId) -> ValueId {
 
 /// The error function, as 1 − e^−h with h = −log(erfc(|x|)), a polynomial.
 ///
-/// f32: 0 ulp, 0 instructions.
+/// f32: 2.31 ulp, 31 instructions (25 in a vector unit).
 pub fn erf(s: &mut BodyBuilder, x: ValueId) -> ValueId {
     if s.dtype(x) != DType::F32 {
         return s.call(LibmFn::Erf, &[x]);
@@ -414,7 +415,9 @@ pub fn erf(s: &mut BodyBuilder, x: ValueId) -> ValueId {
     let t = s.abs(x);
     let t = at_most(s, t, 4.0);
     let p = horner(s, t, &ERF);
-    let h = s.mul(p, t);
+    let rest = s.mul(p, t);
+    let leading = s.like(1.125, x);
+    let h = s.fma(t, leading, rest);
     // −h = n·ln 2 − r, and 1 − e^−h = (1 − 2ⁿ) + 2ⁿ·(1 − e^−r).
     let Reduced { n_bits, r } = reduce(s, h, -1.0, BIAS, Precision::Single);
     let q = horner(s, r, &alternating(&EXPM1, -1.0));
@@ -427,7 +430,7 @@ pub fn erf(s: &mut BodyBuilder, x: ValueId) -> ValueId {
     with_sign_of(s, value, x)
 }
 
-/// `1 / sqrt(x)`, rounded twice.
+/// `1 / sqrt(x)`, rounded twice: 1.5 ulp, 2 instructions.
 pub fn rsqrt(s: &mut BodyBuilder, x: ValueId) -> ValueId {
     let one = s.like(1.0, x);
     let root = s.sqrt(x);

@@ -78,6 +78,17 @@ fn expansions_give_the_bits_of_the_host() {
     }
 }
 
+/// The stated cost, so that a change of it is deliberate.
+#[test]
+fn a_word_costs_what_is_documented() {
+    let (body, roots) = word_program(DType::I32);
+    let mut s = BodyBuilder::new();
+    let inputs: Vec<ValueId> = (0..5).map(|k| s.input(k, DType::I32)).collect();
+    let map = s.inline(&body, &inputs);
+    let (word_only, _) = s.finish(&[map[roots[0].index()]]);
+    assert_eq!(word_only.n_ops(), 109);
+}
+
 #[test]
 fn conversions_at_the_extremes() {
     assert_eq!(philox::uniform_f32(0), 0.0);

@@ -32,6 +32,7 @@ pub(crate) struct Tile<T> {
     /// From a row of C to the next.
     pub c_row_stride: isize,
     /// The tile of C that comes next, to be fetched meanwhile (only a hint: it need not be valid).
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "portable kernels do not prefetch"))]
     pub next_c: *const T,
     /// Columns of the tile: more than `lanes * (vectors - 1)`, at most `lanes * vectors`.
     pub cols: usize,

@@ -96,7 +96,7 @@ const MAX_ROWS: usize = 12;
 #[inline(always)]
 fn opaque<T>(mut pointer: *const T) -> *const T {
     // SAFETY: there is no instruction; the pointer goes through a register.
-    unsafe { std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags)) };
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, readonly, nostack, preserves_flags)) };
     pointer
 }
 
@@ -115,7 +115,6 @@ macro_rules! micro_kernels {
         /// The CPU has the features; the tile's pointers are valid for what the tile says, and for a packed
         /// kernel for whole vectors of B.
         #[target_feature(enable = $features)]
-        #[expect(clippy::needless_range_loop, reason = "the indices name registers; one loop serves two arrays")]
         unsafe fn $name<const M: usize, const V: usize, const PACKED: bool>(call: &Tile<$elem>) {
             let tail = call.cols - $lanes * (V - 1);
             let mask = $mask(tail);

@@ -1,7 +1,8 @@
 //! The printer: equal graphs print equal text.
 //!
 //! Nodes are numbered by post-order from the outputs, so the numbers do not depend on the order of construction; nodes
-//! that no output needs are not printed. Comments give the user's lines.
+//! that no output needs are not printed, except the inputs. Comments give the user's lines. Attributes that are `false` are
+//! left out: that is what they are when absent.
 
 use std::fmt::{self, Write};
 
@@ -68,7 +69,9 @@ pub fn post_order(graph: &Graph) -> Vec<NodeId> {
 }
 
 fn block(graph: &Graph, style: Style, keyword: &str, indent: &str, out: &mut String) {
-    let _ = writeln!(out, "{indent}{keyword} @{} {{", graph.name());
+    let name = graph.name();
+    let name = if super::is_plain(name) { name.to_string() } else { format!("{name:?}") };
+    let _ = writeln!(out, "{indent}{keyword} @{name} {{");
     let inner = format!("{indent}  ");
     for (k, body) in graph.bodies().iter().enumerate() {
         block(body, style, &format!("body {k}"), &inner, out);
@@ -91,7 +94,7 @@ fn block(graph: &Graph, style: Style, keyword: &str, indent: &str, out: &mut Str
         let attrs: Vec<String> = node
             .attrs
             .iter()
-            .filter(|(name, _)| !(named && *name == "name"))
+            .filter(|(name, value)| !(named && *name == "name") && **value != Attr::Bool(false))
             .map(|(name, value)| format!("{name} = {}", attr(value)))
             .collect();
         if !attrs.is_empty() {
@@ -99,7 +102,7 @@ fn block(graph: &Graph, style: Style, keyword: &str, indent: &str, out: &mut Str
         }
         let _ = write!(out, " : {}", node.ty);
         if style.origins && !node.origin.lines.is_empty() {
-            let lines: Vec<String> = node.origin.lines.iter().map(|l| l.to_string()).collect();
+            let lines: Vec<String> = node.origin.lines.iter().map(|l| l.to_string().replace(['\n', '\r'], " ")).collect();
             let rule = node.origin.rule.map(|r| format!(" ({r})")).unwrap_or_default();
             let _ = write!(out, "    ; {}{rule}", lines.join(", "));
         }

@@ -105,7 +105,7 @@ const ERF_INV_TAIL_F64: [f64; 17] = [
 
 /// The inverse of [`erf`](super::erf): ±∞ at ±1, NaN beyond.
 ///
-/// f32: 0 ulp, 0 instructions.
+/// f32: 3.57 ulp, 50 instructions (46 in a vector unit).
 pub fn erf_inv(s: &mut BodyBuilder, x: ValueId) -> ValueId {
     let is_single = s.dtype(x) == DType::F32;
     let one = s.like(1.0, x);

@@ -1,0 +1,77 @@
+//! The life of compiled code: equal kernels share it, and its memory is returned.
+
+use cotangent_codegen::{Backend, CraneliftBackend, KernelFn, Options};
+use cotangent_kernel::ir::{Input, Kernel, Phase, Space, Store, Sweep};
+use cotangent_scalar::{BodyBuilder, DType};
+
+use crate::common::*;
+
+/// `out = x · factor + 1` over `n` elements with the given offset.
+fn scaled(n: usize, factor: f64, offset: i64) -> Kernel {
+    let mut s = BodyBuilder::new();
+    let x = s.input(0, DType::F32);
+    let (a, b) = (s.like(factor, x), s.like(1.0, x));
+    let scaled = s.mul(x, a);
+    let value = s.add(scaled, b);
+    let (body, roots) = s.finish(&[value]);
+    let inputs = vec![Input::Load { arg: id(0), map: map(offset, &[1]) }];
+    let stores = vec![Store { value: roots[0], arg: id(1), map: map(offset, &[1]) }];
+    let phase = Phase { space: Space::Full, body, inputs, stores, reduces: vec![] };
+    let args = vec![arg(DType::F32, true, false), arg(DType::F32, false, true)];
+    kernel("scaled", Sweep::Elementwise, &[n], args, vec![phase])
+}
+
+#[test]
+fn equal_keys_share_code() {
+    let kernels = [scaled(100, 2.0, 0), scaled(7, 2.0, 3), scaled(100, 3.0, 0)];
+    let backend = CraneliftBackend::new(Options { keep_clif: true }).expect("a code generator");
+    let compiled = backend.compile(&kernels.each_ref()).expect("code");
+    assert_eq!(compiled.n_distinct(), 2);
+    let [a, b, c] = compiled.functions() else { panic!("three handles") };
+    assert!(a.same_code(b) && !a.same_code(c));
+    assert!(compiled.stats(0).clif.as_ref().is_some_and(|text| text.contains("f32x4")));
+    assert!(compiled.code_bytes() > 0 && compiled.stats(2).code_bytes > 0);
+    for (kernel, code) in kernels.iter().zip(compiled.functions()) {
+        let buffers = vec![elements(DType::F32, 128, |i| i as u64 * 0x0100_0001); 2];
+        assert_eq!(difference(code, kernel, &buffers, &[0, 1], 0..1, 0..kernel.inner()), None);
+        assert_eq!(difference(code, kernel, &buffers, &[0, 0], 0..1, 0..kernel.inner()), None);
+    }
+}
+
+#[test]
+fn handles_keep_code_alive_and_cross_threads() {
+    fn is_shareable<T: Send + Sync>() {}
+    is_shareable::<KernelFn>();
+    is_shareable::<cotangent_codegen::Compiled>();
+    let kernel = scaled(33, 5.0, 0);
+    let code = compile(&[&kernel]).functions()[0].clone();
+    let buffers = vec![elements(DType::F32, 33, |i| i as u64); 2];
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| assert_eq!(difference(&code, &kernel, &buffers, &[0, 1], 0..1, 0..33), None));
+        }
+    });
+}
+
+/// Lines of the process's memory map, where the system has one.
+fn n_mappings() -> usize {
+    std::fs::read_to_string("/proc/self/maps").map_or(0, |text| text.lines().count())
+}
+
+#[test]
+fn dropped_code_returns_its_memory() {
+    let backend = CraneliftBackend::host().expect("a code generator");
+    let kernel = scaled(10, 2.0, 0);
+    let run = |n: usize| {
+        for _ in 0..n {
+            let compiled = backend.compile(&[&kernel]).expect("code");
+            assert_eq!(compiled.n_distinct(), 1);
+        }
+    };
+    run(50);
+    let before = n_mappings();
+    run(1000);
+    let after = n_mappings();
+    // Other tests of this process come and go, but a leak would add a mapping or more per module.
+    assert!(after < before + 200, "{before} mappings before, {after} after a thousand modules");
+}

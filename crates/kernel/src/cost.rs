@@ -1,0 +1,20 @@
+//! Every constant that decisions of the clusterer depend on, in one place.
+
+/// The constants. Change them only with a measurement.
+#[derive(Clone, Debug)]
+pub struct CostModel {
+    /// A pointwise value of at most this many scalar operations may be recomputed by each reader instead of stored.
+    pub cheap_ops: usize,
+    /// Scalar operations that one kernel may hold; bounds compile time and register pressure.
+    pub max_ops: usize,
+    /// Buffers that one kernel may touch.
+    pub max_args: usize,
+    /// Nodes that a cycle test visits before it gives up and keeps the edge.
+    pub max_search: usize,
+}
+
+impl Default for CostModel {
+    fn default() -> Self {
+        CostModel { cheap_ops: 4, max_ops: 600, max_args: 40, max_search: 4096 }
+    }
+}

@@ -1,0 +1,214 @@
+//! From a loss to updates: which parameters are trained, their gradients, and the outputs that replace them.
+//!
+//! All nodes made here carry the user's line and the optimiser's name as their origin. Errors are recorded in the builder
+//! at the user's line; a loss that is itself the result of an error is passed over in silence.
+
+use cotangent_graph::{Code, DType, Diag, Graph, GraphBuilder, Loc, NodeId, Origin, Tensor, Vjp};
+
+use super::{Optimizer, UpdateCx, is_updated, made_at, rate_state};
+
+/// Training as methods of the builder.
+pub trait Minimize {
+    /// Trains every parameter that a gradient of `loss` flows to: one `grad` node and one update each.
+    ///
+    /// Parameters behind `stop_gradient`, comparisons or integers are left alone. It is an error if the loss is not a
+    /// scalar float, or if there is no such parameter.
+    #[track_caller]
+    fn minimize(&self, loss: Tensor<'_>, optimizer: impl Optimizer);
+
+    /// Trains these parameters only. It is an error if no gradient of `loss` flows to one of them.
+    #[track_caller]
+    fn minimize_params(&self, loss: Tensor<'_>, params: &[Tensor<'_>], optimizer: impl Optimizer);
+
+    /// Updates parameters by gradients that the caller made from `g.grad`, for example clipped ones: pairs of a parameter
+    /// and its gradient, of equal types.
+    #[track_caller]
+    fn apply_gradients(&self, gradients: &[(Tensor<'_>, Tensor<'_>)], optimizer: impl Optimizer);
+
+    /// The parameters that a gradient of `value` flows to, in the order in which they were made. Empty if `value` is the
+    /// result of an error or belongs to another graph.
+    fn params_of(&self, value: Tensor<'_>) -> Vec<Tensor<'_>>;
+}
+
+impl Minimize for GraphBuilder {
+    #[track_caller]
+    fn minimize(&self, loss: Tensor<'_>, optimizer: impl Optimizer) {
+        let Some(loss) = checked_loss(self, loss, "minimize") else { return };
+        let params = self.params_of(loss);
+        if params.is_empty() {
+            let text = "`minimize` requires a loss that depends on parameters, got one that depends on none";
+            let diag = Diag::new(Code::NotDifferentiable, text).note("the loss was made", made_at(loss));
+            self.error(diag.help(
+                "parameters come from layers or `g.param`; no gradient flows through `stop_gradient`, comparisons or integers",
+            ));
+            return;
+        }
+        apply(self, &with_gradients(self, loss, &params, &optimizer), &optimizer, "minimize");
+    }
+
+    #[track_caller]
+    fn minimize_params(&self, loss: Tensor<'_>, params: &[Tensor<'_>], optimizer: impl Optimizer) {
+        const CALL: &str = "minimize_params";
+        let Some(loss) = checked_loss(self, loss, CALL) else { return };
+        if params.is_empty() {
+            self.error(Diag::new(Code::NotDifferentiable, format!("`{CALL}` requires at least one parameter")));
+            return;
+        }
+        let reached = self.with_graph(|graph| reached(graph, loss.id()));
+        let mut chosen = Vec::new();
+        for &param in params {
+            let Some((param, name)) = checked_param(self, param, CALL) else { continue };
+            if !reached[param.id().index()] {
+                let text = format!("`{CALL}` requires parameters that the loss depends on, it does not on `{name}`");
+                let diag = Diag::new(Code::NotDifferentiable, text).note("the loss was made", made_at(loss));
+                self.error(diag.note("the parameter was made", made_at(param)));
+                continue;
+            }
+            chosen.push(param);
+        }
+        apply(self, &with_gradients(self, loss, &chosen, &optimizer), &optimizer, CALL);
+    }
+
+    #[track_caller]
+    fn apply_gradients(&self, gradients: &[(Tensor<'_>, Tensor<'_>)], optimizer: impl Optimizer) {
+        const CALL: &str = "apply_gradients";
+        let mut pairs = Vec::new();
+        for &(param, grad) in gradients {
+            let Some((param, name)) = checked_param(self, param, CALL) else { continue };
+            let Some(grad) = own(self, grad, CALL) else { continue };
+            if grad.ty() != param.ty() {
+                let text = format!("the gradient of `{name}` requires {}, got {}", param.ty(), grad.ty());
+                let diag = Diag::new(Code::ShapeMismatch, text).note("the gradient was made", made_at(grad));
+                self.error(diag.note("the parameter was made", made_at(param)));
+                continue;
+            }
+            pairs.push((param, grad));
+        }
+        apply(self, &pairs, &optimizer, CALL);
+    }
+
+    fn params_of(&self, value: Tensor<'_>) -> Vec<Tensor<'_>> {
+        if value.is_poisoned() || !std::ptr::eq(value.builder(), self) {
+            return Vec::new();
+        }
+        let ids: Vec<NodeId> = self.with_graph(|graph| {
+            let reached = reached(graph, value.id());
+            graph.ids().filter(|id| reached[id.index()] && graph.node(*id).op.name == "param").collect()
+        });
+        ids.into_iter().map(|id| self.tensor(id)).collect()
+    }
+}
+
+/// For each node, whether a gradient of `from` flows to it.
+fn reached(graph: &Graph, from: NodeId) -> Vec<bool> {
+    let mut reached = vec![false; graph.n_nodes()];
+    reached[from.index()] = true;
+    for id in graph.ids().rev() {
+        let node = graph.node(id);
+        // Integers and truth values carry no gradient. Tuples may hold floats anywhere, so they pass.
+        if node.ty.as_tensor().is_some_and(|(dtype, _)| !dtype.is_float()) {
+            reached[id.index()] = false;
+        }
+        if reached[id.index()] && !matches!(node.op.vjp, Vjp::Zero(_)) {
+            for input in &node.inputs {
+                reached[input.index()] = true;
+            }
+        }
+    }
+    reached
+}
+
+/// The tensor, if it is this graph's and no error was recorded on the way to it.
+#[track_caller]
+fn own<'g>(g: &'g GraphBuilder, tensor: Tensor<'_>, call: &str) -> Option<Tensor<'g>> {
+    if !std::ptr::eq(tensor.builder(), g) {
+        let diag = Diag::new(Code::ForeignTensor, format!("`{call}` got a tensor of another graph"));
+        g.error(diag.note("the tensor was made", made_at(tensor)));
+        return None;
+    }
+    if tensor.is_poisoned() { None } else { Some(g.tensor(tensor.id())) }
+}
+
+#[track_caller]
+fn checked_loss<'g>(g: &'g GraphBuilder, loss: Tensor<'_>, call: &str) -> Option<Tensor<'g>> {
+    let loss = own(g, loss, call)?;
+    if loss.is_float() && loss.rank() == 0 {
+        return Some(loss);
+    }
+    let text = format!("`{call}` requires a scalar float loss, got {}", loss.ty());
+    let diag = Diag::new(Code::NotDifferentiable, text).note("the loss was made", made_at(loss));
+    g.error(if loss.is_float() { diag.help("reduce it to a scalar with `.mean()` or `.sum()`") } else { diag });
+    None
+}
+
+/// The parameter and its name, if it is one of floats.
+#[track_caller]
+fn checked_param<'g>(g: &'g GraphBuilder, param: Tensor<'_>, call: &str) -> Option<(Tensor<'g>, String)> {
+    let param = own(g, param, call)?;
+    if let Some(name) = param_name(g, param) {
+        return Some((param, name));
+    }
+    let op = g.with_graph(|graph| graph.node(param.id()).op.name);
+    let text = format!("`{call}` requires parameters of floats, got `{op}` of type {}", param.ty());
+    g.error(Diag::new(Code::BadUpdate, text).note("it was made", made_at(param)));
+    None
+}
+
+fn param_name(g: &GraphBuilder, param: Tensor<'_>) -> Option<String> {
+    g.with_graph(|graph| {
+        let node = graph.node(param.id());
+        (node.op.name == "param" && node.ty.dtype().is_float()).then(|| node.attrs.str("name").to_owned())
+    })
+}
+
+#[track_caller]
+fn with_gradients<'g>(
+    g: &'g GraphBuilder,
+    loss: Tensor<'g>,
+    params: &[Tensor<'g>],
+    optimizer: &impl Optimizer,
+) -> Vec<(Tensor<'g>, Tensor<'g>)> {
+    g.set_origin(Some(origin(optimizer)));
+    let gradients = g.grad(loss, params);
+    g.set_origin(None);
+    params.iter().copied().zip(gradients).collect()
+}
+
+#[track_caller]
+fn origin(optimizer: &impl Optimizer) -> Origin {
+    Origin { rule: Some(optimizer.name()), ..Origin::at(Loc::here()) }
+}
+
+/// Declares the updates of parameters by their gradients.
+#[track_caller]
+fn apply<'g>(g: &'g GraphBuilder, pairs: &[(Tensor<'g>, Tensor<'g>)], optimizer: &impl Optimizer, call: &str) {
+    let rate = optimizer.learning_rate();
+    let in_range = if rate.is_finite() && rate >= 0.0 {
+        optimizer.check()
+    } else {
+        Err(format!("a learning rate that is finite and not negative, got {rate}"))
+    };
+    if let Err(required) = in_range {
+        let text = format!("the optimiser `{}` requires {required}", optimizer.name());
+        g.error(Diag::new(Code::BadAttribute, text));
+        return;
+    }
+    if pairs.is_empty() {
+        return;
+    }
+    g.set_origin(Some(origin(optimizer)));
+    let wide = pairs.iter().any(|(param, _)| param.dtype() == DType::F64);
+    let rate = rate_state(g, rate, if wide { DType::F64 } else { DType::F32 });
+    for &(param, grad) in pairs {
+        let Some(param_name) = param_name(g, param) else { continue };
+        if is_updated(g, param) {
+            let text = format!("`{call}` would update `{param_name}` twice");
+            let diag = Diag::new(Code::BadUpdate, text).note("the parameter was made", made_at(param));
+            g.error(diag.help("one step replaces a parameter once: add the losses, or list the parameters of each"));
+            continue;
+        }
+        let cx = UpdateCx { param, grad, rate, optimizer: optimizer.name(), param_name };
+        g.update(param, optimizer.step(&cx));
+    }
+    g.set_origin(None);
+}
