@@ -28,12 +28,7 @@ fn kernel(name: &str, sweep: Sweep, dims: &[usize], n_in: usize, n_out: usize, p
 }
 
 /// An elementwise kernel over `n` elements of `n_in` arrays.
-fn pointwise(
-    name: &str,
-    n: usize,
-    n_in: u32,
-    f: impl Fn(&mut BodyBuilder, &[ValueId]) -> Vec<ValueId>,
-) -> Kernel {
+fn pointwise(name: &str, n: usize, n_in: u32, f: impl Fn(&mut BodyBuilder, &[ValueId]) -> Vec<ValueId>) -> Kernel {
     let mut s = BodyBuilder::new();
     let x: Vec<ValueId> = (0..n_in).map(|k| s.input(k, F32)).collect();
     let values = f(&mut s, &x);

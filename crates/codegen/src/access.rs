@@ -47,9 +47,7 @@ impl Accesses {
         };
         let mut of_phase = |phase: &Phase| {
             let inputs = phase.inputs.iter().map(|input| match input {
-                Input::Load { arg, map } => {
-                    Some(access(Some(arg.0 as usize), kernel.args[arg.0 as usize].dtype, map))
-                }
+                Input::Load { arg, map } => Some(access(Some(arg.0 as usize), kernel.args[arg.0 as usize].dtype, map)),
                 Input::Index { map, dtype } => Some(access(None, *dtype, map)),
                 Input::Reduced(_) => None,
             });
@@ -171,7 +169,8 @@ impl Emitter<'_> {
 
     fn index(&mut self, access: &Access, site: Site, position: Position) -> Lanes {
         let dtype = access.dtype;
-        let narrow = |e: &mut Self, value: Value| if dtype == DType::I32 { e.b.ins().ireduce(I32, value) } else { value };
+        let narrow =
+            |e: &mut Self, value: Value| if dtype == DType::I32 { e.b.ins().ireduce(I32, value) } else { value };
         match position {
             Position::Uniform => {
                 let scalar = narrow(self, site.base);

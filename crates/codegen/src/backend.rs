@@ -132,11 +132,10 @@ impl CraneliftBackend {
             return Err(environment("vector code needs SSE4.1".into()));
         }
         let mut flags = settings::builder();
-        let o = std::env::var("OPT").unwrap_or("none".into()); let ra = std::env::var("RA").unwrap_or("backtracking".into());
         let checked = if cfg!(debug_assertions) { "true" } else { "false" };
         for (name, value) in [
             // Our bodies have no common subexpressions, and the optimizer's scheduling undoes the interleaving.
-            ("opt_level", o.as_str()),("regalloc_algorithm", ra.as_str()),
+            ("opt_level", "none"),
             ("enable_verifier", checked),
             ("unwind_info", "false"),
             ("enable_probestack", "false"),
@@ -255,7 +254,11 @@ impl Backend for CraneliftBackend {
     }
 }
 
-fn signature(module: &JITModule, params: &[cranelift_codegen::ir::Type], result: Option<cranelift_codegen::ir::Type>) -> Signature {
+fn signature(
+    module: &JITModule,
+    params: &[cranelift_codegen::ir::Type],
+    result: Option<cranelift_codegen::ir::Type>,
+) -> Signature {
     let mut signature = module.make_signature();
     signature.params.extend(params.iter().map(|&ty| AbiParam::new(ty)));
     signature.returns.extend(result.map(AbiParam::new));

@@ -18,7 +18,7 @@ use crate::phase::{Env, PhasePlan, Surroundings};
 impl<'k> Nest<'k, '_> {
     /// All phases for the columns of one row.
     pub(crate) fn columns(&mut self, plans: &[PhasePlan<'k>], index: &RowIndex) {
-        let unroll = plans.iter().map(PhasePlan::unroll).min().unwrap_or(1);
+        let unroll = plans.iter().map(PhasePlan::column_groups).min().unwrap_or(1);
         let prepared: Vec<(&PhasePlan, Sites, Env)> = plans
             .iter()
             .map(|plan| {

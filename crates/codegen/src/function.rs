@@ -182,9 +182,13 @@ impl<'k> Nest<'k, '_> {
         body: &mut dyn FnMut(&mut Self, &[Position]),
     ) {
         let mut j = start;
-        let mut passes = vec![unroll, 1];
-        passes.dedup();
-        for n_groups in passes {
+        // After eight groups at a time up to seven would be left.
+        let passes: &[usize] = match unroll {
+            1 => &[1],
+            8 => &[8, 2, 1],
+            _ => &[unroll, 1],
+        };
+        for &n_groups in passes {
             let step = (GROUP * n_groups) as i64;
             let last = self.e.b.ins().iadd_imm_s(end, -step);
             (j, _) = self.counted(j, last, step, &[], |nest, j, _| {

@@ -122,11 +122,7 @@ impl Emitter<'_> {
         }
     }
 
-    fn map3(
-        &mut self,
-        [a, b, c]: [&Lanes; 3],
-        mut f: impl FnMut(&mut Self, Value, Value, Value) -> Value,
-    ) -> Lanes {
+    fn map3(&mut self, [a, b, c]: [&Lanes; 3], mut f: impl FnMut(&mut Self, Value, Value, Value) -> Value) -> Lanes {
         let first = f(self, a.0[0], b.0[0], c.0[0]);
         match a.0.len() {
             1 => Lanes(smallvec![first]),

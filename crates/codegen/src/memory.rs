@@ -85,7 +85,10 @@ impl KernelFn {
     /// # Panics
     /// If there are fewer pointers or layout entries than the code reads.
     pub unsafe fn call(&self, ptrs: &[*mut u8], layout: &[i64], rows: Range<usize>, cols: Range<usize>) {
-        assert!(ptrs.len() >= self.n_args && layout.len() >= self.layout_len, "a kernel is called with too few arguments");
+        assert!(
+            ptrs.len() >= self.n_args && layout.len() >= self.layout_len,
+            "a kernel is called with too few arguments"
+        );
         let [row0, row1, col0, col1] = [rows.start, rows.end, cols.start, cols.end].map(|i| i as i64);
         // SAFETY: the code is alive because `self` holds its memory; it reads no more pointers and layout entries than
         // just checked, and the caller vouches that what they lead to may be accessed.

@@ -34,6 +34,13 @@ pub(crate) struct PhasePlan<'k> {
 /// Groups of lanes in flight, of types of up to 4 bytes.
 const MAX_UNROLL: usize = 4;
 
+/// Bodies with more operations than this are unrolled half as far: register allocation takes time that grows faster
+/// than the code, for a gain of 15 %.
+const LONG_OPS: usize = 128;
+
+/// Bodies with at most this many operations leave most registers free.
+const LIGHT_OPS: usize = 6;
+
 /// Constants that a loop keeps in registers if it has no more than these.
 const HOISTED_CONSTANTS: usize = 4;
 
@@ -82,7 +89,20 @@ impl<'k> PhasePlan<'k> {
 
     /// Groups of lanes in flight.
     pub(crate) fn unroll(&self) -> usize {
-        std::env::var("U").map_or(MAX_UNROLL, |v| v.parse().unwrap()) / self.width()
+        let longest = if self.n_varying_ops() > LONG_OPS { MAX_UNROLL / 2 } else { MAX_UNROLL };
+        longest / self.width()
+    }
+
+    /// Whether most registers are free for accumulators.
+    pub(crate) fn is_light(&self) -> bool {
+        self.n_varying_ops() <= LIGHT_OPS
+    }
+
+    /// Groups of columns in flight: twice as many for light bodies, whose accumulators still fit the registers; wide
+    /// chunks use more of each cache line and page that they touch.
+    pub(crate) fn column_groups(&self) -> usize {
+        let light = self.is_light() && self.phase.reduces.len() <= 1 && self.width() == 1;
+        if light { 2 * MAX_UNROLL } else { self.unroll() }
     }
 
     /// Arithmetic instructions per element of the innermost loop.
@@ -133,7 +153,7 @@ impl Emitter<'_> {
                 used[arg.index()] |= matches!(insts[arg.index()].op, ScalarOp::Const(_));
             }
         }
-        if used.iter().filter(|&&used| used).count() <= std::env::var("H").map_or(HOISTED_CONSTANTS, |v| v.parse().unwrap()) {
+        if used.iter().filter(|&&used| used).count() <= HOISTED_CONSTANTS {
             for (i, inst) in insts.iter().enumerate().filter(|(i, _)| used[*i]) {
                 if let ScalarOp::Const(bits) = inst.op {
                     env.values[i] = Some([self.constant(bits, inst.dtype)].into_iter().collect());

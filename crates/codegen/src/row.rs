@@ -26,9 +26,6 @@ const LANE_BYTES: usize = 128;
 /// Groups that the lanes of a 4-byte type fill.
 const MAIN_GROUPS: usize = 8;
 
-/// Bodies with at most this many operations keep the lanes of their one reduction in registers.
-const LIGHT_OPS: usize = 6;
-
 /// A reduction's lanes in the stack buffer.
 #[derive(Clone, Copy)]
 struct Accumulator {
@@ -52,11 +49,8 @@ impl Accumulator {
 impl<'k> Nest<'k, '_> {
     /// All phases for one row.
     pub(crate) fn row(&mut self, plans: &[PhasePlan<'k>], index: &RowIndex) {
-        let (start, end) = if self.kernel.sweep == Sweep::Row {
-            (self.e.iconst(0), self.inner_of_row(index.row))
-        } else {
-            self.cols
-        };
+        let (start, end) =
+            if self.kernel.sweep == Sweep::Row { (self.e.iconst(0), self.inner_of_row(index.row)) } else { self.cols };
         for plan in plans {
             let sites = self.sites(&plan.accesses, index);
             let mut env = Env::new(plan);
@@ -95,7 +89,7 @@ impl<'k> Nest<'k, '_> {
         let mut unroll = plan.unroll();
         let mut start = start;
         match accumulators[..] {
-            [acc] if plan.n_varying_ops() <= LIGHT_OPS => {
+            [acc] if plan.is_light() => {
                 start = self.main_loop(plan, env, sites, (start, end), acc);
                 unroll = 1;
             }

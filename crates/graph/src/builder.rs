@@ -6,7 +6,7 @@
 //! NumPy broadcasting happens here: pointwise ops see operands of equal shapes, with explicit `broadcast` nodes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -42,6 +42,7 @@ pub struct GraphBuilder {
     diags: RefCell<Vec<Diag>>,
     scopes: RefCell<Vec<String>>,
     names: RefCell<HashMap<String, NodeId>>,
+    streams: RefCell<HashSet<String>>,
     origin: RefCell<Option<Origin>>,
     training: Cell<bool>,
 }
@@ -61,6 +62,7 @@ impl GraphBuilder {
             diags: RefCell::default(),
             scopes: RefCell::default(),
             names: RefCell::default(),
+            streams: RefCell::default(),
             origin: RefCell::default(),
             training: Cell::new(true),
         }
@@ -124,33 +126,27 @@ impl GraphBuilder {
     #[track_caller]
     pub fn shared(&self, name: &str) -> Tensor<'_> {
         let full = self.scoped(name);
-        let known = self.names.borrow().get(&full).copied();
-        known.map_or_else(
-            || {
-                let names = self.names.borrow();
-                let mut diag = Diag::new(Code::UnknownName, format!("no input, parameter or state is named `{full}`"));
-                if let Some(near) = nearest(&full, names.keys().map(String::as_str)) {
-                    diag = diag.help(format!("did you mean `{near}`?"));
-                }
-                drop(names);
-                self.poison(diag)
-            },
-            |id| Tensor { builder: self, id },
-        )
+        if let Some(&id) = self.names.borrow().get(&full) {
+            return Tensor { builder: self, id };
+        }
+        let mut diag = Diag::new(Code::UnknownName, format!("no input, parameter or state is named `{full}`"));
+        if let Some(near) = nearest(&full, self.names.borrow().keys().map(String::as_str)) {
+            diag = diag.help(format!("did you mean `{near}`?"));
+        }
+        self.poison(diag)
     }
 
-    /// A fresh random stream's name in the current scope; a name may be used once.
+    /// A fresh random stream's name in the current scope: `name`, or `name_2`, … if it is taken.
     #[track_caller]
     pub fn stream_name(&self, name: &str) -> String {
         let full = self.scoped(name);
-        let mut names = self.names.borrow_mut();
+        let mut streams = self.streams.borrow_mut();
         let mut unique = full.clone();
         let mut n = 1;
-        while names.contains_key(&unique) {
+        while !streams.insert(unique.clone()) {
             n += 1;
             unique = format!("{full}_{n}");
         }
-        names.insert(unique.clone(), NodeId(0));
         unique
     }
 
@@ -170,14 +166,19 @@ impl GraphBuilder {
         scopes.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(".")
     }
 
-    /// Makes every node that follows come from `origin` instead of the caller's line; `None` ends that. For passes.
-    pub fn set_origin(&self, origin: Option<Origin>) {
-        *self.origin.borrow_mut() = origin;
+    /// Makes every node that follows come from `origin` instead of the caller's line; `None` ends that. The
+    /// origin before is returned, to be set again.
+    pub fn set_origin(&self, origin: Option<Origin>) -> Option<Origin> {
+        self.origin.replace(origin)
     }
 
     #[track_caller]
     fn current_origin(&self) -> Origin {
-        self.origin.borrow().clone().unwrap_or_else(|| Origin::at(Loc::here()))
+        // Not a closure: those do not pass the caller's place on.
+        match self.origin.borrow().clone() {
+            Some(origin) => origin,
+            None => Origin::at(Loc::here()),
+        }
     }
 
     // ---- ops -----------------------------------------------------------------------------------------------------
@@ -469,8 +470,10 @@ impl GraphBuilder {
             let shapes: SmallVec<[Shape; 3]> = operands.iter().map(|t| t.shape()).collect();
             let joint = shapes.iter().try_fold(Shape::default(), |joint, s| joint.broadcast(s));
             if let Some(joint) = joint {
-                let aligned: SmallVec<[Tensor<'_>; 3]> =
-                    operands.iter().map(|t| self.tensor(t.id).broadcast_to(joint.clone())).collect();
+                let mut aligned: SmallVec<[Tensor<'_>; 3]> = SmallVec::new();
+                for operand in operands {
+                    aligned.push(self.tensor(operand.id).broadcast_to(joint.clone()));
+                }
                 return self.op(op, &aligned, Attrs::none(), None);
             }
         }

@@ -87,8 +87,10 @@ impl Init {
             (0..n).map(|i| dtype.bits_of_f64(value(i))).collect()
         };
         let normal = |mean: f64, std: f64| -> Vec<u64> {
-            let value = |i| mean + std * f64::from(philox::normal_f32(word(i)));
-            (0..n).map(|i| dtype.bits_of_f64(value(i))).collect()
+            let words: Vec<u32> = (0..n).map(word).collect();
+            let mut values = vec![0.0f32; n];
+            philox::fill_normal_f32(&words, &mut values);
+            values.iter().map(|&v| dtype.bits_of_f64(mean + std * f64::from(v))).collect()
         };
         let bits = match *self {
             Init::Constant(v) => vec![dtype.bits_of_f64(v.0); n],

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -162,6 +163,8 @@ pub struct Graph {
     outputs: Vec<Output>,
     bodies: Vec<Arc<Graph>>,
     interned: HashMap<NodeKey, NodeId>,
+    /// Bodies by the hash of their text.
+    body_index: HashMap<u64, SmallVec<[BodyId; 1]>>,
 }
 
 impl Graph {
@@ -236,12 +239,17 @@ impl Graph {
 
     /// Adds a body; an equal one is returned instead.
     pub fn add_body(&mut self, body: Arc<Graph>) -> BodyId {
-        let equal = |known: &Arc<Graph>| Arc::ptr_eq(known, &body) || known.to_string() == body.to_string();
-        let index = self.bodies.iter().position(equal).unwrap_or_else(|| {
-            self.bodies.push(body.clone());
-            self.bodies.len() - 1
-        });
-        BodyId(index as u32)
+        let text = body.to_string();
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        let id = BodyId(self.bodies.len() as u32);
+        let same_hash = self.body_index.entry(hasher.finish()).or_default();
+        if let Some(&known) = same_hash.iter().find(|k| self.bodies[k.index()].to_string() == text) {
+            return known;
+        }
+        same_hash.push(id);
+        self.bodies.push(body);
+        id
     }
 
     /// Declares an output.

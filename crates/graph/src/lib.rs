@@ -5,6 +5,7 @@
 pub mod attrs;
 pub mod builder;
 pub mod diag;
+pub mod dot;
 pub mod eval;
 pub mod expand;
 pub mod init;
@@ -18,6 +19,7 @@ pub mod tensor;
 pub mod text;
 pub mod types;
 pub mod verify;
+pub mod view;
 
 pub use attrs::{Attr, AttrKind, AttrSpec, Attrs};
 pub use builder::{GraphBuilder, Tensor, build};

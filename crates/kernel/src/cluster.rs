@@ -93,13 +93,17 @@ impl fmt::Display for Verdict {
             Verdict::Fuse(Joined::SameElements) => f.write_str("fuse: same elements"),
             Verdict::Fuse(Joined::IntoReduction) => f.write_str("fuse: reduced as it is made"),
             Verdict::Fuse(Joined::OutOfReduction) => f.write_str("fuse: continues with the reduction's result"),
-            Verdict::Fuse(Joined::Epilogue) => f.write_str("fuse: finishes the product's tiles while they are in cache"),
+            Verdict::Fuse(Joined::Epilogue) => {
+                f.write_str("fuse: finishes the product's tiles while they are in cache")
+            }
             Verdict::Fuse(Joined::Recomputed) => f.write_str("fuse: cheap, recomputed by its reader"),
             Verdict::Keep(Reason::FusionOff) => f.write_str("keep: fusion is turned off"),
             Verdict::Keep(Reason::ReadsMemory(op)) => write!(f, "keep: `{op}` reads its operands from memory"),
             Verdict::Keep(Reason::WritesMemory(op)) => write!(f, "keep: `{op}` writes its result to memory"),
             Verdict::Keep(Reason::OtherIndices) => f.write_str("keep: read at other indices than it is made"),
-            Verdict::Keep(Reason::SecondSweep) => f.write_str("keep: the reduction's result is needed in a second sweep"),
+            Verdict::Keep(Reason::SecondSweep) => {
+                f.write_str("keep: the reduction's result is needed in a second sweep")
+            }
             Verdict::Keep(Reason::OtherLoops) => f.write_str("keep: the loops differ"),
             Verdict::Keep(Reason::ReducesProduct) => f.write_str("keep: a product's epilogue does not reduce"),
             Verdict::Keep(Reason::TwoProducts) => f.write_str("keep: the kernel already finishes another product"),
@@ -228,10 +232,22 @@ fn parts(graph: &Graph, options: &ClusterOptions, forced: &HashSet<NodeId>) -> V
         parts[id.index()] = match &node.op.lower {
             Lower::Source(Source::Input | Source::Param | Source::State) => Part::Buffer,
             Lower::Source(Source::Constant) if node.ty.shape().rank() > 0 => Part::Buffer,
-            Lower::Source(Source::Constant) => if needs_memory { Part::Value } else { Part::Virtual },
+            Lower::Source(Source::Constant) => {
+                if needs_memory {
+                    Part::Value
+                } else {
+                    Part::Virtual
+                }
+            }
             Lower::Source(Source::Iota | Source::Rng) if needs_memory || !options.fuse => Part::Value,
             Lower::Source(Source::Iota | Source::Rng) => Part::Virtual,
-            Lower::View(_) | Lower::Check | Lower::Identity => if needs_memory { Part::Value } else { Part::View },
+            Lower::View(_) | Lower::Check | Lower::Identity => {
+                if needs_memory {
+                    Part::Value
+                } else {
+                    Part::View
+                }
+            }
             Lower::Gemm => Part::Product,
             Lower::Reduce(_) => Part::Value,
             Lower::Scalar(_) => Part::Value,
@@ -382,7 +398,8 @@ impl<'a> Clusterer<'a> {
                     let from = self.graph.node(id);
                     if matches!(from.op.lower, Lower::Scalar(_)) {
                         let verdict = Verdict::Fuse(Joined::Recomputed);
-                        let to = self.graph.ids().skip(id.index() + 1).find(|r| self.graph.node(*r).inputs.contains(&id));
+                        let to =
+                            self.graph.ids().skip(id.index() + 1).find(|r| self.graph.node(*r).inputs.contains(&id));
                         edges.extend(to.map(|to| Edge { from: id, to, verdict }));
                     }
                 }
@@ -504,6 +521,12 @@ impl<'a> Clusterer<'a> {
         if product.is_some() && loops.is_some() {
             return Err(Reason::ReducesProduct);
         }
+        // A tile's epilogue sees that tile only: no member may read another at other indices.
+        let member = |id: NodeId| a.nodes.contains(&id) || b.nodes.contains(&id);
+        let elsewhere = |n: &NodeId| self.reads[n.index()].iter().any(|r| !r.direct && member(r.node));
+        if product.is_some() && a.nodes.iter().chain(&b.nodes).any(elsewhere) {
+            return Err(Reason::OtherIndices);
+        }
         // A member at the full shape must not wait for a reduction of the same sweep.
         if loops.is_some() && self.waits_for_reduction(a, b) {
             return Err(Reason::SecondSweep);
@@ -527,7 +550,8 @@ impl<'a> Clusterer<'a> {
             && self.reads[id.index()].iter().any(|r| {
                 group.nodes.contains(&r.node)
                     && r.direct
-                    && (matches!(self.graph.node(r.node).op.lower, Lower::Reduce(_)) || self.is_reduced_member(group, r.node))
+                    && (matches!(self.graph.node(r.node).op.lower, Lower::Reduce(_))
+                        || self.is_reduced_member(group, r.node))
             })
     }
 
@@ -544,9 +568,10 @@ impl<'a> Clusterer<'a> {
                 matches!(self.graph.node(n).op.lower, Lower::Reduce(_)) || self.is_reduced_member(group, n)
             })
             .collect();
-        a.nodes.iter().chain(&b.nodes).any(|n| {
-            self.reads[n.index()].iter().any(|r| !r.direct && member(r.node) && reduced.contains(&r.node))
-        })
+        a.nodes
+            .iter()
+            .chain(&b.nodes)
+            .any(|n| self.reads[n.index()].iter().any(|r| !r.direct && member(r.node) && reduced.contains(&r.node)))
     }
 
     /// A node outside both clusters on a path from the first to the second, if there is one.
@@ -627,7 +652,12 @@ pub fn stored(graph: &Graph, clusters: &Clusters, index: usize) -> Vec<NodeId> {
     for id in graph.ids() {
         if matches!(clusters.parts[id.index()], Part::Value | Part::Product | Part::Opaque) {
             let own = clusters.of[id.index()];
-            needed.extend(clusters.reads[id.index()].iter().filter(|r| own.is_none() || clusters.of[r.node.index()] != own).map(|r| r.node));
+            needed.extend(
+                clusters.reads[id.index()]
+                    .iter()
+                    .filter(|r| own.is_none() || clusters.of[r.node.index()] != own)
+                    .map(|r| r.node),
+            );
         }
     }
     clusters.clusters[index].nodes.iter().copied().filter(|n| needed.contains(n)).collect()

@@ -86,8 +86,10 @@ impl Memory<'_, '_> {
     fn bytes(&mut self, arg: usize, index: i64, size: usize) -> Result<&mut [u8], String> {
         let place = self.places[arg];
         let n_buffers = self.buffers.len();
-        let buffer =
-            self.buffers.get_mut(place.buffer).ok_or_else(|| format!("no buffer {} among {n_buffers}", place.buffer))?;
+        let buffer = self
+            .buffers
+            .get_mut(place.buffer)
+            .ok_or_else(|| format!("no buffer {} among {n_buffers}", place.buffer))?;
         let length = buffer.len();
         let range = usize::try_from(index)
             .ok()
@@ -202,8 +204,7 @@ impl Machine<'_, '_, '_> {
 
     fn column_phase(&mut self, phase: &Phase, row: usize, cols: Range<usize>) -> Result<(), String> {
         let n_steps = self.kernel.reduced_extent();
-        let ops: Vec<(ReduceOp, DType)> =
-            phase.reduces.iter().map(|r| (r.op, phase.body.dtype(r.value))).collect();
+        let ops: Vec<(ReduceOp, DType)> = phase.reduces.iter().map(|r| (r.op, phase.body.dtype(r.value))).collect();
         let identities = || ops.iter().map(|(op, dtype)| vec![op.identity(*dtype); cols.len()]).collect::<Vec<_>>();
         let combine = |into: &mut [u64], values: &[u64], (op, dtype): (ReduceOp, DType)| {
             for (acc, &value) in into.iter_mut().zip(values) {

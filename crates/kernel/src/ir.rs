@@ -171,7 +171,7 @@ pub struct CodeKey {
     sweep: Sweep,
     n_dims: usize,
     args: Vec<Arg>,
-    phases: Vec<(Space, ScalarBody, Vec<InputKey>, Vec<StoreKey>, Vec<Reduce>)>,
+    phases: Vec<PhaseKey>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -180,6 +180,8 @@ enum InputKey {
     Index(DType, AccessKey),
     Reduced(u32),
 }
+
+type PhaseKey = (Space, ScalarBody, Vec<InputKey>, Vec<StoreKey>, Vec<Reduce>);
 
 type StoreKey = (ValueId, ArgId, AccessKey);
 
@@ -272,7 +274,10 @@ impl Kernel {
 
     /// The type of the numbered reduction's result.
     pub fn reduced_dtype(&self, slot: u32) -> Option<DType> {
-        self.phases.iter().find_map(|p| p.reduces.iter().find(|r| r.slot == slot).map(|r| p.body.dtype(r.value)))
+        self.phases.iter().find_map(|p| {
+            let reduce = p.reduces.iter().find(|r| r.slot == slot)?;
+            Some(p.body.insts().get(reduce.value.index())?.dtype)
+        })
     }
 
     /// Number of reductions in all phases.

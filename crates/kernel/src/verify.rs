@@ -11,8 +11,8 @@
 //!    value has its argument's type.
 //! 5. Instructions have the operand types that they are defined for (`Bool` has no arithmetic), and values named by
 //!    stores and reductions exist.
-//! 6. Reductions stand only in `Full` phases of `Row` and `Column` sweeps, slots are unique, `Bool` is not summed or
-//!    multiplied, and `Reduced` inputs name a slot of an earlier phase.
+//! 6. Reductions stand only in `Full` phases of `Row` and `Column` sweeps, slots are unique and small, `Bool` is not
+//!    summed or multiplied, and `Reduced` inputs name a slot of an earlier phase.
 //! 7. `Reduced` phases stand only in `Row` and `Column` sweeps; their maps have inner stride 0 in a `Row` sweep and
 //!    reduced stride 0 in a `Column` sweep.
 //!
@@ -22,6 +22,9 @@
 use cotangent_scalar::{DType, Inst, ReduceOp, ScalarBody, ScalarOp, ValueId};
 
 use crate::ir::{ArgId, IndexMap, Input, Kernel, Phase, Space, Sweep};
+
+/// Slots index tables, so they are below this.
+const MAX_SLOTS: u32 = 1 << 12;
 
 impl Kernel {
     /// Checks the invariants listed in [`crate::verify`].
@@ -174,7 +177,9 @@ impl Kernel {
                 Input::Reduced(slot) => {
                     let known = self.phases[..number].iter().any(|p| p.reduces.iter().any(|r| r.slot == *slot));
                     if !known {
-                        errors.push(format!("phase {number}: input {k} is reduction {slot}, not made by an earlier phase"));
+                        errors.push(format!(
+                            "phase {number}: input {k} is reduction {slot}, not made by an earlier phase"
+                        ));
                     }
                 }
                 _ => {}
@@ -204,6 +209,9 @@ impl Kernel {
             let earlier = self.phases[..number].iter().flat_map(|p| &p.reduces);
             if earlier.chain(&phase.reduces[..i]).any(|r| r.slot == reduce.slot) {
                 errors.push(format!("phase {number}: reduction {} is defined twice", reduce.slot));
+            }
+            if reduce.slot >= MAX_SLOTS {
+                errors.push(format!("phase {number}: reduction {} is not below {MAX_SLOTS}", reduce.slot));
             }
             let dtype = phase.body.insts().get(reduce.value.index()).map(|inst| inst.dtype);
             if dtype == Some(DType::Bool) && matches!(reduce.op, ReduceOp::Sum | ReduceOp::Prod) {

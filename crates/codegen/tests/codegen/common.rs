@@ -44,17 +44,51 @@ pub fn edge_bits(dtype: DType) -> Vec<u64> {
         DType::F32 => {
             let mut bits: Vec<u32> = vec![0, 1, 0x007f_ffff, 0x0080_0000, 0x7f7f_ffff, 0x7f80_0000, 0x7fc0_0000];
             let values = [
-                0.5f32, 1.0, 1.5, 2.5, 3.0, 0.1, 1e-3, 100.25, 254.9, 255.0, 256.0, 1e9, 2147483500.0, 2147483648.0,
-                8388608.5, 9.2e18, 9223372036854775808.0, 1e30,
+                0.5f32,
+                1.0,
+                1.5,
+                2.5,
+                3.0,
+                0.1,
+                1e-3,
+                100.25,
+                254.9,
+                255.0,
+                256.0,
+                1e9,
+                2147483500.0,
+                2147483648.0,
+                8388608.5,
+                9.2e18,
+                9223372036854775808.0,
+                1e30,
             ];
             bits.extend(values.map(f32::to_bits));
             bits.iter().flat_map(|&b| [u64::from(b), u64::from(b | 0x8000_0000)]).collect()
         }
         DType::F64 => {
-            let mut bits: Vec<u64> = vec![0, 1, 0x000f_ffff_ffff_ffff, 0x7fef_ffff_ffff_ffff, 0x7ff0 << 48, 0x7ff8 << 48];
+            let mut bits: Vec<u64> =
+                vec![0, 1, 0x000f_ffff_ffff_ffff, 0x7fef_ffff_ffff_ffff, 0x7ff0 << 48, 0x7ff8 << 48];
             let values = [
-                0.5f64, 1.0, 1.5, 2.5, 3.0, 0.1, 1e-3, 255.5, 256.0, 2147483647.0, 2147483647.5, 2147483648.0, 1e10,
-                4503599627370496.5, 9.2e18, 9223372036854775808.0, 1e39, 1e300, 1e-310,
+                0.5f64,
+                1.0,
+                1.5,
+                2.5,
+                3.0,
+                0.1,
+                1e-3,
+                255.5,
+                256.0,
+                2147483647.0,
+                2147483647.5,
+                2147483648.0,
+                1e10,
+                4503599627370496.5,
+                9.2e18,
+                9223372036854775808.0,
+                1e39,
+                1e300,
+                1e-310,
             ];
             bits.extend(values.map(f64::to_bits));
             bits.iter().flat_map(|&b| [b, b | 1 << 63]).collect()
@@ -63,10 +97,12 @@ pub fn edge_bits(dtype: DType) -> Vec<u64> {
             .iter()
             .flat_map(|&v| [u64::from(v as u32), u64::from(v.wrapping_neg() as u32)])
             .collect(),
-        DType::I64 => [0i64, 1, 2, 5, 31, 63, 64, 255, 1 << 31, 1 << 32, (1 << 53) + 1, 0x0123_4567_89ab_cdef, i64::MAX, i64::MIN]
-            .iter()
-            .flat_map(|&v| [v as u64, v.wrapping_neg() as u64])
-            .collect(),
+        DType::I64 => {
+            [0i64, 1, 2, 5, 31, 63, 64, 255, 1 << 31, 1 << 32, (1 << 53) + 1, 0x0123_4567_89ab_cdef, i64::MAX, i64::MIN]
+                .iter()
+                .flat_map(|&v| [v as u64, v.wrapping_neg() as u64])
+                .collect()
+        }
         DType::U8 => vec![0, 1, 2, 3, 7, 8, 9, 127, 128, 200, 254, 255],
         DType::Bool => vec![0, 1],
     }
@@ -129,15 +165,14 @@ pub fn arg(dtype: DType, read: bool, written: bool) -> Arg {
 }
 
 /// A kernel whose total is the product of its extents.
-pub fn kernel(name: &str, sweep: Sweep, dims: &[usize], args: Vec<Arg>, phases: Vec<cotangent_kernel::ir::Phase>) -> Kernel {
-    Kernel {
-        name: name.into(),
-        sweep,
-        dims: SmallVec::from_slice(dims),
-        total: dims.iter().product(),
-        args,
-        phases,
-    }
+pub fn kernel(
+    name: &str,
+    sweep: Sweep,
+    dims: &[usize],
+    args: Vec<Arg>,
+    phases: Vec<cotangent_kernel::ir::Phase>,
+) -> Kernel {
+    Kernel { name: name.into(), sweep, dims: SmallVec::from_slice(dims), total: dims.iter().product(), args, phases }
 }
 
 /// Compiles kernels for this machine.
@@ -146,7 +181,14 @@ pub fn compile(kernels: &[&Kernel]) -> Compiled {
 }
 
 /// Runs machine code on buffers, of which several arguments may share one.
-pub fn call(code: &KernelFn, kernel: &Kernel, buffers: &mut [Vec<u8>], binding: &[usize], rows: Range<usize>, cols: Range<usize>) {
+pub fn call(
+    code: &KernelFn,
+    kernel: &Kernel,
+    buffers: &mut [Vec<u8>],
+    binding: &[usize],
+    rows: Range<usize>,
+    cols: Range<usize>,
+) {
     let lengths: Vec<usize> =
         kernel.args.iter().zip(binding).map(|(a, &b)| buffers[b].len() / a.dtype.size_bytes()).collect();
     assert_eq!(kernel.check_bounds(&lengths), Ok(()), "{kernel}");

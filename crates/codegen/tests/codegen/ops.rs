@@ -1,8 +1,6 @@
 //! Every scalar operation on every type it is defined for, on all pairs of edge values: as a vector, as a ragged end,
 //! with a uniform operand, and from strided memory.
 
-
-
 use crate::common::*;
 use cotangent_kernel::ir::{Input, Kernel, Phase, Space, Store, Sweep};
 use cotangent_scalar::{BodyBuilder, DType, LibmFn, ScalarOp, ValueId};
@@ -95,8 +93,8 @@ fn with_constant(op: ScalarOp, dtype: DType, bits: u64, n: usize) -> Kernel {
 fn all_ops() -> Vec<ScalarOp> {
     use ScalarOp::*;
     let mut ops = vec![
-        Neg, Abs, Sqrt, Floor, Ceil, Trunc, RoundEven, Not, Add, Sub, Mul, Div, Min, Max, And, Or, Xor, Shl, ShrU, ShrS,
-        MulHiU, Eq, Ne, Lt, Le, Select, Fma, Cast, Bitcast,
+        Neg, Abs, Sqrt, Floor, Ceil, Trunc, RoundEven, Not, Add, Sub, Mul, Div, Min, Max, And, Or, Xor, Shl, ShrU,
+        ShrS, MulHiU, Eq, Ne, Lt, Le, Select, Fma, Cast, Bitcast,
     ];
     ops.extend(LibmFn::ALL.iter().map(|&f| Call(f)));
     ops

@@ -116,7 +116,8 @@ impl Generator<'_> {
             inputs.push(Input::Reduced(slot));
             return (s.input(number, dtype), false);
         }
-        let readable: Vec<_> = self.stored.iter().filter(|(_, _, of)| *of == space || *of == Space::Reduced).cloned().collect();
+        let readable: Vec<_> =
+            self.stored.iter().filter(|(_, _, of)| *of == space || *of == Space::Reduced).cloned().collect();
         if kind == 3 && !readable.is_empty() {
             let (arg, map, _) = readable[self.random.below(readable.len())].clone();
             self.args[arg].read = true;
@@ -124,7 +125,15 @@ impl Generator<'_> {
             return (s.input(number, self.args[arg].dtype), false);
         }
         let dtype = self.random.pick(&[
-            DType::F32, DType::F32, DType::F32, DType::F32, DType::I32, DType::Bool, DType::U8, DType::F64, DType::I64,
+            DType::F32,
+            DType::F32,
+            DType::F32,
+            DType::F32,
+            DType::I32,
+            DType::Bool,
+            DType::U8,
+            DType::F64,
+            DType::I64,
         ]);
         let strides = self.load_strides(space);
         let (map, length) = self.fit(strides);

@@ -1,6 +1,6 @@
 //! The matrix product.
 
-use smallvec::{SmallVec, smallvec};
+use smallvec::smallvec;
 
 use crate::attrs::{AttrKind, AttrSpec, Attrs};
 use crate::builder::Tensor;
@@ -98,10 +98,8 @@ impl<'g> Tensor<'g> {
         let Some(lead) = a_lead.broadcast(&b_lead) else {
             return g.op(&MATMUL, &[self, other], attrs, None);
         };
-        let widen = |t: Tensor<'g>, s: &Shape| {
-            let to: SmallVec<[usize; 4]> = lead.iter().copied().chain(s[s.rank() - 2..].iter().copied()).collect();
-            t.broadcast_to(Shape::new(&to))
-        };
-        g.op(&MATMUL, &[widen(self, &a), widen(other, &b)], attrs, None)
+        let widened = |s: &Shape| -> Shape { lead.iter().chain(&s[s.rank() - 2..]).copied().collect() };
+        let operands = [self.broadcast_to(widened(&a)), other.broadcast_to(widened(&b))];
+        g.op(&MATMUL, &operands, attrs, None)
     }
 }

@@ -164,13 +164,21 @@ impl GraphBuilder {
     /// The derivative of a scalar with respect to each of some tensors.
     #[track_caller]
     pub fn grad<'g>(&'g self, y: Tensor<'g>, wrt: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
-        wrt.iter().map(|&x| self.op(&GRAD, &[y, x], Attrs::none(), None)).collect()
+        let mut grads = Vec::with_capacity(wrt.len());
+        for &x in wrt {
+            grads.push(self.op(&GRAD, &[y, x], Attrs::none(), None));
+        }
+        grads
     }
 
     /// The derivative of `Σ y·seed` with respect to each of some tensors.
     #[track_caller]
     pub fn grad_with_seed<'g>(&'g self, y: Tensor<'g>, seed: Tensor<'g>, wrt: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
-        wrt.iter().map(|&x| self.op(&GRAD, &[y, x, seed], Attrs::none(), None)).collect()
+        let mut grads = Vec::with_capacity(wrt.len());
+        for &x in wrt {
+            grads.push(self.op(&GRAD, &[y, x, seed], Attrs::none(), None));
+        }
+        grads
     }
 }
 

@@ -189,7 +189,9 @@ impl<'t> Cursor<'t> {
             },
             Some(b'0'..=b'9' | b'+' | b'-' | b'.') => (Kind::Number, self.number_end(start)),
             Some(b'"') => self.string_end(start),
-            Some(&b @ (b'=' | b',' | b':' | b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'@')) => (Kind::Mark(b), start + 1),
+            Some(&b @ (b'=' | b',' | b':' | b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'@')) => {
+                (Kind::Mark(b), start + 1)
+            }
             Some(_) => (Kind::Stray, start + self.text[start..].chars().next().map_or(1, char::len_utf8)),
         };
         Token { kind, start, end }

@@ -201,7 +201,9 @@ impl Parser<'_, '_> {
 
     fn number(&self, token: Token) -> Result<u64, Diag> {
         let text = self.cursor.slice(token);
-        text[1..].parse().map_err(|_| self.cursor.error(Code::Syntax, token, format!("`{}` is too large", shorten(text))))
+        text[1..]
+            .parse()
+            .map_err(|_| self.cursor.error(Code::Syntax, token, format!("`{}` is too large", shorten(text))))
     }
 
     /// Everything after `%n =`.
@@ -432,7 +434,11 @@ impl Parser<'_, '_> {
         self.cursor.expect(b'=')?;
         let operand = self.operand(scope)?;
         if !scope.results.insert(name.clone()) {
-            return Err(self.cursor.error(Code::DuplicateName, token, format!("two outputs are named `{}`", shorten(&name))));
+            return Err(self.cursor.error(
+                Code::DuplicateName,
+                token,
+                format!("two outputs are named `{}`", shorten(&name)),
+            ));
         }
         if let Some(value) = operand {
             scope.graph.add_output(Output { name: name.into(), value, role: Role::Result });

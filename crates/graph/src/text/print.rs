@@ -102,7 +102,8 @@ fn block(graph: &Graph, style: Style, keyword: &str, indent: &str, out: &mut Str
         }
         let _ = write!(out, " : {}", node.ty);
         if style.origins && !node.origin.lines.is_empty() {
-            let lines: Vec<String> = node.origin.lines.iter().map(|l| l.to_string().replace(['\n', '\r'], " ")).collect();
+            let lines: Vec<String> =
+                node.origin.lines.iter().map(|l| l.to_string().replace(['\n', '\r'], " ")).collect();
             let rule = node.origin.rule.map(|r| format!(" ({r})")).unwrap_or_default();
             let _ = write!(out, "    ; {}{rule}", lines.join(", "));
         }

@@ -276,8 +276,8 @@ impl Adam {
     fn change<'g>(&self, cx: &UpdateCx<'g>) -> Tensor<'g> {
         let g = cx.builder();
         let t = cx.step_number();
-        let correction1 = 1.0 - g.scalar(self.beta1, DType::F64).pow(t);
-        let correction2 = 1.0 - g.scalar(self.beta2, DType::F64).pow(t);
+        let correction1: Tensor<'g> = 1.0 - g.scalar(self.beta1, DType::F64).pow(t);
+        let correction2: Tensor<'g> = 1.0 - g.scalar(self.beta2, DType::F64).pow(t);
         let step_size = cx.narrow(cx.rate_f64() / correction1);
         let root_scale = cx.narrow(1.0 / correction2.sqrt());
         let (m, v) = (cx.slot("m"), cx.slot("v"));

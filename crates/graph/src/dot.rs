@@ -1,0 +1,166 @@
+//! Graphs as Graphviz text.
+//!
+//! Our own writer, because clusters need subgraphs. Nodes carry the numbers of the text form, so a picture and a text can
+//! be read side by side; equal graphs give equal text. The color tells what a node does, a dashed edge is an update.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write;
+
+use crate::attrs::Attr;
+use crate::ir::{Graph, Node, NodeId, Role};
+use crate::op::{Lower, OpTraits, Source};
+use crate::text::print::post_order;
+
+/// What is drawn besides the nodes.
+#[derive(Clone, Debug, Default)]
+pub struct DotOptions {
+    /// Groups of nodes that are framed together, with their labels. A node in several groups stands in the first.
+    pub clusters: Vec<(String, Vec<NodeId>)>,
+    /// Further lines in the labels of nodes, for example values.
+    pub annotations: HashMap<NodeId, String>,
+}
+
+/// The Graphviz text of a graph. Nodes that no output needs are left out, except inputs.
+pub fn dot(graph: &Graph, options: &DotOptions) -> String {
+    let mut out = format!("digraph {} {{\n", quoted(graph.name()));
+    out.push_str("  rankdir=TB;\n");
+    out.push_str("  node [shape=box, style=\"rounded,filled\", fontname=\"Helvetica\", fontsize=10];\n");
+    out.push_str("  edge [fontname=\"Helvetica\", fontsize=8, arrowsize=0.7];\n");
+    draw(graph, options, "", "  ", &mut out);
+    out.push_str("}\n");
+    out
+}
+
+fn draw(graph: &Graph, options: &DotOptions, prefix: &str, indent: &str, out: &mut String) {
+    let order = post_order(graph);
+    let number: HashMap<NodeId, usize> = order.iter().enumerate().map(|(n, &id)| (id, n)).collect();
+    for (k, body) in graph.bodies().iter().enumerate() {
+        let label = quoted(&format!("body {k} @{}", body.name()));
+        let _ = writeln!(out, "{indent}subgraph \"cluster_{prefix}body{k}\" {{\n{indent}  label={label};");
+        draw(body, &DotOptions::default(), &format!("{prefix}b{k}_"), &format!("{indent}  "), out);
+        let _ = writeln!(out, "{indent}}}");
+    }
+    let mut placed = HashSet::new();
+    for (k, (label, members)) in options.clusters.iter().enumerate() {
+        let _ = writeln!(out, "{indent}subgraph \"cluster_{prefix}{k}\" {{");
+        let _ = writeln!(out, "{indent}  label={};\n{indent}  color=\"#888888\";", quoted(label));
+        for id in members.iter().filter(|id| number.contains_key(id)) {
+            if placed.insert(*id) {
+                draw_node(graph, *id, &number, options, prefix, &format!("{indent}  "), out);
+            }
+        }
+        let _ = writeln!(out, "{indent}}}");
+    }
+    for id in order.iter().filter(|id| !placed.contains(*id)) {
+        draw_node(graph, *id, &number, options, prefix, indent, out);
+    }
+    for id in &order {
+        let node = graph.node(*id);
+        let ordered = node.inputs.len() > 1 && !node.op.traits.has(OpTraits::COMMUTATIVE);
+        for (k, input) in node.inputs.iter().enumerate() {
+            let label = if ordered { format!(" [label=\"{k}\"]") } else { String::new() };
+            let _ = writeln!(out, "{indent}\"{prefix}{}\" -> \"{prefix}{}\"{label};", number[input], number[id]);
+        }
+    }
+    for (k, output) in graph.outputs().iter().enumerate() {
+        let value = number[&output.value];
+        let _ = match output.role {
+            Role::Result => {
+                let label = quoted(&output.name);
+                let style = "shape=oval, fillcolor=\"#ffffff\"";
+                let _ = writeln!(out, "{indent}\"{prefix}out{k}\" [label={label}, {style}];");
+                writeln!(out, "{indent}\"{prefix}{value}\" -> \"{prefix}out{k}\";")
+            }
+            Role::Update(target) => {
+                let style = "style=dashed, color=\"#c0392b\", constraint=false, label=\"update\"";
+                writeln!(out, "{indent}\"{prefix}{value}\" -> \"{prefix}{}\" [{style}];", number[&target])
+            }
+        };
+    }
+}
+
+fn draw_node(
+    graph: &Graph,
+    id: NodeId,
+    number: &HashMap<NodeId, usize>,
+    options: &DotOptions,
+    prefix: &str,
+    indent: &str,
+    out: &mut String,
+) {
+    let node = graph.node(id);
+    let mut label = format!("%{} {}", number[&id], node.op.name);
+    let mut attrs = Vec::new();
+    for (name, value) in node.attrs.iter() {
+        match (name, value) {
+            ("name", Attr::Str(text)) => {
+                let _ = write!(label, " {text}");
+            }
+            (_, Attr::Bool(false)) => {}
+            _ => attrs.push(format!("{name}={}", short(graph, value))),
+        }
+    }
+    let _ = write!(label, "\n{}", node.ty);
+    if !attrs.is_empty() {
+        let _ = write!(label, "\n{}", attrs.join(" "));
+    }
+    if let Some(text) = options.annotations.get(&id) {
+        let _ = write!(label, "\n{text}");
+    }
+    let _ =
+        writeln!(out, "{indent}\"{prefix}{}\" [label={}, fillcolor=\"{}\"];", number[&id], quoted(&label), color(node));
+}
+
+/// The color of a node, by what it does.
+fn color(node: &Node) -> &'static str {
+    match &node.op.lower {
+        Lower::Source(Source::Input) => "#d4e6f1",
+        Lower::Source(Source::Param | Source::State) => "#f9e79f",
+        Lower::Source(_) => "#eaecee",
+        Lower::Scalar(_) | Lower::Identity | Lower::Check => "#d5f5e3",
+        Lower::Reduce(_) => "#fadbd8",
+        Lower::Gemm => "#e8daef",
+        Lower::View(_) | Lower::Join => "#f4f6f7",
+        Lower::Gather | Lower::ScatterAdd => "#fdebd0",
+        Lower::Expand(_) => "#d1f2eb",
+        Lower::Tuple | Lower::Item | Lower::Grad => "#ffffff",
+    }
+}
+
+fn short(graph: &Graph, value: &Attr) -> String {
+    match value {
+        Attr::Int(v) => v.to_string(),
+        Attr::Ints(v) => format!("{:?}", v.as_slice()),
+        Attr::Float(bits) => f64::from_bits(*bits).to_string(),
+        Attr::Bool(v) => v.to_string(),
+        Attr::Str(v) => v.to_string(),
+        Attr::DType(v) => v.to_string(),
+        Attr::Tensor(v) => match v.as_scalar() {
+            Some(number) => number.to_string(),
+            None => "…".into(),
+        },
+        Attr::Init(v) => v.to_string(),
+        Attr::Body(id) => match graph.bodies().get(id.index()) {
+            Some(body) => format!("@{}", body.name()),
+            None => "?".into(),
+        },
+    }
+}
+
+/// Text as a quoted Graphviz string.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            // Graphviz has no escape for these, and no label needs them.
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

@@ -1,0 +1,135 @@
+//! Places in the arena: lifetimes, sharing of memory between values that are not alive together, best fit.
+//!
+//! A kernel's result takes over the memory of an operand that dies there if every access to both is at the same element.
+
+use std::collections::HashMap;
+
+use crate::ir::{Input, Kernel, Sweep};
+use crate::plan::{BufferId, Home, KernelCall, Plan, Step};
+
+/// Slices start at multiples of this many bytes: a cache line, and the widest vector.
+pub const ALIGNMENT: usize = 64;
+
+/// Computes lifetimes and offsets of all arena buffers, and the size of the arena.
+pub fn place(plan: &mut Plan) {
+    lifetimes(plan);
+    let mut same: Vec<BufferId> = (0..plan.buffers.len() as u32).map(BufferId).collect();
+    for step in 0..plan.steps.len() {
+        take_over(plan, step, &mut same);
+    }
+    // Lifetimes of slots: buffers that share memory on purpose count as one.
+    let root = |mut b: BufferId| {
+        while same[b.index()] != b {
+            b = same[b.index()];
+        }
+        b
+    };
+    let mut slots: HashMap<BufferId, (usize, usize, usize)> = HashMap::new();
+    for (i, buffer) in plan.buffers.iter().enumerate() {
+        if matches!(buffer.home, Home::Arena { .. }) && !buffer.live.is_empty() {
+            let slot = slots.entry(root(BufferId(i as u32))).or_insert((buffer.live.start, buffer.live.end, 0));
+            slot.0 = slot.0.min(buffer.live.start);
+            slot.1 = slot.1.max(buffer.live.end);
+            slot.2 = slot.2.max(buffer.n_bytes().max(1).next_multiple_of(ALIGNMENT));
+        }
+    }
+    let (offsets, size) = best_fit(slots);
+    plan.arena_bytes = size;
+    for i in 0..plan.buffers.len() {
+        let at = offsets.get(&root(BufferId(i as u32))).copied();
+        if let (Home::Arena { offset }, Some(at)) = (&mut plan.buffers[i].home, at) {
+            *offset = at;
+        }
+    }
+}
+
+fn lifetimes(plan: &mut Plan) {
+    let n = plan.steps.len();
+    let mut live: Vec<Option<(usize, usize)>> = vec![None; plan.buffers.len()];
+    for (s, step) in plan.steps.iter().enumerate() {
+        for buffer in step.reads(plan).into_iter().chain(step.writes(plan)) {
+            let range = live[buffer.index()].get_or_insert((s, s + 1));
+            range.1 = s + 1;
+        }
+    }
+    for output in &plan.outputs {
+        if let Some(range) = &mut live[output.buffer.index()] {
+            range.1 = n + 1;
+        }
+    }
+    for (buffer, range) in plan.buffers.iter_mut().zip(live) {
+        buffer.live = range.map_or(0..0, |(a, b)| a..b);
+    }
+}
+
+/// Lets results of an elementwise kernel take over the memory of operands that die there.
+fn take_over(plan: &Plan, step: usize, same: &mut [BufferId]) {
+    let Step::Kernel(call) = &plan.steps[step] else { return };
+    let kernel = &plan.kernels[call.kernel];
+    if kernel.sweep != Sweep::Elementwise {
+        return;
+    }
+    let mut taken: Vec<BufferId> = Vec::new();
+    for (k, arg) in kernel.args.iter().enumerate() {
+        let out = call.args[k];
+        let decl = &plan.buffers[out.index()];
+        let fresh = arg.written && !arg.read && decl.live.start == step && matches!(decl.home, Home::Arena { .. });
+        if !fresh || call.args.iter().filter(|&&a| a == out).count() > 1 {
+            continue;
+        }
+        let donor = call.args.iter().enumerate().find(|&(j, &from)| {
+            let other = &plan.buffers[from.index()];
+            kernel.args[j].read
+                && !kernel.args[j].written
+                && matches!(other.home, Home::Arena { .. })
+                && other.live.end == step + 1
+                && other.n_bytes() == decl.n_bytes()
+                && other.dtype.size_bytes() == decl.dtype.size_bytes()
+                && !taken.contains(&from)
+                && call.args.iter().filter(|&&a| a == from).count() == 1
+                && aligned(kernel, call, j, k)
+        });
+        if let Some((_, &from)) = donor {
+            taken.push(from);
+            same[out.index()] = from;
+        }
+    }
+}
+
+/// Whether every load of argument `from` is at the very element that argument `to` is stored at.
+fn aligned(kernel: &Kernel, _call: &KernelCall, from: usize, to: usize) -> bool {
+    let stores: Vec<_> =
+        kernel.phases.iter().flat_map(|p| &p.stores).filter(|s| s.arg.0 as usize == to).map(|s| &s.map).collect();
+    let one = stores.windows(2).all(|w| w[0] == w[1]);
+    one && kernel.phases.iter().flat_map(|p| &p.inputs).all(|input| match input {
+        Input::Load { arg, map } if arg.0 as usize == from => stores.first().is_some_and(|s| *s == map),
+        _ => true,
+    })
+}
+
+/// Best fit in order of birth: the smallest free gap that is large enough, or the end.
+fn best_fit(slots: HashMap<BufferId, (usize, usize, usize)>) -> (HashMap<BufferId, usize>, usize) {
+    let mut order: Vec<(BufferId, (usize, usize, usize))> = slots.into_iter().collect();
+    order.sort_by_key(|&(id, (start, _, size))| (start, std::cmp::Reverse(size), id));
+    let mut offsets = HashMap::new();
+    let mut end = 0;
+    // Slices in use, by offset: (offset, size, one past the last step).
+    let mut used: Vec<(usize, usize, usize)> = Vec::new();
+    for (id, (start, stop, size)) in order {
+        used.retain(|u| u.2 > start);
+        let (mut best, mut cursor): (Option<(usize, usize)>, usize) = (None, 0);
+        for &(offset, taken, _) in &used {
+            let gap = offset - cursor;
+            if gap >= size && best.is_none_or(|(g, _)| gap < g) {
+                best = Some((gap, cursor));
+            }
+            cursor = offset + taken;
+        }
+        let at = best.map_or(cursor, |(_, at)| at);
+        let index = used.partition_point(|u| u.0 < at);
+        used.insert(index, (at, size, stop));
+        end = end.max(at + size);
+        offsets.insert(id, at);
+    }
+    (offsets, end)
+}

@@ -1,0 +1,305 @@
+//! `differentiate`: every `grad` becomes the graph of the derivative, by reverse accumulation (Linnainmaa 1970; Griewank
+//! and Walther 2008, chapter 3).
+//!
+//! One reverse sweep serves all gradients of the same value and seed, and visits only what lies on a path from something
+//! differentiated to it: the work is linear in the graph. Cotangents that are zero are never nodes; several of one value
+//! are added in the order in which the sweep, from the last node to the first, makes them. `grad` nodes are replaced in
+//! topological order, so that a sweep never meets one and derivatives nest to any order. A composite without a rule is
+//! expanded where the sweep meets it, and the expansion is swept with the composite's operands as the ends.
+//!
+//! A derivative with respect to an intermediate value is that of everything computed from it; values that are equal
+//! expressions are one value.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use cotangent_graph::op::VjpCx;
+use cotangent_graph::{
+    Code, CompilerBug, Diag, Graph, GraphBuilder, Loc, Lower, Node, NodeId, Origin, Stage, Tensor, Type, Vjp,
+};
+
+use crate::expand::expand_in;
+use crate::pass::{Pass, PassCx, PassError};
+use crate::rebuild::{Copier, map_bodies, origin_of};
+
+const NAME: &str = "differentiate";
+
+/// The pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Differentiate;
+
+impl Pass for Differentiate {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn purpose(&self) -> &'static str {
+        "Replaces every `grad` by the graph of the derivative: one reverse sweep for each differentiated value."
+    }
+
+    fn stage(&self) -> (Stage, Stage) {
+        (Stage::Source, Stage::Differentiated)
+    }
+
+    fn run(&self, graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
+        differentiate(graph, cx)
+    }
+}
+
+/// What is differentiated, and the seed.
+type Key = (NodeId, Option<NodeId>);
+
+/// `graph` without `grad`, or `None` if it has none; in bodies as well.
+pub fn differentiate(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
+    let (bodies, bodies_changed) = map_bodies(graph, |body| differentiate(body, cx))?;
+    let mut wanted: HashMap<Key, Vec<NodeId>> = HashMap::new();
+    for (id, node) in graph.ids().zip(graph.nodes()).filter(|(_, node)| matches!(node.op.lower, Lower::Grad)) {
+        debug_assert!(node.inputs.len() >= 2, "{id} is verified");
+        wanted.entry(key_of(node)).or_default().push(node.inputs[1]);
+    }
+    if wanted.is_empty() && !bodies_changed {
+        return Ok(None);
+    }
+    cx.rounds += 1;
+    let builder = GraphBuilder::new(graph.name());
+    let mut copier = Copier::new(graph, &bodies, &builder);
+    let mut found: HashMap<Key, HashMap<NodeId, Tensor<'_>>> = HashMap::new();
+    let order = copier.order();
+    let mut live = vec![false; graph.n_nodes()];
+    for id in &order {
+        live[id.index()] = true;
+    }
+    for id in order {
+        let node = graph.node(id);
+        if !matches!(node.op.lower, Lower::Grad) {
+            copier.copy(id);
+            continue;
+        }
+        cx.count("grad");
+        let key = key_of(node);
+        let (y, wrt) = (copier.get(key.0), copier.get(node.inputs[1]));
+        if !found.contains_key(&key) {
+            cx.count("sweep");
+            // What does not come before y, y does not depend on: its gradient is zero.
+            let ends = wanted[&key].iter().filter(|&&w| w <= key.0 && live[w.index()]);
+            let ends: Vec<NodeId> = ends.map(|&w| copier.get(w).id()).collect();
+            let seed = match key.1 {
+                Some(seed) => copier.get(seed),
+                None => {
+                    builder.set_origin(Some(origin_of(node, NAME)));
+                    y.constant_like(1.0)
+                }
+            };
+            let sweep = Sweep { builder: &builder, asked: node.origin.loc(), cut: false };
+            found.insert(key, sweep.run(&[(y, seed)], &ends)?);
+        }
+        let cotangent = found[&key].get(&wrt.id()).copied();
+        builder.set_origin(Some(origin_of(node, NAME)));
+        let value = cotangent.unwrap_or_else(|| wrt.constant_like(0.0));
+        copier.set(id, value);
+    }
+    copier.outputs();
+    Ok(Some(builder.into_graph()?))
+}
+
+fn key_of(node: &Node) -> Key {
+    (node.inputs[0], node.inputs.get(2).copied())
+}
+
+/// The cotangents that reached a node, each with the member of the tuple that it belongs to (0 for a tensor).
+type Reached<'g> = SmallVec<[(usize, Tensor<'g>); 2]>;
+
+/// A reverse sweep over the graph under construction.
+struct Sweep<'g> {
+    builder: &'g GraphBuilder,
+    /// Where the gradient was asked for.
+    asked: Loc,
+    /// Whether paths end at the first of the ends that they meet (the operands of an expansion) or pass through.
+    cut: bool,
+}
+
+impl<'g> Sweep<'g> {
+    /// The cotangents of `ends`, given those of `roots`; an end without one is not in the map.
+    fn run(
+        &self,
+        roots: &[(Tensor<'g>, Tensor<'g>)],
+        ends: &[NodeId],
+    ) -> Result<HashMap<NodeId, Tensor<'g>>, PassError> {
+        let ends: HashSet<NodeId> = ends.iter().copied().collect();
+        let mut reached: BTreeMap<NodeId, Reached<'g>> = BTreeMap::new();
+        for &(root, seed) in roots {
+            reached.entry(root.id()).or_default().push((0, seed));
+        }
+        let on_path = self.on_path(roots.iter().map(|(root, _)| root.id()), &ends);
+        let mut found = HashMap::new();
+        // New nodes have larger ids, but cotangents only ever reach operands, which have smaller ones.
+        while let Some((id, cotangents)) = reached.pop_last() {
+            if !on_path.contains(&id) {
+                continue;
+            }
+            let node = self.builder.with_graph(|graph| graph.node(id).clone());
+            let origin = origin_of(&node, NAME);
+            self.builder.set_origin(Some(origin.clone()));
+            let is_end = ends.contains(&id);
+            if node.ty.as_tensor().is_none() {
+                self.through_tuple(&node, &cotangents, &on_path, &mut reached)?;
+                continue;
+            }
+            let Some(dy) = cotangents.iter().map(|(_, dy)| *dy).reduce(|sum, next| sum + next) else { continue };
+            if is_end {
+                found.insert(id, dy);
+                if self.cut {
+                    continue;
+                }
+            }
+            self.through(id, &node, dy, origin, &on_path, &mut reached)?;
+        }
+        Ok(found)
+    }
+
+    /// The nodes that lie on a path from one of the ends to one of the roots, the ends and roots among them.
+    fn on_path(&self, roots: impl Iterator<Item = NodeId>, ends: &HashSet<NodeId>) -> HashSet<NodeId> {
+        let Some(&first) = ends.iter().min() else { return HashSet::new() };
+        self.builder.with_graph(|graph| {
+            let mut seen: HashSet<NodeId> = HashSet::new();
+            let mut stack: Vec<NodeId> = roots.collect();
+            let mut cone = Vec::new();
+            while let Some(id) = stack.pop() {
+                // Nothing before the first end depends on one.
+                if id < first || !seen.insert(id) {
+                    continue;
+                }
+                cone.push(id);
+                if !(self.cut && ends.contains(&id)) {
+                    stack.extend(&graph.node(id).inputs);
+                }
+            }
+            cone.sort_unstable();
+            let mut on_path = HashSet::with_capacity(cone.len());
+            for id in cone {
+                if ends.contains(&id) || graph.node(id).inputs.iter().any(|i| on_path.contains(i)) {
+                    on_path.insert(id);
+                }
+            }
+            on_path
+        })
+    }
+
+    /// Takes the cotangent of a tensor to the operands of its node.
+    fn through(
+        &self,
+        id: NodeId,
+        node: &Node,
+        dy: Tensor<'g>,
+        origin: Origin,
+        on_path: &HashSet<NodeId>,
+        reached: &mut BTreeMap<NodeId, Reached<'g>>,
+    ) -> Result<(), PassError> {
+        if !node.inputs.iter().any(|i| on_path.contains(i)) {
+            return Ok(());
+        }
+        if let (Lower::Item, [tuple]) = (&node.op.lower, node.inputs.as_slice()) {
+            reached.entry(*tuple).or_default().push((node.attrs.size("index"), dy));
+            return Ok(());
+        }
+        let inputs: SmallVec<[Tensor<'g>; 3]> = node.inputs.iter().map(|&i| self.builder.tensor(i)).collect();
+        match &node.op.vjp {
+            Vjp::Zero(_) => Ok(()),
+            Vjp::None(reason) => {
+                let text = format!("`{}` has no derivative: {reason}", node.op.name);
+                let diag = Diag::new(Code::NotDifferentiable, text).at(origin.loc());
+                let help = "take it off the path with `stop_gradient`, or differentiate something else";
+                Err(diag.note("the gradient was asked for", self.asked.clone()).help(help).into())
+            }
+            Vjp::ViaExpansion => {
+                let results = self.expand(node, &inputs)?;
+                let seeds: Vec<_> = results.into_iter().map(|result| (result, dy)).collect();
+                self.through_expansion(node, &seeds, on_path, reached)
+            }
+            Vjp::Rule(rule) => {
+                let output = self.builder.tensor(id);
+                let cotangents = rule(&VjpCx { inputs: inputs.clone(), output, dy, attrs: &node.attrs });
+                for (input, cotangent) in inputs.iter().zip(cotangents) {
+                    let Some(cotangent) = cotangent.filter(|_| on_path.contains(&input.id())) else { continue };
+                    if !input.is_float() {
+                        continue;
+                    }
+                    if cotangent.is_poisoned() || cotangent.ty() != input.ty() {
+                        return Err(self.wrong_rule(node, cotangent, *input));
+                    }
+                    reached.entry(input.id()).or_default().push((0, cotangent));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the cotangents of the members of a tuple on.
+    fn through_tuple(
+        &self,
+        node: &Node,
+        cotangents: &[(usize, Tensor<'g>)],
+        on_path: &HashSet<NodeId>,
+        reached: &mut BTreeMap<NodeId, Reached<'g>>,
+    ) -> Result<(), PassError> {
+        let inputs: SmallVec<[Tensor<'g>; 3]> = node.inputs.iter().map(|&i| self.builder.tensor(i)).collect();
+        match &node.op.lower {
+            Lower::Tuple => {
+                for &(member, dy) in cotangents {
+                    reached.entry(inputs[member].id()).or_default().push((0, dy));
+                }
+                Ok(())
+            }
+            Lower::Expand(_) => {
+                let results = self.expand(node, &inputs)?;
+                let seeds: Vec<_> = cotangents.iter().map(|&(member, dy)| (results[member], dy)).collect();
+                self.through_expansion(node, &seeds, on_path, reached)
+            }
+            _ => {
+                let text = format!("a gradient through a tuple inside a tuple (`{}`)", node.op.name);
+                Err(Diag::new(Code::Unsupported, text).at(node.origin.loc()).into())
+            }
+        }
+    }
+
+    /// What a node expands to, in the graph under construction.
+    fn expand(&self, node: &Node, inputs: &[Tensor<'g>]) -> Result<SmallVec<[Tensor<'g>; 1]>, PassError> {
+        if matches!(node.op.lower, Lower::Grad) {
+            let text = "a composite that is differentiated holds `grad` in its expansion; give it a derivative rule";
+            return Err(Diag::new(Code::Unsupported, text).at(node.origin.loc()).into());
+        }
+        let bodies: Vec<Arc<Graph>> = self.builder.with_graph(|graph| graph.bodies().to_vec());
+        expand_in(self.builder, node, &bodies, inputs)
+    }
+
+    /// Sweeps an expansion, with the operands of the composite as the ends.
+    fn through_expansion(
+        &self,
+        node: &Node,
+        seeds: &[(Tensor<'g>, Tensor<'g>)],
+        on_path: &HashSet<NodeId>,
+        reached: &mut BTreeMap<NodeId, Reached<'g>>,
+    ) -> Result<(), PassError> {
+        let is_tensor = |id: &NodeId| self.builder.with_graph(|graph| matches!(graph.ty(*id), Type::Tensor { .. }));
+        let mut ends: Vec<NodeId> = node.inputs.iter().copied().filter(|i| on_path.contains(i)).collect();
+        ends.retain(is_tensor);
+        ends.sort_unstable();
+        ends.dedup();
+        let inner = Sweep { builder: self.builder, asked: self.asked.clone(), cut: true };
+        let found = inner.run(seeds, &ends)?;
+        for end in ends {
+            if let Some(&cotangent) = found.get(&end) {
+                reached.entry(end).or_default().push((0, cotangent));
+            }
+        }
+        Ok(())
+    }
+
+    fn wrong_rule(&self, node: &Node, cotangent: Tensor<'g>, input: Tensor<'g>) -> PassError {
+        let made = if cotangent.is_poisoned() { "an ill-typed node".to_owned() } else { cotangent.ty().to_string() };
+        let text = format!("the derivative rule of `{}` makes {made} for an operand of {}", node.op.name, input.ty());
+        CompilerBug::new(NAME, text).into()
+    }
+}

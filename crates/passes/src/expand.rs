@@ -1,0 +1,136 @@
+//! `expand`: composites become what they are made of, until only primitives are left.
+//!
+//! Calls are inlined, tuples taken apart, and the ends of gradients (`stop_gradient`) have done their work. A composite
+//! from another crate whose expansion holds `grad` is differentiated in turn.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use cotangent_graph::op::ExpandCx;
+use cotangent_graph::ops::region::TUPLE;
+use cotangent_graph::{
+    Attrs, Code, CompilerBug, Diag, Graph, GraphBuilder, Lower, Node, Stage, Tensor, Type, expand as graph_expand,
+};
+
+use crate::differentiate::differentiate;
+use crate::pass::{Pass, PassCx, PassError};
+use crate::rebuild::{Copier, kept, origin_of};
+
+/// How deeply composites may be made of composites.
+const DEPTH_LIMIT: usize = 64;
+
+/// The pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Expand;
+
+impl Pass for Expand {
+    fn name(&self) -> &'static str {
+        "expand"
+    }
+
+    fn purpose(&self) -> &'static str {
+        "Replaces composites and calls by what they are made of; only primitives are left."
+    }
+
+    fn stage(&self) -> (Stage, Stage) {
+        (Stage::Differentiated, Stage::Primitive)
+    }
+
+    fn run(&self, graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
+        let mut current: Option<Graph> = None;
+        for _ in 0..DEPTH_LIMIT {
+            let graph = current.as_ref().unwrap_or(graph);
+            let live = kept(graph);
+            let lower = |f: fn(&Lower) -> bool| live.iter().any(|&id| f(&graph.node(id).op.lower));
+            let mut next = None;
+            if lower(|l| matches!(l, Lower::Grad)) {
+                next = differentiate(graph, cx)?;
+            } else if lower(|l| matches!(l, Lower::Expand(_) | Lower::Tuple | Lower::Item | Lower::Identity)) {
+                next = Some(expand_once(graph, cx)?);
+            } else if graph.n_nodes() > live.len() || !graph.bodies().is_empty() {
+                // What is left over is dead, but the promise of the stage holds for every node.
+                next = Some(copy(graph)?);
+            }
+            match next {
+                Some(next) => current = Some(next),
+                None => return Ok(current),
+            }
+        }
+        let text = format!("composites are nested more than {DEPTH_LIMIT} deep");
+        Err(Diag::new(Code::Unsupported, text).at(cotangent_graph::Loc::Internal).into())
+    }
+}
+
+fn copy(graph: &Graph) -> Result<Graph, PassError> {
+    let builder = GraphBuilder::new(graph.name());
+    let mut copier = Copier::new(graph, graph.bodies(), &builder);
+    for id in copier.order() {
+        copier.copy(id);
+    }
+    copier.outputs();
+    Ok(builder.into_graph()?)
+}
+
+fn expand_once(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Graph, PassError> {
+    cx.rounds += 1;
+    let builder = GraphBuilder::new(graph.name());
+    let mut copier = Copier::new(graph, graph.bodies(), &builder);
+    for id in copier.order() {
+        let node = graph.node(id);
+        let tensor = match &node.op.lower {
+            Lower::Expand(_) => {
+                cx.count(node.op.name);
+                builder.set_origin(Some(origin_of(node, "expand")));
+                let results = expand_in(&builder, node, graph.bodies(), &copier.operands(id))?;
+                one_value(&builder, &results)
+            }
+            Lower::Identity => copier.operands(id)[0],
+            Lower::Item => {
+                builder.set_origin(Some(origin_of(node, "expand")));
+                copier.operands(id)[0].item(node.attrs.size("index"))
+            }
+            _ => copier.copy(id),
+        };
+        if !tensor.is_poisoned() && tensor.ty() != node.ty {
+            let text = format!("`{}` expands to {}, not to {}", node.op.name, tensor.ty(), node.ty);
+            return Err(CompilerBug::new("expand", text).into());
+        }
+        copier.set(id, tensor);
+    }
+    copier.outputs();
+    // An ill-typed expansion is a mistake in the record of an op.
+    builder.into_graph().map_err(|diags| CompilerBug::new("expand", diags.to_string()).into())
+}
+
+/// Several results as one value; `item` takes the tuple apart again.
+fn one_value<'g>(builder: &'g GraphBuilder, results: &[Tensor<'g>]) -> Tensor<'g> {
+    match results {
+        [one] => *one,
+        several => builder.op(&TUPLE, several, Attrs::none(), None),
+    }
+}
+
+/// The results of a composite's expansion in `builder`; `node` names bodies of `bodies`.
+pub fn expand_in<'g>(
+    builder: &'g GraphBuilder,
+    node: &Node,
+    bodies: &[Arc<Graph>],
+    inputs: &[Tensor<'g>],
+) -> Result<SmallVec<[Tensor<'g>; 1]>, PassError> {
+    // A call is inlined here because an expansion finds its builder through an operand, and a call may have none.
+    if let (true, Some(body)) = (node.op.name == "call", node.attrs.body("body")) {
+        return Ok(graph_expand::inline_body(builder, &bodies[body.index()], inputs));
+    }
+    let Lower::Expand(expand) = &node.op.lower else {
+        return Err(CompilerBug::new("expand", format!("`{}` does not expand", node.op.name)).into());
+    };
+    let inputs = SmallVec::from_slice(inputs);
+    let results = expand(&ExpandCx { inputs, attrs: &node.attrs, ty: &node.ty, bodies });
+    let wanted = if let Type::Tuple(members) = &node.ty { members.len() } else { 1 };
+    if results.len() != wanted {
+        let text = format!("`{}` expands to {} values, not to {wanted}", node.op.name, results.len());
+        return Err(CompilerBug::new("expand", text).into());
+    }
+    Ok(results)
+}

@@ -1,0 +1,412 @@
+//! Rules and their driver.
+//!
+//! A rule is a row: name, equation, safety, the ops at its root, and the code, which looks at a node over operands that
+//! have been rewritten already and returns what may stand in its place. The driver owns everything else: which rules are
+//! allowed, the fuel, the sweeps until nothing changes (with a limit and a named reason for stopping), the counters, and
+//! the origin of new nodes. Rules keep the type of what they replace; the driver checks it.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use smallvec::SmallVec;
+
+use cotangent_graph::{
+    Attrs, CompilerBug, DType, Graph, GraphBuilder, Lower, NodeId, OpDef, OpRef, OpTraits, Origin, Tensor, TensorData,
+    Type,
+};
+
+use crate::pass::{PassCx, PassError, StopReason};
+use crate::rebuild::{Copier, Operands, map_bodies};
+
+/// Sweeps over a graph before a pass gives up.
+const ROUND_LIMIT: u32 = 32;
+
+/// Rules applied one after the other at one node in one sweep.
+const CHAIN_LIMIT: u32 = 32;
+
+/// Views looked through by [`RuleCx::splat`].
+const LOOK_THROUGH: u32 = 4;
+
+/// What a rule preserves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Safety {
+    /// Every bit (of NaNs only that they are NaNs).
+    Exact,
+    /// Every value; a zero may change its sign.
+    ZeroSign,
+    /// The value, more accurately or without overflow.
+    Stabilizes,
+    /// The value where nothing is infinite or NaN. Off unless asked for.
+    FiniteOnly,
+    /// The value up to rounding. Off unless asked for.
+    Reassociates,
+}
+
+impl fmt::Display for Safety {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Safety::Exact => "exact",
+            Safety::ZeroSign => "zero sign",
+            Safety::Stabilizes => "stabilizes",
+            Safety::FiniteOnly => "finite only",
+            Safety::Reassociates => "reassociates",
+        })
+    }
+}
+
+/// The code of a rule.
+pub type RuleFn = for<'g, 'a> fn(&RuleCx<'g, 'a>) -> Option<Tensor<'g>>;
+
+/// One rule.
+pub struct Rule {
+    /// The name in counters, origins and tests.
+    pub name: &'static str,
+    /// What it says.
+    pub equation: &'static str,
+    /// What it preserves.
+    pub safety: Safety,
+    /// The ops at which it is tried; empty for all.
+    pub roots: &'static [&'static OpDef],
+    /// What may stand in the place of the node.
+    pub apply: RuleFn,
+}
+
+impl fmt::Debug for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rule({}: {}; {})", self.name, self.equation, self.safety)
+    }
+}
+
+/// Tables of rules, by the op at the root.
+pub struct RuleSet {
+    by_root: HashMap<&'static str, Vec<&'static Rule>>,
+    anywhere: Vec<&'static Rule>,
+}
+
+impl RuleSet {
+    /// The rules of some tables; earlier rows are tried first.
+    pub fn new(tables: &[&'static [Rule]]) -> Self {
+        let mut set = RuleSet { by_root: HashMap::new(), anywhere: Vec::new() };
+        for rule in tables.iter().copied().flatten() {
+            if rule.roots.is_empty() {
+                set.anywhere.push(rule);
+            }
+            for root in rule.roots {
+                set.by_root.entry(root.name).or_default().push(rule);
+            }
+        }
+        set
+    }
+
+    fn rules_of(&self, op: OpRef) -> impl Iterator<Item = &'static Rule> {
+        self.by_root.get(op.name).into_iter().flatten().chain(&self.anywhere).copied()
+    }
+}
+
+/// What a rule sees: a node over rewritten operands, and the graph under construction.
+pub struct RuleCx<'g, 'a> {
+    /// The builder of the new graph.
+    pub g: &'g GraphBuilder,
+    /// The op of the node.
+    pub op: OpRef,
+    /// The attributes of the node.
+    pub attrs: &'a Attrs,
+    /// The type of the node, which the rule keeps.
+    pub ty: &'a Type,
+    /// The operands.
+    pub inputs: &'a [Tensor<'g>],
+    single_use: u32,
+    sweep: &'a Sweep,
+}
+
+/// What lasts for one sweep.
+#[derive(Default)]
+struct Sweep {
+    /// Nodes that gradients are taken with respect to: patterns do not reach through them.
+    opaque: HashSet<NodeId>,
+    keys: RefCell<Vec<OrderKey>>,
+}
+
+/// The place of a value among commutative operands: computed values before broadcast ones and sources before constants,
+/// deep ones before shallow ones, and otherwise by a hash of the structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OrderKey {
+    kind: u8,
+    shallowness: u32,
+    hash: u64,
+}
+
+impl<'g> RuleCx<'g, '_> {
+    /// The first operand.
+    pub fn x(&self) -> Tensor<'g> {
+        self.inputs[0]
+    }
+
+    /// The second operand.
+    pub fn y(&self) -> Tensor<'g> {
+        self.inputs[1]
+    }
+
+    /// Whether the node's values are floats.
+    pub fn is_float(&self) -> bool {
+        self.ty.dtype().is_float()
+    }
+
+    /// Whether operand `k` has no other reader.
+    pub fn single_use(&self, k: usize) -> bool {
+        self.single_use & (1 << k) != 0
+    }
+
+    /// Operands and attributes of `t`, if it is made by `op`.
+    pub fn parts(&self, t: Tensor<'g>, op: &'static OpDef) -> Option<(Operands<'g>, Attrs)> {
+        if self.sweep.opaque.contains(&t.id()) {
+            return None;
+        }
+        self.g.with_graph(|graph| {
+            let node = graph.node(t.id());
+            let operands = || node.inputs.iter().map(|&i| self.g.tensor(i)).collect();
+            (node.op.name == op.name).then(|| (operands(), node.attrs.clone()))
+        })
+    }
+
+    /// The operands of `t`, if it is made by `op`.
+    pub fn args(&self, t: Tensor<'g>, op: &'static OpDef) -> Option<Operands<'g>> {
+        if self.sweep.opaque.contains(&t.id()) {
+            return None;
+        }
+        self.g.with_graph(|graph| {
+            let node = graph.node(t.id());
+            (node.op.name == op.name).then(|| node.inputs.iter().map(|&i| self.g.tensor(i)).collect())
+        })
+    }
+
+    /// The first operand of `t`, if it is made by `op`.
+    pub fn arg(&self, t: Tensor<'g>, op: &'static OpDef) -> Option<Tensor<'g>> {
+        self.args(t, op).and_then(|args| args.first().copied())
+    }
+
+    /// Both operands of this node in both orders, for commutative patterns.
+    pub fn both_ways(&self) -> [(Tensor<'g>, Tensor<'g>); 2] {
+        [(self.x(), self.y()), (self.y(), self.x())]
+    }
+
+    /// The elements of `t`, if it is a constant.
+    pub fn constant(&self, t: Tensor<'g>) -> Option<std::sync::Arc<TensorData>> {
+        self.g.with_graph(|graph| graph.node(t.id()).attrs.tensor("value").cloned())
+    }
+
+    /// The bits that all elements of `t` have, if it is a constant of one element, repeated or not.
+    pub fn splat_bits(&self, t: Tensor<'g>) -> Option<u64> {
+        self.g.with_graph(|graph| {
+            let mut node = graph.node(t.id());
+            for _ in 0..LOOK_THROUGH {
+                if let Some(value) = node.attrs.tensor("value") {
+                    return (value.shape().n_elements() == 1).then(|| value.bits()[0]);
+                }
+                match (&node.op.lower, node.op.name) {
+                    (Lower::View(_), "broadcast" | "reshape") => node = graph.node(node.inputs[0]),
+                    _ => return None,
+                }
+            }
+            None
+        })
+    }
+
+    /// The number that all elements of `t` are, if it is a constant of one element, repeated or not.
+    pub fn splat(&self, t: Tensor<'g>) -> Option<f64> {
+        let dtype = t.dtype();
+        self.splat_bits(t).map(|bits| dtype.f64_of_bits(bits))
+    }
+
+    /// Whether every element of `t` is this number; the sign of zeros counts.
+    pub fn is_splat(&self, t: Tensor<'g>, value: f64) -> bool {
+        self.splat(t).is_some_and(|v| v.to_bits() == value.to_bits())
+    }
+
+    /// A constant of the node's type.
+    pub fn fill(&self, value: f64) -> Tensor<'g> {
+        self.g.scalar(value, self.ty.dtype()).broadcast_to(self.ty.shape())
+    }
+
+    /// The place of `t` among commutative operands.
+    pub fn order_key(&self, t: Tensor<'g>) -> OrderKey {
+        let mut keys = self.sweep.keys.borrow_mut();
+        self.g.with_graph(|graph| {
+            while keys.len() <= t.id().index() {
+                let key = key_of(graph, NodeId(keys.len() as u32), &keys);
+                keys.push(key);
+            }
+        });
+        keys[t.id().index()]
+    }
+}
+
+fn key_of(graph: &Graph, id: NodeId, keys: &[OrderKey]) -> OrderKey {
+    let node = graph.node(id);
+    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+    node.op.name.hash(&mut hasher);
+    node.attrs.hash(&mut hasher);
+    node.ty.hash(&mut hasher);
+    let mut depth = 0;
+    for input in &node.inputs {
+        keys[input.index()].hash.hash(&mut hasher);
+        depth = depth.max(u32::MAX - keys[input.index()].shallowness + 1);
+    }
+    let kind = match node.op.name {
+        "constant" => 3,
+        "broadcast" | "reshape" if node.inputs.first().is_some_and(|i| keys[i.index()].kind == 3) => 3,
+        _ if node.op.traits.has(OpTraits::SOURCE) => 2,
+        "broadcast" => 1,
+        _ => 0,
+    };
+    OrderKey { kind, shallowness: u32::MAX - depth, hash: hasher.finish() }
+}
+
+/// FNV-1a, word by word where it can: the same numbers in every run, which the standard hasher does not promise.
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 29)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0 ^ word ^ (word >> 32)).wrapping_mul(0x100_0000_01b3);
+    }
+}
+
+/// Applies rules, in bodies as well, until none applies.
+pub fn apply_rules(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
+    let mut current: Option<Graph> = None;
+    cx.stop = Some(StopReason::Fixpoint);
+    for round in 0.. {
+        if round == ROUND_LIMIT {
+            cx.stop = Some(StopReason::RoundLimit);
+            break;
+        }
+        match sweep(current.as_ref().unwrap_or(graph), rules, cx)? {
+            Some(new) => current = Some(new),
+            None => break,
+        }
+    }
+    if cx.fuel == 0 {
+        cx.stop = Some(StopReason::OutOfFuel);
+    }
+    Ok(current)
+}
+
+/// One sweep; `None` if no rule applied.
+fn sweep(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
+    cx.rounds += 1;
+    let (bodies, mut changed) = map_bodies(graph, |body| sweep(body, rules, cx))?;
+    let builder = GraphBuilder::new(graph.name());
+    let mut copier = Copier::new(graph, &bodies, &builder);
+    let mut sweep = Sweep::default();
+    let order = copier.order();
+    let (wanted, n_uses) = uses(graph, &order);
+    for id in order {
+        let node = graph.node(id);
+        let mut tensor = copier.copy(id);
+        let mut single_use = 0;
+        for (k, input) in node.inputs.iter().enumerate().take(32) {
+            single_use |= u32::from(n_uses[input.index()] == 1) << k;
+        }
+        for _ in 0..CHAIN_LIMIT {
+            match apply_one(&builder, tensor, single_use, rules, &sweep, &node.origin, cx)? {
+                Some(new) => tensor = new,
+                None => break,
+            }
+            changed = true;
+            single_use = 0;
+        }
+        copier.set(id, tensor);
+        if wanted[id.index()] {
+            sweep.opaque.insert(tensor.id());
+        }
+    }
+    if !changed {
+        return Ok(None);
+    }
+    copier.outputs();
+    let graph = builder.into_graph().map_err(|diags| CompilerBug::new("rules", diags.to_string()))?;
+    Ok(Some(graph))
+}
+
+/// For each node, whether a gradient is taken with respect to it, and how many operands and outputs read it.
+fn uses(graph: &Graph, order: &[NodeId]) -> (Vec<bool>, Vec<u32>) {
+    let (mut wanted, mut n_uses) = (vec![false; graph.n_nodes()], vec![0; graph.n_nodes()]);
+    for &id in order {
+        let node = graph.node(id);
+        for input in &node.inputs {
+            n_uses[input.index()] += 1;
+        }
+        if let (Lower::Grad, Some(wrt)) = (&node.op.lower, node.inputs.get(1)) {
+            // Sources cannot be looked through anyway.
+            wanted[wrt.index()] = !graph.node(*wrt).inputs.is_empty();
+        }
+    }
+    for output in graph.outputs() {
+        n_uses[output.value.index()] += 1;
+    }
+    (wanted, n_uses)
+}
+
+/// What the first rule that applies puts in the place of a tensor.
+fn apply_one<'g>(
+    builder: &'g GraphBuilder,
+    tensor: Tensor<'g>,
+    single_use: u32,
+    rules: &RuleSet,
+    sweep: &Sweep,
+    origin: &Origin,
+    cx: &mut PassCx<'_>,
+) -> Result<Option<Tensor<'g>>, PassError> {
+    let op = builder.with_graph(|graph| graph.node(tensor.id()).op);
+    if rules.anywhere.is_empty() && !rules.by_root.contains_key(op.name) {
+        return Ok(None);
+    }
+    let node = builder.with_graph(|graph| graph.node(tensor.id()).clone());
+    let inputs: SmallVec<[Tensor<'g>; 3]> = node.inputs.iter().map(|&i| builder.tensor(i)).collect();
+    let rule_cx =
+        RuleCx { g: builder, op: node.op, attrs: &node.attrs, ty: &node.ty, inputs: &inputs, single_use, sweep };
+    for rule in rules.rules_of(node.op) {
+        if cx.fuel == 0 || !cx.options.allows(rule.safety) {
+            continue;
+        }
+        builder.set_origin(Some(Origin { lines: origin.lines.clone(), rule: Some(rule.name) }));
+        let Some(new) = (rule.apply)(&rule_cx) else { continue };
+        if new.is_poisoned() || new.ty() != node.ty {
+            let made = if new.is_poisoned() { "an ill-typed node".to_owned() } else { new.ty().to_string() };
+            let text = format!("the rule makes {made} in the place of {}", node.ty);
+            return Err(CompilerBug::new(rule.name, text).into());
+        }
+        if new.id() == tensor.id() {
+            continue;
+        }
+        cx.fuel -= 1;
+        cx.count(rule.name);
+        return Ok(Some(new));
+    }
+    Ok(None)
+}
+
+/// Whether an element type can hold every value of another without rounding.
+pub fn widens(from: DType, to: DType) -> bool {
+    use DType::{Bool, F32, F64, I32, I64, U8};
+    match from {
+        Bool => true,
+        U8 => matches!(to, U8 | I32 | I64 | F32 | F64),
+        I32 => matches!(to, I32 | I64 | F64),
+        I64 => to == I64,
+        F32 => matches!(to, F32 | F64),
+        F64 => to == F64,
+    }
+}

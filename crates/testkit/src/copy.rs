@@ -1,0 +1,68 @@
+//! Copying graphs with changes: what the shrinker and the finite differences have in common.
+
+use std::sync::Arc;
+
+use cotangent_graph::{Attrs, Graph, Node, NodeId, Origin, Output, Role, Type};
+
+/// A copy of the nodes that outputs need (and of all inputs), with some changed.
+///
+/// `change` sees each node with its operands already replaced by ids of the copy, and may add nodes to the copy; it
+/// returns the node that takes its place, or `None` for the node itself. `keep` chooses the outputs. Updates whose target
+/// was replaced by something that is no parameter or state are dropped.
+pub fn copy(
+    graph: &Graph,
+    keep: impl Fn(usize, &Output) -> Option<NodeId>,
+    mut change: impl FnMut(&mut Graph, NodeId, &Node) -> Option<NodeId>,
+) -> Graph {
+    let outputs: Vec<Output> = graph
+        .outputs()
+        .iter()
+        .enumerate()
+        .filter_map(|(k, output)| keep(k, output).map(|value| Output { value, ..output.clone() }))
+        .collect();
+    let mut live = vec![false; graph.n_nodes()];
+    for output in &outputs {
+        live[output.value.index()] = true;
+        if let Role::Update(target) = output.role {
+            live[target.index()] = true;
+        }
+    }
+    for id in graph.ids().rev().filter(|id| graph.node(*id).op.name != "input") {
+        if live[id.index()] {
+            graph.node(id).inputs.iter().for_each(|input| live[input.index()] = true);
+        }
+    }
+    let mut out = Graph::new(Arc::clone(graph.name()));
+    let bodies: Vec<_> = graph.bodies().iter().map(|body| out.add_body(Arc::clone(body))).collect();
+    let mut map: Vec<Option<NodeId>> = vec![None; graph.n_nodes()];
+    for id in graph.ids().filter(|id| live[id.index()]) {
+        let mut node = graph.node(id).clone();
+        node.inputs = node.inputs.iter().filter_map(|input| map[input.index()]).collect();
+        node.attrs = node.attrs.map_bodies(|body| bodies[body.index()]);
+        let new = change(&mut out, id, &node);
+        map[id.index()] = Some(new.unwrap_or_else(|| out.add(node.op, node.inputs, node.attrs, node.ty, node.origin)));
+    }
+    for output in outputs {
+        let role = match output.role {
+            Role::Result => Some(Role::Result),
+            Role::Update(target) => map[target.index()]
+                .filter(|id| matches!(out.node(*id).op.name, "param" | "state"))
+                .map(Role::Update),
+        };
+        if let (Some(value), Some(role)) = (map[output.value.index()], role) {
+            out.add_output(Output { name: output.name, value, role });
+        }
+    }
+    out
+}
+
+/// A copy of the whole graph with nothing changed but that unneeded nodes are gone.
+pub fn clean(graph: &Graph) -> Graph {
+    copy(graph, |_, output| Some(output.value), |_, _, _| None)
+}
+
+/// Adds an input.
+pub fn add_input(graph: &mut Graph, name: &str, ty: Type) -> NodeId {
+    let op = cotangent_graph::OpRef(&cotangent_graph::ops::source::INPUT);
+    graph.add(op, Default::default(), Attrs::none().with("name", name), ty, Origin::default())
+}

@@ -1,0 +1,113 @@
+//! Making a failing graph small: greedy delta debugging.
+//!
+//! Every candidate is well formed by construction, so that the failure seen is the failure sought. Sources keep their
+//! names and types; a closure that needs values takes them from [`crate::random::env`].
+
+use cotangent_graph::{Graph, NodeId, Role};
+
+use crate::copy::{add_input, clean, copy};
+
+/// The most candidates that are tried.
+const MAX_TRIALS: usize = 4000;
+
+/// A graph that still `fails`, from which nothing more can be taken: no output, and no node by putting one of its operands
+/// or an input in its place. The graph itself if it does not fail.
+pub fn shrink(graph: &Graph, fails: impl Fn(&Graph) -> bool) -> Graph {
+    let mut best = graph.clone();
+    let mut trials = 0;
+    let cleaned = clean(graph);
+    if fails(&cleaned) {
+        best = cleaned;
+    } else if !fails(graph) {
+        return best;
+    }
+    loop {
+        let before = weight(&best);
+        let mut accept = |candidate: Graph, best: &mut Graph| {
+            trials += 1;
+            let better = trials <= MAX_TRIALS && weight(&candidate) < weight(best) && fails(&candidate);
+            if better {
+                *best = candidate;
+            }
+            better
+        };
+        drop_outputs(&mut best, &mut accept);
+        cut_nodes(&mut best, &mut accept);
+        lift_outputs(&mut best, &mut accept);
+        if weight(&best) == before {
+            return best;
+        }
+    }
+}
+
+/// What shrinking lowers: computed nodes first, then sources, outputs and operands.
+fn weight(graph: &Graph) -> (usize, usize, usize) {
+    let n_sources = graph.nodes().iter().filter(|n| n.inputs.is_empty()).count();
+    let n_edges = graph.nodes().iter().map(|n| n.inputs.len()).sum::<usize>();
+    (graph.n_nodes() - n_sources, n_sources + graph.outputs().len(), n_edges)
+}
+
+type Accept<'a> = dyn FnMut(Graph, &mut Graph) -> bool + 'a;
+
+fn drop_outputs(best: &mut Graph, accept: &mut Accept<'_>) {
+    let mut k = 0;
+    while best.outputs().len() > 1 && k < best.outputs().len() {
+        let candidate = copy(best, |i, output| (i != k).then_some(output.value), |_, _, _| None);
+        if !accept(candidate, best) {
+            k += 1;
+        }
+    }
+}
+
+/// Puts an operand of equal type, or an input, in the place of each computed node, the last first.
+fn cut_nodes(best: &mut Graph, accept: &mut Accept<'_>) {
+    let mut next = best.n_nodes();
+    while next > 0 {
+        next -= 1;
+        let id = NodeId(next as u32);
+        let node = best.node(id).clone();
+        if node.inputs.is_empty() {
+            continue;
+        }
+        let operand = node.inputs.iter().position(|input| best.ty(*input) == &node.ty);
+        let by_operand =
+            operand.map(|k| copy(best, |_, o| Some(o.value), |_, at, node| (at == id).then(|| node.inputs[k])));
+        let mut done = by_operand.is_some_and(|candidate| accept(candidate, best));
+        if !done && node.ty.as_tensor().is_some() {
+            let name = fresh_name(best);
+            let by_input = copy(
+                best,
+                |_, o| Some(o.value),
+                |out, at, node| (at == id).then(|| add_input(out, &name, node.ty.clone())),
+            );
+            done = accept(clean(&by_input), best);
+        }
+        if done {
+            next = next.min(best.n_nodes());
+        }
+    }
+}
+
+/// Makes an operand of a result the result.
+fn lift_outputs(best: &mut Graph, accept: &mut Accept<'_>) {
+    let mut k = 0;
+    while k < best.outputs().len() {
+        let output = best.outputs()[k].clone();
+        let operands = best.node(output.value).inputs.clone();
+        let is_result = output.role == Role::Result;
+        let lifted = operands.iter().filter(|id| is_result && best.ty(**id).as_tensor().is_some()).find_map(|&id| {
+            let candidate = copy(best, |i, o| Some(if i == k { id } else { o.value }), |_, _, _| None);
+            let mut trial = best.clone();
+            accept(candidate, &mut trial).then_some(trial)
+        });
+        match lifted {
+            Some(graph) => *best = graph,
+            None => k += 1,
+        }
+    }
+}
+
+fn fresh_name(graph: &Graph) -> String {
+    let taken = |name: &str| graph.nodes().iter().any(|n| n.attrs.str("name") == name);
+    (0..).map(|k| format!("cut{k}")).find(|name| !taken(name)).unwrap_or_default()
+}
