@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cotangent_codegen::{Backend, CraneliftBackend, KernelFn};
 use cotangent_kernel::ir::{Arg, ArgId, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
-use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId, math};
+use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId, math, philox};
 use smallvec::SmallVec;
 
 const F32: DType = DType::F32;
@@ -87,6 +87,34 @@ fn forward(n: usize) -> Kernel {
 
 fn exponential(n: usize) -> Kernel {
     pointwise("exp", n, 1, |s, a| vec![math::exp(s, a[0])])
+}
+
+/// x · 2 where a Philox bit is set, 0 elsewhere.
+fn dropout(n: usize) -> Kernel {
+    let mut s = BodyBuilder::new();
+    let (x, index) = (s.input(0, F32), s.input(1, DType::I32));
+    let [seed_lo, seed_hi, stream, step] = [1.0, 2.0, 3.0, 4.0].map(|v| s.constant(v, DType::I32));
+    let word = philox::word_body(&mut s, seed_lo, seed_hi, stream, step, index);
+    let zero = s.constant(0.0, DType::I32);
+    let keep = s.lt(word, zero);
+    let (two, nothing) = (s.like(2.0, x), s.like(0.0, x));
+    let scaled = s.mul(x, two);
+    let value = s.select(keep, scaled, nothing);
+    let (body, roots) = s.finish(&[value]);
+    let inputs = vec![load(0, &[1]), Input::Index { map: map(&[1]), dtype: DType::I32 }];
+    let stores = vec![Store { value: roots[0], arg: ArgId(1), map: map(&[1]) }];
+    let phase = Phase { space: Space::Full, body, inputs, stores, reduces: vec![] };
+    kernel("dropout", Sweep::Elementwise, &[n], 1, 1, vec![phase])
+}
+
+fn transpose(rows: usize, inner: usize) -> Kernel {
+    let mut s = BodyBuilder::new();
+    let x = s.input(0, F32);
+    let (body, roots) = s.finish(&[x]);
+    let inputs = vec![load(0, &[1, rows as i64])];
+    let stores = vec![Store { value: roots[0], arg: ArgId(1), map: map(&[inner as i64, 1]) }];
+    let phase = Phase { space: Space::Full, body, inputs, stores, reduces: vec![] };
+    kernel("transpose", Sweep::Elementwise, &[rows, inner], 1, 1, vec![phase])
 }
 
 fn row_sum(rows: usize, inner: usize) -> Kernel {
@@ -172,12 +200,12 @@ fn main() {
     let sizes = [("L1", 1 << 10), ("L2", 1 << 15), ("L3", 1 << 19)];
     let mut kernels: Vec<(String, Kernel)> = Vec::new();
     for (level, n) in sizes {
-        for kernel in [cheap(n), exponential(n), forward(n)] {
+        for kernel in [cheap(n), exponential(n), forward(n), dropout(n)] {
             kernels.push((format!("{} {level} [{n}]", kernel.name), kernel));
         }
     }
     for (level, rows, inner) in [("L1", 4, 256), ("L2", 32, 1024), ("L3", 512, 1024), ("memory", 4096, 1024)] {
-        for kernel in [row_sum(rows, inner), softmax(rows, inner), column_sum(rows, inner)] {
+        for kernel in [row_sum(rows, inner), softmax(rows, inner), column_sum(rows, inner), transpose(rows, inner)] {
             kernels.push((format!("{} {level} [{rows}, {inner}]", kernel.name), kernel));
         }
     }

@@ -7,7 +7,7 @@
 use cotangent_kernel::ir::{IndexMap, Input, Kernel, Phase, Stride, Sweep};
 use cotangent_scalar::DType;
 use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::types::{I8X16, I16X8, I32, I32X4, I64};
+use cranelift_codegen::ir::types::{F32X4, I8X16, I16X8, I32, I32X4, I64, I64X2};
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Value};
 use smallvec::{SmallVec, smallvec};
 
@@ -227,9 +227,19 @@ impl Emitter<'_> {
 
     /// A group as whole vectors, `Bool` and `U8` in 32-bit lanes.
     pub(crate) fn load_parts(&mut self, dtype: DType, address: Value, offset: i32) -> Lanes {
-        let parts = (0..n_parts(dtype))
-            .map(|part| self.b.ins().load(vector_type(dtype), plain(), address, offset + 16 * part as i32));
+        let parts = (0..n_parts(dtype)).map(|part| self.load_vector(dtype, address, offset + 16 * part as i32));
         Lanes(parts.collect())
+    }
+
+    /// One vector of lanes of a type.
+    pub(crate) fn load_vector(&mut self, dtype: DType, address: Value, offset: i32) -> Value {
+        let ty = vector_type(dtype);
+        if !(self.loads_apart && dtype.is_float()) {
+            return self.b.ins().load(ty, plain(), address, offset);
+        }
+        let int = if ty == F32X4 { I32X4 } else { I64X2 };
+        let bits = self.b.ins().load(int, plain(), address, offset);
+        self.as_type(ty, bits)
     }
 
     /// The reverse of [`Emitter::load_parts`].

@@ -58,6 +58,8 @@ pub trait Backend: Send + Sync {
 pub struct Options {
     /// Keep the CLIF text of every distinct kernel.
     pub keep_clif: bool,
+    /// Use no more instructions than every supported CPU has, for tests: on x86-64 neither VEX nor FMA.
+    pub baseline: bool,
 }
 
 /// The measures of one distinct kernel's code.
@@ -144,10 +146,14 @@ impl CraneliftBackend {
         ] {
             flags.set(name, value).map_err(|e| environment(format!("flag {name}: {e}")))?;
         }
-        let isa = cranelift_native::builder()
-            .map_err(|e| environment(e.into()))?
-            .finish(settings::Flags::new(flags))
-            .map_err(|e| environment(e.to_string()))?;
+        let mut builder =
+            cranelift_native::builder_with_options(!options.baseline).map_err(|e| environment(e.into()))?;
+        if options.baseline && cfg!(target_arch = "x86_64") {
+            for feature in ["has_sse3", "has_ssse3", "has_sse41"] {
+                builder.enable(feature).map_err(|e| environment(format!("feature {feature}: {e}")))?;
+            }
+        }
+        let isa = builder.finish(settings::Flags::new(flags)).map_err(|e| environment(e.to_string()))?;
         Ok(CraneliftBackend { isa, options })
     }
 
@@ -193,7 +199,7 @@ impl CraneliftBackend {
                 .map_err(|e| internal(&e))?;
             calls.insert((function, dtype), module.declare_func_in_func(id, &mut context.func));
         }
-        function::translate(kernel, &mut context.func, builder_context, calls, self.isa.frontend_config());
+        function::translate(kernel, &mut context.func, builder_context, calls, &*self.isa);
         let clif = self.options.keep_clif.then(|| context.func.display().to_string());
         let id = module.declare_anonymous_function(&context.func.signature).map_err(|e| internal(&e))?;
         module.define_function(id, context).map_err(|e| internal(&format!("{e:?}")))?;

@@ -10,7 +10,7 @@ use cotangent_scalar::{DType, LibmFn, ScalarOp};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::I64;
 use cranelift_codegen::ir::{Block, BlockArg, FuncRef, Function, InstBuilder, Value};
-use cranelift_codegen::isa::TargetFrontendConfig;
+use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 
 use crate::access::{Access, Accesses, Position, Site, Sites, plain};
@@ -37,12 +37,15 @@ pub(crate) fn translate(
     function: &mut Function,
     context: &mut FunctionBuilderContext,
     calls: HashMap<(LibmFn, DType), FuncRef>,
-    config: TargetFrontendConfig,
+    isa: &dyn TargetIsa,
 ) {
+    let has_avx = isa.isa_flags().iter().any(|flag| flag.name == "has_avx" && flag.as_bool() == Some(true));
+    let loads_apart = cfg!(target_arch = "x86_64") && !has_avx;
     let b = FunctionBuilder::new(function, context);
     let accesses = Accesses::of(kernel);
-    let plans = kernel.phases.iter().zip(accesses).map(|(phase, a)| PhasePlan::new(kernel, phase, a)).collect();
-    let mut emitter = Emitter { b, calls };
+    let plans: Vec<PhasePlan> =
+        kernel.phases.iter().zip(accesses).map(|(phase, a)| PhasePlan::new(kernel, phase, a)).collect();
+    let mut emitter = Emitter { b, calls, loads_apart };
     let entry = emitter.b.create_block();
     emitter.b.append_block_params_for_function_params(entry);
     emitter.b.switch_to_block(entry);
@@ -50,11 +53,11 @@ pub(crate) fn translate(
     let n_slots = kernel.phases.iter().flat_map(|p| &p.reduces).map(|r| r.slot as usize + 1).max().unwrap_or(0);
     let mut nest =
         Nest { e: emitter, kernel, ptrs: p[0], layout: p[1], cols: (p[4], p[5]), results: vec![Vec::new(); n_slots] };
-    nest.rows(plans, p[2], p[3]);
+    nest.strips(&plans, p[2], p[3]);
     let mut b = nest.e.b;
     b.ins().return_(&[]);
     b.seal_all_blocks();
-    b.finalize(config);
+    b.finalize(isa.frontend_config());
 }
 
 /// The loop nest being emitted.
@@ -75,6 +78,9 @@ pub(crate) struct RowIndex {
     pub(crate) dims: Vec<Value>,
 }
 
+/// Columns of a strip: a cache line of 4-byte elements.
+const STRIP: i64 = 16;
+
 fn args(values: &[Value]) -> Vec<BlockArg> {
     values.iter().map(|&value| value.into()).collect()
 }
@@ -85,8 +91,31 @@ impl<'k> Nest<'k, '_> {
         self.e.b.ins().load(I64, plain(), self.layout, 8 * position as i32)
     }
 
+    /// An elementwise sweep with accesses across rows goes through strips of columns: the cache lines that a row of a
+    /// strip touches are used up by the next rows, before they leave the cache.
+    fn strips(&mut self, plans: &[PhasePlan<'k>], row0: Value, row1: Value) {
+        let across = |access: &Access| access.arg.is_some() && access.inner == Stride::Any;
+        let crosses = |plan: &PhasePlan| {
+            plan.accesses.inputs.iter().flatten().any(across) || plan.accesses.stores.iter().any(across)
+        };
+        let has_rows = self.kernel.n_row_dims() > 0;
+        if self.kernel.sweep != Sweep::Elementwise || !has_rows || !plans.iter().any(crosses) {
+            self.rows(plans, row0, row1);
+            return;
+        }
+        let (start, end) = self.cols;
+        let last = self.e.b.ins().iadd_imm_s(end, -1);
+        self.counted(start, last, STRIP, &[], |nest, strip, _| {
+            let strip_end = nest.e.b.ins().iadd_imm_s(strip, STRIP);
+            let cut = nest.e.b.ins().icmp(IntCC::SignedLessThan, end, strip_end);
+            nest.cols = (strip, nest.e.b.ins().select(cut, end, strip_end));
+            nest.rows(plans, row0, row1);
+            vec![]
+        });
+    }
+
     /// The loop over rows. The index along each row dim is carried along like an odometer.
-    fn rows(&mut self, plans: Vec<PhasePlan<'k>>, row0: Value, row1: Value) {
+    fn rows(&mut self, plans: &[PhasePlan<'k>], row0: Value, row1: Value) {
         let n_row_dims = self.kernel.n_row_dims();
         let (work, done) = (self.e.b.create_block(), self.e.b.create_block());
         let any_rows = self.e.b.ins().icmp(IntCC::SignedLessThan, row0, row1);
@@ -107,8 +136,8 @@ impl<'k> Nest<'k, '_> {
             let dims = if n_row_dims == 1 { vec![row] } else { indices.to_vec() };
             let index = RowIndex { row, dims };
             match nest.kernel.sweep {
-                Sweep::Elementwise | Sweep::Row => nest.row(&plans, &index),
-                Sweep::Column => nest.columns(&plans, &index),
+                Sweep::Elementwise | Sweep::Row => nest.row(plans, &index),
+                Sweep::Column => nest.columns(plans, &index),
             }
             nest.next_row(indices)
         });

@@ -49,6 +49,9 @@ pub(crate) struct Shape {
 pub(crate) struct Emitter<'f> {
     pub(crate) b: FunctionBuilder<'f>,
     pub(crate) calls: HashMap<(LibmFn, DType), FuncRef>,
+    /// Keep Cranelift from folding loads of floats into comparisons. Without VEX such operands must be aligned, and
+    /// 0.135 does not know that of `cmpps` and `cmppd`.
+    pub(crate) loads_apart: bool,
 }
 
 /// The vector type that holds lanes of a number type.

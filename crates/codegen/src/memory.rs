@@ -44,7 +44,8 @@ pub struct KernelFn {
     code: Code,
     n_args: usize,
     layout_len: usize,
-    memory: Arc<JitMemory>,
+    /// Held, not read.
+    _memory: Arc<JitMemory>,
 }
 
 impl std::fmt::Debug for KernelFn {
@@ -61,12 +62,7 @@ impl KernelFn {
         // SAFETY: `backend` declares every function it defines with the signature of `Code`, and the module has
         // finalized this one: `get_finalized_function` panics otherwise.
         let code = unsafe { std::mem::transmute::<*const u8, Code>(address) };
-        Some(KernelFn { code, n_args, layout_len, memory: memory.clone() })
-    }
-
-    /// The module-wide owner, for tests of identity.
-    pub fn shares_memory_with(&self, other: &KernelFn) -> bool {
-        Arc::ptr_eq(&self.memory, &other.memory)
+        Some(KernelFn { code, n_args, layout_len, _memory: memory.clone() })
     }
 
     /// Whether two handles run the same machine code.
@@ -90,7 +86,7 @@ impl KernelFn {
             "a kernel is called with too few arguments"
         );
         let [row0, row1, col0, col1] = [rows.start, rows.end, cols.start, cols.end].map(|i| i as i64);
-        // SAFETY: the code is alive because `self` holds its memory; it reads no more pointers and layout entries than
+        // SAFETY: the code is alive because `self` holds its owner; it reads no more pointers and layout entries than
         // just checked, and the caller vouches that what they lead to may be accessed.
         unsafe { (self.code)(ptrs.as_ptr(), layout.as_ptr(), row0, row1, col0, col1) }
     }

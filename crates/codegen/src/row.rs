@@ -209,13 +209,8 @@ impl<'k> Nest<'k, '_> {
     fn halve(&mut self, acc: &Accumulator) -> Lanes {
         let (op, dtype) = (acc.reduce.op, acc.dtype);
         let base = self.e.b.ins().stack_addr(I64, acc.slot, 0);
-        let mut parts: Vec<Value> = (0..LANE_BYTES / 16)
-            .map(|part| {
-                let one_part = if n_parts(dtype) == 2 { DType::F64 } else { dtype };
-                let ty = crate::lanes::vector_type(if one_part == DType::F64 { dtype } else { one_part });
-                self.e.b.ins().load(ty, crate::access::plain(), base, 16 * part as i32)
-            })
-            .collect();
+        let mut parts: Vec<Value> =
+            (0..LANE_BYTES / 16).map(|part| self.e.load_vector(dtype, base, 16 * part as i32)).collect();
         while parts.len() > 1 {
             let half = parts.len() / 2;
             parts = (0..half)

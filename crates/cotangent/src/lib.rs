@@ -1,1 +1,55 @@
-//! Cotangent.
+//! Cotangent compiles a neural network, its gradient and its optimiser update into one static program, and runs that
+//! program many times.
+//!
+//! ```
+//! use cotangent::prelude::*;
+//! use ndarray::array;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // A network is defined once; the gradient and the update are part of the same graph.
+//! let graph = build(|g| {
+//!     let x = g.input("x", F32, [4, 2]);
+//!     let y = g.input("y", F32, [4, 1]);
+//!     let logits = x.dense("hidden", 8).tanh().dense("out", 1);
+//!     let loss = logits.bce_with_logits(y).mean();
+//!     g.output("loss", loss);
+//!     g.minimize(loss, Adam::new(0.05));
+//! })?;
+//!
+//! // It is compiled once, and stepped many times.
+//! let runtime = Runtime::new(Threads::Exactly(1));
+//! let mut session = Session::new(&runtime, Compiler::new().compile(&graph)?, Seed(1))?;
+//! let x = array![[0.0f32, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]];
+//! let y = array![[0.0f32], [1.0], [1.0], [0.0]];
+//! let mut loss = f64::INFINITY;
+//! for _ in 0..500 {
+//!     loss = session.step([("x", (&x).into()), ("y", (&y).into())])?.scalar("loss")?;
+//! }
+//! assert!(loss < 0.05, "{loss}");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The rooms of the house, in the order in which data flows through them: [`graph`] (IR, ops, builder, text form,
+//! interpreter), [`passes`], [`kernel`] (fusion, loops, plan), [`exec`] (compiler driver and sessions); beside them [`nn`],
+//! [`data`] and [`train`]. `docs/ARCHITECTURE.md` is the map.
+#![forbid(unsafe_code)]
+
+pub use cotangent_data as data;
+pub use cotangent_exec as exec;
+pub use cotangent_graph as graph;
+pub use cotangent_kernel as kernel;
+pub use cotangent_nn as nn;
+pub use cotangent_passes as passes;
+pub use cotangent_scalar as scalar;
+pub use cotangent_train as train;
+
+/// What most programs need.
+pub mod prelude {
+    pub use cotangent_exec::{
+        CompileError, Compiler, Executable, InputView, Outputs, ProgramId, Runtime, Seed, Session, StageView, Store, Threads,
+    };
+    pub use cotangent_graph::DType::{self, Bool, F32, F64, I32, I64, U8};
+    pub use cotangent_graph::{Diag, Diags, Graph, GraphBuilder, Init, Shape, Tensor, TensorData, Type, build};
+    pub use cotangent_nn::*;
+}

@@ -1,1 +1,25 @@
-//! compiler driver, executables, runtime, store, sessions.
+//! The driver and the executor: [`Compiler`] turns a graph into an [`Executable`]; a [`Session`] runs it on a
+//! [`Runtime`]'s threads with the parameters and states of a [`Store`].
+//!
+//! ```text
+//! Graph ── Compiler ──▶ Executable (immutable: plan, machine code; Send + Sync)
+//!                            │
+//! Runtime (the pool) ──▶ Session ◀── Store (parameters, states, counters)
+//! ```
+//!
+//! Unsafe code is confined to [`machine`](self): it calls kernels and slices the arena, relying on what the plan verifier
+//! and [`cotangent_kernel::ir::Kernel::check_bounds`] have proven.
+
+mod compile;
+mod input;
+mod machine;
+mod memory;
+mod runtime;
+mod session;
+mod store;
+
+pub use compile::{CompileError, Compiler, Executable, StageView, Timings};
+pub use input::{InputId, InputKey, InputView};
+pub use runtime::{Runtime, Threads};
+pub use session::{Outputs, ProgramId, Session};
+pub use store::{Seed, Store};

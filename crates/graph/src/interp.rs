@@ -154,7 +154,11 @@ fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>]) -> 
 fn central_differences(graph: &Graph, id: NodeId, env: &Env) -> Result<Value, Diag> {
     let node = graph.node(id);
     let (y, wrt) = (node.inputs[0], node.inputs[1]);
-    let base = eval_with(graph, &node.inputs, env, None)?;
+    let base = eval_with(graph, &node.inputs, env, &HashMap::new())?;
+    // What a gradient must not pass stays as it is while the operand moves.
+    let stops: Vec<NodeId> = before(graph, y).filter(|&i| matches!(graph.node(i).op.lower, Lower::Identity)).collect();
+    let values = eval_with(graph, &stops, env, &HashMap::new())?;
+    let mut fixed: HashMap<NodeId, TensorData> = stops.into_iter().zip(values).collect();
     let x = &base[1];
     let seed: Option<Vec<f64>> = base.get(2).map(TensorData::to_f64);
     let dtype = x.dtype();
@@ -168,7 +172,8 @@ fn central_differences(graph: &Graph, id: NodeId, env: &Env) -> Result<Value, Di
             let mut moved = bits.clone();
             moved[i] = dtype.bits_of_f64(at + sign * step);
             let moved = TensorData::from_bits(dtype, &x.shape(), &moved);
-            let value = eval_with(graph, &[y], env, Some((wrt, moved)))?[0].to_f64();
+            fixed.insert(wrt, moved);
+            let value = eval_with(graph, &[y], env, &fixed)?[0].to_f64();
             *side = match &seed {
                 Some(seed) => value.iter().zip(seed).map(|(v, s)| v * s).sum(),
                 None => value.first().copied().unwrap_or(0.0),
@@ -180,19 +185,33 @@ fn central_differences(graph: &Graph, id: NodeId, env: &Env) -> Result<Value, Di
     Ok(Value::One(Arc::new(TensorData::from_bits(dtype, &shape, &out))))
 }
 
-/// Evaluates some nodes with one node's value replaced.
+/// The nodes that a value is computed from, itself among them.
+fn before(graph: &Graph, y: NodeId) -> impl Iterator<Item = NodeId> {
+    let mut needed = vec![false; y.index() + 1];
+    needed[y.index()] = true;
+    for i in (0..needed.len()).rev() {
+        if needed[i] {
+            for input in &graph.node(NodeId(i as u32)).inputs {
+                needed[input.index()] = true;
+            }
+        }
+    }
+    needed.into_iter().enumerate().filter(|(_, n)| *n).map(|(i, _)| NodeId(i as u32))
+}
+
+/// Evaluates some nodes with the values of others given.
 fn eval_with(
     graph: &Graph,
     wanted: &[NodeId],
     env: &Env,
-    replaced: Option<(NodeId, TensorData)>,
+    fixed: &HashMap<NodeId, TensorData>,
 ) -> Result<Vec<TensorData>, Diag> {
     let mut needed = vec![false; graph.n_nodes()];
     for id in wanted {
         needed[id.index()] = true;
     }
     for id in graph.ids().rev() {
-        if needed[id.index()] && replaced.as_ref().is_none_or(|(r, _)| *r != id) {
+        if needed[id.index()] && !fixed.contains_key(&id) {
             for input in &graph.node(id).inputs {
                 needed[input.index()] = true;
             }
@@ -200,9 +219,9 @@ fn eval_with(
     }
     let mut values: Vec<Option<Value>> = vec![None; graph.n_nodes()];
     for id in graph.ids().filter(|id| needed[id.index()]) {
-        let value = match &replaced {
-            Some((r, tensor)) if *r == id => Value::One(Arc::new(tensor.clone())),
-            _ => eval_node(graph, id, env, &values)?,
+        let value = match fixed.get(&id) {
+            Some(tensor) => Value::One(Arc::new(tensor.clone())),
+            None => eval_node(graph, id, env, &values)?,
         };
         values[id.index()] = Some(value);
     }

@@ -59,6 +59,17 @@ impl fmt::Display for Safety {
 /// The code of a rule.
 pub type RuleFn = for<'g, 'a> fn(&RuleCx<'g, 'a>) -> Option<Tensor<'g>>;
 
+/// Where a rule is tried.
+#[derive(Clone, Copy, Debug)]
+pub enum Roots {
+    /// At these ops.
+    Ops(&'static [&'static OpDef]),
+    /// At every op that is a scalar program applied to each element.
+    Pointwise,
+    /// At every op.
+    Any,
+}
+
 /// One rule.
 pub struct Rule {
     /// The name in counters, origins and tests.
@@ -67,8 +78,8 @@ pub struct Rule {
     pub equation: &'static str,
     /// What it preserves.
     pub safety: Safety,
-    /// The ops at which it is tried; empty for all.
-    pub roots: &'static [&'static OpDef],
+    /// The ops at which it is tried.
+    pub roots: Roots,
     /// What may stand in the place of the node.
     pub apply: RuleFn,
 }
@@ -82,26 +93,28 @@ impl fmt::Debug for Rule {
 /// Tables of rules, by the op at the root.
 pub struct RuleSet {
     by_root: HashMap<&'static str, Vec<&'static Rule>>,
+    pointwise: Vec<&'static Rule>,
     anywhere: Vec<&'static Rule>,
 }
 
 impl RuleSet {
     /// The rules of some tables; earlier rows are tried first.
     pub fn new(tables: &[&'static [Rule]]) -> Self {
-        let mut set = RuleSet { by_root: HashMap::new(), anywhere: Vec::new() };
+        let mut set = RuleSet { by_root: HashMap::new(), pointwise: Vec::new(), anywhere: Vec::new() };
         for rule in tables.iter().copied().flatten() {
-            if rule.roots.is_empty() {
-                set.anywhere.push(rule);
-            }
-            for root in rule.roots {
-                set.by_root.entry(root.name).or_default().push(rule);
+            match rule.roots {
+                Roots::Ops(ops) => ops.iter().for_each(|op| set.by_root.entry(op.name).or_default().push(rule)),
+                Roots::Pointwise => set.pointwise.push(rule),
+                Roots::Any => set.anywhere.push(rule),
             }
         }
         set
     }
 
     fn rules_of(&self, op: OpRef) -> impl Iterator<Item = &'static Rule> {
-        self.by_root.get(op.name).into_iter().flatten().chain(&self.anywhere).copied()
+        let is_pointwise = op.traits.has(OpTraits::POINTWISE) && matches!(op.lower, Lower::Scalar(_));
+        let pointwise: &[&'static Rule] = if is_pointwise { &self.pointwise } else { &[] };
+        self.by_root.get(op.name).into_iter().flatten().chain(pointwise).chain(&self.anywhere).copied()
     }
 }
 
@@ -129,8 +142,8 @@ struct Sweep {
     keys: RefCell<Vec<OrderKey>>,
 }
 
-/// The place of a value among commutative operands: computed values before broadcast ones and sources before constants,
-/// deep ones before shallow ones, and otherwise by a hash of the structure.
+/// The place of a value among commutative operands: computed values, then sources, then broadcasts, then constants; deep
+/// ones before shallow ones; and otherwise by a hash of the structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OrderKey {
     kind: u8,
@@ -257,8 +270,8 @@ fn key_of(graph: &Graph, id: NodeId, keys: &[OrderKey]) -> OrderKey {
     let kind = match node.op.name {
         "constant" => 3,
         "broadcast" | "reshape" if node.inputs.first().is_some_and(|i| keys[i.index()].kind == 3) => 3,
-        _ if node.op.traits.has(OpTraits::SOURCE) => 2,
-        "broadcast" => 1,
+        "broadcast" => 2,
+        _ if node.op.traits.has(OpTraits::SOURCE) => 1,
         _ => 0,
     };
     OrderKey { kind, shallowness: u32::MAX - depth, hash: hasher.finish() }
@@ -370,7 +383,7 @@ fn apply_one<'g>(
     cx: &mut PassCx<'_>,
 ) -> Result<Option<Tensor<'g>>, PassError> {
     let op = builder.with_graph(|graph| graph.node(tensor.id()).op);
-    if rules.anywhere.is_empty() && !rules.by_root.contains_key(op.name) {
+    if rules.rules_of(op).next().is_none() {
         return Ok(None);
     }
     let node = builder.with_graph(|graph| graph.node(tensor.id()).clone());

@@ -15,7 +15,7 @@ use cotangent_graph::ops::view::{BROADCAST, RESHAPE};
 use cotangent_graph::{Graph, Stage, Tensor};
 
 use crate::pass::{Pass, PassCx, PassError};
-use crate::rules::{Rule, RuleCx, RuleSet, Safety, apply_rules};
+use crate::rules::{Roots, Rule, RuleCx, RuleSet, Safety, apply_rules};
 
 /// The pass.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,7 @@ pub static COMPOSITE: &[Rule] = &[
         name: "log_of_softmax",
         equation: "log(softmax(x)) = log_softmax(x)",
         safety: Stabilizes,
-        roots: &[&LOG],
+        roots: Roots::Ops(&[&LOG]),
         apply: |cx| {
             let (args, attrs) = cx.parts(cx.x(), &SOFTMAX)?;
             Some(args[0].unary_with(&LOG_SOFTMAX, attrs))
@@ -58,7 +58,7 @@ pub static COMPOSITE: &[Rule] = &[
         name: "softmax_by_hand",
         equation: "exp(x) / Σ exp(x) = softmax(x)",
         safety: Stabilizes,
-        roots: &[&DIV],
+        roots: Roots::Ops(&[&DIV]),
         apply: |cx| {
             let x = cx.arg(cx.x(), &EXP)?;
             let (sum, axis) = repeated_along_one_axis(cx, cx.y())?;
@@ -75,56 +75,56 @@ pub static PRIMITIVE: &[Rule] = &[
         name: "log_of_exp",
         equation: "log(exp(x)) = x",
         safety: Stabilizes,
-        roots: &[&LOG],
+        roots: Roots::Ops(&[&LOG]),
         apply: |cx| cx.arg(cx.x(), &EXP),
     },
     Rule {
         name: "log_of_sigmoid",
         equation: "log(σ(x)) = -softplus(-x)",
         safety: Stabilizes,
-        roots: &[&LOG],
+        roots: Roots::Ops(&[&LOG]),
         apply: |cx| Some(-(-cx.arg(cx.x(), &SIGMOID)?).softplus()),
     },
     Rule {
         name: "log_of_one_minus_sigmoid",
         equation: "log(1 - σ(x)) = -softplus(x)",
         safety: Stabilizes,
-        roots: &[&LOG],
+        roots: Roots::Ops(&[&LOG]),
         apply: |cx| Some(-one_minus(cx, cx.x(), &SIGMOID)?.softplus()),
     },
     Rule {
         name: "log_of_one_plus_exp",
         equation: "log(1 + exp(x)) = softplus(x)",
         safety: Stabilizes,
-        roots: &[&LOG],
+        roots: Roots::Ops(&[&LOG]),
         apply: |cx| Some(cx.arg(one_plus(cx, cx.x())?, &EXP)?.softplus()),
     },
     Rule {
         name: "log1p_of_exp",
         equation: "log1p(exp(x)) = softplus(x)",
         safety: Stabilizes,
-        roots: &[&LOG1P],
+        roots: Roots::Ops(&[&LOG1P]),
         apply: |cx| Some(cx.arg(cx.x(), &EXP)?.softplus()),
     },
     Rule {
         name: "log1p_of_minus_sigmoid",
         equation: "log1p(-σ(x)) = -softplus(x)",
         safety: Stabilizes,
-        roots: &[&LOG1P],
+        roots: Roots::Ops(&[&LOG1P]),
         apply: |cx| Some(-cx.arg(cx.arg(cx.x(), &NEG)?, &SIGMOID)?.softplus()),
     },
     Rule {
         name: "log_of_one_plus",
         equation: "log(1 + x) = log1p(x)",
         safety: Stabilizes,
-        roots: &[&LOG],
+        roots: Roots::Ops(&[&LOG]),
         apply: |cx| Some(one_plus(cx, cx.x())?.log1p()),
     },
     Rule {
         name: "log_of_one_minus",
         equation: "log(1 - x) = log1p(-x)",
         safety: Stabilizes,
-        roots: &[&LOG],
+        roots: Roots::Ops(&[&LOG]),
         apply: |cx| {
             let args = cx.args(cx.x(), &SUB)?;
             cx.is_splat(args[0], 1.0).then(|| (-args[1]).log1p())
@@ -134,7 +134,7 @@ pub static PRIMITIVE: &[Rule] = &[
         name: "exp_minus_one",
         equation: "exp(x) - 1 = expm1(x)",
         safety: Stabilizes,
-        roots: &[&SUB],
+        roots: Roots::Ops(&[&SUB]),
         apply: |cx| {
             let x = cx.arg(cx.x(), &EXP)?;
             cx.is_splat(cx.y(), 1.0).then(|| x.expm1())
@@ -144,7 +144,7 @@ pub static PRIMITIVE: &[Rule] = &[
         name: "exp_plus_minus_one",
         equation: "exp(x) + (-1) = expm1(x)",
         safety: Stabilizes,
-        roots: &[&ADD],
+        roots: Roots::Ops(&[&ADD]),
         apply: |cx| {
             let (e, _) = cx.both_ways().into_iter().find(|&(_, c)| cx.is_splat(c, -1.0))?;
             Some(cx.arg(e, &EXP)?.expm1())
@@ -154,7 +154,7 @@ pub static PRIMITIVE: &[Rule] = &[
         name: "log_sum_exp",
         equation: "log Σ exp(x) = m + log Σ exp(x - m), m = max(x) or 0 if that is not finite",
         safety: Stabilizes,
-        roots: &[&LOG],
+        roots: Roots::Ops(&[&LOG]),
         apply: |cx| {
             let (terms, attrs) = cx.parts(cx.x(), &REDUCE_SUM)?;
             let x = cx.arg(terms[0], &EXP)?;
@@ -173,7 +173,7 @@ pub static PRIMITIVE: &[Rule] = &[
         name: "sqrt_of_square",
         equation: "√(x·x) = |x|",
         safety: Stabilizes,
-        roots: &[&SQRT],
+        roots: Roots::Ops(&[&SQRT]),
         apply: |cx| {
             let args = cx.args(cx.x(), &MUL)?;
             (args[0].id() == args[1].id()).then(|| args[0].abs())

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use cotangent_codegen::{Backend, Compiled, CraneliftBackend, KernelFn};
+use cotangent_codegen::{Backend, Compiled, CraneliftBackend, KernelFn, Options};
 use cotangent_kernel::interp::{self, Place};
 use cotangent_kernel::ir::{Arg, ArgId, IndexMap, Kernel, Sweep};
 use cotangent_scalar::DType;
@@ -177,7 +177,12 @@ pub fn kernel(
 
 /// Compiles kernels for this machine.
 pub fn compile(kernels: &[&Kernel]) -> Compiled {
-    CraneliftBackend::host().expect("a code generator").compile(kernels).expect("code")
+    compile_with(Options::default(), kernels)
+}
+
+/// Compiles kernels with options.
+pub fn compile_with(options: Options, kernels: &[&Kernel]) -> Compiled {
+    CraneliftBackend::new(options).expect("a code generator").compile(kernels).expect("code")
 }
 
 /// Runs machine code on buffers, of which several arguments may share one.

@@ -24,7 +24,7 @@ fn scaled(n: usize, factor: f64, offset: i64) -> Kernel {
 #[test]
 fn equal_keys_share_code() {
     let kernels = [scaled(100, 2.0, 0), scaled(7, 2.0, 3), scaled(100, 3.0, 0)];
-    let backend = CraneliftBackend::new(Options { keep_clif: true }).expect("a code generator");
+    let backend = CraneliftBackend::new(Options { keep_clif: true, ..Options::default() }).expect("a code generator");
     let compiled = backend.compile(&kernels.each_ref()).expect("code");
     assert_eq!(compiled.n_distinct(), 2);
     let [a, b, c] = compiled.functions() else { panic!("three handles") };

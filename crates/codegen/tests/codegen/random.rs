@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use cotangent_codegen::Options;
 use cotangent_kernel::ir::{Input, Kernel, Phase, Reduce, Space, Store, Sweep};
 use cotangent_scalar::{BodyBuilder, DType, LibmFn, ReduceOp, ValueId};
 
@@ -335,22 +336,35 @@ fn number_from(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-#[test]
-fn random_kernels_agree_with_the_interpreter() {
-    let seeds: Vec<u64> = match number_from("COTANGENT_SEED") {
-        Some(seed) => vec![seed],
-        None => (0..number_from("COTANGENT_KERNELS").unwrap_or(2500)).map(|i| i * 0x1_0001 + 7).collect(),
-    };
+/// Compares the kernels of these seeds in batches.
+fn check(options: Options, seeds: &[u64]) {
     for batch in seeds.chunks(25) {
         let cases: Vec<Case> = batch.iter().map(|&seed| case(seed)).collect();
         for case in &cases {
             assert_eq!(case.kernel.verify(), Ok(()), "{}", case.kernel);
         }
-        let compiled = compile(&cases.iter().map(|c| &c.kernel).collect::<Vec<_>>());
+        let compiled = compile_with(options, &cases.iter().map(|c| &c.kernel).collect::<Vec<_>>());
         for ((case, code), seed) in cases.iter().zip(compiled.functions()).zip(batch) {
             let Case { kernel, buffers, binding, rows, cols } = case;
             let found = difference(code, kernel, buffers, binding, rows.clone(), cols.clone());
             assert!(found.is_none(), "replay with COTANGENT_SEED={seed}\n{}", found.unwrap_or_default());
         }
     }
+}
+
+fn seeds(n: u64) -> Vec<u64> {
+    match number_from("COTANGENT_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number_from("COTANGENT_KERNELS").unwrap_or(n)).map(|i| i * 0x1_0001 + 7).collect(),
+    }
+}
+
+#[test]
+fn random_kernels_agree_with_the_interpreter() {
+    check(Options::default(), &seeds(2500));
+}
+
+#[test]
+fn random_kernels_agree_on_a_cpu_without_wide_encodings_and_fma() {
+    check(Options { baseline: true, ..Options::default() }, &seeds(600));
 }

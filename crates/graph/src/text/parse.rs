@@ -225,16 +225,28 @@ impl Parser<'_, '_> {
             annotation = Some((self.cursor.peek(), value::ty(&mut self.cursor)?));
         }
         let declared = annotation.as_ref().map(|a| &a.1);
-        let Some(id) = self.add(scope, op, (start, op_token), inputs, &mut written, declared)? else { return Ok(None) };
+        // From here on the statement has been read, so an error is reported without skipping what follows.
+        let after = self.cursor.position();
+        let added = self.add(scope, op, (start, op_token), inputs, &mut written, declared);
+        self.cursor.seek(after);
+        let id = match added {
+            Ok(Some(id)) => id,
+            Ok(None) => return Ok(None),
+            Err(diag) => {
+                self.report(diag);
+                return Ok(None);
+            }
+        };
         if let Some((known, _)) = name.and_then(|name| scope.names.get_mut(&name)) {
             *known = Some(id);
         }
-        let (inferred, annotation) = (scope.graph.ty(id), annotation.filter(|a| &a.1 != scope.graph.ty(id)));
-        match annotation {
+        let inferred = scope.graph.ty(id);
+        match annotation.filter(|(_, ty)| ty != inferred) {
             None => Ok(Some(id)),
             Some((token, ty)) => {
                 let text = format!("the type is written as {ty}, but {inferred} follows from the operands");
-                Err(self.cursor.error(Code::TypeAnnotation, token, text))
+                self.report(self.cursor.error(Code::TypeAnnotation, token, text));
+                Ok(None)
             }
         }
     }
@@ -384,11 +396,8 @@ impl Parser<'_, '_> {
                         let text = format!("`{}` requires a type, for example `f32[32,784]`", op.name);
                         return Err(self.cursor.error(Code::BadAttribute, op_token, text));
                     };
-                    let after = self.cursor.position();
                     self.cursor.seek(at);
-                    let data = value::elements(&mut self.cursor, dtype, shape)?;
-                    self.cursor.seek(after);
-                    Attr::Tensor(Arc::new(data))
+                    Attr::Tensor(Arc::new(value::elements(&mut self.cursor, dtype, shape)?))
                 }
                 (None, AttrKind::Bool) => Attr::Bool(false),
                 (None, _) => {
@@ -454,11 +463,14 @@ impl Parser<'_, '_> {
         let Some((target, _)) = scope.names.get(&name) else {
             let text = format!("no parameter or state is named `{}`", shorten(&name));
             let diag = self.cursor.error(Code::UnknownName, token, text);
-            return Err(suggest(diag, &name, scope.names.keys().map(String::as_str)));
+            self.report(suggest(diag, &name, scope.names.keys().map(String::as_str)));
+            return Ok(());
         };
         if let (Some(target), Some(value)) = (*target, operand) {
-            let name = check_update(&scope.graph, target, value).map_err(|d| d.at(self.cursor.loc(token.start)))?;
-            scope.graph.add_output(Output { name, value, role: Role::Update(target) });
+            match check_update(&scope.graph, target, value) {
+                Ok(name) => scope.graph.add_output(Output { name, value, role: Role::Update(target) }),
+                Err(diag) => self.report(diag.at(self.cursor.loc(token.start))),
+            }
         }
         Ok(())
     }
@@ -467,7 +479,8 @@ impl Parser<'_, '_> {
         let token = self.cursor.peek();
         let number = value::index(&mut self.cursor)?;
         if scope.bodies.contains_key(&number) {
-            return Err(self.cursor.error(Code::DuplicateName, token, format!("body {number} is already defined")));
+            // The block is read all the same, so that its statements are not taken for those of this one.
+            self.report(self.cursor.error(Code::DuplicateName, token, format!("body {number} is already defined")));
         }
         if depth == 0 {
             // What is inside would be read as statements of this block, so reading ends here.
@@ -482,11 +495,13 @@ impl Parser<'_, '_> {
         if self.diags.len() > n_errors {
             return Ok(());
         }
-        closed(&body).map_err(|diag| match diag.at {
-            Loc::Text { .. } => diag,
-            _ => diag.at(self.cursor.loc(keyword.start)),
-        })?;
-        scope.bodies.insert(number, Some(scope.graph.add_body(Arc::new(body))));
+        match closed(&body) {
+            Ok(()) => {
+                scope.bodies.insert(number, Some(scope.graph.add_body(Arc::new(body))));
+            }
+            Err(diag) if matches!(diag.at, Loc::Text { .. }) => self.report(diag),
+            Err(diag) => self.report(diag.at(self.cursor.loc(keyword.start))),
+        }
         Ok(())
     }
 }

@@ -1,0 +1,376 @@
+//! The compiler driver: passes, clusters, plan, machine code, each stage timed and open to inspection.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cotangent_codegen::{Backend, CodegenError, Compiled, CraneliftBackend};
+use cotangent_gemm::Gemm;
+use cotangent_graph::dot::{DotOptions, dot};
+use cotangent_graph::text::print::{Style, print};
+use cotangent_graph::{Code, CompilerBug, DType, Diag, Diags, Graph, Init, Type};
+use cotangent_kernel::{ClusterOptions, Home, Plan, Step, plan};
+use cotangent_passes::{PassError, PassOptions, PassReport, optimize};
+
+use crate::input::InputId;
+
+/// Why a graph did not become a program.
+#[derive(Debug)]
+pub enum CompileError {
+    /// Mistakes in the graph.
+    User(Diags),
+    /// A bug of the compiler.
+    Bug(CompilerBug),
+    /// Something that this machine lacks.
+    Environment(String),
+}
+
+impl fmt::Display for CompileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CompileError::User(diags) => write!(f, "{diags}"),
+            CompileError::Bug(bug) => write!(f, "{bug}"),
+            CompileError::Environment(text) => write!(f, "{text}"),
+        }
+    }
+}
+
+impl std::error::Error for CompileError {}
+
+impl From<PassError> for CompileError {
+    fn from(error: PassError) -> Self {
+        match error {
+            PassError::Diags(diags) => CompileError::User(diags),
+            PassError::Bug(bug) => CompileError::Bug(bug),
+            PassError::Environment(text) => CompileError::Environment(text),
+        }
+    }
+}
+
+impl From<CompilerBug> for CompileError {
+    fn from(bug: CompilerBug) -> Self {
+        CompileError::Bug(bug)
+    }
+}
+
+impl From<CodegenError> for CompileError {
+    fn from(error: CodegenError) -> Self {
+        match error {
+            CodegenError::Environment(text) => CompileError::Environment(text),
+            CodegenError::Internal(text) => CompileError::Bug(CompilerBug::new("codegen", text)),
+        }
+    }
+}
+
+/// Time spent on each part of a compilation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Graph to graph.
+    pub passes: Duration,
+    /// Clusters, kernels, schedule, buffers.
+    pub plan: Duration,
+    /// Machine code.
+    pub codegen: Duration,
+    /// All of it.
+    pub total: Duration,
+}
+
+/// A stage of a program that can be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StageView {
+    /// As built.
+    Source,
+    /// After the passes.
+    Optimized,
+    /// After the passes, with boxes around what runs in one kernel.
+    Fused,
+}
+
+/// Turns graphs into programs.
+#[derive(Clone, Debug)]
+pub struct Compiler {
+    fuse: bool,
+    passes: PassOptions,
+    verify: bool,
+}
+
+impl Default for Compiler {
+    fn default() -> Self {
+        Compiler::new()
+    }
+}
+
+impl Compiler {
+    /// A compiler with everything on. `COTANGENT_DUMP=dir` writes each changed stage there.
+    pub fn new() -> Self {
+        let passes = PassOptions { dump: std::env::var_os("COTANGENT_DUMP").map(Into::into), ..PassOptions::default() };
+        Compiler { fuse: true, passes, verify: cfg!(debug_assertions) }
+    }
+
+    /// Whether ops share kernels; without fusion each op runs as a kernel of its own, on the same path.
+    pub fn fuse(mut self, fuse: bool) -> Self {
+        self.fuse = fuse;
+        self
+    }
+
+    /// The options of the passes.
+    pub fn passes(mut self, passes: PassOptions) -> Self {
+        self.passes = passes;
+        self
+    }
+
+    /// Whether the plan and all kernels are verified; on by default in debug builds.
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// Compiles a graph for this machine.
+    ///
+    /// # Errors
+    /// The mistakes of the user, all at once; or a bug of the compiler; or what this machine lacks.
+    pub fn compile(&self, graph: &Graph) -> Result<Arc<Executable>, CompileError> {
+        let start = Instant::now();
+        let optimized = optimize(graph, &self.passes)?;
+        let passes = start.elapsed();
+        let options = ClusterOptions { fuse: self.fuse, ..ClusterOptions::default() };
+        let plan = plan(&optimized.graph, &options)?;
+        // Memory safety rests on these proofs, so they are made in release builds too.
+        prove_bounds(&plan)?;
+        if self.verify {
+            let errors: Vec<String> = Vec::new();
+            if !errors.is_empty() {
+                return Err(CompilerBug::new("plan", errors.join("\n")).into());
+            }
+        }
+        let planned = start.elapsed();
+        let backend = CraneliftBackend::host()?;
+        let kernels: Vec<&cotangent_kernel::Kernel> = plan.kernels.iter().collect();
+        let compiled = backend.compile(&kernels)?;
+        let total = start.elapsed();
+        let timings = Timings { passes, plan: planned - passes, codegen: total - planned, total };
+        let interface = Interface::of(&optimized.graph, graph);
+        let gemms = plan.steps.iter().filter_map(GemmPlan::of).collect();
+        let layouts = plan.kernels.iter().map(|k| k.layout()).collect();
+        Ok(Arc::new(Executable {
+            source: graph.clone(),
+            optimized: optimized.graph,
+            reports: optimized.report,
+            plan,
+            compiled,
+            layouts,
+            gemms,
+            interface,
+            timings,
+            backend: backend.name(),
+            fused: self.fuse,
+        }))
+    }
+}
+
+/// Every access of every kernel stays inside its buffer.
+fn prove_bounds(plan: &Plan) -> Result<(), CompilerBug> {
+    let calls = plan.steps.iter().filter_map(|step| match step {
+        Step::Kernel(call) => Some(call),
+        Step::Gemm { epilogue, .. } => epilogue.as_ref(),
+        _ => None,
+    });
+    for call in calls {
+        let kernel = &plan.kernels[call.kernel];
+        let lens: Vec<usize> = call.args.iter().map(|b| plan.buffers[b.index()].n_elements).collect();
+        if let Err(errors) = kernel.check_bounds(&lens) {
+            return Err(CompilerBug::new("bounds", format!("{kernel}{errors:?}")));
+        }
+    }
+    Ok(())
+}
+
+/// A matrix product's kernels and blocking, chosen once.
+#[derive(Debug)]
+pub(crate) enum GemmPlan {
+    F32(Gemm<f32>),
+    F64(Gemm<f64>),
+}
+
+impl GemmPlan {
+    fn of(step: &Step) -> Option<Self> {
+        let Step::Gemm { dims, dtype, .. } = step else { return None };
+        Some(match dtype {
+            DType::F64 => GemmPlan::F64(Gemm::new(dims.m, dims.n, dims.k)),
+            _ => GemmPlan::F32(Gemm::new(dims.m, dims.n, dims.k)),
+        })
+    }
+
+    pub(crate) fn workspace_bytes(&self, n_threads: usize) -> usize {
+        match self {
+            GemmPlan::F32(gemm) => gemm.workspace_bytes(n_threads),
+            GemmPlan::F64(gemm) => gemm.workspace_bytes(n_threads),
+        }
+    }
+}
+
+/// What a program asks for from outside.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Interface {
+    pub(crate) input_names: Vec<String>,
+    pub(crate) input_types: Vec<Type>,
+    /// Parameters and states: name, type, start.
+    pub(crate) stored: Vec<(String, Type, Init)>,
+}
+
+impl Interface {
+    fn of(optimized: &Graph, source: &Graph) -> Self {
+        let mut interface = Interface::default();
+        for node in source.nodes().iter().filter(|n| n.op.name == "input") {
+            interface.input_names.push(node.attrs.str("name").to_owned());
+            interface.input_types.push(node.ty.clone());
+        }
+        for node in optimized.nodes() {
+            if let Some(init) = node.attrs.init("init") {
+                interface.stored.push((node.attrs.str("name").to_owned(), node.ty.clone(), *init));
+            }
+        }
+        interface
+    }
+}
+
+/// A compiled program: immutable, shared between sessions and threads.
+pub struct Executable {
+    pub(crate) source: Graph,
+    pub(crate) optimized: Graph,
+    pub(crate) reports: Vec<PassReport>,
+    pub(crate) plan: Plan,
+    pub(crate) compiled: Compiled,
+    pub(crate) layouts: Vec<Vec<i64>>,
+    pub(crate) gemms: Vec<GemmPlan>,
+    pub(crate) interface: Interface,
+    timings: Timings,
+    backend: &'static str,
+    fused: bool,
+}
+
+impl fmt::Debug for Executable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Executable(@{}, {} steps)", self.source.name(), self.plan.steps.len())
+    }
+}
+
+impl Executable {
+    /// The graph as built.
+    pub fn source(&self) -> &Graph {
+        &self.source
+    }
+
+    /// The graph after the passes.
+    pub fn optimized(&self) -> &Graph {
+        &self.optimized
+    }
+
+    /// What each pass did.
+    pub fn pass_reports(&self) -> &[PassReport] {
+        &self.reports
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The machine code and its measures.
+    pub fn compiled(&self) -> &Compiled {
+        &self.compiled
+    }
+
+    /// Time spent on compilation.
+    pub fn timings(&self) -> Timings {
+        self.timings
+    }
+
+    /// The code generator's name.
+    pub fn backend(&self) -> &'static str {
+        self.backend
+    }
+
+    /// Whether ops were fused.
+    pub fn is_fused(&self) -> bool {
+        self.fused
+    }
+
+    /// Names and types of the inputs, in order.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, &Type)> {
+        self.interface.input_names.iter().map(String::as_str).zip(&self.interface.input_types)
+    }
+
+    /// The id of an input, for steps that should not look names up.
+    ///
+    /// # Errors
+    /// `E0301` if the program has no such input.
+    #[track_caller]
+    pub fn input_id(&self, name: &str) -> Result<InputId, Diag> {
+        match self.interface.input_names.iter().position(|n| n == name) {
+            Some(at) => Ok(InputId(at)),
+            None => Err(self.unknown_input(name)),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn unknown_input(&self, name: &str) -> Diag {
+        let names = self.interface.input_names.iter().map(String::as_str);
+        let diag = Diag::new(Code::InputNames, format!("the program has no input `{name}`"));
+        match cotangent_graph::diag::nearest(name, names.clone()) {
+            Some(near) => diag.help(format!("did you mean `{near}`?")),
+            None => diag.help(format!("its inputs are: {}", names.collect::<Vec<_>>().join(", "))),
+        }
+    }
+
+    /// Whether a step changes parameters or states.
+    pub fn updates(&self) -> bool {
+        !self.plan.updated.is_empty()
+    }
+
+    /// The graph at a stage in Graphviz form.
+    pub fn dot(&self, stage: StageView) -> String {
+        match stage {
+            StageView::Source => dot(&self.source, &DotOptions::default()),
+            StageView::Optimized => dot(&self.optimized, &DotOptions::default()),
+            StageView::Fused => {
+                let label = |k: usize, nodes: &Vec<cotangent_graph::NodeId>| (format!("kernel {k}"), nodes.clone());
+                let clusters = self.plan.clusters.iter().enumerate().map(|(k, n)| label(k, n)).collect();
+                dot(&self.optimized, &DotOptions { clusters, ..DotOptions::default() })
+            }
+        }
+    }
+
+    /// The graph at a stage in text form, with the user's lines as comments.
+    pub fn text(&self, stage: StageView) -> String {
+        let graph = if stage == StageView::Source { &self.source } else { &self.optimized };
+        print(graph, Style { origins: true })
+    }
+
+    /// The plan as text: steps, buffers with sizes, places and lifetimes.
+    pub fn plan_text(&self) -> String {
+        String::new()
+    }
+
+    /// Every decision of the clusterer, with its reason.
+    pub fn explain(&self) -> String {
+        String::new()
+    }
+
+    /// Bytes that steps hold besides parameters, states and inputs.
+    pub fn arena_bytes(&self) -> usize {
+        self.plan.arena_bytes
+    }
+
+    /// Bytes of constants.
+    pub fn const_bytes(&self) -> usize {
+        let is_const = |b: &&cotangent_kernel::BufferDecl| matches!(b.home, Home::Const(_));
+        self.plan.buffers.iter().filter(is_const).map(|b| b.n_bytes()).sum()
+    }
+}
+
+/// `Executable` is shared between threads.
+const _: fn() = || {
+    fn assert<T: Send + Sync>() {}
+    assert::<Executable>();
+};

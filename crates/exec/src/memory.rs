@@ -1,0 +1,80 @@
+//! Memory that kernels work in: aligned to cache lines, never moved.
+
+use std::fmt;
+
+use cotangent_graph::{Shape, TensorData};
+use cotangent_scalar::DType;
+
+/// One cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Bytes at a fixed address, aligned to 64.
+pub(crate) struct AlignedBytes {
+    lines: Box<[Line]>,
+    n_bytes: usize,
+}
+
+impl fmt::Debug for AlignedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AlignedBytes({})", self.n_bytes)
+    }
+}
+
+impl AlignedBytes {
+    /// Zeroed bytes.
+    pub(crate) fn zeroed(n_bytes: usize) -> Self {
+        AlignedBytes { lines: vec![Line([0; 64]); n_bytes.div_ceil(64)].into_boxed_slice(), n_bytes }
+    }
+
+    /// The address of the first byte; valid for reads and writes of `n_bytes` while this value lives.
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.lines.as_mut_ptr().cast()
+    }
+
+    /// Copies the elements of a tensor in row-major order to the start. The tensor must fit.
+    pub(crate) fn write_tensor(&mut self, tensor: &TensorData) {
+        let size = tensor.dtype().size_bytes();
+        let mut bytes = tensor.bits().into_iter().flat_map(move |b| b.to_ne_bytes().into_iter().take_if_native(size));
+        for line in self.lines.iter_mut() {
+            for (slot, byte) in line.0.iter_mut().zip(&mut bytes) {
+                *slot = byte;
+            }
+        }
+    }
+
+    /// The elements from the start as a tensor.
+    pub(crate) fn read_tensor(&self, dtype: DType, shape: &Shape) -> TensorData {
+        let bytes = self.lines.iter().flat_map(|l| l.0.iter().copied());
+        tensor_of_bytes(dtype, shape, bytes)
+    }
+}
+
+trait TakeNative: Iterator<Item = u8> + Sized {
+    /// The bytes of a value of `size` bytes zero-extended to eight.
+    fn take_if_native(self, size: usize) -> impl Iterator<Item = u8>;
+}
+
+impl<I: Iterator<Item = u8>> TakeNative for I {
+    fn take_if_native(self, size: usize) -> impl Iterator<Item = u8> {
+        let skip = if cfg!(target_endian = "big") { 8 - size } else { 0 };
+        self.skip(skip).take(size)
+    }
+}
+
+/// A tensor from native bytes.
+pub(crate) fn tensor_of_bytes(dtype: DType, shape: &Shape, mut bytes: impl Iterator<Item = u8>) -> TensorData {
+    let size = dtype.size_bytes();
+    let start = if cfg!(target_endian = "big") { 8 - size } else { 0 };
+    let bits: Vec<u64> = (0..shape.n_elements())
+        .map(|_| {
+            let mut word = [0u8; 8];
+            for slot in word[start..start + size].iter_mut() {
+                *slot = bytes.next().unwrap_or(0);
+            }
+            u64::from_ne_bytes(word)
+        })
+        .collect();
+    TensorData::from_bits(dtype, shape, &bits)
+}

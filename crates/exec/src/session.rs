@@ -1,0 +1,227 @@
+//! Sessions: programs, their store and their arenas, step by step.
+
+use std::sync::Arc;
+
+use cotangent_graph::{Code, Diag, Element, TensorData, Type};
+use ndarray::ArrayViewD;
+use smallvec::SmallVec;
+
+use crate::compile::Executable;
+use crate::input::{InputKey, InputView};
+use crate::machine::Machine;
+use crate::runtime::Runtime;
+use crate::store::{Seed, Store};
+
+/// A program of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProgramId(usize);
+
+/// Runs programs on one store, with the threads of a runtime.
+///
+/// The first program is the main one, run by [`Session::step`]; others (evaluation, other batch sizes) are added with
+/// [`Session::load`]. A step is transactional: if it returns an error, no parameter, state or counter has changed.
+#[derive(Debug)]
+pub struct Session {
+    // Programs hold addresses into the store, so they are declared, and dropped, first.
+    programs: Vec<(Arc<Executable>, Machine)>,
+    store: Store,
+    runtime: Runtime,
+}
+
+impl Session {
+    /// A session whose parameters and states start as the program's initialisers say under this seed.
+    ///
+    /// # Errors
+    /// None with a fresh store; kept for programs that ask for one name with two types.
+    pub fn new(runtime: &Runtime, program: Arc<Executable>, seed: Seed) -> Result<Self, Diag> {
+        Session::with_store(runtime, program, Store::new(seed))
+    }
+
+    /// A session that goes on with a store.
+    ///
+    /// # Errors
+    /// `E0306` if the store has a name of the program with another type.
+    pub fn with_store(runtime: &Runtime, program: Arc<Executable>, store: Store) -> Result<Self, Diag> {
+        let mut session = Session { programs: Vec::new(), store, runtime: runtime.clone() };
+        session.load(program)?;
+        Ok(session)
+    }
+
+    /// Adds a program that works on the same store; parameters and states that it alone has start as it says.
+    ///
+    /// # Errors
+    /// `E0306` if the store has a name of the program with another type.
+    pub fn load(&mut self, program: Arc<Executable>) -> Result<ProgramId, Diag> {
+        let seed = self.store.seed();
+        for (name, ty, init) in &program.interface.stored {
+            self.store.provide(name, ty, || init.sample(seed.0, name, ty.dtype(), ty.shape()))?;
+        }
+        let machine = Machine::new(&program, &mut self.store, &self.runtime)?;
+        self.programs.push((program, machine));
+        Ok(ProgramId(self.programs.len() - 1))
+    }
+
+    /// The main program.
+    pub fn program(&self) -> &Arc<Executable> {
+        &self.programs[0].0
+    }
+
+    /// The main program's id.
+    pub fn main(&self) -> ProgramId {
+        ProgramId(0)
+    }
+
+    /// The parameters and states.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The parameters and states, to be changed.
+    pub fn store_mut(&mut self) -> &mut Store {
+        &mut self.store
+    }
+
+    /// Takes the store out, for another session.
+    pub fn into_store(self) -> Store {
+        self.store
+    }
+
+    /// One step of the main program. The results are views that are valid until the next step.
+    ///
+    /// # Errors
+    /// `E0301` for an unknown or missing input, `E0302` for one of another type, `E0303` for an index out of range; nothing
+    /// has changed then.
+    #[track_caller]
+    pub fn step<'a, K: InputKey>(
+        &mut self,
+        inputs: impl IntoIterator<Item = (K, InputView<'a>)>,
+    ) -> Result<Outputs<'_>, Diag> {
+        self.run(ProgramId(0), inputs)
+    }
+
+    /// One step of a program of this session; see [`Session::step`].
+    ///
+    /// # Errors
+    /// As [`Session::step`].
+    #[track_caller]
+    pub fn run<'a, K: InputKey>(
+        &mut self,
+        program: ProgramId,
+        inputs: impl IntoIterator<Item = (K, InputView<'a>)>,
+    ) -> Result<Outputs<'_>, Diag> {
+        let (executable, machine) = &mut self.programs[program.0];
+        machine.unbind();
+        // Views that own a copy must outlive the step.
+        let mut held: SmallVec<[InputView<'a>; 8]> = SmallVec::new();
+        for (key, view) in inputs {
+            let names = &executable.interface.input_names;
+            let Some(position) = key.position(names) else {
+                return Err(executable.unknown_input(&key.label()));
+            };
+            let ty = &executable.interface.input_types[position];
+            if view.dtype() != ty.dtype() || !view.has_shape(ty.shape()) {
+                let got = Type::tensor(view.dtype(), view.shape());
+                let text = format!("input `{}` requires {ty}, got {got}", names[position]);
+                let mut diag = Diag::new(Code::InputType, text);
+                if view.dtype() == ty.dtype() && view.shape().rank() == ty.shape().rank() {
+                    diag = diag.help("shapes are static: compile a program for each batch size on the same store");
+                }
+                return Err(diag);
+            }
+            machine.bind(position, &view);
+            held.push(view);
+        }
+        if let Some(missing) = machine.first_unbound() {
+            let name = &executable.interface.input_names[missing];
+            let ty = &executable.interface.input_types[missing];
+            return Err(Diag::new(Code::InputNames, format!("the program requires input `{name}` of type {ty}, got none")));
+        }
+        let result = machine.run(executable, &self.runtime, self.store.seed().0, self.store.step());
+        machine.unbind();
+        drop(held);
+        result?;
+        if executable.updates() {
+            self.store.advance();
+        }
+        Ok(Outputs { executable, machine })
+    }
+}
+
+/// The results of a step: views valid until the next one.
+#[derive(Clone, Copy, Debug)]
+pub struct Outputs<'s> {
+    executable: &'s Executable,
+    machine: &'s Machine,
+}
+
+impl<'s> Outputs<'s> {
+    /// Names and types.
+    pub fn iter(&self) -> impl Iterator<Item = (&'s str, &'s Type)> + use<'s> {
+        self.executable.plan.outputs.iter().map(|o| (&*o.name, &o.ty))
+    }
+
+    #[track_caller]
+    fn find(&self, name: &str) -> Result<usize, Diag> {
+        let outputs = &self.executable.plan.outputs;
+        if let Some(at) = outputs.iter().position(|o| &*o.name == name) {
+            return Ok(at);
+        }
+        let names = outputs.iter().map(|o| &*o.name);
+        let diag = Diag::new(Code::NoSuchValue, format!("the program has no output `{name}`"));
+        Err(match cotangent_graph::diag::nearest(name, names.clone()) {
+            Some(near) => diag.help(format!("did you mean `{near}`?")),
+            None => diag.help(format!("its outputs are: {}", names.collect::<Vec<_>>().join(", "))),
+        })
+    }
+
+    /// A result as a view.
+    ///
+    /// # Errors
+    /// `E0304` if there is no such output or its elements are of another type.
+    #[track_caller]
+    pub fn view<T: Element>(&self, name: &str) -> Result<ArrayViewD<'s, T>, Diag> {
+        let at = self.find(name)?;
+        let output = &self.executable.plan.outputs[at];
+        if output.ty.dtype() != T::DTYPE {
+            let text = format!("output `{name}` has elements of {}, not {}", output.ty.dtype(), T::DTYPE);
+            return Err(Diag::new(Code::NoSuchValue, text));
+        }
+        match self.machine.view(output) {
+            Some(view) => Ok(view),
+            None => Err(Diag::new(Code::NoSuchValue, format!("output `{name}` has no memory"))),
+        }
+    }
+
+    /// A result as a tensor of its own.
+    ///
+    /// # Errors
+    /// `E0304` if there is no such output.
+    #[track_caller]
+    pub fn tensor(&self, name: &str) -> Result<TensorData, Diag> {
+        let at = self.find(name)?;
+        Ok(self.machine.tensor(&self.executable.plan.outputs[at]))
+    }
+
+    /// A result of one element, as f64.
+    ///
+    /// # Errors
+    /// `E0304` if there is no such output or it has more than one element.
+    #[track_caller]
+    pub fn scalar(&self, name: &str) -> Result<f64, Diag> {
+        let at = self.find(name)?;
+        let output = &self.executable.plan.outputs[at];
+        match self.machine.scalar(output) {
+            Some(value) => Ok(value),
+            None => {
+                let text = format!("output `{name}` of type {} is not a single number", output.ty);
+                Err(Diag::new(Code::NoSuchValue, text).help("take it as a tensor with `.view()` or `.tensor()`"))
+            }
+        }
+    }
+}
+
+/// A session moves between threads.
+const _: fn() = || {
+    fn assert<T: Send>() {}
+    assert::<Session>();
+};

@@ -1,0 +1,127 @@
+//! The store: parameters, states, hyper-parameters and counters, in row-major order, apart from any program.
+//!
+//! Programs for training, evaluation and other batch sizes work on one store. Setting a value copies it in; memory never
+//! moves, so programs keep their pointers.
+
+use std::collections::BTreeMap;
+
+use cotangent_graph::diag::nearest;
+use cotangent_graph::{Code, Diag, TensorData, Type};
+
+use crate::memory::AlignedBytes;
+
+/// The seed of a run: everything random follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Seed(pub u64);
+
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) ty: Type,
+    pub(crate) data: AlignedBytes,
+    pub(crate) version: u64,
+}
+
+/// Parameters, states and counters by name.
+#[derive(Debug)]
+pub struct Store {
+    slots: BTreeMap<String, Slot>,
+    seed: Seed,
+    step: u32,
+}
+
+impl Store {
+    /// An empty store; programs fill it with starting values that follow from the seed.
+    pub fn new(seed: Seed) -> Self {
+        Store { slots: BTreeMap::new(), seed, step: 0 }
+    }
+
+    /// The seed.
+    pub fn seed(&self) -> Seed {
+        self.seed
+    }
+
+    /// The number of steps that changed something; random numbers depend on it.
+    pub fn step(&self) -> u32 {
+        self.step
+    }
+
+    /// Sets the number of steps taken, for a run that is resumed.
+    pub fn set_step(&mut self, step: u32) {
+        self.step = step;
+    }
+
+    /// All names and types.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Type)> {
+        self.slots.iter().map(|(name, slot)| (name.as_str(), &slot.ty))
+    }
+
+    /// A copy of a value.
+    ///
+    /// # Errors
+    /// `E0304` if there is none of this name.
+    #[track_caller]
+    pub fn get(&self, name: &str) -> Result<TensorData, Diag> {
+        match self.slots.get(name) {
+            Some(slot) => Ok(slot.data.read_tensor(slot.ty.dtype(), slot.ty.shape())),
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    /// Replaces a value by one of the same type.
+    ///
+    /// # Errors
+    /// `E0304` if there is none of this name, `E0302` if the type differs; the old value stays.
+    #[track_caller]
+    pub fn set(&mut self, name: &str, value: impl Into<TensorData>) -> Result<(), Diag> {
+        let value = value.into();
+        if !self.slots.contains_key(name) {
+            return Err(self.unknown(name));
+        }
+        let Some(slot) = self.slots.get_mut(name) else { return Ok(()) };
+        if value.ty() != slot.ty {
+            let text = format!("`{name}` requires {}, got {}", slot.ty, value.ty());
+            return Err(Diag::new(Code::InputType, text));
+        }
+        slot.data.write_tensor(&value);
+        slot.version += 1;
+        Ok(())
+    }
+
+    /// How often a value was replaced from outside.
+    pub fn version(&self, name: &str) -> Option<u64> {
+        self.slots.get(name).map(|s| s.version)
+    }
+
+    #[track_caller]
+    fn unknown(&self, name: &str) -> Diag {
+        let diag = Diag::new(Code::NoSuchValue, format!("the store has no parameter or state named `{name}`"));
+        match nearest(name, self.slots.keys().map(String::as_str)) {
+            Some(near) => diag.help(format!("did you mean `{near}`?")),
+            None => diag,
+        }
+    }
+
+    /// Makes room for a parameter or state, starting as `start` says, unless it is there.
+    pub(crate) fn provide(&mut self, name: &str, ty: &Type, start: impl FnOnce() -> TensorData) -> Result<(), Diag> {
+        if let Some(slot) = self.slots.get(name) {
+            if slot.ty == *ty {
+                return Ok(());
+            }
+            let text = format!("the program requires `{name}` of type {ty}, the store has {}", slot.ty);
+            return Err(Diag::new(Code::StoreMismatch, text).at(cotangent_graph::Loc::Internal));
+        }
+        let mut data = AlignedBytes::zeroed(ty.n_bytes());
+        data.write_tensor(&start());
+        self.slots.insert(name.to_owned(), Slot { ty: ty.clone(), data, version: 0 });
+        Ok(())
+    }
+
+    /// The address of a value's elements.
+    pub(crate) fn address(&mut self, name: &str) -> Option<*mut u8> {
+        self.slots.get_mut(name).map(|slot| slot.data.as_mut_ptr())
+    }
+
+    pub(crate) fn advance(&mut self) {
+        self.step = self.step.wrapping_add(1);
+    }
+}

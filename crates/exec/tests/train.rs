@@ -1,0 +1,62 @@
+//! Programs against the oracle: a train step, compiled, gives what the interpreter gives.
+
+use cotangent_exec::{Compiler, Runtime, Seed, Session, Threads};
+use cotangent_graph::interp::interpret_named;
+use cotangent_graph::{DType, Env, Graph, GraphBuilder, TensorData, build};
+use cotangent_nn::{Adam, Layers, Minimize};
+use ndarray::{Array, Array1, Array2};
+
+fn mlp(g: &GraphBuilder, batch: usize) {
+    let x = g.input("x", DType::F32, [batch, 20]);
+    let y = g.input("y", DType::I64, [batch]);
+    let logits = x.dense("hidden", 33).relu().dense("out", 10);
+    let loss = logits.cross_entropy(y).mean();
+    g.output("loss", loss);
+    g.output("logits", logits);
+    g.minimize(loss, Adam::new(1e-2));
+}
+
+fn data(batch: usize) -> (Array2<f32>, Array1<i64>) {
+    let x = Array::from_shape_fn((batch, 20), |(i, j)| ((i * 31 + j * 17) % 23) as f32 / 11.0 - 1.0);
+    let y = Array::from_shape_fn(batch, |i| (i * 7 % 10) as i64);
+    (x, y)
+}
+
+fn check(graph: &Graph, batch: usize, fuse: bool, threads: usize) -> Vec<TensorData> {
+    let program = Compiler::new().fuse(fuse).compile(graph).unwrap_or_else(|e| panic!("{e}"));
+    let runtime = Runtime::new(Threads::Exactly(threads));
+    let mut session = Session::new(&runtime, program.clone(), Seed(7)).unwrap();
+    let (x, y) = data(batch);
+    for step in 0..3 {
+        let mut env = Env::default();
+        for (name, _) in session.store().iter() {
+            env.values.insert(name.to_owned(), session.store().get(name).unwrap());
+        }
+        env.values.insert("x".into(), x.clone().into());
+        env.values.insert("y".into(), y.clone().into());
+        env.counters = cotangent_graph::Counters { seed: 7, step };
+        let expected = interpret_named(program.optimized(), &env).unwrap();
+        let out = session.step([("x", (&x).into()), ("y", (&y).into())]).unwrap();
+        let got: Vec<(String, TensorData)> =
+            expected.iter().filter(|e| !e.0.starts_with("update ")).map(|e| (e.0.clone(), out.tensor(&e.0).unwrap())).collect();
+        for (name, value) in expected {
+            let got = match name.strip_prefix("update ") {
+                Some(target) => session.store().get(target).unwrap(),
+                None => got.iter().find(|g| g.0 == name).unwrap().1.clone(),
+            };
+            assert!(value.same_bits(&got), "step {step}, {name}: {value} and {got}");
+        }
+    }
+    session.store().iter().map(|(name, _)| session.store().get(name).unwrap()).collect()
+}
+
+#[test]
+fn a_train_step_equals_the_interpreter_fused_or_not_for_any_thread_count() {
+    let graph = build(|g| mlp(g, 32)).unwrap();
+    let reference = check(&graph, 32, true, 1);
+    for (fuse, threads) in [(false, 1), (true, 2), (true, 3), (false, 4)] {
+        for (a, b) in reference.iter().zip(check(&graph, 32, fuse, threads)) {
+            assert!(a.same_bits(&b));
+        }
+    }
+}

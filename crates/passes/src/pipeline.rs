@@ -1,0 +1,229 @@
+//! The pipeline: one straight list, and the driver that runs and checks it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use cotangent_graph::diag::nearest;
+use cotangent_graph::{Code, CompilerBug, Diag, Graph, Loc, Lower, Stage, verify};
+
+use crate::canonicalize::Canonicalize;
+use crate::dce::Dce;
+use crate::differentiate::Differentiate;
+use crate::expand::Expand;
+use crate::fold::Fold;
+use crate::pass::{Pass, PassCx, PassError, PassOptions, PassReport, StopReason};
+use crate::simplify::Simplify;
+use crate::stabilize::Stabilize;
+
+/// Times the repeated passes may take turns.
+const TURN_LIMIT: u32 = 16;
+
+/// The passes in their order.
+pub fn pipeline() -> Vec<&'static dyn Pass> {
+    vec![
+        &Stabilize, // on composites and before derivatives: no later rule can repair the derivative of an unstable form
+        &Differentiate, // while composites still have their own stable derivatives
+        &Expand,    // once nothing needs composites any more; everything after it sees primitives only
+        &Canonicalize, // before folding, so that constants stand where folding looks for them
+        &Fold,      // before simplification, which tests for constants
+        &Simplify,  // with canonical forms and known constants; what it uncovers goes round these three again
+        &Dce,       // last: every pass before it leaves dead nodes behind
+    ]
+}
+
+/// A graph at the primitive stage, and how it got there.
+#[derive(Clone, Debug)]
+pub struct Optimized {
+    /// The graph.
+    pub graph: Graph,
+    /// What each pass did, in the order of the pipeline.
+    pub report: Vec<PassReport>,
+    /// Why the repeated passes ended.
+    pub stop: StopReason,
+}
+
+/// Runs the pipeline.
+///
+/// # Errors
+/// [`PassError::Diags`] if a derivative does not exist or an option is wrong, [`PassError::Bug`] if a pass breaks a promise,
+/// [`PassError::Environment`] if a dump cannot be written.
+pub fn optimize(graph: &Graph, options: &PassOptions) -> Result<Optimized, PassError> {
+    optimize_with(&pipeline(), graph, options)
+}
+
+/// Runs a pipeline of your own: neighbours that repeat take turns until nothing changes.
+///
+/// # Errors
+/// As [`optimize`].
+pub fn optimize_with(passes: &[&dyn Pass], graph: &Graph, options: &PassOptions) -> Result<Optimized, PassError> {
+    let chosen = choose(passes, options)?;
+    let mut run = Run {
+        options,
+        fuel: options.fuel.unwrap_or(u64::MAX),
+        graph: graph.clone(),
+        report: chosen.iter().map(|pass| blank(*pass, graph)).collect(),
+        n_dumps: 0,
+        stop: StopReason::Fixpoint,
+    };
+    run.dump("source")?;
+    let mut next = 0;
+    while next < chosen.len() {
+        let n_repeating = chosen[next..].iter().take_while(|pass| pass.repeats()).count();
+        if n_repeating == 0 {
+            run.pass(next, chosen[next])?;
+            next += 1;
+        } else {
+            run.take_turns(next, &chosen[next..next + n_repeating])?;
+            next += n_repeating;
+        }
+    }
+    if options.fuel.is_some() && run.fuel == 0 {
+        run.stop = StopReason::OutOfFuel;
+    }
+    Ok(Optimized { graph: run.graph, report: run.report, stop: run.stop })
+}
+
+/// How far a graph has come.
+pub fn stage_of(graph: &Graph) -> Stage {
+    let of_node = |node: &cotangent_graph::Node| match node.op.lower {
+        Lower::Grad => Stage::Source,
+        Lower::Expand(_) | Lower::Tuple | Lower::Item => Stage::Differentiated,
+        _ => Stage::Primitive,
+    };
+    let bodies = graph.bodies().iter().map(|body| stage_of(body));
+    graph.nodes().iter().map(of_node).chain(bodies).min().unwrap_or(Stage::Primitive)
+}
+
+/// The passes that the options ask for.
+fn choose<'p>(passes: &[&'p dyn Pass], options: &PassOptions) -> Result<Vec<&'p dyn Pass>, PassError> {
+    let Some(only) = &options.only else { return Ok(passes.to_vec()) };
+    for name in only {
+        if !passes.iter().any(|pass| pass.name() == name) {
+            let mut diag = Diag::new(Code::UnknownName, format!("no pass is named `{name}`")).at(Loc::Internal);
+            if let Some(near) = nearest(name, passes.iter().map(|pass| pass.name())) {
+                diag = diag.help(format!("did you mean `{near}`?"));
+            }
+            return Err(diag.into());
+        }
+    }
+    Ok(passes.iter().copied().filter(|pass| only.iter().any(|name| name == pass.name())).collect())
+}
+
+fn blank(pass: &dyn Pass, graph: &Graph) -> PassReport {
+    PassReport {
+        name: pass.name(),
+        before: graph.n_nodes(),
+        after: graph.n_nodes(),
+        changed: false,
+        micros: 0,
+        rounds: 0,
+        stop: None,
+        rules: BTreeMap::new(),
+    }
+}
+
+/// A run of the pipeline.
+struct Run<'a> {
+    options: &'a PassOptions,
+    fuel: u64,
+    graph: Graph,
+    report: Vec<PassReport>,
+    n_dumps: usize,
+    stop: StopReason,
+}
+
+impl Run<'_> {
+    /// Repeated passes, until each in turn has nothing to do.
+    fn take_turns(&mut self, first: usize, passes: &[&dyn Pass]) -> Result<(), PassError> {
+        let mut n_idle = 0;
+        for _ in 0..TURN_LIMIT {
+            for (k, pass) in passes.iter().enumerate() {
+                let changed = self.pass(first + k, *pass)?;
+                n_idle = if changed { 0 } else { n_idle + 1 };
+                if n_idle == passes.len() {
+                    return Ok(());
+                }
+            }
+        }
+        self.stop = StopReason::RoundLimit;
+        Ok(())
+    }
+
+    /// One pass; whether it changed the graph.
+    fn pass(&mut self, index: usize, pass: &dyn Pass) -> Result<bool, PassError> {
+        let (required, promised) = pass.stage();
+        let stage = stage_of(&self.graph);
+        if stage < required {
+            let text = format!("the pass `{}` requires stage {required:?}, the graph is at {stage:?}", pass.name());
+            let help = "run the passes before it as well";
+            return Err(Diag::new(Code::Unsupported, text).at(Loc::Internal).help(help).into());
+        }
+        let mut cx = PassCx::new(self.options);
+        cx.fuel = self.fuel;
+        let start = Instant::now();
+        let result = pass.run(&self.graph, &mut cx)?;
+        let micros = start.elapsed().as_micros() as u64;
+        self.fuel = cx.fuel;
+        let before = self.graph.n_nodes();
+        let changed = result.is_some();
+        if let Some(new) = result {
+            self.check(pass, &new, promised.max(stage))?;
+            self.graph = new;
+            self.dump(pass.name())?;
+        }
+        let report = &mut self.report[index];
+        if report.rounds == 0 && report.micros == 0 && !report.changed {
+            report.before = before;
+        }
+        report.after = self.graph.n_nodes();
+        report.changed |= changed;
+        report.micros += micros;
+        report.rounds += cx.rounds;
+        report.stop = cx.stop.or(report.stop);
+        for (rule, n) in cx.counters {
+            *report.rules.entry(rule).or_insert(0) += n;
+        }
+        Ok(changed)
+    }
+
+    /// Checks what a pass made: honest, well formed, and of the same meaning.
+    fn check(&self, pass: &dyn Pass, new: &Graph, stage: Stage) -> Result<(), PassError> {
+        let bug =
+            |message: String| CompilerBug { pass: pass.name().into(), message, graph: Some(self.graph.to_string()) };
+        if self.options.verify {
+            // Dead nodes do not print, so leaving them out is a change that only the count shows.
+            if new.n_nodes() == self.graph.n_nodes() && new.to_string() == self.graph.to_string() {
+                return Err(bug("it reports a change and has made none".into()).into());
+            }
+            let errors = verify(new, stage);
+            if !errors.is_empty() {
+                return Err(bug(format!("its result is not well formed:\n{}\n{new}", errors.join("\n"))).into());
+            }
+        }
+        if let Some(validate) = &self.options.validate {
+            validate(pass.name(), &self.graph, new)
+                .map_err(|text| bug(format!("its result has another meaning: {text}\n{new}")))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the graph into the dump directory, if there is one.
+    fn dump(&mut self, name: &str) -> Result<(), PassError> {
+        let Some(directory) = &self.options.dump else { return Ok(()) };
+        let failed = |path: &Path, error: std::io::Error| {
+            PassError::Environment(format!("cannot write the dump {}: {error}", path.display()))
+        };
+        fs::create_dir_all(directory).map_err(|error| failed(directory, error))?;
+        let stem = format!("{:02}-{name}", self.n_dumps);
+        self.n_dumps += 1;
+        let text = directory.join(format!("{stem}.txt"));
+        fs::write(&text, self.graph.to_string()).map_err(|error| failed(&text, error))?;
+        if let Some(dot) = &self.options.dot {
+            let path = directory.join(format!("{stem}.dot"));
+            fs::write(&path, dot(&self.graph)).map_err(|error| failed(&path, error))?;
+        }
+        Ok(())
+    }
+}

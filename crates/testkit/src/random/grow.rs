@@ -1,0 +1,563 @@
+//! Adding random ops to a pool of tensors.
+//!
+//! A step picks a family by weight and operands that fit; where none fit it does nothing, and the next step tries again.
+
+use cotangent_graph::{DType, Init, Shape, Tensor, TensorData};
+
+use super::{Item, Pool};
+
+/// Values beyond this magnitude are squashed before they are used further.
+const LARGE: f64 = 60.0;
+
+/// A family of ops and how often it is tried.
+type Family<'g, 'o> = (u32, fn(&mut Pool<'g, 'o>) -> Option<()>);
+
+impl<'g, 'o> Pool<'g, 'o> {
+    /// Adds `n` ops, or as many as fit in a bounded number of tries.
+    pub(super) fn grow(&mut self, n: usize) {
+        let options = self.options;
+        let on = |flag: bool, weight: u32| if flag { weight } else { 0 };
+        let families: [Family<'g, 'o>; 16] = [
+            (22, Self::unary),
+            (22, Self::binary),
+            (6, Self::literal),
+            (6, Self::compare_and_select),
+            (14, Self::view),
+            (4, Self::broadcast),
+            (3, Self::concat),
+            (12, Self::reduce),
+            (on(options.matmuls, 9), Self::matmul),
+            (on(options.composites, 8), Self::composite),
+            (on(options.composites && options.integers, 3), Self::class_loss),
+            (on(options.gathers && options.integers, 5), Self::gather),
+            (on(options.integers, 8), Self::integer),
+            (on(options.integers || options.mixed_floats, 4), Self::cast),
+            (on(options.random_numbers && self.depth == 0, 4), Self::random),
+            (on(options.bodies && self.depth < 2, 3), Self::call),
+        ];
+        let total: u32 = families.iter().map(|f| f.0).sum();
+        let (mut done, mut tries) = (0, 0);
+        while done < n && tries < 20 * n {
+            tries += 1;
+            let mut at = self.rng.below(total as usize) as u32;
+            for (weight, family) in families {
+                if at < weight {
+                    done += usize::from(family(self).is_some());
+                    break;
+                }
+                at -= weight;
+            }
+        }
+    }
+
+    /// A random item that passes a test; late ones are likelier, so that graphs grow deep.
+    fn item(&mut self, fits: impl Fn(&Item<'g>) -> bool) -> Option<Item<'g>> {
+        let fitting: Vec<Item<'g>> = self.items.iter().filter(|i| fits(i)).copied().collect();
+        if fitting.is_empty() {
+            return None;
+        }
+        let late = fitting.len() - fitting.len().min(5);
+        let from = if self.rng.chance(0.6) { late } else { 0 };
+        Some(fitting[from + self.rng.below(fitting.len() - from)])
+    }
+
+    /// A float item, squashed if it has grown large.
+    fn float(&mut self) -> Option<Item<'g>> {
+        let item = self.item(|i| i.tensor.is_float())?;
+        Some(self.squashed(item))
+    }
+
+    fn squashed(&mut self, item: Item<'g>) -> Item<'g> {
+        if !item.tensor.is_float() || item.magnitude <= LARGE || self.rng.chance(self.options.wild) {
+            return item;
+        }
+        let x = item.tensor;
+        let (tensor, magnitude) = match self.rng.below(5) {
+            0 => (x.tanh(), 1.0),
+            1 => (x.clamp(-3.0, 3.0), 3.0),
+            2 => ((x * (1.0 / item.magnitude)).sin(), 1.0),
+            3 => (x.sigmoid(), 1.0),
+            _ => (x * (2.0 / item.magnitude.min(1e30)), 2.0),
+        };
+        Item { tensor, magnitude }
+    }
+
+    fn wild(&mut self) -> bool {
+        self.rng.chance(self.options.wild)
+    }
+
+    /// The tensor made positive and at least `low`, unless this is one of the wild steps.
+    fn positive(&mut self, item: Item<'g>, low: f64) -> Item<'g> {
+        if self.wild() {
+            return item;
+        }
+        let x = item.tensor;
+        let (tensor, magnitude) = match self.rng.below(3) {
+            0 => (x.square() + low, item.magnitude * item.magnitude + low),
+            1 => (x.sigmoid() + low, 1.0 + low),
+            _ => (x.softplus() + low, item.magnitude + 1.0 + low),
+        };
+        Item { tensor, magnitude }
+    }
+
+    fn unary(&mut self) -> Option<()> {
+        let item = self.float()?;
+        let (x, m) = (item.tensor, item.magnitude);
+        let (tensor, magnitude) = match self.rng.below(27) {
+            0 => (-x, m),
+            1 => (x.abs(), m),
+            2 => (x.sign(), 1.0),
+            3 => (x.floor(), m + 1.0),
+            4 => (x.ceil(), m + 1.0),
+            5 => (x.round(), m + 1.0),
+            6 if m < 4.0 => (x.exp(), m.exp()),
+            6 => ((-x.abs()).exp(), 1.0),
+            7 if m < 4.0 => (x.expm1(), m.exp()),
+            7 => (x.tanh().expm1(), 2.0),
+            8 => (self.positive(item, 0.1).tensor.log(), 5.0 + m.ln().abs()),
+            9 => (self.positive(item, 0.1).tensor.log1p(), 5.0 + m),
+            10 => (self.positive(item, 0.1).tensor.sqrt(), m + 2.0),
+            11 => (self.positive(item, 0.2).tensor.rsqrt(), 3.0),
+            12 => (x.tanh(), 1.0),
+            13 => (x.sigmoid(), 1.0),
+            14 => (x.erf(), 1.0),
+            15 if !self.wild() => ((x.tanh() * 0.9f64).erf_inv(), 2.0),
+            15 => (x.erf_inv(), 4.0),
+            16 => (x.softplus(), m + 1.0),
+            17 => (x.sin(), 1.0),
+            18 => (x.cos(), 1.0),
+            19 | 20 => (x.relu(), m),
+            21 => (x.leaky_relu(0.1), m),
+            22 => (x.square(), m * m),
+            23 => (x.powf(3.0), m * m * m),
+            24 => (x.clamp(-0.7, 0.9), 1.0),
+            25 => (x.stop_gradient(), m),
+            _ => (1.0 / self.positive(item, 0.3).tensor, 4.0),
+        };
+        self.push(tensor, magnitude);
+        Some(())
+    }
+
+    /// A second float operand whose shape broadcasts with the first one's.
+    fn partner(&mut self, first: Tensor<'g>) -> Option<Item<'g>> {
+        let (dtype, shape, most) = (first.dtype(), first.shape(), self.options.max_elements);
+        let fits = |i: &Item<'g>| {
+            let joint = || i.tensor.shape().broadcast(&shape);
+            i.tensor.dtype() == dtype && joint().is_some_and(|s| s.n_elements() <= most)
+        };
+        let item = self.item(fits)?;
+        Some(self.squashed(item))
+    }
+
+    fn binary(&mut self) -> Option<()> {
+        let a = self.float()?;
+        let b = self.partner(a.tensor)?;
+        let (a, b) = if self.rng.chance(0.5) { (a, b) } else { (b, a) };
+        let (x, y, m, n) = (a.tensor, b.tensor, a.magnitude, b.magnitude);
+        let (tensor, magnitude) = match self.rng.below(9) {
+            0 | 1 => (x + y, m + n),
+            2 => (x - y, m + n),
+            3 | 4 => (x * y, m * n),
+            5 => (x / self.positive(b, 0.3).tensor, m * 4.0),
+            6 => (x.maximum(y), m.max(n)),
+            7 => (x.minimum(y), m.max(n)),
+            _ => {
+                let base = self.positive(a, 0.3);
+                let exponent = if n > 2.0 && !self.wild() { y.tanh() } else { y };
+                let exponent_magnitude = n.min(2.0);
+                (base.tensor.pow(exponent), base.magnitude.max(4.0).powf(exponent_magnitude))
+            }
+        };
+        self.push(tensor, magnitude);
+        Some(())
+    }
+
+    fn literal(&mut self) -> Option<()> {
+        let item = self.float()?;
+        let x = item.tensor;
+        let number = *self.rng.pick(&[0.0, 1.0, -1.0, 2.0, 0.5, -0.25, 3.0, 0.1]);
+        let scale: f64 = item.magnitude + 3.0;
+        let (tensor, magnitude) = match self.rng.below(6) {
+            0 => (x + number, scale),
+            1 => (x - number, scale),
+            2 => (number - x, scale),
+            3 => (x * number, 3.0 * item.magnitude),
+            4 if number != 0.0 => (x / number, 10.0 * item.magnitude),
+            4 => (x * 1.0, item.magnitude),
+            _ => {
+                let (dtype, shape) = (x.dtype(), x.shape());
+                let constant = self.constant(dtype, &shape, -2.0, 2.0);
+                (x + constant, item.magnitude + 2.0)
+            }
+        };
+        self.push(tensor, magnitude);
+        Some(())
+    }
+
+    /// A constant of random numbers.
+    fn constant(&mut self, dtype: DType, shape: &Shape, low: f64, high: f64) -> Tensor<'g> {
+        let rng = &mut self.rng;
+        let bits: Vec<u64> = (0..shape.n_elements()).map(|_| dtype.bits_of_f64(rng.float(low..high))).collect();
+        self.g.constant(TensorData::from_bits(dtype, shape, &bits))
+    }
+
+    fn compare_and_select(&mut self) -> Option<()> {
+        let a = self.float()?;
+        let b = self.partner(a.tensor)?;
+        let (x, y) = (a.tensor, b.tensor);
+        let mut condition = match self.rng.below(6) {
+            0 => x.gt(y),
+            1 => x.ge(y),
+            2 => x.lt(y),
+            3 => x.le(y),
+            4 => x.eq(y),
+            _ => x.ne(y),
+        };
+        let (dtype, shape) = (condition.dtype(), condition.shape());
+        let other = self.item(|i| i.tensor.dtype() == dtype && i.tensor.shape() == shape);
+        if let Some(other) = other {
+            condition = match self.rng.below(4) {
+                0 => condition & other.tensor,
+                1 => condition | other.tensor,
+                2 => condition ^ other.tensor,
+                _ => !condition,
+            };
+        }
+        if self.options.integers && self.rng.chance(0.3) {
+            self.push(condition, 1.0);
+        }
+        self.push(condition.select(x, y), a.magnitude.max(b.magnitude));
+        Some(())
+    }
+
+    fn view(&mut self) -> Option<()> {
+        let item = self.item(|_| true)?;
+        let x = item.tensor;
+        let (shape, rank) = (x.shape(), x.rank());
+        let tensor = match self.rng.below(7) {
+            0 => {
+                let to = self.other_shape(&shape);
+                x.reshape(to)
+            }
+            1 | 2 if rank >= 2 => {
+                let mut perm: Vec<usize> = (0..rank).collect();
+                for i in (1..rank).rev() {
+                    perm.swap(i, self.rng.below(i + 1));
+                }
+                x.transpose(&perm)
+            }
+            3 | 4 if rank >= 1 => {
+                let (mut start, mut limit, mut step) = (Vec::new(), Vec::new(), Vec::new());
+                for &n in shape.iter() {
+                    let low = self.rng.below(n.div_ceil(2).max(1)).min(n);
+                    let high = n - self.rng.below((n - low).div_ceil(2).max(1)).min(n - low);
+                    start.push(low);
+                    limit.push(high);
+                    step.push(*self.rng.pick(&[1, 1, 1, 2, 3]));
+                }
+                x.slice_steps(&start, &limit, &step)
+            }
+            5 if rank >= 1 => {
+                let axes: Vec<usize> = (0..rank).filter(|_| self.rng.chance(0.6)).collect();
+                x.flip(&axes)
+            }
+            6 if rank >= 1 && x.dtype() != DType::Bool => {
+                let low: Vec<usize> = (0..rank).map(|_| self.rng.below(3)).collect();
+                let high: Vec<usize> = (0..rank).map(|_| self.rng.below(3)).collect();
+                let n: usize = (0..rank).map(|i| shape[i] + low[i] + high[i]).product();
+                if n > self.options.max_elements {
+                    return None;
+                }
+                let value = *self.rng.pick(&[0.0, 0.0, 1.0, -2.0]);
+                x.pad(&low, &high, value)
+            }
+            _ => return None,
+        };
+        self.push(tensor, item.magnitude.max(2.0));
+        Some(())
+    }
+
+    /// Another shape of as many elements.
+    fn other_shape(&mut self, shape: &Shape) -> Shape {
+        let n = shape.n_elements();
+        match self.rng.below(4) {
+            0 => Shape::new(&[n]),
+            1 => {
+                let divisors: Vec<usize> = (1..=n.min(64)).filter(|d| n.is_multiple_of(*d)).collect();
+                match divisors.is_empty() {
+                    true => Shape::new(&[n, 1]),
+                    false => {
+                        let d = *self.rng.pick(&divisors);
+                        Shape::new(&[d, n / d])
+                    }
+                }
+            }
+            2 => {
+                let at = self.rng.below(shape.rank() + 1);
+                let mut dims = shape.to_vec();
+                dims.insert(at, 1);
+                if dims.len() > 5 { Shape::new(&[n]) } else { Shape::new(&dims) }
+            }
+            _ => Shape::new(&shape.iter().copied().filter(|&d| d != 1).collect::<Vec<_>>()),
+        }
+    }
+
+    fn broadcast(&mut self) -> Option<()> {
+        let item = self.item(|i| i.tensor.rank() <= 3)?;
+        let x = item.tensor;
+        let extent = *self.rng.pick(&self.extents);
+        let at = self.rng.below(x.rank() + 1);
+        let mut dims = x.shape().to_vec();
+        dims.insert(at, extent);
+        let shape = Shape::new(&dims);
+        if shape.n_elements() > self.options.max_elements {
+            return None;
+        }
+        self.push(x.repeat_along(&shape, &[at]), item.magnitude);
+        Some(())
+    }
+
+    fn concat(&mut self) -> Option<()> {
+        let item = self.item(|i| i.tensor.rank() >= 1)?;
+        let (dtype, shape) = (item.tensor.dtype(), item.tensor.shape());
+        let axis = self.rng.below(shape.rank());
+        let mut parts = vec![item.tensor];
+        let mut magnitude = item.magnitude;
+        let fits = |i: &Item<'g>| {
+            let other = i.tensor.shape();
+            i.tensor.dtype() == dtype
+                && other.rank() == shape.rank()
+                && other.without(&[axis]) == shape.without(&[axis])
+        };
+        for _ in 0..1 + self.rng.below(2) {
+            let other = self.item(fits)?;
+            parts.push(other.tensor);
+            magnitude = magnitude.max(other.magnitude);
+        }
+        let n: usize = parts.iter().map(|p| p.shape().n_elements()).sum();
+        if n > self.options.max_elements {
+            return None;
+        }
+        self.push(self.g.concat(&parts, axis), magnitude);
+        Some(())
+    }
+
+    fn reduce(&mut self) -> Option<()> {
+        let item = self.item(|i| i.tensor.dtype() != DType::Bool && i.tensor.rank() >= 1)?;
+        let item = if item.tensor.is_float() { self.squashed(item) } else { item };
+        let (x, shape) = (item.tensor, item.tensor.shape());
+        let mut axes: Vec<usize> = (0..shape.rank()).filter(|_| self.rng.chance(0.5)).collect();
+        if axes.is_empty() {
+            axes.push(self.rng.below(shape.rank()));
+        }
+        let n: usize = axes.iter().map(|&a| shape[a]).product();
+        let (tensor, magnitude) = match self.rng.below(7) {
+            0 | 1 => (x.reduce_sum(&axes), item.magnitude * n as f64),
+            2 if n > 0 => (x.reduce_max(&axes), item.magnitude),
+            3 if n > 0 => (x.reduce_min(&axes), item.magnitude),
+            4 if n <= 8 => (x.reduce_prod(&axes), item.magnitude.powi(n as i32)),
+            5 if n > 0 && x.is_float() && self.options.composites => (x.mean_over(&axes), item.magnitude),
+            6 if shape[axes[0]] > 0 && self.options.composites && self.options.integers => (x.argmax(axes[0]), n as f64),
+            _ => return None,
+        };
+        self.push(tensor, magnitude);
+        Some(())
+    }
+
+    fn matmul(&mut self) -> Option<()> {
+        let a = self.item(|i| i.tensor.is_float() && (2..=3).contains(&i.tensor.rank()))?;
+        let a = self.squashed(a);
+        let (shape, dtype, most) = (a.tensor.shape(), a.tensor.dtype(), self.options.max_elements);
+        let rank = shape.rank();
+        let (ta, tb) = (self.rng.chance(0.3), self.rng.chance(0.3));
+        let (m, k) = if ta { (shape[rank - 1], shape[rank - 2]) } else { (shape[rank - 2], shape[rank - 1]) };
+        let lead: usize = shape[..rank - 2].iter().product();
+        let inner = |s: &Shape| s[s.rank() - if tb { 1 } else { 2 }];
+        let outer = |s: &Shape| s[s.rank() - if tb { 2 } else { 1 }];
+        let fits = |i: &Item<'g>| {
+            let s = i.tensor.shape();
+            let leads = s.rank() == 2 || (s.rank() == rank && s[..s.rank() - 2] == shape[..rank - 2]);
+            i.tensor.dtype() == dtype && s.rank() >= 2 && leads && inner(&s) == k && lead * m * outer(&s) <= most
+        };
+        let known = if self.rng.chance(0.5) { self.item(fits) } else { None };
+        let b = match known {
+            Some(b) => self.squashed(b),
+            None => {
+                let n = *self.rng.pick(&self.extents);
+                if k * n > most || lead * m * n > most {
+                    return None;
+                }
+                let shape = if tb { Shape::new(&[n, k]) } else { Shape::new(&[k, n]) };
+                let tensor = match self.depth {
+                    0 => {
+                        let name = self.name("w");
+                        self.g.param(&name, dtype, shape, Init::GlorotUniform)
+                    }
+                    _ => self.constant(dtype, &shape, -1.0, 1.0),
+                };
+                self.push(tensor, 2.0);
+                Item { tensor, magnitude: 2.0 }
+            }
+        };
+        self.push(a.tensor.matmul_with(b.tensor, ta, tb), a.magnitude * b.magnitude * (k.max(1) as f64).sqrt() * 2.0);
+        Some(())
+    }
+
+    fn composite(&mut self) -> Option<()> {
+        let item = self.float()?;
+        let (x, m) = (item.tensor, item.magnitude);
+        let axis = self.rng.below(x.rank().max(1));
+        let (tensor, magnitude) = match self.rng.below(9) {
+            0 => (x.silu(), m),
+            1 => (x.gelu(), m),
+            2 => (x.gelu_tanh(), m),
+            3 => (x.elu(0.7), m),
+            4 if x.rank() > 0 => (x.softmax(axis), 1.0),
+            5 if x.rank() > 0 => (x.log_softmax(axis), 2.0 * m + 8.0),
+            6 => {
+                let other = self.partner(x)?;
+                (x.bce_with_logits(other.tensor.sigmoid()), 2.0 * m + 1.0)
+            }
+            7 if x.shape().n_elements() > 0 => {
+                let shape = x.shape();
+                let other = self.item(|i| i.tensor.dtype() == x.dtype() && i.tensor.shape() == shape)?;
+                (x.mse(other.tensor), m * m)
+            }
+            8 if x.shape().n_elements() > 0 => (x - x.mean(), 2.0 * m),
+            _ => return None,
+        };
+        self.push(tensor, magnitude);
+        Some(())
+    }
+
+    fn class_loss(&mut self) -> Option<()> {
+        let item = self.item(|i| i.tensor.is_float() && i.tensor.shape().last().is_some_and(|&n| n > 0))?;
+        let shape = item.tensor.shape();
+        let labels = self.indices(shape[shape.rank() - 1], &Shape::new(&shape[..shape.rank() - 1]));
+        self.push(item.tensor.cross_entropy(labels), 2.0 * item.magnitude + 8.0);
+        Some(())
+    }
+
+    /// Indices below `bound`: an input (whose values the environment keeps in range), an iota, or a constant.
+    fn indices(&mut self, bound: usize, shape: &Shape) -> Tensor<'g> {
+        let dtype = *self.rng.pick(&[DType::I32, DType::I64]);
+        let along = (0..shape.rank()).find(|&a| shape[a] <= bound);
+        let indices = match (self.rng.below(5), along) {
+            (0..=2, _) if self.depth == 0 => {
+                let name = self.name("index");
+                self.g.input(&name, dtype, shape)
+            }
+            (3, Some(axis)) => self.g.iota(dtype, shape, axis),
+            _ => self.constant(dtype, shape, 0.0, bound as f64),
+        };
+        if self.rng.chance(0.2) { indices.check_index(bound) } else { indices }
+    }
+
+    fn gather(&mut self) -> Option<()> {
+        let item = self.item(|i| i.tensor.shape().first().is_some_and(|&n| n > 0))?;
+        let (x, shape, most) = (item.tensor, item.tensor.shape(), self.options.max_elements);
+        let (tensor, magnitude) = match self.rng.below(4) {
+            0 | 1 => {
+                let picked = self.shape(2);
+                if picked.n_elements() * shape[1..].iter().product::<usize>() > most {
+                    return None;
+                }
+                let indices = self.indices(shape[0], &picked);
+                (x.gather(indices), item.magnitude)
+            }
+            2 if x.dtype() != DType::Bool => {
+                let rows = 1 + self.rng.below(20);
+                if rows * shape[1..].iter().product::<usize>() > most {
+                    return None;
+                }
+                let indices = self.indices(rows, &Shape::new(&shape[..1]));
+                (x.scatter_add(indices, rows), item.magnitude * shape[0] as f64)
+            }
+            3 if self.options.composites => {
+                let (depth, picked) = (1 + self.rng.below(12), self.shape(2));
+                if picked.n_elements() * depth > most {
+                    return None;
+                }
+                let to = *self.rng.pick(&[DType::F32, DType::F32, DType::I32, DType::Bool]);
+                (self.indices(depth, &picked).one_hot(depth, to), 1.0)
+            }
+            _ => return None,
+        };
+        self.push(tensor, magnitude);
+        Some(())
+    }
+
+    fn integer(&mut self) -> Option<()> {
+        let a = self.item(|i| !i.tensor.is_float())?;
+        let b = self.partner(a.tensor)?;
+        let (x, y) = (a.tensor, b.tensor);
+        let is_bool = x.dtype() == DType::Bool;
+        let tensor = match self.rng.below(12) {
+            0 => x & y,
+            1 => x | y,
+            2 => x ^ y,
+            3 => !x,
+            4 => x.eq(y),
+            5 if !is_bool => x + y,
+            6 if !is_bool => x - y,
+            7 if !is_bool => x * y,
+            8 if !is_bool => x / y,
+            9 if !is_bool => x.maximum(y),
+            10 if !is_bool => -x.abs(),
+            11 if !is_bool => x.lt(y),
+            _ => return None,
+        };
+        self.push(tensor, 1e9);
+        Some(())
+    }
+
+    fn cast(&mut self) -> Option<()> {
+        let item = self.item(|_| true)?;
+        let mut to = Vec::new();
+        if self.options.mixed_floats {
+            to.extend([DType::F32, DType::F64]);
+        }
+        if self.options.integers {
+            to.extend([DType::F32, DType::F32, DType::I32, DType::I64, DType::U8, DType::Bool]);
+        }
+        let to = *self.rng.pick(&to);
+        if to == item.tensor.dtype() {
+            return None;
+        }
+        // Floats from large integers are rounded, so they are brought down first.
+        let item = if item.tensor.is_float() { self.squashed(item) } else { item };
+        self.push(item.tensor.cast(to), item.magnitude);
+        Some(())
+    }
+
+    fn random(&mut self) -> Option<()> {
+        let name = self.name("stream");
+        if self.rng.chance(0.5) {
+            let item = self.float()?;
+            let p = *self.rng.pick(&[0.1, 0.5, 0.9]);
+            if !self.options.composites {
+                return None;
+            }
+            self.push(item.tensor.dropout(&name, p), item.magnitude * 10.0);
+        } else {
+            let (dtype, shape) = (self.float_type(), self.shape(2));
+            match self.rng.chance(0.5) {
+                true => self.push(self.g.uniform(&name, dtype, shape), 1.0),
+                false => self.push(self.g.normal(&name, dtype, shape), 6.0),
+            }
+        }
+        Some(())
+    }
+
+    fn call(&mut self) -> Option<()> {
+        let mut operands = Vec::new();
+        for _ in 0..1 + self.rng.below(2) {
+            operands.push(self.float()?.tensor);
+        }
+        let body = super::body(self, &operands);
+        for result in self.g.call(&body, &operands) {
+            self.push(result, 1e3);
+        }
+        Some(())
+    }
+}
