@@ -465,6 +465,12 @@ impl GraphBuilder {
     /// A pointwise op with NumPy broadcasting of its operands.
     #[track_caller]
     pub fn pointwise(&self, op: &'static OpDef, operands: &[Tensor<'_>]) -> Tensor<'_> {
+        self.pointwise_with(op, operands, Attrs::none())
+    }
+
+    /// A pointwise op with attributes, with NumPy broadcasting of its operands.
+    #[track_caller]
+    pub fn pointwise_with(&self, op: &'static OpDef, operands: &[Tensor<'_>], attrs: Attrs) -> Tensor<'_> {
         let own = |t: &Tensor<'_>| std::ptr::eq(t.builder, self) && !t.is_poisoned();
         if operands.iter().all(own) {
             let shapes: SmallVec<[Shape; 3]> = operands.iter().map(|t| t.shape()).collect();
@@ -474,10 +480,10 @@ impl GraphBuilder {
                 for operand in operands {
                     aligned.push(self.tensor(operand.id).broadcast_to(joint.clone()));
                 }
-                return self.op(op, &aligned, Attrs::none(), None);
+                return self.op(op, &aligned, attrs, None);
             }
         }
         // The shapes do not fit (or an operand is poisoned or foreign): inference or `op` itself reports it.
-        self.op(op, operands, Attrs::none(), None)
+        self.op(op, operands, attrs, None)
     }
 }

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use crate::attrs::Attr;
 use crate::ir::{Graph, Node, NodeId, Role};
 use crate::op::{Lower, OpTraits, Source};
-use crate::text::print::post_order;
+use crate::text::print::{attr, post_order};
 
 /// What is drawn besides the nodes.
 #[derive(Clone, Debug, Default)]
@@ -127,23 +127,12 @@ fn color(node: &Node) -> &'static str {
     }
 }
 
+/// An attribute's value; long ones are left out.
 fn short(graph: &Graph, value: &Attr) -> String {
     match value {
-        Attr::Int(v) => v.to_string(),
-        Attr::Ints(v) => format!("{:?}", v.as_slice()),
-        Attr::Float(bits) => f64::from_bits(*bits).to_string(),
-        Attr::Bool(v) => v.to_string(),
-        Attr::Str(v) => v.to_string(),
-        Attr::DType(v) => v.to_string(),
-        Attr::Tensor(v) => match v.as_scalar() {
-            Some(number) => number.to_string(),
-            None => "…".into(),
-        },
-        Attr::Init(v) => v.to_string(),
-        Attr::Body(id) => match graph.bodies().get(id.index()) {
-            Some(body) => format!("@{}", body.name()),
-            None => "?".into(),
-        },
+        Attr::Tensor(data) if data.shape().rank() > 0 => "…".into(),
+        Attr::Body(id) => graph.bodies().get(id.index()).map_or("?".into(), |body| format!("@{}", body.name())),
+        other => attr(other),
     }
 }
 

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use crate::diag::{Code, Diag};
 use crate::expand;
 use crate::ir::{Graph, NodeId, Role};
-use crate::op::{EvalCx, Fault, Lower, Source};
+use crate::op::{EvalCx, Fault, Lower, Source, Vjp};
 use crate::tensor::TensorData;
 use crate::types::Shape;
 
@@ -156,7 +156,9 @@ fn central_differences(graph: &Graph, id: NodeId, env: &Env) -> Result<Value, Di
     let (y, wrt) = (node.inputs[0], node.inputs[1]);
     let base = eval_with(graph, &node.inputs, env, &HashMap::new())?;
     // What a gradient must not pass stays as it is while the operand moves.
-    let stops: Vec<NodeId> = before(graph, y).filter(|&i| matches!(graph.node(i).op.lower, Lower::Identity)).collect();
+    let stops =
+        |id: &NodeId| matches!((&graph.node(*id).op.lower, &graph.node(*id).op.vjp), (Lower::Identity, Vjp::Zero(_)));
+    let stops: Vec<NodeId> = before(graph, y).filter(stops).collect();
     let values = eval_with(graph, &stops, env, &HashMap::new())?;
     let mut fixed: HashMap<NodeId, TensorData> = stops.into_iter().zip(values).collect();
     let x = &base[1];

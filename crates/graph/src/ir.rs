@@ -1,6 +1,6 @@
 //! The graph: an append-only list of typed nodes, and its outputs.
 //!
-//! Invariants (checked by [`crate::verify`]): every input id is smaller than the node's own id, so creation order is a
+//! Invariants (checked by [`mod@crate::verify`]): every input id is smaller than the node's own id, so creation order is a
 //! topological order and nothing dangles; passes rebuild into a fresh graph. Pure ops are hash-consed, so common
 //! sub-expressions are shared by construction. Sources (inputs, parameters, states, random numbers) are not: they are
 //! identified by name.

@@ -173,9 +173,12 @@ fn white_space_order_and_inferable_types_are_free() {
     check_round_trip(&parse("cotangent 1 graph @empty { }").unwrap());
 }
 
+/// Code, line and column.
+type Error = (Code, u32, u32);
+
 /// Lines put into a graph with `%0 = input "x" : f32[2,3]` on line 3, themselves on lines 4 and following, and what must
 /// be said of them: code, line and column of each error.
-const MALFORMED: &[(&str, &[(Code, u32, u32)])] = &[
+const MALFORMED: &[(&str, &[Error])] = &[
     // Statements and marks.
     ("  nonsense", &[(Code::Syntax, 4, 3)]),
     ("  outptu \"y\" = %0", &[(Code::Syntax, 4, 3)]),
@@ -299,7 +302,7 @@ fn malformed_texts_are_reported_with_code_line_and_column() {
 
 #[test]
 fn malformed_heads_are_reported() {
-    let table: &[(&str, &[(Code, u32, u32)])] = &[
+    let table: &[(&str, &[Error])] = &[
         ("", &[(Code::BadVersion, 1, 1)]),
         ("graph @g {}", &[(Code::BadVersion, 1, 1)]),
         ("cotangent", &[(Code::BadVersion, 1, 10)]),
@@ -319,7 +322,7 @@ fn malformed_heads_are_reported() {
     }
 }
 
-fn check_errors(text: &str, expected: &[(Code, u32, u32)]) {
+fn check_errors(text: &str, expected: &[Error]) {
     let diags = parse(text).err().unwrap_or_else(|| panic!("no error in:\n{text}"));
     let place = |loc: &Loc| match loc {
         Loc::Text { line, column, .. } => (*line, *column),

@@ -5,14 +5,16 @@
 use std::collections::HashMap;
 
 use crate::ir::{Input, Kernel, Sweep};
-use crate::plan::{BufferId, Home, KernelCall, Plan, Step};
+use crate::plan::{BufferId, Home, Plan, Step};
 
 /// Slices start at multiples of this many bytes: a cache line, and the widest vector.
 pub const ALIGNMENT: usize = 64;
 
 /// Computes lifetimes and offsets of all arena buffers, and the size of the arena.
 pub fn place(plan: &mut Plan) {
-    lifetimes(plan);
+    for (i, live) in lifetimes(plan).into_iter().enumerate() {
+        plan.buffers[i].live = live;
+    }
     let mut same: Vec<BufferId> = (0..plan.buffers.len() as u32).map(BufferId).collect();
     for step in 0..plan.steps.len() {
         take_over(plan, step, &mut same);
@@ -43,7 +45,8 @@ pub fn place(plan: &mut Plan) {
     }
 }
 
-fn lifetimes(plan: &mut Plan) {
+/// For each buffer, the first and one past the last step that touches it; outputs live on.
+pub(crate) fn lifetimes(plan: &Plan) -> Vec<std::ops::Range<usize>> {
     let n = plan.steps.len();
     let mut live: Vec<Option<(usize, usize)>> = vec![None; plan.buffers.len()];
     for (s, step) in plan.steps.iter().enumerate() {
@@ -57,9 +60,7 @@ fn lifetimes(plan: &mut Plan) {
             range.1 = n + 1;
         }
     }
-    for (buffer, range) in plan.buffers.iter_mut().zip(live) {
-        buffer.live = range.map_or(0..0, |(a, b)| a..b);
-    }
+    live.into_iter().map(|range| range.map_or(0..0, |(a, b)| a..b)).collect()
 }
 
 /// Lets results of an elementwise kernel take over the memory of operands that die there.
@@ -87,7 +88,7 @@ fn take_over(plan: &Plan, step: usize, same: &mut [BufferId]) {
                 && other.dtype.size_bytes() == decl.dtype.size_bytes()
                 && !taken.contains(&from)
                 && call.args.iter().filter(|&&a| a == from).count() == 1
-                && aligned(kernel, call, j, k)
+                && aligned(kernel, j, k)
         });
         if let Some((_, &from)) = donor {
             taken.push(from);
@@ -96,8 +97,12 @@ fn take_over(plan: &Plan, step: usize, same: &mut [BufferId]) {
     }
 }
 
-/// Whether every load of argument `from` is at the very element that argument `to` is stored at.
-fn aligned(kernel: &Kernel, _call: &KernelCall, from: usize, to: usize) -> bool {
+/// Whether every load of argument `from` is at the very element that argument `to` is stored at, in an elementwise kernel:
+/// then the two may be the same memory.
+pub(crate) fn aligned(kernel: &Kernel, from: usize, to: usize) -> bool {
+    if kernel.sweep != Sweep::Elementwise {
+        return false;
+    }
     let stores: Vec<_> =
         kernel.phases.iter().flat_map(|p| &p.stores).filter(|s| s.arg.0 as usize == to).map(|s| &s.map).collect();
     let one = stores.windows(2).all(|w| w[0] == w[1]);

@@ -9,12 +9,14 @@ pub struct CostModel {
     pub max_ops: usize,
     /// Buffers that one kernel may touch.
     pub max_args: usize,
-    /// Nodes that a cycle test visits before it gives up and keeps the edge.
+    /// Clusters that a cycle test visits before it gives up and keeps the edge.
     pub max_search: usize,
+    /// Clusters of values of at most this many elements are joined even if they share nothing but their shape.
+    pub tiny_elements: usize,
 }
 
 impl Default for CostModel {
     fn default() -> Self {
-        CostModel { cheap_ops: 4, max_ops: 600, max_args: 40, max_search: 4096 }
+        CostModel { cheap_ops: 4, max_ops: 600, max_args: 40, max_search: 4096, tiny_elements: 16 }
     }
 }

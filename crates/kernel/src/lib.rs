@@ -6,12 +6,18 @@ pub mod arena;
 pub mod cluster;
 pub mod cost;
 pub mod interp;
+pub mod interp_plan;
 pub mod ir;
 pub mod lower;
 pub mod plan;
+pub mod report;
 pub mod verify;
+pub mod verify_plan;
 
 pub use cluster::{ClusterOptions, Edge, Joined, Reason, Verdict};
 pub use cost::CostModel;
+pub use interp_plan::{PlanMachine, RunError};
 pub use ir::Kernel;
 pub use plan::{BufferDecl, BufferId, GemmDims, Home, KernelCall, MatrixView, Plan, PlanOutput, Step, plan};
+pub use report::explain;
+pub use verify_plan::verify_plan;

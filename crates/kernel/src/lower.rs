@@ -5,6 +5,8 @@
 //! of its operand; a buffer turns it into strides. Where that is impossible (a reshape across permuted axes, loops that do
 //! not merge), lowering answers with [`Force`]: the node that must be given memory of its own first.
 
+mod split;
+
 use std::collections::HashMap;
 
 use cotangent_graph::op::{ScalarCx, ViewMap};
@@ -36,9 +38,24 @@ pub struct Lowered {
     pub args: Vec<ArgRef>,
 }
 
-/// A node that must be given memory of its own before its readers can be lowered.
+/// A node that must be given memory of its own before its readers can be lowered, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Force(pub NodeId);
+pub struct Force {
+    /// The node.
+    pub node: NodeId,
+    /// The reason, as it is reported.
+    pub why: &'static str,
+}
+
+impl Force {
+    pub(crate) fn new(node: NodeId, why: &'static str) -> Self {
+        Force { node, why }
+    }
+}
+
+const RESHAPED: &str = "it is reshaped, and its own indices are no simple function of the new ones";
+const READ_AS_MEMORY: &str = "its reader needs it in memory";
+const LOOPS: &str = "the loops of its reader do not merge into one";
 
 /// An affine form of the loop indices.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -118,7 +135,20 @@ fn unflatten(position: &Affine, shape: &Shape, extents: &[usize]) -> Option<Inde
 pub(crate) fn through_view(graph: &Graph, view: NodeId, index: &Index, extents: &[usize]) -> Option<Index> {
     let node = graph.node(view);
     let from = graph.ty(node.inputs[0]).shape();
-    let Lower::View(map) = &node.op.lower else { return Some(index.clone()) };
+    let map = match &node.op.lower {
+        Lower::View(map) => map,
+        // A reduction over axes of extent 1 only drops them.
+        Lower::Reduce(_) => {
+            let axes = node.attrs.sizes("axes");
+            let mut kept = index.iter();
+            let axis = |a: usize| {
+                let dropped = || Affine::constant(extents.len());
+                if axes.contains(&a) { dropped() } else { kept.next().cloned().unwrap_or_else(dropped) }
+            };
+            return Some((0..from.rank()).map(axis).collect());
+        }
+        _ => return Some(index.clone()),
+    };
     match map(&node.attrs, from, node.ty.shape()) {
         ViewMap::Affine(axes) => Some(
             axes.iter()
@@ -149,10 +179,10 @@ pub(crate) fn in_memory(graph: &Graph, clusters: &Clusters, id: NodeId) -> Resul
                 if reshape && has_memory {
                     return Ok((operand, flat(&index, graph.ty(at).shape(), extents.len())));
                 }
-                index = through_view(graph, at, &index, &extents).ok_or(Force(operand))?;
+                index = through_view(graph, at, &index, &extents).ok_or(Force::new(operand, RESHAPED))?;
                 at = operand;
             }
-            Part::Virtual | Part::Dead => return Err(Force(id)),
+            Part::Virtual | Part::Dead => return Err(Force::new(id, READ_AS_MEMORY)),
             _ => return Ok((at, flat(&index, graph.ty(at).shape(), extents.len()))),
         }
     }
@@ -249,8 +279,7 @@ pub fn lower_cluster(
     stored: &[NodeId],
 ) -> Result<Vec<Lowered>, Force> {
     let cluster = &clusters.clusters[index];
-    let reduces: Vec<NodeId> =
-        cluster.nodes.iter().copied().filter(|&n| matches!(graph.node(n).op.lower, Lower::Reduce(_))).collect();
+    let reduces: Vec<NodeId> = cluster.nodes.iter().copied().filter(|n| clusters.reduces[n.index()]).collect();
     let slots = reduces.iter().enumerate().map(|(k, &n)| (n, k as u32)).collect();
     let extents: SmallVec<[usize; 4]> = cluster.domain.iter().copied().collect();
     let mut lowerer = Lowerer { graph, clusters, index, extents, args: Args::default(), slots };
@@ -288,7 +317,7 @@ pub fn lower_cluster(
     let kernel = Kernel { name, sweep: merged.sweep, dims: merged.dims, total, args: args.args, phases };
     let lowered = Lowered { kernel, args: args.refs };
     let is_long = merged.sweep == Sweep::Row && lowered.kernel.dims.len() == 1 && lowered.kernel.inner() > FULL_CHUNK;
-    Ok(if is_long { split_full(cluster.nodes[0], lowered) } else { vec![lowered] })
+    Ok(if is_long { split::split_full(cluster.nodes[0], lowered) } else { vec![lowered] })
 }
 
 /// A readable name from the ops inside.
@@ -355,12 +384,13 @@ impl Lowerer<'_> {
             return Ok(self.load(draft, id, place, via));
         }
         match &node.op.lower {
-            Lower::Reduce(_) => {
+            Lower::Reduce(_) if self.clusters.reduces[id.index()] => {
                 // A member's result exists once its sweep is over, at the kept axes.
-                let slot = self.slots.get(&id).copied().filter(|_| draft.space == Space::Reduced).ok_or(Force(id))?;
+                let slot = self.slots.get(&id).copied().filter(|_| draft.space == Space::Reduced);
+                let slot = slot.ok_or(Force::new(id, READ_AS_MEMORY))?;
                 Ok(draft.input(Input::Reduced(slot), node.ty.dtype(), None))
             }
-            Lower::View(_) => {
+            Lower::View(_) | Lower::Reduce(_) => {
                 let via = via.or(Some(id));
                 let operand = node.inputs[0];
                 let memory = match self.clusters.parts[operand.index()] {
@@ -372,7 +402,8 @@ impl Lowerer<'_> {
                     let place = flat(index, shape, n_loops);
                     return Ok(self.load(draft, operand, place, via));
                 }
-                let inner = through_view(graph, id, index, &self.extents).ok_or(Force(operand))?;
+                let inner = through_view(graph, id, index, &self.extents);
+                let inner = inner.ok_or(Force::new(operand, RESHAPED))?;
                 self.value(draft, operand, &inner, via)
             }
             Lower::Identity | Lower::Check => self.value(draft, node.inputs[0], index, via),
@@ -405,7 +436,7 @@ impl Lowerer<'_> {
                 }
                 Ok(lower(&mut draft.s, &operands, &ScalarCx { attrs: &node.attrs, dtype: node.ty.dtype() }))
             }
-            _ => Err(Force(id)),
+            _ => Err(Force::new(id, READ_AS_MEMORY)),
         }
     }
 }
@@ -463,7 +494,7 @@ fn merge(cluster: &Cluster, drafts: &mut [Draft]) -> Result<Merged, Force> {
                 }
                 // Reduced and inner loops must be one; rows need not.
                 Some((_, blame)) if must_be_one(sweep, section, cluster) => {
-                    return Err(Force(blame.unwrap_or(cluster.nodes[0])));
+                    return Err(Force::new(blame.unwrap_or(cluster.nodes[0]), LOOPS));
                 }
                 Some(_) => {}
             }
@@ -509,140 +540,6 @@ fn must_be_one(sweep: Sweep, section: u8, cluster: &Cluster) -> bool {
         Sweep::Row => section == 1,
         Sweep::Column => section >= 1,
     }
-}
-
-/// Cuts a full reduction into one over chunks of [`FULL_CHUNK`] and one (or more) over their partial results.
-fn split_full(first: NodeId, lowered: Lowered) -> Vec<Lowered> {
-    let Lowered { mut kernel, args } = lowered;
-    let after = (kernel.phases.len() > 1).then(|| kernel.phases.remove(1));
-    let n = kernel.inner();
-    let n_rows = n.div_ceil(FULL_CHUNK);
-    kernel.dims = SmallVec::from_slice(&[n_rows, FULL_CHUNK]);
-    kernel.total = n;
-    let cut = |map: &mut IndexMap| {
-        let stride = map.strides[0];
-        map.strides = SmallVec::from_slice(&[stride * FULL_CHUNK as i64, stride]);
-    };
-    for input in &mut kernel.phases[0].inputs {
-        if let Input::Load { map, .. } | Input::Index { map, .. } = input {
-            cut(map);
-        }
-    }
-    kernel.phases[0].stores.iter_mut().for_each(|s| cut(&mut s.map));
-    let mut kernels = Vec::new();
-    let reduces = kernel.phases[0].reduces.clone();
-    let dtypes: Vec<DType> = reduces.iter().map(|r| kernel.phases[0].body.dtype(r.value)).collect();
-    let mut current = Lowered { kernel, args };
-    let (mut rows, mut level) = (n_rows, 0);
-    loop {
-        // The partial results of this level.
-        let mut draft = Draft::new(Space::Reduced);
-        for (r, &dtype) in reduces.iter().zip(&dtypes) {
-            let value = draft.input(Input::Reduced(r.slot), dtype, None);
-            let arg = push_arg(&mut current, ArgRef::Partial(first, level, r.slot), dtype, true);
-            draft.stores.push((value, arg, IndexMap { offset: 0, strides: SmallVec::from_slice(&[1, 0]) }));
-        }
-        current.kernel.phases.push(draft.finish());
-        let name = format!("{} (partials)", current.kernel.name.trim_end_matches(" (partials)"));
-        kernels.push(current);
-        // The next level reads them.
-        let is_last = rows <= FULL_CHUNK;
-        let dims: SmallVec<[usize; 4]> = if is_last {
-            SmallVec::from_slice(&[rows])
-        } else {
-            SmallVec::from_slice(&[rows.div_ceil(FULL_CHUNK), FULL_CHUNK])
-        };
-        let strides: SmallVec<[i64; 4]> =
-            if is_last { SmallVec::from_slice(&[1]) } else { SmallVec::from_slice(&[FULL_CHUNK as i64, 1]) };
-        let kernel = Kernel { name, sweep: Sweep::Row, dims, total: rows, args: Vec::new(), phases: Vec::new() };
-        current = Lowered { kernel, args: Vec::new() };
-        let mut draft = Draft::new(Space::Full);
-        for (r, &dtype) in reduces.iter().zip(&dtypes) {
-            let arg = push_arg(&mut current, ArgRef::Partial(first, level, r.slot), dtype, false);
-            let map = IndexMap { offset: 0, strides: strides.clone() };
-            let value = draft.input(Input::Load { arg, map }, dtype, None);
-            draft.reduces.push(Reduce { value, ..*r });
-        }
-        current.kernel.phases.push(draft.finish());
-        if is_last {
-            break;
-        }
-        rows = rows.div_ceil(FULL_CHUNK);
-        level += 1;
-    }
-    if let Some(mut phase) = after {
-        // Its arguments belonged to the first kernel; those that it alone used move here.
-        let before = kernels[0].clone();
-        let moved = |arg: ArgId, written: bool, current: &mut Lowered| {
-            let old = &before.kernel.args[arg.0 as usize];
-            push_arg(current, before.args[arg.0 as usize], old.dtype, written)
-        };
-        for input in &mut phase.inputs {
-            if let Input::Load { arg, map } = input {
-                *arg = moved(*arg, false, &mut current);
-                map.strides = SmallVec::from_slice(&[0]);
-            } else if let Input::Index { map, .. } = input {
-                map.strides = SmallVec::from_slice(&[0]);
-            }
-        }
-        for store in &mut phase.stores {
-            store.arg = moved(store.arg, true, &mut current);
-            store.map.strides = SmallVec::from_slice(&[0]);
-        }
-        current.kernel.phases.push(phase);
-    }
-    kernels.push(current);
-    kernels.iter_mut().for_each(drop_unused_args);
-    kernels
-}
-
-fn push_arg(lowered: &mut Lowered, reference: ArgRef, dtype: DType, written: bool) -> ArgId {
-    let at = lowered.args.iter().position(|&a| a == reference).unwrap_or_else(|| {
-        lowered.args.push(reference);
-        lowered.kernel.args.push(Arg { dtype, read: false, written: false });
-        lowered.args.len() - 1
-    });
-    let arg = &mut lowered.kernel.args[at];
-    if written {
-        arg.written = true
-    } else {
-        arg.read = true
-    }
-    ArgId(at as u32)
-}
-
-/// Recomputes which arguments a kernel touches, and drops the others.
-fn drop_unused_args(lowered: &mut Lowered) {
-    let n = lowered.args.len();
-    let (mut read, mut written) = (vec![false; n], vec![false; n]);
-    for phase in &lowered.kernel.phases {
-        for input in &phase.inputs {
-            if let Input::Load { arg, .. } = input {
-                read[arg.0 as usize] = true;
-            }
-        }
-        for store in &phase.stores {
-            written[store.arg.0 as usize] = true;
-        }
-    }
-    let mut map = vec![ArgId(0); n];
-    let (mut args, mut refs) = (Vec::new(), Vec::new());
-    for i in 0..n {
-        if read[i] || written[i] {
-            map[i] = ArgId(args.len() as u32);
-            args.push(Arg { dtype: lowered.kernel.args[i].dtype, read: read[i], written: written[i] });
-            refs.push(lowered.args[i]);
-        }
-    }
-    for phase in &mut lowered.kernel.phases {
-        for input in &mut phase.inputs {
-            if let Input::Load { arg, .. } = input {
-                *arg = map[arg.0 as usize];
-            }
-        }
-        phase.stores.iter_mut().for_each(|s| s.arg = map[s.arg.0 as usize]);
-    }
-    (lowered.kernel.args, lowered.args) = (args, refs);
 }
 
 /// A kernel that copies a node into a corner of a larger buffer (`concat`, `pad`): `strides` and `offset` are those of the

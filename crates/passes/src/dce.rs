@@ -3,7 +3,7 @@
 //! Inputs stay, so that a step accepts every input that its source declares; parameters and states that nothing reads or
 //! updates go.
 
-use cotangent_graph::{Graph, GraphBuilder, Stage};
+use cotangent_graph::{Attr, Graph, GraphBuilder, NodeId, Stage};
 
 use crate::pass::{Pass, PassCx, PassError};
 use crate::rebuild::{Copier, kept, map_bodies};
@@ -25,18 +25,36 @@ impl Pass for Dce {
         (Stage::Source, Stage::Source)
     }
 
-    fn run(&self, graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
-        let (bodies, changed) = map_bodies(graph, |body| self.run(body, cx))?;
-        let order = kept(graph);
-        if !changed && order.len() == graph.n_nodes() {
-            return Ok(None);
-        }
-        let builder = GraphBuilder::new(graph.name());
-        let mut copier = Copier::new(graph, &bodies, &builder);
-        for id in order {
-            copier.copy(id);
-        }
-        copier.outputs();
-        Ok(Some(builder.into_graph()?))
+    fn run(&self, graph: &Graph, _: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
+        without_dead(graph)
     }
+}
+
+/// The graph without what no output needs, or `None` if there is nothing of the kind; in bodies as well.
+pub fn without_dead(graph: &Graph) -> Result<Option<Graph>, PassError> {
+    let (bodies, changed) = map_bodies(graph, without_dead)?;
+    let order = kept(graph);
+    if !changed && order.len() == graph.n_nodes() && all_named(graph, &order) {
+        return Ok(None);
+    }
+    let builder = GraphBuilder::new(graph.name());
+    let mut copier = Copier::new(graph, &bodies, &builder);
+    for id in order {
+        copier.copy(id);
+    }
+    copier.outputs();
+    Ok(Some(builder.into_graph()?))
+}
+
+/// Whether some kept node names each body.
+fn all_named(graph: &Graph, order: &[NodeId]) -> bool {
+    let mut named = vec![false; graph.bodies().len()];
+    for &id in order {
+        for (_, attr) in graph.node(id).attrs.iter() {
+            if let Attr::Body(body) = attr {
+                named[body.index()] = true;
+            }
+        }
+    }
+    !named.contains(&false)
 }

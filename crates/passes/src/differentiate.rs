@@ -7,9 +7,9 @@
 //! topological order, so that a sweep never meets one and derivatives nest to any order. A composite without a rule is
 //! expanded where the sweep meets it, and the expansion is swept with the composite's operands as the ends.
 //!
-//! A derivative with respect to an intermediate value is that of everything computed from it; values that are equal
-//! expressions are one value.
+//! A derivative with respect to an intermediate value is that of everything computed from that node ([`crate::anchor`]).
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use cotangent_graph::{
     Code, CompilerBug, Diag, Graph, GraphBuilder, Loc, Lower, Node, NodeId, Origin, Stage, Tensor, Type, Vjp,
 };
 
+use crate::anchor::{set_anchors, weigh_anchors};
 use crate::expand::expand_in;
 use crate::pass::{Pass, PassCx, PassError};
 use crate::rebuild::{Copier, map_bodies, origin_of};
@@ -53,6 +54,11 @@ type Key = (NodeId, Option<NodeId>);
 
 /// `graph` without `grad`, or `None` if it has none; in bodies as well.
 pub fn differentiate(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
+    let anchored = set_anchors(graph)?;
+    replace_gradients(anchored.as_ref().unwrap_or(graph), cx)?.map(weigh_anchors).transpose()
+}
+
+fn replace_gradients(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
     let (bodies, bodies_changed) = map_bodies(graph, |body| differentiate(body, cx))?;
     let mut wanted: HashMap<Key, Vec<NodeId>> = HashMap::new();
     for (id, node) in graph.ids().zip(graph.nodes()).filter(|(_, node)| matches!(node.op.lower, Lower::Grad)) {
@@ -80,7 +86,7 @@ pub fn differentiate(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>
         cx.count("grad");
         let key = key_of(node);
         let (y, wrt) = (copier.get(key.0), copier.get(node.inputs[1]));
-        if !found.contains_key(&key) {
+        if let Entry::Vacant(entry) = found.entry(key) {
             cx.count("sweep");
             // What does not come before y, y does not depend on: its gradient is zero.
             let ends = wanted[&key].iter().filter(|&&w| w <= key.0 && live[w.index()]);
@@ -93,7 +99,7 @@ pub fn differentiate(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>
                 }
             };
             let sweep = Sweep { builder: &builder, asked: node.origin.loc(), cut: false };
-            found.insert(key, sweep.run(&[(y, seed)], &ends)?);
+            entry.insert(sweep.run(&[(y, seed)], &ends)?);
         }
         let cotangent = found[&key].get(&wrt.id()).copied();
         builder.set_origin(Some(origin_of(node, NAME)));

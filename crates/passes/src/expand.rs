@@ -13,6 +13,7 @@ use cotangent_graph::{
     Attrs, Code, CompilerBug, Diag, Graph, GraphBuilder, Lower, Node, Stage, Tensor, Type, expand as graph_expand,
 };
 
+use crate::dce::without_dead;
 use crate::differentiate::differentiate;
 use crate::pass::{Pass, PassCx, PassError};
 use crate::rebuild::{Copier, kept, origin_of};
@@ -43,15 +44,14 @@ impl Pass for Expand {
             let graph = current.as_ref().unwrap_or(graph);
             let live = kept(graph);
             let lower = |f: fn(&Lower) -> bool| live.iter().any(|&id| f(&graph.node(id).op.lower));
-            let mut next = None;
-            if lower(|l| matches!(l, Lower::Grad)) {
-                next = differentiate(graph, cx)?;
+            let next = if lower(|l| matches!(l, Lower::Grad)) {
+                differentiate(graph, cx)?
             } else if lower(|l| matches!(l, Lower::Expand(_) | Lower::Tuple | Lower::Item | Lower::Identity)) {
-                next = Some(expand_once(graph, cx)?);
-            } else if graph.n_nodes() > live.len() || !graph.bodies().is_empty() {
+                Some(expand_once(graph, cx)?)
+            } else {
                 // What is left over is dead, but the promise of the stage holds for every node.
-                next = Some(copy(graph)?);
-            }
+                without_dead(graph)?
+            };
             match next {
                 Some(next) => current = Some(next),
                 None => return Ok(current),
@@ -60,16 +60,6 @@ impl Pass for Expand {
         let text = format!("composites are nested more than {DEPTH_LIMIT} deep");
         Err(Diag::new(Code::Unsupported, text).at(cotangent_graph::Loc::Internal).into())
     }
-}
-
-fn copy(graph: &Graph) -> Result<Graph, PassError> {
-    let builder = GraphBuilder::new(graph.name());
-    let mut copier = Copier::new(graph, graph.bodies(), &builder);
-    for id in copier.order() {
-        copier.copy(id);
-    }
-    copier.outputs();
-    Ok(builder.into_graph()?)
 }
 
 fn expand_once(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Graph, PassError> {

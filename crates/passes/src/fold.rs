@@ -8,13 +8,17 @@ use std::sync::{Arc, LazyLock};
 use smallvec::SmallVec;
 
 use cotangent_graph::op::EvalCx;
-use cotangent_graph::{Counters, Graph, Lower, Stage, TensorData};
+use cotangent_graph::ops::view::BROADCAST;
+use cotangent_graph::{Attrs, Counters, Graph, Lower, OpRef, Stage, Tensor, TensorData, Type};
 
 use crate::pass::{Pass, PassCx, PassError};
-use crate::rules::{Roots, Rule, RuleSet, Safety::Exact, apply_rules};
+use crate::rules::{Roots, Rule, RuleCx, RuleSet, Safety::Exact, apply_rules};
 
 /// The most elements of a folded value.
 const MOST_ELEMENTS: usize = 1 << 16;
+
+/// A value may be made of fewer elements than it has if it has at most this many.
+const SMALL: usize = 256;
 
 /// The most products that a folded matrix product may take: compiling must not take longer than running.
 const MOST_PRODUCTS: usize = 1 << 20;
@@ -64,29 +68,49 @@ pub static ROWS: &[Rule] = &[Rule {
                 | Lower::ScatterAdd
                 | Lower::Check
         );
-        if !evaluable || cx.inputs.is_empty() || cx.ty.shape().n_elements() > MOST_ELEMENTS {
+        // A broadcast of a constant is in normal form.
+        if !evaluable || cx.op.name == "broadcast" || cx.inputs.is_empty() {
             return None;
         }
-        let values: Option<SmallVec<[Arc<TensorData>; 3]>> = cx.inputs.iter().map(|&t| cx.constant(t)).collect();
-        let values = values?;
-        let n_elements = |t: &Arc<TensorData>| t.shape().n_elements();
-        let grows = matches!(cx.op.name, "broadcast" | "pad" | "scatter_add" | "gather")
-            && cx.ty.shape().n_elements() > values.iter().map(n_elements).sum();
-        let large = values.iter().any(|v| n_elements(v) > MOST_ELEMENTS);
-        let depth = if matches!(cx.op.lower, Lower::Gemm) { values[0].shape().iter().copied().max()? } else { 1 };
-        if grows || large || cx.ty.shape().n_elements().saturating_mul(depth) > MOST_PRODUCTS {
+        if !cx.inputs.iter().all(|&t| cx.constant(t).is_some() || cx.arg(t, &BROADCAST).is_some()) {
             return None;
         }
-        let bodies = &[];
-        let eval_cx = EvalCx {
-            op: cx.op.0,
-            attrs: cx.attrs,
-            ty: cx.ty,
-            counters: Counters::default(),
-            bodies: bodies.as_slice(),
-        };
-        let operands: SmallVec<[&TensorData; 3]> = values.iter().map(AsRef::as_ref).collect();
-        let value = (cx.op.eval)(&eval_cx, &operands).ok()?;
+        let operands: Option<SmallVec<[Known; 3]>> = cx.inputs.iter().map(|&t| known(cx, t)).collect();
+        let operands = operands?;
+        let n_out = cx.ty.shape().n_elements();
+        let n_known: usize = operands.iter().map(|k| k.n_elements).sum();
+        let depth = if matches!(cx.op.lower, Lower::Gemm) { cx.x().shape().iter().copied().max()? } else { 1 };
+        if n_out > MOST_ELEMENTS || n_out > n_known.max(SMALL) || n_out.saturating_mul(depth) > MOST_PRODUCTS {
+            return None;
+        }
+        let values: SmallVec<[&TensorData; 3]> = operands.iter().map(|k| k.value.as_ref()).collect();
+        let value = evaluate(cx.op, cx.attrs, cx.ty, &values)?;
         (value.ty() == *cx.ty).then(|| cx.g.constant(value))
     },
 }];
+
+/// The value of an operand, and how many elements it is made of.
+struct Known {
+    value: Arc<TensorData>,
+    n_elements: usize,
+}
+
+/// The value of a constant, or of a constant repeated.
+fn known<'g>(cx: &RuleCx<'g, '_>, t: Tensor<'g>) -> Option<Known> {
+    let ty = t.ty();
+    if ty.as_tensor()?.1.n_elements() > MOST_ELEMENTS {
+        return None;
+    }
+    if let Some(value) = cx.constant(t) {
+        let n_elements = value.shape().n_elements();
+        return Some(Known { value, n_elements });
+    }
+    let (args, attrs) = cx.parts(t, &BROADCAST)?;
+    let small = cx.constant(args[0])?;
+    let value = evaluate(OpRef(&BROADCAST), &attrs, &ty, &[&small])?;
+    Some(Known { value: Arc::new(value), n_elements: small.shape().n_elements() })
+}
+
+fn evaluate(op: OpRef, attrs: &Attrs, ty: &Type, operands: &[&TensorData]) -> Option<TensorData> {
+    (op.eval)(&EvalCx { op: op.0, attrs, ty, counters: Counters::default(), bodies: &[] }, operands).ok()
+}

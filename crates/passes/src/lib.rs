@@ -1,9 +1,10 @@
 //! Graph to graph passes: from the graph that a user builds to the graph that is lowered to kernels.
 //!
-//! [`optimize`] runs [`pipeline`]: stabilize, differentiate, expand, canonicalize, fold, simplify, dce. Passes know graphs
+//! [`optimize`] runs [`pipeline()`]: stabilize, differentiate, expand, canonicalize, fold, simplify, dce. Passes know graphs
 //! and ops and nothing of kernels; what each assumes and promises is at the top of its file.
 #![forbid(unsafe_code)]
 
+pub mod anchor;
 pub mod canonicalize;
 pub mod dce;
 pub mod differentiate;
@@ -17,5 +18,5 @@ pub mod simplify;
 pub mod stabilize;
 
 pub use pass::{DumpHook, Pass, PassCx, PassError, PassOptions, PassReport, StopReason, ValidateHook};
-pub use pipeline::{Optimized, optimize, optimize_with, pipeline, stage_of};
+pub use pipeline::{Optimized, all_rules, optimize, optimize_with, pipeline, stage_of};
 pub use rules::{Roots, Rule, RuleCx, RuleSet, Safety, apply_rules};

@@ -12,10 +12,11 @@ use crate::canonicalize::Canonicalize;
 use crate::dce::Dce;
 use crate::differentiate::Differentiate;
 use crate::expand::Expand;
-use crate::fold::Fold;
+use crate::fold::{self, Fold};
 use crate::pass::{Pass, PassCx, PassError, PassOptions, PassReport, StopReason};
+use crate::rules::Rule;
 use crate::simplify::Simplify;
-use crate::stabilize::Stabilize;
+use crate::stabilize::{self, Stabilize};
 
 /// Times the repeated passes may take turns.
 const TURN_LIMIT: u32 = 16;
@@ -31,6 +32,25 @@ pub fn pipeline() -> Vec<&'static dyn Pass> {
         &Simplify,  // with canonical forms and known constants; what it uncovers goes round these three again
         &Dce,       // last: every pass before it leaves dead nodes behind
     ]
+}
+
+/// Every rule with the pass that it belongs to, in the order in which they are tried; for documentation and tools.
+pub fn all_rules() -> Vec<(&'static str, &'static Rule)> {
+    use crate::canonicalize::{arithmetic, broadcast, products, reduce, views};
+    use crate::simplify::{algebra, indices};
+    let tables = [
+        ("stabilize", stabilize::COMPOSITE),
+        ("stabilize", stabilize::PRIMITIVE),
+        ("canonicalize", arithmetic::ROWS),
+        ("canonicalize", views::ROWS),
+        ("canonicalize", broadcast::ROWS),
+        ("canonicalize", products::ROWS),
+        ("canonicalize", reduce::ROWS),
+        ("fold", fold::ROWS),
+        ("simplify", algebra::ROWS),
+        ("simplify", indices::ROWS),
+    ];
+    tables.into_iter().flat_map(|(pass, rows)| rows.iter().map(move |rule| (pass, rule))).collect()
 }
 
 /// A graph at the primitive stage, and how it got there.
@@ -59,6 +79,13 @@ pub fn optimize(graph: &Graph, options: &PassOptions) -> Result<Optimized, PassE
 /// As [`optimize`].
 pub fn optimize_with(passes: &[&dyn Pass], graph: &Graph, options: &PassOptions) -> Result<Optimized, PassError> {
     let chosen = choose(passes, options)?;
+    if options.verify {
+        let errors = verify(graph, Stage::Source);
+        if !errors.is_empty() {
+            let message = format!("the graph handed in is not well formed:\n{}", errors.join("\n"));
+            return Err(CompilerBug { pass: "source".into(), message, graph: Some(graph.to_string()) }.into());
+        }
+    }
     let mut run = Run {
         options,
         fuel: options.fuel.unwrap_or(u64::MAX),
@@ -169,7 +196,7 @@ impl Run<'_> {
         let before = self.graph.n_nodes();
         let changed = result.is_some();
         if let Some(new) = result {
-            self.check(pass, &new, promised.max(stage))?;
+            self.check(pass, &new, promised)?;
             self.graph = new;
             self.dump(pass.name())?;
         }

@@ -6,7 +6,7 @@
 //! the origin of new nodes. Rules keep the type of what they replace; the driver checks it.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
@@ -131,15 +131,7 @@ pub struct RuleCx<'g, 'a> {
     /// The operands.
     pub inputs: &'a [Tensor<'g>],
     single_use: u32,
-    sweep: &'a Sweep,
-}
-
-/// What lasts for one sweep.
-#[derive(Default)]
-struct Sweep {
-    /// Nodes that gradients are taken with respect to: patterns do not reach through them.
-    opaque: HashSet<NodeId>,
-    keys: RefCell<Vec<OrderKey>>,
+    keys: &'a RefCell<Vec<OrderKey>>,
 }
 
 /// The place of a value among commutative operands: computed values, then sources, then broadcasts, then constants; deep
@@ -174,9 +166,6 @@ impl<'g> RuleCx<'g, '_> {
 
     /// Operands and attributes of `t`, if it is made by `op`.
     pub fn parts(&self, t: Tensor<'g>, op: &'static OpDef) -> Option<(Operands<'g>, Attrs)> {
-        if self.sweep.opaque.contains(&t.id()) {
-            return None;
-        }
         self.g.with_graph(|graph| {
             let node = graph.node(t.id());
             let operands = || node.inputs.iter().map(|&i| self.g.tensor(i)).collect();
@@ -186,9 +175,6 @@ impl<'g> RuleCx<'g, '_> {
 
     /// The operands of `t`, if it is made by `op`.
     pub fn args(&self, t: Tensor<'g>, op: &'static OpDef) -> Option<Operands<'g>> {
-        if self.sweep.opaque.contains(&t.id()) {
-            return None;
-        }
         self.g.with_graph(|graph| {
             let node = graph.node(t.id());
             (node.op.name == op.name).then(|| node.inputs.iter().map(|&i| self.g.tensor(i)).collect())
@@ -245,7 +231,7 @@ impl<'g> RuleCx<'g, '_> {
 
     /// The place of `t` among commutative operands.
     pub fn order_key(&self, t: Tensor<'g>) -> OrderKey {
-        let mut keys = self.sweep.keys.borrow_mut();
+        let mut keys = self.keys.borrow_mut();
         self.g.with_graph(|graph| {
             while keys.len() <= t.id().index() {
                 let key = key_of(graph, NodeId(keys.len() as u32), &keys);
@@ -322,9 +308,9 @@ fn sweep(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Result<Option<G
     let (bodies, mut changed) = map_bodies(graph, |body| sweep(body, rules, cx))?;
     let builder = GraphBuilder::new(graph.name());
     let mut copier = Copier::new(graph, &bodies, &builder);
-    let mut sweep = Sweep::default();
+    let keys = RefCell::default();
     let order = copier.order();
-    let (wanted, n_uses) = uses(graph, &order);
+    let n_uses = uses(graph, &order);
     for id in order {
         let node = graph.node(id);
         let mut tensor = copier.copy(id);
@@ -333,7 +319,7 @@ fn sweep(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Result<Option<G
             single_use |= u32::from(n_uses[input.index()] == 1) << k;
         }
         for _ in 0..CHAIN_LIMIT {
-            match apply_one(&builder, tensor, single_use, rules, &sweep, &node.origin, cx)? {
+            match apply_one(&builder, tensor, single_use, rules, &keys, &node.origin, cx)? {
                 Some(new) => tensor = new,
                 None => break,
             }
@@ -341,9 +327,6 @@ fn sweep(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Result<Option<G
             single_use = 0;
         }
         copier.set(id, tensor);
-        if wanted[id.index()] {
-            sweep.opaque.insert(tensor.id());
-        }
     }
     if !changed {
         return Ok(None);
@@ -353,23 +336,14 @@ fn sweep(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Result<Option<G
     Ok(Some(graph))
 }
 
-/// For each node, whether a gradient is taken with respect to it, and how many operands and outputs read it.
-fn uses(graph: &Graph, order: &[NodeId]) -> (Vec<bool>, Vec<u32>) {
-    let (mut wanted, mut n_uses) = (vec![false; graph.n_nodes()], vec![0; graph.n_nodes()]);
-    for &id in order {
-        let node = graph.node(id);
-        for input in &node.inputs {
-            n_uses[input.index()] += 1;
-        }
-        if let (Lower::Grad, Some(wrt)) = (&node.op.lower, node.inputs.get(1)) {
-            // Sources cannot be looked through anyway.
-            wanted[wrt.index()] = !graph.node(*wrt).inputs.is_empty();
-        }
+/// For each node, how many operands and outputs read it.
+fn uses(graph: &Graph, order: &[NodeId]) -> Vec<u32> {
+    let mut n_uses = vec![0; graph.n_nodes()];
+    let operands = order.iter().flat_map(|&id| &graph.node(id).inputs).copied();
+    for id in operands.chain(graph.outputs().iter().map(|output| output.value)) {
+        n_uses[id.index()] += 1;
     }
-    for output in graph.outputs() {
-        n_uses[output.value.index()] += 1;
-    }
-    (wanted, n_uses)
+    n_uses
 }
 
 /// What the first rule that applies puts in the place of a tensor.
@@ -378,7 +352,7 @@ fn apply_one<'g>(
     tensor: Tensor<'g>,
     single_use: u32,
     rules: &RuleSet,
-    sweep: &Sweep,
+    keys: &RefCell<Vec<OrderKey>>,
     origin: &Origin,
     cx: &mut PassCx<'_>,
 ) -> Result<Option<Tensor<'g>>, PassError> {
@@ -389,7 +363,7 @@ fn apply_one<'g>(
     let node = builder.with_graph(|graph| graph.node(tensor.id()).clone());
     let inputs: SmallVec<[Tensor<'g>; 3]> = node.inputs.iter().map(|&i| builder.tensor(i)).collect();
     let rule_cx =
-        RuleCx { g: builder, op: node.op, attrs: &node.attrs, ty: &node.ty, inputs: &inputs, single_use, sweep };
+        RuleCx { g: builder, op: node.op, attrs: &node.attrs, ty: &node.ty, inputs: &inputs, single_use, keys };
     for rule in rules.rules_of(node.op) {
         if cx.fuel == 0 || !cx.options.allows(rule.safety) {
             continue;

@@ -1,8 +1,8 @@
 //! `stabilize`: forms that overflow, cancel or end in NaN become the forms that do not.
 //!
 //! It runs first, on composites: no later rule can repair the derivative of an unstable form. Patterns do not reach
-//! through a value that a gradient is taken with respect to, which would cut the path to it. The rows whose result is
-//! primitive are tried once more by `simplify`, after other rules have brought the patterns to light.
+//! through a value that a gradient is taken with respect to, which would cut the path to it ([`crate::anchor`]). The rows
+//! whose result is primitive are tried once more by `simplify`, after other rules have brought the patterns to light.
 
 use std::sync::LazyLock;
 
@@ -14,6 +14,7 @@ use cotangent_graph::ops::reduce::{REDUCE_MAX, REDUCE_SUM};
 use cotangent_graph::ops::view::{BROADCAST, RESHAPE};
 use cotangent_graph::{Graph, Stage, Tensor};
 
+use crate::anchor::set_anchors;
 use crate::pass::{Pass, PassCx, PassError};
 use crate::rules::{Roots, Rule, RuleCx, RuleSet, Safety, apply_rules};
 
@@ -36,7 +37,9 @@ impl Pass for Stabilize {
 
     fn run(&self, graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
         static RULES: LazyLock<RuleSet> = LazyLock::new(|| RuleSet::new(&[COMPOSITE, PRIMITIVE]));
-        apply_rules(graph, &RULES, cx)
+        let anchored = set_anchors(graph)?;
+        let stable = apply_rules(anchored.as_ref().unwrap_or(graph), &RULES, cx)?;
+        Ok(stable.or(anchored))
     }
 }
 

@@ -7,19 +7,14 @@ use cotangent_graph::{Attrs, Graph, Node, NodeId, Origin, Output, Role, Type};
 /// A copy of the nodes that outputs need (and of all inputs), with some changed.
 ///
 /// `change` sees each node with its operands already replaced by ids of the copy, and may add nodes to the copy; it
-/// returns the node that takes its place, or `None` for the node itself. `keep` chooses the outputs. Updates whose target
+/// returns the node that takes its place, or `None` for the node itself. `keep` chooses and changes the outputs. Updates whose target
 /// was replaced by something that is no parameter or state are dropped.
 pub fn copy(
     graph: &Graph,
-    keep: impl Fn(usize, &Output) -> Option<NodeId>,
+    keep: impl Fn(usize, &Output) -> Option<Output>,
     mut change: impl FnMut(&mut Graph, NodeId, &Node) -> Option<NodeId>,
 ) -> Graph {
-    let outputs: Vec<Output> = graph
-        .outputs()
-        .iter()
-        .enumerate()
-        .filter_map(|(k, output)| keep(k, output).map(|value| Output { value, ..output.clone() }))
-        .collect();
+    let outputs: Vec<Output> = graph.outputs().iter().enumerate().filter_map(|(k, output)| keep(k, output)).collect();
     let mut live = vec![false; graph.n_nodes()];
     for output in &outputs {
         live[output.value.index()] = true;
@@ -45,9 +40,9 @@ pub fn copy(
     for output in outputs {
         let role = match output.role {
             Role::Result => Some(Role::Result),
-            Role::Update(target) => map[target.index()]
-                .filter(|id| matches!(out.node(*id).op.name, "param" | "state"))
-                .map(Role::Update),
+            Role::Update(target) => {
+                map[target.index()].filter(|id| matches!(out.node(*id).op.name, "param" | "state")).map(Role::Update)
+            }
         };
         if let (Some(value), Some(role)) = (map[output.value.index()], role) {
             out.add_output(Output { name: output.name, value, role });
@@ -58,7 +53,7 @@ pub fn copy(
 
 /// A copy of the whole graph with nothing changed but that unneeded nodes are gone.
 pub fn clean(graph: &Graph) -> Graph {
-    copy(graph, |_, output| Some(output.value), |_, _, _| None)
+    copy(graph, |_, output| Some(output.clone()), |_, _, _| None)
 }
 
 /// Adds an input.

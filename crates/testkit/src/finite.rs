@@ -158,7 +158,7 @@ fn compare(
     out: &mut Vec<Deviation>,
 ) -> Result<(), String> {
     // Only the scalar is evaluated at the moved points.
-    let scalar_only = crate::copy::copy(graph, |k, output| (k == 0).then_some(output.value), |_, _, _| None);
+    let scalar_only = crate::copy::copy(graph, |k, output| (k == 0).then(|| output.clone()), |_, _, _| None);
     for (name, symbolic) in wrt.iter().zip(symbolic) {
         let finite = central_differences(&scalar_only, name, env)?;
         let mut deviation = Deviation { wrt: (*name).to_owned(), order, worst: 0.0, at: (0.0, 0.0) };

@@ -3,7 +3,7 @@
 //! Every candidate is well formed by construction, so that the failure seen is the failure sought. Sources keep their
 //! names and types; a closure that needs values takes them from [`crate::random::env`].
 
-use cotangent_graph::{Graph, NodeId, Role};
+use cotangent_graph::{Graph, NodeId, Output, Role};
 
 use crate::copy::{add_input, clean, copy};
 
@@ -40,11 +40,12 @@ pub fn shrink(graph: &Graph, fails: impl Fn(&Graph) -> bool) -> Graph {
     }
 }
 
-/// What shrinking lowers: computed nodes first, then sources, outputs and operands.
-fn weight(graph: &Graph) -> (usize, usize, usize) {
+/// What shrinking lowers: computed nodes first, then sources, outputs and operands, then updates.
+fn weight(graph: &Graph) -> (usize, usize, usize, usize) {
     let n_sources = graph.nodes().iter().filter(|n| n.inputs.is_empty()).count();
     let n_edges = graph.nodes().iter().map(|n| n.inputs.len()).sum::<usize>();
-    (graph.n_nodes() - n_sources, n_sources + graph.outputs().len(), n_edges)
+    let n_updates = graph.outputs().iter().filter(|o| o.role != Role::Result).count();
+    (graph.n_nodes() - n_sources, n_sources + graph.outputs().len(), n_edges, n_updates)
 }
 
 type Accept<'a> = dyn FnMut(Graph, &mut Graph) -> bool + 'a;
@@ -52,7 +53,7 @@ type Accept<'a> = dyn FnMut(Graph, &mut Graph) -> bool + 'a;
 fn drop_outputs(best: &mut Graph, accept: &mut Accept<'_>) {
     let mut k = 0;
     while best.outputs().len() > 1 && k < best.outputs().len() {
-        let candidate = copy(best, |i, output| (i != k).then_some(output.value), |_, _, _| None);
+        let candidate = copy(best, |i, output| (i != k).then(|| output.clone()), |_, _, _| None);
         if !accept(candidate, best) {
             k += 1;
         }
@@ -71,13 +72,13 @@ fn cut_nodes(best: &mut Graph, accept: &mut Accept<'_>) {
         }
         let operand = node.inputs.iter().position(|input| best.ty(*input) == &node.ty);
         let by_operand =
-            operand.map(|k| copy(best, |_, o| Some(o.value), |_, at, node| (at == id).then(|| node.inputs[k])));
+            operand.map(|k| copy(best, |_, o| Some(o.clone()), |_, at, node| (at == id).then(|| node.inputs[k])));
         let mut done = by_operand.is_some_and(|candidate| accept(candidate, best));
         if !done && node.ty.as_tensor().is_some() {
             let name = fresh_name(best);
             let by_input = copy(
                 best,
-                |_, o| Some(o.value),
+                |_, o| Some(o.clone()),
                 |out, at, node| (at == id).then(|| add_input(out, &name, node.ty.clone())),
             );
             done = accept(clean(&by_input), best);
@@ -88,22 +89,24 @@ fn cut_nodes(best: &mut Graph, accept: &mut Accept<'_>) {
     }
 }
 
-/// Makes an operand of a result the result.
+/// Makes a result of an update, and an operand of a result the result.
 fn lift_outputs(best: &mut Graph, accept: &mut Accept<'_>) {
     let mut k = 0;
     while k < best.outputs().len() {
         let output = best.outputs()[k].clone();
-        let operands = best.node(output.value).inputs.clone();
-        let is_result = output.role == Role::Result;
-        let lifted = operands.iter().filter(|id| is_result && best.ty(**id).as_tensor().is_some()).find_map(|&id| {
-            let candidate = copy(best, |i, o| Some(if i == k { id } else { o.value }), |_, _, _| None);
-            let mut trial = best.clone();
-            accept(candidate, &mut trial).then_some(trial)
+        let replacements: Vec<Output> = match output.role {
+            Role::Update(_) => vec![Output { name: format!("update{k}").into(), role: Role::Result, ..output }],
+            Role::Result => {
+                let operands = best.node(output.value).inputs.iter().filter(|id| best.ty(**id).as_tensor().is_some());
+                operands.map(|&value| Output { value, ..output.clone() }).collect()
+            }
+        };
+        let lifted = replacements.into_iter().any(|new| {
+            let keep = |i: usize, o: &Output| Some(if i == k { new.clone() } else { o.clone() });
+            let candidate = copy(best, keep, |_, _, _| None);
+            accept(candidate, best)
         });
-        match lifted {
-            Some(graph) => *best = graph,
-            None => k += 1,
-        }
+        k += usize::from(!lifted);
     }
 }
 

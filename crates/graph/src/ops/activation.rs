@@ -119,7 +119,7 @@ pub static GELU: OpDef = composite(
     |cx| smallvec![cx.inputs[0] * cx.inputs[0].normal_cdf()],
     Vjp::Rule(|cx| {
         let x = cx.x();
-        let density = (x * x * -0.5f64).exp() * (1.0 / (2.0 * PI).sqrt());
+        let density = (x * x * -0.5).exp() * (1.0 / (2.0 * PI).sqrt());
         smallvec![Some(cx.dy * (x.normal_cdf() + x * density))]
     }),
 );

@@ -365,7 +365,8 @@ impl<'g> Tensor<'g> {
     }
 }
 
-/// A Rust number that stands for a constant of the tensor's element type.
+/// A Rust number that stands for a constant of the tensor's element type. Only one float and one integer type have this,
+/// so that literals need no suffix.
 pub trait Literal: Copy {
     /// Its value.
     fn value(self) -> f64;
@@ -374,7 +375,7 @@ pub trait Literal: Copy {
 macro_rules! literals {
     ($($t:ty),*) => { $(impl Literal for $t { fn value(self) -> f64 { self as f64 } })* };
 }
-literals!(f64, f32, i32, i64);
+literals!(f64, i64);
 
 macro_rules! operators {
     ($($Trait:ident, $method:ident, $op:ident;)*) => {
@@ -386,7 +387,7 @@ macro_rules! operators {
                     self.binary(&$op, other)
                 }
             }
-            operators!(@literal $Trait, $method, $op; f64, f32, i32, i64);
+            operators!(@literal $Trait, $method, $op; f64, i64);
         )*
     };
     (@literal $Trait:ident, $method:ident, $op:ident; $($t:ty),*) => {

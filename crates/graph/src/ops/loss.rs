@@ -1,13 +1,14 @@
 //! Losses, in forms that stay finite and with derivatives of their own.
 
 use cotangent_scalar::DType;
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 
-use crate::attrs::Attrs;
+use crate::attrs::{AttrKind, AttrSpec, Attrs};
 use crate::builder::Tensor;
 use crate::eval;
-use crate::op::{Arity, Lower, OpDef, OpTraits, Vjp};
+use crate::op::{Arity, ExpandCx, Lower, OpDef, OpTraits, Vjp};
 use crate::ops::activation::shifted;
+use crate::ops::arithmetic::SampleFn;
 use crate::ops::infer_float;
 use crate::samples::Sample;
 use crate::types::Type;
@@ -109,8 +110,130 @@ pub static MSE: OpDef = OpDef {
     samples: |s| vec![Sample::new(vec![s.float_in(-2.0..2.0, [3, 4]), s.float_in(-2.0..2.0, [3, 4])])],
 };
 
+/// A pointwise loss of predictions and targets.
+const fn pointwise_loss(
+    name: &'static str,
+    doc: &'static str,
+    attrs: &'static [AttrSpec],
+    expand: for<'g, 'a> fn(&ExpandCx<'g, 'a>) -> SmallVec<[Tensor<'g>; 1]>,
+    vjp: Vjp,
+    samples: SampleFn,
+) -> OpDef {
+    OpDef {
+        name,
+        doc,
+        arity: Arity::Exact(2),
+        attrs,
+        traits: OpTraits::POINTWISE,
+        infer: infer_float,
+        eval: eval::unbound,
+        vjp,
+        lower: Lower::Expand(expand),
+        samples,
+    }
+}
+
+/// Squared near 0, linear far away.
+pub static HUBER: OpDef = pointwise_loss(
+    "huber",
+    "Huber's loss of `d = a - b`, element by element: `d²/2` for `|d| <= delta`, `delta · (|d| - delta/2)` beyond (smooth L1 \
+     for `delta = 1`).",
+    &[AttrSpec { name: "delta", kind: AttrKind::Float, doc: "where the loss becomes linear" }],
+    |cx| {
+        let (d, delta) = (cx.inputs[0] - cx.inputs[1], cx.attrs.float("delta"));
+        let near = d.abs().le(d.constant_like(delta));
+        smallvec![near.select(d * d * 0.5, (d.abs() - 0.5 * delta) * delta)]
+    },
+    Vjp::Rule(|cx| {
+        let delta = cx.attrs.float("delta");
+        let slope = cx.dy * (cx.inputs[0] - cx.inputs[1]).clamp(-delta, delta);
+        smallvec![Some(slope), Some(-slope)]
+    }),
+    |s| {
+        let inputs = vec![s.away_from_zero(0.1..0.6, [3, 4]), s.away_from_zero(2.0..4.0, [3, 4])];
+        let near = vec![s.float_in(-0.3..0.3, [5]), s.float_in(-0.3..0.3, [5])];
+        let delta = || Attrs::none().with("delta", 1.0);
+        vec![Sample::new(inputs).attrs(delta()), Sample::new(near).attrs(delta())]
+    },
+);
+
+/// max(0, 1 − y·a).
+pub static HINGE: OpDef = pointwise_loss(
+    "hinge",
+    "Hinge loss `max(0, 1 - y·a)` of scores `a` and labels `y` of -1 or 1, element by element.",
+    &[],
+    |cx| smallvec![(1.0 - cx.inputs[0] * cx.inputs[1]).relu()],
+    Vjp::ViaExpansion,
+    |s| vec![Sample::new(vec![s.away_from_zero(0.2..0.8, [3, 4]), s.away_from_zero(0.5..0.9, [3, 4])])],
+);
+
+/// y·(log y − log p).
+pub static KL_DIVERGENCE: OpDef = pointwise_loss(
+    "kl_divergence",
+    "Terms `y · (log y - q)` of the Kullback-Leibler divergence of targets `y` from log-probabilities `q`; 0 where `y = 0`. \
+     Operands: `q`, `y`.",
+    &[],
+    |cx| {
+        let (q, y) = (cx.inputs[0], cx.inputs[1]);
+        let zero = y.constant_like(0.0);
+        let positive = y.gt(zero);
+        let log = positive.select(y, y.constant_like(1.0)).log();
+        smallvec![positive.select(y * (log - q), zero)]
+    },
+    Vjp::ViaExpansion,
+    |s| vec![Sample::new(vec![s.float_in(-3.0..0.0, [3, 4]), s.float_in(0.1..1.0, [3, 4])])],
+);
+
+/// The negative log-likelihood of class indices.
+pub static NLL: OpDef = OpDef {
+    name: "nll",
+    doc: "Negative log-likelihood `-q_y` of log-probabilities `[.., classes]` and class indices `[..]`, one number a row. A \
+          class outside `0..classes` is an error of the step.",
+    arity: Arity::Exact(2),
+    attrs: &[],
+    traits: OpTraits::NONE,
+    infer: CROSS_ENTROPY.infer,
+    eval: eval::unbound,
+    vjp: Vjp::ViaExpansion,
+    lower: Lower::Expand(|cx| {
+        let q = cx.inputs[0];
+        let hit = cx.inputs[1].is_class(q.dim(-1));
+        smallvec![-(hit.select(q, q.constant_like(0.0)).reduce_sum(&[q.rank() - 1]))]
+    }),
+    samples: |s| vec![Sample::new(vec![s.float_in(-4.0..0.0, [4, 5]), s.ints(DType::I64, 0..5, [4])])],
+};
+
+/// Cross-entropy of probabilities and target probabilities.
+pub static CROSS_ENTROPY_OF_PROBABILITIES: OpDef = OpDef {
+    name: "cross_entropy_of_probabilities",
+    doc: "`-Σ y · log p` along the last axis, of probabilities `p` and target probabilities `y`, `[.., classes]` both; a term \
+          with `y = 0` is 0. Prefer `cross_entropy` of logits, which cannot overflow.",
+    arity: Arity::Exact(2),
+    attrs: &[],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let ty = infer_float(cx)?;
+        let rank = ty.shape().rank();
+        if rank == 0 {
+            return Err(cx.shape_fault("requires probabilities [.., classes], got a scalar"));
+        }
+        Ok(Type::tensor(ty.dtype(), ty.shape().without(&[rank - 1])))
+    },
+    eval: eval::unbound,
+    vjp: Vjp::ViaExpansion,
+    lower: Lower::Expand(|cx| {
+        let (p, y) = (cx.inputs[0], cx.inputs[1]);
+        let zero = y.constant_like(0.0);
+        let wanted = y.ne(zero);
+        let log = wanted.select(p, p.constant_like(1.0)).log();
+        smallvec![-(wanted.select(y * log, zero).reduce_sum(&[p.rank() - 1]))]
+    }),
+    samples: |s| vec![Sample::new(vec![s.float_in(0.1..0.9, [3, 4]), s.float_in(0.1..0.9, [3, 4])])],
+};
+
 /// The ops of this file.
-pub(crate) static OPS: &[&OpDef] = &[&CROSS_ENTROPY, &BCE_WITH_LOGITS, &MSE];
+pub(crate) static OPS: &[&OpDef] =
+    &[&CROSS_ENTROPY, &BCE_WITH_LOGITS, &MSE, &HUBER, &HINGE, &KL_DIVERGENCE, &NLL, &CROSS_ENTROPY_OF_PROBABILITIES];
 
 impl<'g> Tensor<'g> {
     /// Cross-entropy of these logits `[.., classes]` and class indices `[..]`: one number a row.
@@ -129,5 +252,41 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub fn mse(self, targets: Tensor<'_>) -> Tensor<'g> {
         self.binary(&MSE, targets)
+    }
+
+    /// Mean absolute error against targets of the same shape.
+    #[track_caller]
+    pub fn mae(self, targets: Tensor<'_>) -> Tensor<'g> {
+        self.binary(&super::arithmetic::SUB, targets).abs().mean()
+    }
+
+    /// Huber's loss against targets, element by element.
+    #[track_caller]
+    pub fn huber(self, targets: Tensor<'_>, delta: f64) -> Tensor<'g> {
+        self.builder().pointwise_with(&HUBER, &[self, targets], Attrs::none().with("delta", delta))
+    }
+
+    /// Hinge loss of these scores and labels of -1 or 1, element by element.
+    #[track_caller]
+    pub fn hinge(self, labels: Tensor<'_>) -> Tensor<'g> {
+        self.binary(&HINGE, labels)
+    }
+
+    /// Terms of the Kullback-Leibler divergence of targets from these log-probabilities.
+    #[track_caller]
+    pub fn kl_divergence(self, targets: Tensor<'_>) -> Tensor<'g> {
+        self.binary(&KL_DIVERGENCE, targets)
+    }
+
+    /// Negative log-likelihood of class indices under these log-probabilities: one number a row.
+    #[track_caller]
+    pub fn nll(self, labels: Tensor<'_>) -> Tensor<'g> {
+        self.builder().op(&NLL, &[self, labels], Attrs::none(), None)
+    }
+
+    /// Cross-entropy of these probabilities and target probabilities: one number a row.
+    #[track_caller]
+    pub fn cross_entropy_of_probabilities(self, targets: Tensor<'_>) -> Tensor<'g> {
+        self.binary(&CROSS_ENTROPY_OF_PROBABILITIES, targets)
     }
 }

@@ -95,7 +95,7 @@ pub static RSQRT: OpDef = pointwise(
     OpTraits::NONE,
     infer_float,
     |s, v, _| m::rsqrt(s, v[0]),
-    Vjp::Rule(|cx| smallvec![Some(cx.dy * -0.5f64 * (cx.output / cx.x()))]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * -0.5 * (cx.output / cx.x()))]),
     positive,
 );
 

@@ -13,6 +13,8 @@ pub mod index;
 pub mod loss;
 pub mod math;
 pub mod matmul;
+pub mod norm;
+pub mod piecewise;
 pub mod reduce;
 pub mod region;
 pub mod source;
@@ -29,6 +31,8 @@ pub(crate) static FAMILIES: &[&[&OpDef]] = &[
     matmul::OPS,
     index::OPS,
     activation::OPS,
+    piecewise::OPS,
+    norm::OPS,
     loss::OPS,
     region::OPS,
 ];

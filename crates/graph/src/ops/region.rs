@@ -171,6 +171,20 @@ impl GraphBuilder {
         grads
     }
 
+    /// The directional derivative of `y` along `v` at `x`: `d/dt y(x + t·v)` at `t = 0`. Derived from the reverse rules: the
+    /// gradient of `Σ y·u` is linear in `u`, and its derivative with respect to `u` along `v` is the answer; `u` itself
+    /// cancels out.
+    #[track_caller]
+    pub fn jvp<'g>(&'g self, y: Tensor<'g>, x: Tensor<'g>, v: Tensor<'g>) -> Tensor<'g> {
+        if y.is_poisoned() || x.is_poisoned() || v.is_poisoned() {
+            return self.poisoned();
+        }
+        // A tensor of its own: nothing else depends on it, and nothing in the end depends on its value.
+        let u = self.uniform("jvp", y.dtype(), y.shape());
+        let pulled = self.op(&GRAD, &[y, x, u], Attrs::none(), None);
+        self.op(&GRAD, &[pulled, u, v], Attrs::none(), None)
+    }
+
     /// The derivative of `Σ y·seed` with respect to each of some tensors.
     #[track_caller]
     pub fn grad_with_seed<'g>(&'g self, y: Tensor<'g>, seed: Tensor<'g>, wrt: &[Tensor<'g>]) -> Vec<Tensor<'g>> {

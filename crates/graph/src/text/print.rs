@@ -119,7 +119,8 @@ fn block(graph: &Graph, style: Style, keyword: &str, indent: &str, out: &mut Str
     let _ = writeln!(out, "{indent}}}");
 }
 
-fn attr(value: &Attr) -> String {
+/// The text of an attribute's value.
+pub(crate) fn attr(value: &Attr) -> String {
     match value {
         Attr::Int(v) => v.to_string(),
         Attr::Ints(v) => format!("[{}]", v.iter().map(|i| i.to_string()).collect::<Vec<_>>().join(", ")),

@@ -357,7 +357,9 @@ impl<'g, 'o> Pool<'g, 'o> {
             3 if n > 0 => (x.reduce_min(&axes), item.magnitude),
             4 if n <= 8 => (x.reduce_prod(&axes), item.magnitude.powi(n as i32)),
             5 if n > 0 && x.is_float() && self.options.composites => (x.mean_over(&axes), item.magnitude),
-            6 if shape[axes[0]] > 0 && self.options.composites && self.options.integers => (x.argmax(axes[0]), n as f64),
+            6 if shape[axes[0]] > 0 && self.options.composites && self.options.integers => {
+                (x.argmax(axes[0]), n as f64)
+            }
             _ => return None,
         };
         self.push(tensor, magnitude);

@@ -1,5 +1,4 @@
 //! What the tests of this crate share: random environments and comparisons of graphs by value.
-#![expect(dead_code, reason = "each test binary uses a part of it")]
 
 use cotangent_graph::interp::interpret;
 use cotangent_graph::samples::Sampler;

@@ -1,8 +1,6 @@
 //! `differentiate` against central differences, which the interpreter takes of the graph as it was built.
 
-mod common;
-
-use common::{Values, assert_close, env, graph, optimized, ops, run};
+use crate::common::{Values, assert_close, env, graph, ops, optimized, run};
 use cotangent_graph::DType::{F64, I64};
 use cotangent_graph::{Code, Env, GraphBuilder, Init, Registry, Stage, Tensor, Type, Vjp, verify};
 use cotangent_passes::{PassError, PassOptions, optimize};
@@ -147,7 +145,8 @@ fn derivatives_nest_to_the_third_order() {
     });
     let done = optimized(&source);
     let at: f64 = 0.7;
-    let values: Vec<f64> = run(&done.graph, &Env::default().with("x", at)).iter().filter_map(|t| t.as_scalar()).collect();
+    let values: Vec<f64> =
+        run(&done.graph, &Env::default().with("x", at)).iter().filter_map(|t| t.as_scalar()).collect();
     let want = [5.0 * at.powi(4), 20.0 * at.powi(3), 60.0 * at * at, 120.0 * at, 120.0, -at.cos()];
     for (got, want) in values.iter().zip(want) {
         assert!((got - want).abs() < 1e-12 * want.abs().max(1.0), "{got} and {want}");

@@ -1,0 +1,202 @@
+//! The part that each node plays, and what computed nodes read once views and virtual values are seen through.
+
+use std::collections::HashSet;
+
+use cotangent_graph::eval::reduction_groups;
+use cotangent_graph::op::ScalarCx;
+use cotangent_graph::{Graph, Lower, NodeId, Shape, Source};
+use cotangent_scalar::BodyBuilder;
+use smallvec::SmallVec;
+
+use super::{ClusterOptions, Part, Read};
+
+/// Scalar operations that a random number is taken to cost.
+const RNG_OPS: usize = 100;
+
+/// What every node is to the clusterer, before anything is fused.
+pub(super) struct Roles {
+    /// The part of each node.
+    pub(super) parts: Vec<Part>,
+    /// Whether a node reduces more than axes of extent 1.
+    pub(super) reduces: Vec<bool>,
+    /// Scalar operations of each value, those of the virtual values it reads included.
+    pub(super) ops: Vec<usize>,
+    /// What each node that is computed reads.
+    pub(super) reads: Vec<SmallVec<[Read; 4]>>,
+    /// The virtual pointwise values that each node recomputes, seen through views.
+    pub(super) recomputes: Vec<SmallVec<[NodeId; 2]>>,
+    /// The memory that must exist whatever is fused: outputs, and indices that are checked.
+    pub(super) wanted: Vec<bool>,
+}
+
+impl Roles {
+    pub(super) fn new(graph: &Graph, options: &ClusterOptions, forced: &HashSet<NodeId>) -> Self {
+        let n = graph.n_nodes();
+        let reduces: Vec<bool> = graph.ids().map(|id| is_reduction(graph, id)).collect();
+        let mut roles = Roles {
+            parts: vec![Part::Dead; n],
+            reduces,
+            ops: vec![0; n],
+            reads: Vec::new(),
+            recomputes: vec![SmallVec::new(); n],
+            wanted: vec![false; n],
+        };
+        for output in graph.outputs() {
+            roles.wanted[output.value.index()] = true;
+        }
+        let bases = roles.assign(graph, options, forced);
+        for id in graph.ids().filter(|id| roles.parts[id.index()] != Part::Dead) {
+            let node = graph.node(id);
+            let indices = match &node.op.lower {
+                Lower::Check => Some(node.inputs[0]),
+                Lower::Gather | Lower::ScatterAdd => Some(node.inputs[1]),
+                _ => None,
+            };
+            if let Some(indices) = indices {
+                roles.wanted[bases[indices.index()].index()] = true;
+            }
+            if !matches!(roles.parts[id.index()], Part::View | Part::Buffer) {
+                for input in &node.inputs {
+                    let base = bases[input.index()];
+                    let scalar = matches!(graph.node(base).op.lower, Lower::Scalar(_));
+                    if roles.parts[base.index()] == Part::Virtual && scalar {
+                        roles.recomputes[id.index()].push(base);
+                    }
+                }
+            }
+        }
+        roles.reads = reads(graph, &roles.parts, &roles.reduces);
+        roles
+    }
+
+    /// Assigns parts and operations; returns the node below each chain of views.
+    fn assign(&mut self, graph: &Graph, options: &ClusterOptions, forced: &HashSet<NodeId>) -> Vec<NodeId> {
+        let live = graph.live();
+        let readers = graph.readers();
+        let mut bases: Vec<NodeId> = graph.ids().collect();
+        // Full-sized operands that the readers of a virtual value load in its place, and the operations they repeat.
+        let mut leaves: Vec<f64> = vec![0.0; graph.n_nodes()];
+        let mut repeated: Vec<usize> = vec![0; graph.n_nodes()];
+        for id in graph.ids().filter(|id| live[id.index()]) {
+            let (node, i) = (graph.node(id), id.index());
+            let needs_memory = self.wanted[i] || forced.contains(&id);
+            let unless_needed = |part: Part| if needs_memory { Part::Value } else { part };
+            let mut part = match &node.op.lower {
+                Lower::Source(Source::Input | Source::Param | Source::State) => Part::Buffer,
+                Lower::Source(Source::Constant) if node.ty.shape().rank() > 0 => Part::Buffer,
+                Lower::Source(Source::Constant) => unless_needed(Part::Virtual),
+                Lower::Source(Source::Iota | Source::Rng) if !options.fuse => Part::Value,
+                Lower::Source(Source::Iota | Source::Rng) => unless_needed(Part::Virtual),
+                Lower::View(_) | Lower::Check | Lower::Identity => unless_needed(Part::View),
+                Lower::Reduce(_) if !self.reduces[i] => unless_needed(Part::View),
+                Lower::Gemm => Part::Product,
+                Lower::Reduce(_) | Lower::Scalar(_) => Part::Value,
+                _ => Part::Opaque,
+            };
+            leaves[i] = 1.0;
+            self.ops[i] = own_ops(graph, id) + node.inputs.iter().map(|k| repeated[k.index()]).sum::<usize>();
+            match (part, &node.op.lower) {
+                (Part::View, _) => {
+                    let operand = node.inputs[0];
+                    bases[i] = bases[operand.index()];
+                    let (from, to) = (graph.ty(operand).n_bytes().max(1) as f64, node.ty.n_bytes().max(1) as f64);
+                    leaves[i] = leaves[operand.index()] * (from / to).min(1.0);
+                    repeated[i] = repeated[operand.index()];
+                }
+                (Part::Virtual, lower) => {
+                    leaves[i] = 0.0;
+                    repeated[i] = if matches!(lower, Lower::Source(Source::Rng)) { RNG_OPS } else { 0 };
+                }
+                (Part::Value, Lower::Scalar(_)) if options.fuse && !needs_memory => {
+                    let n_leaves: f64 = node.inputs.iter().map(|k| leaves[k.index()]).sum();
+                    let live_readers = || readers[i].iter().copied().filter(|r| live[r.index()]);
+                    let k = live_readers().count() as f64;
+                    // A value whose operands are values of kernels is better made where they are made.
+                    let from_memory = node.inputs.iter().all(|input| {
+                        let base = bases[input.index()].index();
+                        self.parts[base] != Part::Value || self.reduces[base]
+                    });
+                    let cheap = self.ops[i] <= options.cost.cheap_ops && k * n_leaves <= n_leaves + 1.0 + k;
+                    if k > 0.0 && cheap && from_memory && live_readers().all(|r| sees_through(graph, id, r)) {
+                        part = Part::Virtual;
+                        (leaves[i], repeated[i]) = (n_leaves, self.ops[i]);
+                    }
+                }
+                _ => {}
+            }
+            self.parts[i] = part;
+        }
+        bases
+    }
+}
+
+/// Whether a reader can recompute a value at whatever index it reads.
+fn sees_through(graph: &Graph, value: NodeId, reader: NodeId) -> bool {
+    let node = graph.node(reader);
+    match &node.op.lower {
+        Lower::Scalar(_) | Lower::Reduce(_) => true,
+        Lower::View(_) => node.op.name != "reshape" || is_squeeze(graph.ty(value).shape(), node.ty.shape()),
+        _ => false,
+    }
+}
+
+/// Scalar operations of a node on its own.
+fn own_ops(graph: &Graph, id: NodeId) -> usize {
+    let node = graph.node(id);
+    match &node.op.lower {
+        Lower::Scalar(lower) => {
+            let mut s = BodyBuilder::new();
+            let args: SmallVec<[_; 3]> =
+                node.inputs.iter().enumerate().map(|(k, i)| s.input(k as u32, graph.ty(*i).dtype())).collect();
+            let root = lower(&mut s, &args, &ScalarCx { attrs: &node.attrs, dtype: node.ty.dtype() });
+            s.finish(&[root]).0.n_ops()
+        }
+        Lower::Source(Source::Rng) => RNG_OPS,
+        Lower::Gemm => 0,
+        _ => 1,
+    }
+}
+
+/// Whether a node reduces more than axes of extent 1.
+fn is_reduction(graph: &Graph, id: NodeId) -> bool {
+    let node = graph.node(id);
+    matches!(node.op.lower, Lower::Reduce(_))
+        && !reduction_groups(graph.ty(node.inputs[0]).shape(), &node.attrs.sizes("axes")).is_empty()
+}
+
+/// Reshapes that only add or drop axes of extent 1 can be seen through index by index.
+fn is_squeeze(from: &Shape, to: &Shape) -> bool {
+    from.iter().filter(|&&d| d != 1).eq(to.iter().filter(|&&d| d != 1))
+}
+
+/// For each computed node (and each view and virtual value on the way), what it reads.
+fn reads(graph: &Graph, parts: &[Part], reduces: &[bool]) -> Vec<SmallVec<[Read; 4]>> {
+    let mut reads: Vec<SmallVec<[Read; 4]>> = vec![SmallVec::new(); graph.n_nodes()];
+    for id in graph.ids() {
+        let part = parts[id.index()];
+        if matches!(part, Part::Dead | Part::Buffer) {
+            continue;
+        }
+        // A reduction that reduces nothing is a view; one that does reads its operand where its loops are.
+        let lower = &graph.node(id).op.lower;
+        let is_view = matches!(lower, Lower::View(_)) || matches!(lower, Lower::Reduce(_)) && !reduces[id.index()];
+        // Products and steps of their own read memory, which nothing in the same kernel can have written.
+        let elsewhere = is_view || matches!(part, Part::Product | Part::Opaque);
+        let mut found: SmallVec<[Read; 4]> = SmallVec::new();
+        for &input in &graph.node(id).inputs {
+            let inner: SmallVec<[Read; 4]> = match parts[input.index()] {
+                Part::View | Part::Virtual => reads[input.index()].clone(),
+                _ => SmallVec::from_iter([Read { node: input, direct: true }]),
+            };
+            for mut read in inner {
+                read.direct &= !elsewhere;
+                match found.iter_mut().find(|r| r.node == read.node) {
+                    Some(known) => known.direct &= read.direct,
+                    None => found.push(read),
+                }
+            }
+        }
+        reads[id.index()] = found;
+    }
+    reads
+}

@@ -1,0 +1,303 @@
+//! The plan interpreter: the slow, obvious twin of the executor.
+//!
+//! It exists so that planning can be tested without code generation, and so that the executor has something to be
+//! compared with. It follows a plan on real bytes: one arena with the plan's offsets, parameters and states changed where
+//! they stand. Nothing is repaired on the way, so a mistake in lifetimes, sharing or order shows in the results. It
+//! assumes nothing; a plan that [`crate::verify_plan()`] refuses gives an error or wrong numbers, never a panic. To show that
+//! tiles and threads are independent, elementwise kernels and epilogues run in rectangles in reverse order, and a product's
+//! tile is finished before the next one is begun.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+
+use cotangent_graph::{Code, CompilerBug, Counters, DType, Diag, Shape, TensorData};
+
+use crate::interp::{self, Place};
+use crate::ir::{Kernel, Sweep};
+use crate::plan::{BufferId, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
+
+/// What the arena is filled with before a step, so that nothing can rely on zeros.
+const GARBAGE: u8 = 0xa5;
+
+/// Why a step was not done.
+#[derive(Clone, Debug)]
+pub enum RunError {
+    /// A mistake of the caller: names and types of tensors, or indices out of range.
+    User(Diag),
+    /// A mistake in the plan.
+    Bug(CompilerBug),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RunError::User(diag) => diag.fmt(f),
+            RunError::Bug(bug) => bug.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+impl From<Diag> for RunError {
+    fn from(diag: Diag) -> Self {
+        RunError::User(diag)
+    }
+}
+
+fn bug(message: impl Into<String>) -> RunError {
+    RunError::Bug(CompilerBug::new("plan interpreter", message))
+}
+
+/// Memory for one plan.
+#[derive(Clone, Debug)]
+pub struct PlanMachine<'p> {
+    plan: &'p Plan,
+    /// The arena first, then one piece of memory for each buffer that lives elsewhere.
+    memory: Vec<Vec<u8>>,
+    /// Where each buffer is.
+    places: Vec<Place>,
+}
+
+impl<'p> PlanMachine<'p> {
+    /// Memory for a plan, constants filled in.
+    pub fn new(plan: &'p Plan) -> Self {
+        let mut memory = vec![vec![GARBAGE; plan.arena_bytes]];
+        let mut places = Vec::with_capacity(plan.buffers.len());
+        for decl in &plan.buffers {
+            if let Home::Arena { offset } = decl.home {
+                places.push(Place { buffer: 0, byte_offset: offset });
+                continue;
+            }
+            places.push(Place { buffer: memory.len(), byte_offset: 0 });
+            memory.push(match &decl.home {
+                Home::Const(data) => bytes_of(data),
+                _ => vec![0; decl.n_bytes()],
+            });
+        }
+        PlanMachine { plan, memory, places }
+    }
+
+    /// One step: binds the inputs, takes parameters and states from the store, follows the plan, and puts what the plan
+    /// made of parameters and states back, also after an error (the plan sees to it that nothing has changed by then).
+    ///
+    /// # Errors
+    /// Missing tensors, or tensors of other types than declared; an index that a check finds out of range; a broken plan.
+    pub fn run(
+        &mut self,
+        inputs: &HashMap<String, TensorData>,
+        store: &mut HashMap<String, TensorData>,
+        counters: Counters,
+    ) -> Result<Vec<(String, TensorData)>, RunError> {
+        self.memory[0].fill(GARBAGE);
+        for (i, decl) in self.plan.buffers.iter().enumerate() {
+            let source = match decl.home {
+                Home::Input => &*inputs,
+                Home::Param | Home::State => &*store,
+                Home::Counters => {
+                    let words = [counters.seed as u32, (counters.seed >> 32) as u32, counters.step];
+                    self.memory[self.places[i].buffer] = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+                    continue;
+                }
+                Home::Const(_) | Home::Arena { .. } => continue,
+            };
+            let name = &decl.name;
+            let missing = || Diag::new(Code::InputNames, format!("`{name}` has no value"));
+            let value = source.get(name).ok_or_else(missing)?;
+            if value.dtype() != decl.dtype || value.shape().n_elements() != decl.n_elements {
+                let text = format!("`{name}` requires {} elements of {}, got {}", decl.n_elements, decl.dtype, value.ty());
+                return Err(Diag::new(Code::InputType, text).into());
+            }
+            self.memory[self.places[i].buffer] = bytes_of(value);
+        }
+        let done = self.plan.steps.iter().try_for_each(|step| self.step(step));
+        for &id in &self.plan.updated {
+            let decl = &self.plan.buffers[id.index()];
+            if let Some(shape) = store.get(&decl.name).map(TensorData::shape) {
+                let value = self.tensor(id, decl.dtype, &shape)?;
+                store.insert(decl.name.clone(), value);
+            }
+        }
+        done?;
+        let output = |o: &crate::plan::PlanOutput| {
+            Ok((o.name.to_string(), self.tensor(o.buffer, o.ty.dtype(), o.ty.shape())?))
+        };
+        self.plan.outputs.iter().map(output).collect()
+    }
+
+    fn tensor(&self, id: BufferId, dtype: DType, shape: &Shape) -> Result<TensorData, RunError> {
+        let bits: Result<Vec<u64>, RunError> = (0..shape.n_elements()).map(|k| self.read(id, dtype, k as i64)).collect();
+        Ok(TensorData::from_bits(dtype, shape, &bits?))
+    }
+
+    fn range(&self, id: BufferId, size: usize, index: i64) -> Result<(usize, Range<usize>), RunError> {
+        let place = self.places.get(id.index()).ok_or_else(|| bug("no such buffer"))?;
+        let start = usize::try_from(index).ok().and_then(|i| i.checked_mul(size)?.checked_add(place.byte_offset));
+        let range = start.and_then(|s| Some(s..s.checked_add(size)?));
+        let length = self.memory[place.buffer].len();
+        let inside = range.filter(|r| r.end <= length);
+        inside.map(|r| (place.buffer, r)).ok_or_else(|| bug(format!("element {index} of {} bytes is outside", length)))
+    }
+
+    fn read(&self, id: BufferId, dtype: DType, index: i64) -> Result<u64, RunError> {
+        let (memory, range) = self.range(id, dtype.size_bytes(), index)?;
+        let mut wide = [0; 8];
+        let bytes = &self.memory[memory][range];
+        // The zero-extended value, whatever the byte order.
+        let at = if cfg!(target_endian = "big") { 8 - bytes.len() } else { 0 };
+        wide[at..at + bytes.len()].copy_from_slice(bytes);
+        Ok(u64::from_ne_bytes(wide))
+    }
+
+    fn write(&mut self, id: BufferId, dtype: DType, index: i64, bits: u64) -> Result<(), RunError> {
+        let size = dtype.size_bytes();
+        let (memory, range) = self.range(id, size, index)?;
+        self.memory[memory][range].copy_from_slice(&to_bytes(bits, size));
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), RunError> {
+        let plan = self.plan;
+        match step {
+            Step::Kernel(call) => {
+                let kernel = &plan.kernels[call.kernel];
+                for (rows, cols) in rectangles(kernel) {
+                    self.kernel(call, rows, cols)?;
+                }
+                Ok(())
+            }
+            Step::Gemm { dims, dtype, a, b, c, epilogue } => {
+                for rows in halves(dims.batch * dims.m) {
+                    for cols in halves(dims.n) {
+                        self.tile(*dims, *dtype, (a, b, *c), rows.clone(), cols.clone())?;
+                        if let Some(call) = epilogue {
+                            self.kernel(call, rows.clone(), cols)?;
+                        }
+                    }
+                }
+                Ok(())
+            }
+            Step::Gather { table, indices, out, row } => {
+                let dtype = plan.buffers[out.index()].dtype;
+                for (k, index) in self.indices(*indices)?.into_iter().enumerate() {
+                    for j in 0..*row as i64 {
+                        let bits = self.read(*table, dtype, index * *row as i64 + j)?;
+                        self.write(*out, dtype, (k * row) as i64 + j, bits)?;
+                    }
+                }
+                Ok(())
+            }
+            Step::ScatterAdd { updates, indices, out, row } => {
+                let decl = &plan.buffers[out.index()];
+                for i in 0..decl.n_elements {
+                    self.write(*out, decl.dtype, i as i64, 0)?;
+                }
+                for (k, index) in self.indices(*indices)?.into_iter().enumerate() {
+                    for j in 0..*row as i64 {
+                        let at = index * *row as i64 + j;
+                        let add = self.read(*updates, decl.dtype, (k * row) as i64 + j)?;
+                        let old = self.read(*out, decl.dtype, at)?;
+                        let sum = cotangent_scalar::ReduceOp::Sum.combine(decl.dtype, old, add);
+                        self.write(*out, decl.dtype, at, sum)?;
+                    }
+                }
+                Ok(())
+            }
+            Step::Copy { from, to, .. } => {
+                let decl = &plan.buffers[to.index()];
+                for i in 0..decl.n_elements as i64 {
+                    let bits = self.read(*from, decl.dtype, i)?;
+                    self.write(*to, decl.dtype, i, bits)?;
+                }
+                Ok(())
+            }
+            Step::Check { indices, bound, op, origin } => {
+                for (k, value) in self.indices(*indices)?.into_iter().enumerate() {
+                    if usize::try_from(value).map_or(true, |v| v >= *bound) {
+                        let text = format!("`{op}` requires indices in 0..{bound}, got {value} at element {k}");
+                        return Err(Diag::new(Code::IndexOutOfRange, text).at(origin.loc()).into());
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn indices(&self, id: BufferId) -> Result<Vec<i64>, RunError> {
+        let decl = &self.plan.buffers[id.index()];
+        let number = |bits: u64| if decl.dtype == DType::I32 { i64::from(bits as u32 as i32) } else { bits as i64 };
+        (0..decl.n_elements).map(|k| Ok(number(self.read(id, decl.dtype, k as i64)?))).collect()
+    }
+
+    fn kernel(&mut self, call: &KernelCall, rows: Range<usize>, cols: Range<usize>) -> Result<(), RunError> {
+        let kernel = &self.plan.kernels[call.kernel];
+        let places: Vec<Place> = call.args.iter().map(|id| self.places[id.index()]).collect();
+        let mut memory: Vec<&mut [u8]> = self.memory.iter_mut().map(Vec::as_mut_slice).collect();
+        interp::run_unit(kernel, &mut memory, &places, rows, cols).map_err(|e| bug(format!("{}: {e}", kernel.name)))
+    }
+
+    /// A rectangle of a product, each element one chain over k.
+    fn tile(
+        &mut self,
+        dims: GemmDims,
+        dtype: DType,
+        (a, b, c): (&MatrixView, &MatrixView, BufferId),
+        rows: Range<usize>,
+        cols: Range<usize>,
+    ) -> Result<(), RunError> {
+        let at = |view: &MatrixView, batch: usize, row: usize, col: usize| {
+            let term = |index: usize, stride: i64| (index as i64).wrapping_mul(stride);
+            let start = view.offset.wrapping_add(term(batch, view.batch_stride));
+            start.wrapping_add(term(row, view.row_stride)).wrapping_add(term(col, view.col_stride))
+        };
+        for r in rows {
+            let (batch, i) = (r / dims.m, r % dims.m);
+            for j in cols.clone() {
+                let mut sum = 0;
+                for k in 0..dims.k {
+                    let x = self.read(a.buffer, dtype, at(a, batch, i, k))?;
+                    let y = self.read(b.buffer, dtype, at(b, batch, k, j))?;
+                    sum = match dtype {
+                        DType::F32 => {
+                            let (x, y, s) = (f32::from_bits(x as u32), f32::from_bits(y as u32), f32::from_bits(sum as u32));
+                            u64::from(x.mul_add(y, s).to_bits())
+                        }
+                        DType::F64 => f64::from_bits(x).mul_add(f64::from_bits(y), f64::from_bits(sum)).to_bits(),
+                        _ => return Err(bug("a product of integers")),
+                    };
+                }
+                self.write(c, dtype, (r * dims.n + j) as i64, sum)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn to_bytes(bits: u64, size: usize) -> Vec<u8> {
+    match size {
+        1 => vec![bits as u8],
+        4 => (bits as u32).to_ne_bytes().to_vec(),
+        _ => bits.to_ne_bytes().to_vec(),
+    }
+}
+
+fn bytes_of(data: &TensorData) -> Vec<u8> {
+    let size = data.dtype().size_bytes();
+    data.bits().into_iter().flat_map(|b| to_bytes(b, size)).collect()
+}
+
+/// A range in two parts, the later one first.
+fn halves(n: usize) -> [Range<usize>; 2] {
+    let middle = n.div_ceil(2);
+    [middle..n, 0..middle]
+}
+
+/// Work units of a kernel that cover it, in an unusual order.
+fn rectangles(kernel: &Kernel) -> Vec<(Range<usize>, Range<usize>)> {
+    let (rows, cols) = (halves(kernel.n_rows()), halves(kernel.inner()));
+    match kernel.sweep {
+        Sweep::Row => rows.into_iter().map(|r| (r, 0..kernel.inner())).collect(),
+        _ => rows.iter().flat_map(|r| cols.iter().map(|c| (r.clone(), c.clone()))).collect(),
+    }
+}

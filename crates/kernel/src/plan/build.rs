@@ -1,0 +1,294 @@
+//! Buffers and steps, from units in order.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cotangent_graph::{DType, Graph, Lower, NodeId, Role, Source, TensorData, Type};
+
+use super::units::{Operand, Unit, Work};
+use super::{BufferDecl, BufferId, GemmDims, Home, KernelCall, MatrixView, Plan, PlanOutput, Step};
+use crate::arena;
+use crate::cluster::{Clusters, Part};
+use crate::ir::Kernel;
+use crate::lower::{ArgRef, Lowered};
+
+pub(super) struct Builder<'a> {
+    graph: &'a Graph,
+    clusters: &'a Clusters,
+    units: &'a [Unit],
+    buffers: Vec<BufferDecl>,
+    of_node: HashMap<NodeId, BufferId>,
+    of_partial: HashMap<ArgRef, BufferId>,
+    counters: Option<BufferId>,
+    steps: Vec<Step>,
+    step_nodes: Vec<NodeId>,
+    old_reads: Vec<Vec<BufferId>>,
+    kernels: Vec<Kernel>,
+    known_kernels: HashMap<Kernel, usize>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(graph: &'a Graph, clusters: &'a Clusters, units: &'a [Unit]) -> Self {
+        Builder {
+            graph,
+            clusters,
+            units,
+            buffers: Vec::new(),
+            of_node: HashMap::new(),
+            of_partial: HashMap::new(),
+            counters: None,
+            steps: Vec::new(),
+            step_nodes: Vec::new(),
+            old_reads: Vec::new(),
+            kernels: Vec::new(),
+            known_kernels: HashMap::new(),
+        }
+    }
+
+    fn buffer(&mut self, name: String, dtype: DType, n_elements: usize, home: Home) -> BufferId {
+        self.buffers.push(BufferDecl { name, dtype, n_elements, home, live: 0..0 });
+        BufferId(self.buffers.len() as u32 - 1)
+    }
+
+    fn arena(&mut self, name: String, ty: &Type) -> BufferId {
+        self.buffer(name, ty.dtype(), ty.shape().n_elements(), Home::Arena { offset: 0 })
+    }
+
+    fn node_buffer(&mut self, id: NodeId) -> BufferId {
+        if let Some(&known) = self.of_node.get(&id) {
+            return known;
+        }
+        let node = self.graph.node(id);
+        let home = match &node.op.lower {
+            Lower::Source(Source::Input) => Home::Input,
+            Lower::Source(Source::Param) => Home::Param,
+            Lower::Source(Source::State) => Home::State,
+            Lower::Source(Source::Constant) if self.clusters.parts[id.index()] == Part::Buffer => {
+                let empty = || Arc::new(TensorData::zeros(node.ty.dtype(), node.ty.shape()));
+                Home::Const(node.attrs.tensor("value").cloned().unwrap_or_else(empty))
+            }
+            _ => Home::Arena { offset: 0 },
+        };
+        let name = match home {
+            Home::Input | Home::Param | Home::State => node.attrs.str("name").to_owned(),
+            _ => format!("{id} {}", node.op.name),
+        };
+        let buffer = self.buffer(name, node.ty.dtype(), node.ty.shape().n_elements(), home);
+        self.of_node.insert(id, buffer);
+        buffer
+    }
+
+    fn arg_buffer(&mut self, reference: ArgRef, kernel: &Kernel, dtype: DType) -> BufferId {
+        match reference {
+            ArgRef::Node(id) => self.node_buffer(id),
+            ArgRef::Counters => match self.counters {
+                Some(known) => known,
+                None => {
+                    let buffer = self.buffer("counters".into(), DType::I32, 3, Home::Counters);
+                    self.counters = Some(buffer);
+                    buffer
+                }
+            },
+            ArgRef::Partial(..) => {
+                if let Some(&known) = self.of_partial.get(&reference) {
+                    return known;
+                }
+                let buffer = self.buffer("partials".into(), dtype, kernel.n_rows(), Home::Arena { offset: 0 });
+                self.of_partial.insert(reference, buffer);
+                buffer
+            }
+        }
+    }
+
+    fn call(&mut self, lowered: &Lowered) -> KernelCall {
+        let mut args = Vec::new();
+        for (arg, &reference) in lowered.kernel.args.iter().zip(&lowered.args) {
+            args.push(self.arg_buffer(reference, &lowered.kernel, arg.dtype));
+        }
+        let kernel = *self.known_kernels.entry(lowered.kernel.clone()).or_insert_with(|| {
+            self.kernels.push(lowered.kernel.clone());
+            self.kernels.len() - 1
+        });
+        KernelCall { kernel, args }
+    }
+
+    /// Writes a step down; `reads` are the nodes whose memory it reads.
+    fn push(&mut self, step: Step, node: NodeId, reads: impl IntoIterator<Item = NodeId>) {
+        let mut old: Vec<BufferId> = Vec::new();
+        for read in reads {
+            if matches!(self.graph.node(read).op.lower, Lower::Source(Source::Param | Source::State)) {
+                old.push(self.node_buffer(read));
+            }
+        }
+        old.sort_unstable();
+        old.dedup();
+        self.old_reads.push(old);
+        self.steps.push(step);
+        self.step_nodes.push(node);
+    }
+
+    fn push_kernel(&mut self, lowered: &Lowered, node: NodeId) {
+        let call = self.call(lowered);
+        self.push(Step::Kernel(call), node, reads_of(lowered));
+    }
+
+    pub(super) fn build(
+        mut self,
+        order: &[usize],
+        updates: &[Vec<(NodeId, NodeId)>],
+        copied: &HashMap<NodeId, &'static str>,
+    ) -> Plan {
+        // Inputs keep their buffers even if nothing reads them, so that a step accepts what the program declares.
+        for id in self.graph.ids() {
+            if self.graph.node(id).op.name == "input" {
+                self.node_buffer(id);
+            }
+        }
+        // Values that are written straight to a parameter or state.
+        let mut in_place: HashMap<NodeId, NodeId> = HashMap::new();
+        for &(target, value) in updates.iter().flatten() {
+            if !copied.contains_key(&target) {
+                in_place.insert(value, target);
+                let buffer = self.node_buffer(target);
+                self.of_node.insert(value, buffer);
+            }
+        }
+        let mut kept: HashMap<NodeId, BufferId> = HashMap::new();
+        for &i in order {
+            self.emit(&self.units[i], &mut kept);
+        }
+        let mut updated: Vec<BufferId> = Vec::new();
+        for output in self.graph.outputs() {
+            let Role::Update(target) = output.role else { continue };
+            if output.value == target {
+                continue;
+            }
+            let to = self.node_buffer(target);
+            updated.push(to);
+            if in_place.get(&output.value) == Some(&target) {
+                continue;
+            }
+            let from = kept.get(&output.value).copied().unwrap_or_else(|| self.node_buffer(output.value));
+            let reason = copied.get(&target).copied().unwrap_or("the new value is used elsewhere");
+            self.push(Step::Copy { from, to, reason }, target, []);
+        }
+        let mut outputs = Vec::new();
+        for output in self.graph.outputs().iter().filter(|o| o.role == Role::Result) {
+            let buffer = kept.get(&output.value).copied().unwrap_or_else(|| self.node_buffer(output.value));
+            outputs.push(PlanOutput { name: output.name.clone(), buffer, ty: self.graph.ty(output.value).clone() });
+        }
+        let mut plan = Plan {
+            steps: self.steps,
+            old_reads: self.old_reads,
+            forced: Vec::new(),
+            kernels: self.kernels,
+            buffers: self.buffers,
+            outputs,
+            updated,
+            arena_bytes: 0,
+            edges: Vec::new(),
+            clusters: Vec::new(),
+            step_nodes: self.step_nodes,
+        };
+        arena::place(&mut plan);
+        plan
+    }
+
+    fn emit(&mut self, unit: &Unit, kept: &mut HashMap<NodeId, BufferId>) {
+        match &unit.work {
+            Work::Cluster(index) => match self.clusters.clusters[*index].product {
+                None => {
+                    for lowered in &unit.lowered {
+                        self.push_kernel(lowered, unit.order);
+                    }
+                }
+                Some(product) => self.emit_product(unit, product),
+            },
+            Work::Opaque(id) => self.emit_opaque(unit, *id),
+            Work::Check { node, indices, bound } => {
+                let origin = self.graph.node(*node).origin.clone();
+                let read = indices;
+                let indices = self.node_buffer(*indices);
+                let op = self.graph.node(*node).op.name;
+                self.push(Step::Check { indices, bound: *bound, op, origin }, *node, [*read]);
+            }
+            Work::Keep(id) => {
+                let from = self.node_buffer(*id);
+                let ty = self.graph.ty(*id).clone();
+                let name = format!("{} (kept)", self.buffers[from.index()].name);
+                let to = self.arena(name, &ty);
+                kept.insert(*id, to);
+                let reason = "its value at the start of the step is asked for";
+                self.push(Step::Copy { from, to, reason }, *id, [*id]);
+            }
+        }
+    }
+
+    fn emit_product(&mut self, unit: &Unit, product: NodeId) {
+        let ty = self.graph.ty(product).clone();
+        let shape = ty.shape();
+        let rank = shape.rank();
+        let node = self.graph.node(product);
+        let operand = self.graph.ty(node.inputs[0]).shape();
+        let k = if node.attrs.bool("ta") { operand[rank - 2] } else { operand[rank - 1] };
+        let batch = shape[..rank - 2].iter().product();
+        let dims = GemmDims { batch, m: shape[rank - 2], n: shape[rank - 1], k };
+        let Some([a, b]) = unit.views else { return };
+        let mut view = |o: Operand| MatrixView {
+            buffer: self.node_buffer(o.base),
+            offset: o.offset,
+            batch_stride: o.batch_stride,
+            row_stride: o.row_stride,
+            col_stride: o.col_stride,
+        };
+        let reads = [a.base, b.base].into_iter().chain(unit.lowered.iter().flat_map(reads_of));
+        let (a, b) = (view(a), view(b));
+        // If nobody else reads the product itself, its tiles are made in the memory of one of the epilogue's results.
+        if !self.clusters.needed[product.index()] && !self.of_node.contains_key(&product) {
+            let result = unit.writes.iter().copied().find(|&w| {
+                w != product
+                    && self.graph.ty(w) == &ty
+                    && self.of_node.get(&w).is_none_or(|b| matches!(self.buffers[b.index()].home, Home::Arena { .. }))
+            });
+            if let Some(result) = result {
+                let buffer = self.node_buffer(result);
+                self.of_node.insert(product, buffer);
+            }
+        }
+        let c = self.node_buffer(product);
+        let epilogue = unit.lowered.first().map(|l| self.call(l));
+        self.push(Step::Gemm { dims, dtype: ty.dtype(), a, b, c, epilogue }, product, reads);
+    }
+
+    fn emit_opaque(&mut self, unit: &Unit, id: NodeId) {
+        let node = self.graph.node(id);
+        match &node.op.lower {
+            Lower::Gather => {
+                let (table, indices) = (self.node_buffer(unit.reads[0]), self.node_buffer(unit.reads[1]));
+                let row = self.graph.ty(node.inputs[0]).shape()[1..].iter().product();
+                let out = self.node_buffer(id);
+                self.push(Step::Gather { table, indices, out, row }, id, unit.reads.iter().copied());
+            }
+            Lower::ScatterAdd => {
+                let (from, indices) = (self.node_buffer(unit.reads[0]), self.node_buffer(unit.reads[1]));
+                let row = node.ty.shape()[1..].iter().product();
+                let out = self.node_buffer(id);
+                self.push(Step::ScatterAdd { updates: from, indices, out, row }, id, unit.reads.iter().copied());
+            }
+            _ => {
+                for lowered in &unit.lowered {
+                    self.push_kernel(lowered, id);
+                }
+            }
+        }
+    }
+}
+
+/// The nodes whose memory a kernel reads.
+fn reads_of(lowered: &Lowered) -> impl Iterator<Item = NodeId> {
+    let args = lowered.kernel.args.iter().zip(&lowered.args);
+    args.filter_map(|(arg, reference)| match reference {
+        ArgRef::Node(node) if arg.read => Some(*node),
+        _ => None,
+    })
+}

@@ -1,0 +1,231 @@
+//! Units: the work that is scheduled as a whole, with the memory it reads and writes.
+
+use std::collections::HashSet;
+
+use cotangent_graph::{Graph, Lower, NodeId};
+
+use crate::cluster::{Clusters, Part};
+use crate::ir::{IndexMap, Input, Sweep};
+use crate::lower::{self, ArgRef, Force, Lowered};
+
+/// Work that is scheduled as a whole.
+pub(super) enum Work {
+    Cluster(usize),
+    Opaque(NodeId),
+    Check {
+        node: NodeId,
+        indices: NodeId,
+        bound: usize,
+    },
+    /// A source handed out as a result, or used as an update: its old value is kept.
+    Keep(NodeId),
+}
+
+pub(super) struct Unit {
+    pub(super) work: Work,
+    pub(super) order: NodeId,
+    /// Memory read and written, by node.
+    pub(super) reads: Vec<NodeId>,
+    /// Nodes of `reads` that the unit reads other than element by element where it writes.
+    pub(super) reads_apart: HashSet<NodeId>,
+    pub(super) writes: Vec<NodeId>,
+    pub(super) lowered: Vec<Lowered>,
+    pub(super) views: Option<[Operand; 2]>,
+}
+
+/// A product's operand in memory, strides in elements and as multiplied (after transposition).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operand {
+    pub(super) base: NodeId,
+    pub(super) offset: i64,
+    pub(super) batch_stride: i64,
+    pub(super) row_stride: i64,
+    pub(super) col_stride: i64,
+}
+
+/// What cannot be lowered, with the cluster that it is part of.
+pub(super) type Failure = (Force, Option<usize>);
+
+/// All units of a program, or everything that must be forced first.
+pub(super) fn units(graph: &Graph, clusters: &Clusters) -> Result<Vec<Unit>, Vec<Failure>> {
+    let mut units = Vec::new();
+    let mut failures: Vec<Failure> = Vec::new();
+    let mut keep = |made: Result<Unit, Force>, cluster: Option<usize>| match made {
+        Ok(unit) => units.push(unit),
+        Err(force) => failures.push((force, cluster)),
+    };
+    for index in 0..clusters.clusters.len() {
+        keep(cluster_unit(graph, clusters, index), Some(index));
+    }
+    let live = graph.live();
+    let mut checks: HashSet<(NodeId, usize)> = HashSet::new();
+    for id in graph.ids().filter(|id| live[id.index()]) {
+        let node = graph.node(id);
+        let check = match &node.op.lower {
+            Lower::Check => Some((node.inputs[0], node.attrs.size("bound"))),
+            Lower::Gather => Some((node.inputs[1], graph.ty(node.inputs[0]).shape()[0])),
+            Lower::ScatterAdd => Some((node.inputs[1], node.attrs.size("rows"))),
+            _ => None,
+        };
+        if let Some((indices, bound)) = check {
+            match contiguous(graph, clusters, indices) {
+                Err(force) => keep(Err(force), None),
+                Ok(base) if checks.insert((base, bound)) => {
+                    let work = Work::Check { node: id, indices: base, bound };
+                    keep(Ok(Unit::new(work, id, vec![base], Vec::new())), None);
+                }
+                Ok(_) => {}
+            }
+        }
+        if clusters.parts[id.index()] == Part::Opaque {
+            keep(opaque_unit(graph, clusters, id), None);
+        }
+    }
+    let mut kept: HashSet<NodeId> = HashSet::new();
+    for output in graph.outputs() {
+        if clusters.parts[output.value.index()] == Part::Buffer && kept.insert(output.value) {
+            let work = Work::Keep(output.value);
+            keep(Ok(Unit::new(work, output.value, vec![output.value], Vec::new())), None);
+        }
+    }
+    if failures.is_empty() { Ok(units) } else { Err(failures) }
+}
+
+impl Unit {
+    fn new(work: Work, order: NodeId, reads: Vec<NodeId>, writes: Vec<NodeId>) -> Self {
+        Unit { work, order, reads, reads_apart: HashSet::new(), writes, lowered: Vec::new(), views: None }
+    }
+}
+
+/// The node whose memory holds exactly this node's elements in row-major order.
+fn contiguous(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<NodeId, Force> {
+    let (base, place) = lower::in_memory(graph, clusters, id)?;
+    let shape = graph.ty(id).shape();
+    let strides = shape.strides();
+    let straight = place.offset == 0
+        && place.coeffs.iter().zip(&strides).zip(shape.iter()).all(|((c, s), &n)| n <= 1 || c == s)
+        && graph.ty(base).shape().n_elements() == shape.n_elements();
+    if straight { Ok(base) } else { Err(Force::new(id, "its reader needs its elements side by side in memory")) }
+}
+
+fn cluster_unit(graph: &Graph, clusters: &Clusters, index: usize) -> Result<Unit, Force> {
+    let cluster = &clusters.clusters[index];
+    let stored = clusters.stored(index);
+    let others: Vec<NodeId> = stored.iter().copied().filter(|n| Some(*n) != cluster.product).collect();
+    let mut lowered =
+        if others.is_empty() { Vec::new() } else { lower::lower_cluster(graph, clusters, index, &stored)? };
+    let mut reads: Vec<NodeId> = Vec::new();
+    for l in &lowered {
+        for (arg, reference) in l.kernel.args.iter().zip(&l.args) {
+            if let (true, ArgRef::Node(n)) = (arg.read, reference) {
+                reads.push(*n);
+            }
+        }
+    }
+    let last = cluster.nodes.last().copied().unwrap_or(NodeId(0));
+    let mut writes = stored;
+    let mut views = None;
+    let mut apart = HashSet::new();
+    if let Some(product) = cluster.product {
+        let node = graph.node(product);
+        let a = matrix(graph, clusters, node.inputs[0], node.attrs.bool("ta"))?;
+        let b = matrix(graph, clusters, node.inputs[1], node.attrs.bool("tb"))?;
+        reads.retain(|n| *n != product);
+        reads.extend([a.base, b.base]);
+        apart.extend([a.base, b.base]);
+        views = Some([a, b]);
+        if !writes.contains(&product) {
+            writes.push(product);
+        }
+        if let [epilogue] = lowered.as_mut_slice() {
+            epilogue.kernel.name = format!("{} epilogue", epilogue.kernel.name);
+        }
+    }
+    reads.sort_unstable();
+    reads.dedup();
+    let mut unit = Unit::new(Work::Cluster(index), last, reads, writes);
+    for l in &lowered {
+        apart.extend(apart_reads(l));
+    }
+    (unit.lowered, unit.views, unit.reads_apart) = (lowered, views, apart);
+    Ok(unit)
+}
+
+/// Nodes that a kernel reads elsewhere than where it stores: they cannot share memory with its results.
+fn apart_reads(l: &Lowered) -> Vec<NodeId> {
+    let store_maps: Vec<_> = l.kernel.phases.iter().flat_map(|p| p.stores.iter().map(|s| &s.map)).collect();
+    let mut apart = Vec::new();
+    for phase in &l.kernel.phases {
+        for input in &phase.inputs {
+            if let Input::Load { arg, map } = input {
+                let aligned = l.kernel.sweep == Sweep::Elementwise && store_maps.iter().all(|s| *s == map);
+                if let (false, ArgRef::Node(n)) = (aligned, l.args[arg.0 as usize]) {
+                    apart.push(n);
+                }
+            }
+        }
+    }
+    apart
+}
+
+/// Where a product's operand lies in memory.
+fn matrix(graph: &Graph, clusters: &Clusters, id: NodeId, transposed: bool) -> Result<Operand, Force> {
+    let (base, place) = lower::in_memory(graph, clusters, id)?;
+    let shape = graph.ty(id).shape();
+    let rank = shape.rank();
+    // The leading axes must step through memory evenly to be one batch.
+    let mut batch: Option<(i64, usize)> = None;
+    for axis in (0..rank - 2).rev().filter(|&a| shape[a] != 1) {
+        let stride = place.coeffs[axis];
+        batch = match batch {
+            None => Some((stride, shape[axis])),
+            Some((inner, n)) if stride == inner * n as i64 => Some((inner, n * shape[axis])),
+            Some(_) => return Err(Force::new(id, "the matrices of its batch do not lie evenly in memory")),
+        };
+    }
+    let (row, col) = (place.coeffs[rank - 2], place.coeffs[rank - 1]);
+    let (row, col) = if transposed { (col, row) } else { (row, col) };
+    let batch_stride = batch.map_or(0, |b| b.0);
+    Ok(Operand { base, offset: place.offset, batch_stride, row_stride: row, col_stride: col })
+}
+
+fn opaque_unit(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Unit, Force> {
+    let node = graph.node(id);
+    let mut unit = Unit::new(Work::Opaque(id), id, Vec::new(), vec![id]);
+    match &node.op.lower {
+        Lower::Gather | Lower::ScatterAdd => {
+            for &input in &node.inputs {
+                unit.reads.push(contiguous(graph, clusters, input)?);
+            }
+        }
+        Lower::Join => {
+            let strides = node.ty.shape().strides();
+            if node.op.name == "pad" {
+                let bits = node.ty.dtype().bits_of_f64(node.attrs.float("value"));
+                unit.lowered.push(lower::lower_fill(graph, id, bits));
+            }
+            let mut start = 0;
+            for &input in &node.inputs {
+                let offset = if node.op.name == "pad" {
+                    node.attrs.ints("low").iter().zip(&strides).map(|(l, s)| l * s).sum()
+                } else {
+                    let axis = node.attrs.size("axis");
+                    start += graph.ty(input).shape()[axis] as i64;
+                    (start - graph.ty(input).shape()[axis] as i64) * strides[axis]
+                };
+                let place = IndexMap { offset, strides: strides.clone() };
+                unit.lowered.push(lower::lower_copy(graph, clusters, input, id, place)?);
+            }
+            for l in &unit.lowered {
+                for (arg, reference) in l.kernel.args.iter().zip(&l.args) {
+                    if let (true, ArgRef::Node(n)) = (arg.read, reference) {
+                        unit.reads.push(*n);
+                    }
+                }
+            }
+        }
+        _ => return Err(Force::new(id, "its op has no step")),
+    }
+    unit.reads_apart = unit.reads.iter().copied().collect();
+    Ok(unit)
+}

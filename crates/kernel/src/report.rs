@@ -1,0 +1,357 @@
+//! Plans and fusion decisions as text, and the figures in them.
+//!
+//! For users who want to know where their memory and time go: [`explain`] says for every edge of the program whether both
+//! ends share a kernel, and why; [`Plan`] prints as its steps and buffers. Tests ask for the same facts by value
+//! ([`Plan::verdict`], [`Plan::figures`]). Nothing here decides anything.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::{self, Write};
+
+use cotangent_graph::{Graph, NodeId};
+
+use crate::cluster::{Edge, Verdict};
+use crate::ir::{IndexMap, Input, Kernel, Space, Sweep};
+use crate::plan::{BufferDecl, BufferId, Home, KernelCall, MatrixView, Plan, Step};
+
+/// The figures of a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Bytes of the arena.
+    pub arena_bytes: usize,
+    /// Bytes of all buffers of the arena if none shared memory.
+    pub unshared_bytes: usize,
+    /// Steps that run a kernel, epilogues included.
+    pub n_kernels: usize,
+    /// Kernels that differ in their code.
+    pub n_codes: usize,
+    /// Matrix products.
+    pub n_products: usize,
+    /// Copies of whole buffers.
+    pub n_copies: usize,
+    /// Bytes that steps read and write, caches not counted.
+    pub bytes_moved: u64,
+}
+
+impl Plan {
+    /// The decision about an edge, if there is one.
+    pub fn verdict(&self, from: NodeId, to: NodeId) -> Option<&Verdict> {
+        self.edges.iter().find(|e| e.from == from && e.to == to).map(|e| &e.verdict)
+    }
+
+    /// The kernels that steps call, in order, epilogues included.
+    pub fn calls(&self) -> impl Iterator<Item = &KernelCall> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Kernel(call) => Some(call),
+            Step::Gemm { epilogue, .. } => epilogue.as_ref(),
+            _ => None,
+        })
+    }
+
+    /// Bytes that the steps read and write: of each operand what is touched of it, once per step. An estimate, since
+    /// caches are not counted.
+    pub fn bytes_moved(&self) -> u64 {
+        self.steps.iter().map(|step| self.step_bytes(step)).sum()
+    }
+
+    /// Bytes that one step reads and writes.
+    pub fn step_bytes(&self, step: &Step) -> u64 {
+        let whole = |id: BufferId| self.buffers[id.index()].n_bytes() as u64;
+        match step {
+            Step::Kernel(call) => self.call_bytes(call, None),
+            Step::Gemm { dims, a, b, c, epilogue, .. } => {
+                let operand = |view: &MatrixView, rows: usize, cols: usize| {
+                    let batch = if view.batch_stride == 0 { 1 } else { dims.batch };
+                    let size = self.buffers[view.buffer.index()].dtype.size_bytes();
+                    (batch * rows * cols * size) as u64
+                };
+                let finished = epilogue.as_ref().map_or(0, |call| self.call_bytes(call, Some(*c)));
+                operand(a, dims.m, dims.k) + operand(b, dims.k, dims.n) + whole(*c) + finished
+            }
+            Step::Gather { indices, out, .. } => whole(*indices) + 2 * whole(*out),
+            Step::ScatterAdd { updates, indices, out, .. } => whole(*indices) + whole(*updates) * 3 + whole(*out),
+            Step::Copy { from, to, .. } => whole(*from) + whole(*to),
+            Step::Check { indices, .. } => whole(*indices),
+        }
+    }
+
+    /// Bytes that a kernel touches; `in_cache` is a buffer that need not be counted.
+    fn call_bytes(&self, call: &KernelCall, in_cache: Option<BufferId>) -> u64 {
+        let kernel = &self.kernels[call.kernel];
+        let mut bytes = 0;
+        for (k, (arg, &id)) in kernel.args.iter().zip(&call.args).enumerate() {
+            if Some(id) == in_cache {
+                continue;
+            }
+            let decl = &self.buffers[id.index()];
+            let touched = elements_touched(kernel, k).min(decl.n_elements) * decl.dtype.size_bytes();
+            bytes += touched as u64 * (u64::from(arg.read) + u64::from(arg.written));
+        }
+        bytes
+    }
+
+    /// The figures.
+    pub fn figures(&self) -> Figures {
+        let in_arena = |decl: &&BufferDecl| matches!(decl.home, Home::Arena { .. });
+        let count = |f: fn(&Step) -> bool| self.steps.iter().filter(|s| f(s)).count();
+        let codes: HashSet<_> = self.calls().map(|call| self.kernels[call.kernel].code_key()).collect();
+        Figures {
+            arena_bytes: self.arena_bytes,
+            unshared_bytes: self.buffers.iter().filter(in_arena).map(BufferDecl::n_bytes).sum(),
+            n_kernels: self.calls().count(),
+            n_codes: codes.len(),
+            n_products: count(|s| matches!(s, Step::Gemm { .. })),
+            n_copies: count(|s| matches!(s, Step::Copy { .. })),
+            bytes_moved: self.bytes_moved(),
+        }
+    }
+
+    /// Buffers that a step makes in the memory of an operand: (step, operand, result), and (step, target, target) for
+    /// parameters and states that are read and written by one kernel.
+    pub fn in_place(&self) -> Vec<(usize, BufferId, BufferId)> {
+        let mut found = Vec::new();
+        for (s, step) in self.steps.iter().enumerate() {
+            let call = match step {
+                Step::Kernel(call) => call,
+                Step::Gemm { epilogue: Some(call), .. } => call,
+                _ => continue,
+            };
+            let args = &self.kernels[call.kernel].args;
+            for (to_arg, &to) in args.iter().zip(&call.args).filter(|(a, _)| a.written) {
+                for (from_arg, &from) in args.iter().zip(&call.args).filter(|(a, _)| a.read) {
+                    let place = |id: BufferId| match self.buffers[id.index()].home {
+                        Home::Arena { offset } => Some(offset),
+                        _ => None,
+                    };
+                    let shared = place(from).is_some() && place(from) == place(to) && from != to;
+                    let updated = from == to && place(from).is_none() && !std::ptr::eq(from_arg, to_arg);
+                    if shared || updated {
+                        found.push((s, from, to));
+                    }
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Elements of an argument that a kernel touches: the product of the extents along which the widest access moves.
+fn elements_touched(kernel: &Kernel, arg: usize) -> usize {
+    let count = |space: Space, map: &IndexMap| {
+        let n = kernel.dims.len();
+        let skipped = match (space, kernel.sweep) {
+            (Space::Reduced, Sweep::Row) => Some(n - 1),
+            (Space::Reduced, Sweep::Column) => Some(n - 2),
+            _ => None,
+        };
+        let moves = (0..n).filter(|&d| map.strides[d] != 0 && Some(d) != skipped);
+        moves.map(|d| kernel.dims[d]).product::<usize>()
+    };
+    let mut most = 0;
+    for phase in &kernel.phases {
+        let loads = phase.inputs.iter().filter_map(|input| match input {
+            Input::Load { arg: a, map } => Some((a.0 as usize, map)),
+            _ => None,
+        });
+        for (a, map) in loads.chain(phase.stores.iter().map(|s| (s.arg.0 as usize, &s.map))) {
+            if a == arg {
+                most = most.max(count(phase.space, map));
+            }
+        }
+    }
+    most
+}
+
+/// A number of bytes for people.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_240 => format!("{bytes} B"),
+        10_240..10_485_760 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / (1024.0 * 1024.0)),
+    }
+}
+
+impl fmt::Display for Plan {
+    /// The steps with what they read and write, the buffers with sizes, lifetimes and homes, and the totals.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "steps")?;
+        let mut shared: HashMap<usize, Vec<(BufferId, BufferId)>> = HashMap::new();
+        for (s, from, to) in self.in_place() {
+            shared.entry(s).or_default().push((from, to));
+        }
+        for (s, step) in self.steps.iter().enumerate() {
+            writeln!(f, "  {s:3} {} [{}]", self.step_text(step), size(self.step_bytes(step)))?;
+            for &(from, to) in shared.get(&s).map_or(&[][..], Vec::as_slice) {
+                let name = |id: BufferId| &self.buffers[id.index()].name;
+                if from == to {
+                    writeln!(f, "      in place: `{}` is updated where it stands", name(to))?;
+                } else {
+                    writeln!(f, "      in place: `{}` is made in the memory of `{}`", name(to), name(from))?;
+                }
+            }
+        }
+        writeln!(f, "buffers")?;
+        for (i, decl) in self.buffers.iter().enumerate() {
+            let home = match &decl.home {
+                Home::Input => "input".to_owned(),
+                Home::Param => "parameter".to_owned(),
+                Home::State => "state".to_owned(),
+                Home::Const(_) => "constant".to_owned(),
+                Home::Counters => "counters".to_owned(),
+                Home::Arena { offset } => format!("arena at {offset}"),
+            };
+            let bytes = size(decl.n_bytes() as u64);
+            let live = match decl.live.is_empty() {
+                true => "never used".to_owned(),
+                false => format!("steps {}..{}", decl.live.start, decl.live.end),
+            };
+            writeln!(f, "  b{i} `{}` {} × {} = {bytes}, {home}, {live}", decl.name, decl.n_elements, decl.dtype)?;
+        }
+        for output in &self.outputs {
+            writeln!(f, "  output `{}` : {} in b{}", output.name, output.ty, output.buffer.0)?;
+        }
+        for (node, why) in &self.forced {
+            writeln!(f, "  {node} has memory of its own: {why}")?;
+        }
+        let figures = self.figures();
+        let part = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        writeln!(
+            f,
+            "totals: {}, {} ({} of code), {}, {}",
+            part(self.steps.len(), "step"),
+            part(figures.n_kernels, "kernel"),
+            part(figures.n_codes, "piece"),
+            part(figures.n_products, "product"),
+            if figures.n_copies == 1 { "1 copy".to_owned() } else { format!("{} copies", figures.n_copies) },
+        )?;
+        let (arena, unshared) = (size(figures.arena_bytes as u64), size(figures.unshared_bytes as u64));
+        writeln!(f, "memory: arena {arena}, without reuse {unshared}; moved per step: {}", size(figures.bytes_moved))
+    }
+}
+
+impl Plan {
+    fn step_text(&self, step: &Step) -> String {
+        let name = |id: &BufferId| format!("b{}", id.0);
+        let list = |ids: &mut dyn Iterator<Item = BufferId>| {
+            let mut seen: Vec<BufferId> = Vec::new();
+            ids.for_each(|id| {
+                if !seen.contains(&id) {
+                    seen.push(id);
+                }
+            });
+            seen.iter().map(name).collect::<Vec<_>>().join(", ")
+        };
+        let (reads, writes) = (list(&mut step.reads(self).into_iter()), list(&mut step.writes(self).into_iter()));
+        let kernel = |call: &KernelCall| {
+            let k = &self.kernels[call.kernel];
+            format!("{} {:?} {:?}", k.name, k.sweep, k.dims.as_slice())
+        };
+        let what = match step {
+            Step::Kernel(call) => format!("kernel {}", kernel(call)),
+            Step::Gemm { dims, dtype, epilogue, .. } => {
+                let batch = if dims.batch == 1 { String::new() } else { format!("{} × ", dims.batch) };
+                let finish = epilogue.as_ref().map_or(String::new(), |call| format!(", finished by {}", kernel(call)));
+                format!("product {batch}{}×{}×{} of {dtype}{finish}", dims.m, dims.k, dims.n)
+            }
+            Step::Gather { row, .. } => format!("gather rows of {row}"),
+            Step::ScatterAdd { row, .. } => format!("scatter_add rows of {row}"),
+            Step::Copy { reason, .. } => format!("copy ({reason})"),
+            Step::Check { bound, op, .. } => format!("check of `{op}`: indices below {bound}"),
+        };
+        format!("{what}: {reads} → {writes}")
+    }
+}
+
+/// Every fusion decision, with both ops, their types and the user's lines: first what shares a kernel, kernel by kernel,
+/// then what goes through memory, reason by reason, then the counts.
+pub fn explain(graph: &Graph, plan: &Plan) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = write_explanation(&mut text, graph, plan);
+    text
+}
+
+fn write_explanation(out: &mut String, graph: &Graph, plan: &Plan) -> fmt::Result {
+    let mut cluster_of: HashMap<NodeId, usize> = HashMap::new();
+    for (c, nodes) in plan.clusters.iter().enumerate() {
+        cluster_of.extend(nodes.iter().map(|&n| (n, c)));
+    }
+    let is_fused = |e: &Edge| matches!(e.verdict, Verdict::Fuse(_));
+    let mut by_cluster: BTreeMap<usize, Vec<&Edge>> = BTreeMap::new();
+    let mut loose: Vec<&Edge> = Vec::new();
+    for edge in plan.edges.iter().filter(|e| is_fused(e)) {
+        match cluster_of.get(&edge.to) {
+            Some(&c) => by_cluster.entry(c).or_default().push(edge),
+            None => loose.push(edge),
+        }
+    }
+    for (c, nodes) in plan.clusters.iter().enumerate() {
+        writeln!(out, "kernel {c}: {} ops", nodes.len())?;
+        for &node in nodes {
+            writeln!(out, "  {}", describe(graph, node))?;
+        }
+        for edge in by_cluster.get(&c).map_or(&[][..], Vec::as_slice) {
+            writeln!(out, "    {} → {}  {}", short(graph, edge.from), short(graph, edge.to), edge.verdict)?;
+        }
+    }
+    if !loose.is_empty() {
+        writeln!(out, "recomputed by readers that have a kernel to themselves")?;
+        write_edges(out, graph, &loose)?;
+    }
+    let mut kept: BTreeMap<String, Vec<&Edge>> = BTreeMap::new();
+    for edge in plan.edges.iter().filter(|e| !is_fused(e)) {
+        kept.entry(edge.verdict.to_string()).or_default().push(edge);
+    }
+    for (reason, edges) in &kept {
+        writeln!(out, "through memory ({reason})")?;
+        write_edges(out, graph, edges)?;
+    }
+    if !plan.forced.is_empty() {
+        writeln!(out, "memory of their own")?;
+        for (node, why) in &plan.forced {
+            writeln!(out, "  {}  {why}", describe(graph, *node))?;
+        }
+    }
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for edge in &plan.edges {
+        *counts.entry(edge.verdict.to_string()).or_default() += 1;
+    }
+    let n_fused = plan.edges.iter().filter(|e| is_fused(e)).count();
+    writeln!(out, "{} edges: {n_fused} fused, {} through memory", plan.edges.len(), plan.edges.len() - n_fused)?;
+    for (verdict, n) in counts {
+        writeln!(out, "  {n:5} {verdict}")?;
+    }
+    let figures = plan.figures();
+    writeln!(
+        out,
+        "{} kernels, {} products; moved per step: {}",
+        figures.n_kernels,
+        figures.n_products,
+        size(figures.bytes_moved)
+    )
+}
+
+fn write_edges(out: &mut String, graph: &Graph, edges: &[&Edge]) -> fmt::Result {
+    for edge in edges {
+        writeln!(out, "  {}", describe(graph, edge.from))?;
+        writeln!(out, "    → {}", describe(graph, edge.to))?;
+    }
+    Ok(())
+}
+
+fn short(graph: &Graph, id: NodeId) -> String {
+    format!("{id} {}", graph.node(id).op.name)
+}
+
+/// A node with its type, the user's lines, and the rule that made it.
+fn describe(graph: &Graph, id: NodeId) -> String {
+    let node = graph.node(id);
+    let lines: Vec<String> = node.origin.lines.iter().map(ToString::to_string).collect();
+    let mut text = format!("{id} {} : {}", node.op.name, node.ty);
+    if !lines.is_empty() {
+        text += &format!("  at {}", lines.join(", "));
+    }
+    if let Some(rule) = node.origin.rule {
+        text += &format!("  ({rule})");
+    }
+    text
+}

@@ -1,0 +1,469 @@
+//! The plan verifier: what the executor, which runs without checks, may rely on.
+//!
+//! 1. Every id names something: kernels, buffers, one argument per kernel parameter; the lists by step have one entry each.
+//! 2. Kernels verify; each argument has its buffer's element type; every access is in bounds ([`Kernel::check_bounds`]).
+//! 3. Products: operand views stay inside their buffers, all element types are the product's, the result is as large as
+//!    the product; the epilogue is elementwise over exactly the product's rows and columns and writes none of the operands;
+//!    it reads and writes the product's result at the element under way only.
+//! 4. Rows picked or added by index: sizes fit, and a check of the very indices against the table's rows comes before, with
+//!    no write to the indices between.
+//! 5. Copies are between buffers of one type and size; checks are of integers.
+//! 6. Nothing is read before it is written (inputs, constants, counters, parameters and states are there from the start).
+//! 7. Inputs, constants and counters are never written, nor parameters and states that are not declared updated.
+//! 8. Every declared update is written, by one step (or neighboring steps that make one value together).
+//! 9. A parameter or state is written only after the last read of its old value; in the same step only by an elementwise
+//!    kernel that reads the element it writes.
+//! 10. Every check comes before the first write to a parameter or state.
+//! 11. A kernel's arguments that share memory with one it writes are read at the element under way only.
+//! 12. Lifetimes cover every use, and outputs live to the end and are written.
+//! 13. Arena slices are aligned, lie inside the arena, and do not overlap while both are alive, except that the result of
+//!     an elementwise kernel may take over the memory of an operand that dies there.
+//! 14. Homes outside of the arena are distinct: one buffer for each name.
+
+use std::collections::{HashMap, HashSet};
+
+use cotangent_graph::DType;
+
+use crate::arena::{self, ALIGNMENT};
+use crate::ir::{Kernel, Sweep};
+use crate::plan::{BufferDecl, BufferId, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
+
+/// Everything that is wrong with a plan, as sentences; empty if it may be run.
+pub fn verify_plan(plan: &Plan) -> Vec<String> {
+    let mut verifier = Verifier { plan, errors: Vec::new() };
+    verifier.ids();
+    if !verifier.errors.is_empty() {
+        // Nothing further can be looked up.
+        return verifier.errors;
+    }
+    verifier.kernels();
+    for (s, step) in plan.steps.iter().enumerate() {
+        verifier.step(s, step);
+    }
+    verifier.flow();
+    verifier.updates();
+    verifier.arena();
+    verifier.homes();
+    verifier.errors
+}
+
+struct Verifier<'p> {
+    plan: &'p Plan,
+    errors: Vec<String>,
+}
+
+/// The buffers that a step names, in no particular order.
+fn named(step: &Step) -> Vec<BufferId> {
+    match step {
+        Step::Kernel(call) => call.args.clone(),
+        Step::Gemm { a, b, c, epilogue, .. } => {
+            [a.buffer, b.buffer, *c].into_iter().chain(epilogue.iter().flat_map(|e| e.args.clone())).collect()
+        }
+        Step::Gather { table, indices, out, .. } => vec![*table, *indices, *out],
+        Step::ScatterAdd { updates, indices, out, .. } => vec![*updates, *indices, *out],
+        Step::Copy { from, to, .. } => vec![*from, *to],
+        Step::Check { indices, .. } => vec![*indices],
+    }
+}
+
+fn calls(step: &Step) -> Option<&KernelCall> {
+    match step {
+        Step::Kernel(call) => Some(call),
+        Step::Gemm { epilogue, .. } => epilogue.as_ref(),
+        _ => None,
+    }
+}
+
+fn is_home(decl: &BufferDecl) -> bool {
+    matches!(decl.home, Home::Param | Home::State)
+}
+
+impl Verifier<'_> {
+    fn wrong(&mut self, text: impl Into<String>) {
+        self.errors.push(text.into());
+    }
+
+    fn decl(&self, id: BufferId) -> &BufferDecl {
+        &self.plan.buffers[id.index()]
+    }
+
+    fn name(&self, id: BufferId) -> String {
+        format!("`{}`", self.decl(id).name)
+    }
+
+    // ---- 1 -------------------------------------------------------------------------------------------------------
+
+    fn ids(&mut self) {
+        let plan = self.plan;
+        let n_buffers = plan.buffers.len();
+        let unknown = |id: &BufferId| id.index() >= n_buffers;
+        for (s, step) in plan.steps.iter().enumerate() {
+            if let Some(id) = named(step).iter().find(|id| unknown(id)) {
+                self.wrong(format!("step {s}: buffer {} of {n_buffers} is named", id.0));
+            }
+            let Some(call) = calls(step) else { continue };
+            match plan.kernels.get(call.kernel) {
+                None => self.wrong(format!("step {s}: kernel {} of {} is called", call.kernel, plan.kernels.len())),
+                Some(kernel) if kernel.args.len() != call.args.len() => {
+                    self.wrong(format!("step {s}: {} arguments for {}", call.args.len(), kernel.args.len()));
+                }
+                Some(_) => {}
+            }
+        }
+        if let Some(id) = plan.outputs.iter().map(|o| &o.buffer).chain(&plan.updated).find(|id| unknown(id)) {
+            self.wrong(format!("an output or update names buffer {} of {n_buffers}", id.0));
+        }
+        if plan.old_reads.iter().flatten().any(|id| unknown(id)) {
+            self.wrong("a read of an old value names no buffer");
+        }
+        if plan.step_nodes.len() != plan.steps.len() || plan.old_reads.len() != plan.steps.len() {
+            self.wrong("the lists by step have other lengths than the list of steps");
+        }
+    }
+
+    // ---- 2 -------------------------------------------------------------------------------------------------------
+
+    fn kernels(&mut self) {
+        for (k, kernel) in self.plan.kernels.iter().enumerate() {
+            for error in kernel.verify().err().into_iter().flatten() {
+                self.wrong(format!("kernel {k} ({}): {error}", kernel.name));
+            }
+        }
+    }
+
+    fn call(&mut self, s: usize, call: &KernelCall) {
+        let kernel = &self.plan.kernels[call.kernel];
+        for (k, (arg, &id)) in kernel.args.iter().zip(&call.args).enumerate() {
+            if arg.dtype != self.decl(id).dtype {
+                let (got, name) = (self.decl(id).dtype, self.name(id));
+                self.wrong(format!("step {s}: argument {k} of {} is bound to {name} of {got}", arg.dtype));
+            }
+        }
+        let lengths: Vec<usize> = call.args.iter().map(|&id| self.decl(id).n_elements).collect();
+        for error in kernel.check_bounds(&lengths).err().into_iter().flatten() {
+            self.wrong(format!("step {s} ({}): {error}", kernel.name));
+        }
+        // 11: arguments in one buffer. Different buffers in one place are the arena's matter.
+        for (i, &to) in call.args.iter().enumerate() {
+            for (j, &from) in call.args.iter().enumerate() {
+                let shared = i != j && to == from && kernel.args[i].written;
+                if shared && (kernel.args[j].written || !arena::aligned(kernel, j, i)) {
+                    let name = self.name(to);
+                    self.wrong(format!("step {s}: {name} is written and read at other elements by one kernel"));
+                }
+            }
+            // An argument that is itself read and written.
+            if kernel.args[i].written && kernel.args[i].read && !arena::aligned(kernel, i, i) {
+                let name = self.name(to);
+                self.wrong(format!("step {s}: {name} is written and read at other elements by one kernel"));
+            }
+        }
+    }
+
+    // ---- 3, 4, 5 -------------------------------------------------------------------------------------------------
+
+    fn step(&mut self, s: usize, step: &Step) {
+        if let Some(call) = calls(step) {
+            self.call(s, call);
+        }
+        match step {
+            Step::Kernel(_) => {}
+            Step::Gemm { dims, dtype, a, b, c, epilogue } => self.gemm(s, *dims, *dtype, [a, b], *c, epilogue.as_ref()),
+            Step::Gather { table, indices, out, row } => {
+                self.same_dtype(s, *table, *out);
+                self.rows(s, *indices, *row, *table, *out);
+            }
+            Step::ScatterAdd { updates, indices, out, row } => {
+                self.same_dtype(s, *updates, *out);
+                self.rows(s, *indices, *row, *out, *updates);
+            }
+            Step::Copy { from, to, .. } => {
+                self.same_dtype(s, *from, *to);
+                if self.decl(*from).n_elements != self.decl(*to).n_elements || from == to {
+                    let (from, to) = (self.name(*from), self.name(*to));
+                    self.wrong(format!("step {s}: {from} and {to} are copied but not of one size"));
+                }
+            }
+            Step::Check { indices, .. } => self.integers(s, *indices),
+        }
+    }
+
+    fn same_dtype(&mut self, s: usize, from: BufferId, to: BufferId) {
+        if self.decl(from).dtype != self.decl(to).dtype {
+            let (from, to) = (self.name(from), self.name(to));
+            self.wrong(format!("step {s}: {from} and {to} have different element types"));
+        }
+    }
+
+    fn integers(&mut self, s: usize, indices: BufferId) {
+        if !matches!(self.decl(indices).dtype, DType::I32 | DType::I64) {
+            let (name, got) = (self.name(indices), self.decl(indices).dtype);
+            self.wrong(format!("step {s}: indices {name} are {got}"));
+        }
+    }
+
+    fn gemm(
+        &mut self,
+        s: usize,
+        dims: GemmDims,
+        dtype: DType,
+        operands: [&MatrixView; 2],
+        c: BufferId,
+        epilogue: Option<&KernelCall>,
+    ) {
+        let extents = [(dims.m, dims.k), (dims.k, dims.n)];
+        for (view, (rows, cols)) in operands.into_iter().zip(extents) {
+            let length = self.decl(view.buffer).n_elements as i128;
+            let steps = [(dims.batch, view.batch_stride), (rows, view.row_stride), (cols, view.col_stride)];
+            let empty = steps.iter().any(|&(n, _)| n == 0) || dims.m == 0 || dims.n == 0;
+            let reach = |n: usize, stride: i64| (n as i128 - 1) * i128::from(stride);
+            let low: i128 = steps.iter().map(|&(n, stride)| reach(n, stride).min(0)).sum::<i128>() + i128::from(view.offset);
+            let high: i128 = steps.iter().map(|&(n, stride)| reach(n, stride).max(0)).sum::<i128>() + i128::from(view.offset);
+            if !empty && (low < 0 || high >= length) {
+                let name = self.name(view.buffer);
+                self.wrong(format!("step {s}: a product reads elements {low}..={high} of {name}, which has {length}"));
+            }
+            if self.decl(view.buffer).dtype != dtype {
+                let name = self.name(view.buffer);
+                self.wrong(format!("step {s}: a product of {dtype} reads {name}"));
+            }
+        }
+        if self.decl(c).dtype != dtype || !dtype.is_float() || self.decl(c).n_elements != dims.batch * dims.m * dims.n {
+            let name = self.name(c);
+            self.wrong(format!("step {s}: {name} is not a product of {dims:?} of {dtype}"));
+        }
+        let mut written = vec![c];
+        if let Some(call) = epilogue {
+            let kernel = &self.plan.kernels[call.kernel];
+            let fits = kernel.sweep == Sweep::Elementwise
+                && kernel.dims.len() == 2
+                && kernel.dims[..] == [dims.batch * dims.m, dims.n];
+            if !fits {
+                let got = kernel.dims.as_slice();
+                self.wrong(format!("step {s}: an epilogue of {:?} {got:?} finishes {dims:?}", kernel.sweep));
+            }
+            for (k, (arg, &id)) in kernel.args.iter().zip(&call.args).enumerate() {
+                if arg.written {
+                    written.push(id);
+                }
+                // Tiles are made one after the other: another element of the result may not be there yet, or gone.
+                if id == c && fits && !at_own_element(kernel, k, dims.n) {
+                    self.wrong(format!("step {s}: an epilogue touches its product's result at other elements"));
+                }
+            }
+        }
+        for view in operands.iter().filter(|v| written.contains(&v.buffer)) {
+            let name = self.name(view.buffer);
+            self.wrong(format!("step {s}: {name} is an operand of a product and written by the same step"));
+        }
+    }
+
+    /// Indices into the rows of `table`; `picked` has one row for each index.
+    fn rows(&mut self, s: usize, indices: BufferId, row: usize, table: BufferId, picked: BufferId) {
+        self.integers(s, indices);
+        let (n, n_table) = (self.decl(indices).n_elements, self.decl(table).n_elements);
+        if self.decl(picked).n_elements != n * row {
+            let name = self.name(picked);
+            self.wrong(format!("step {s}: {name} does not hold {n} rows of {row}"));
+        }
+        // The last check before this step, unless the indices change after it.
+        let mut bound = None;
+        for earlier in &self.plan.steps[..s] {
+            match earlier {
+                Step::Check { indices: checked, bound: b, .. } if *checked == indices => {
+                    bound = Some(bound.map_or(*b, |known: usize| known.min(*b)));
+                }
+                _ if earlier.writes(self.plan).contains(&indices) => bound = None,
+                _ => {}
+            }
+        }
+        let name = self.name(indices);
+        match bound {
+            None if n > 0 => self.wrong(format!("step {s}: {name} are not checked")),
+            Some(bound) if bound.checked_mul(row).is_none_or(|most| most > n_table) => {
+                self.wrong(format!("step {s}: {name} are checked against {bound}, but the table has {n_table} elements"));
+            }
+            _ => {}
+        }
+    }
+
+    // ---- 6, 7, 8, 9, 10 ------------------------------------------------------------------------------------------
+
+    fn flow(&mut self) {
+        let plan = self.plan;
+        let mut written: Vec<bool> =
+            plan.buffers.iter().map(|decl| !matches!(decl.home, Home::Arena { .. })).collect();
+        let mut is_new = vec![false; plan.buffers.len()];
+        let mut first_write: Option<usize> = None;
+        for (s, step) in plan.steps.iter().enumerate() {
+            let mut reads = step.reads(plan);
+            if let Step::Gemm { c, .. } = step {
+                // The step makes it before its epilogue reads it.
+                reads.retain(|id| id != c);
+            }
+            for id in reads {
+                if !written[id.index()] {
+                    let name = self.name(id);
+                    self.wrong(format!("step {s}: {name} is read before it is written"));
+                }
+            }
+            for &id in &plan.old_reads[s] {
+                if is_new[id.index()] {
+                    let name = self.name(id);
+                    self.wrong(format!("step {s}: the old value of {name} is read after it was written"));
+                }
+            }
+            if let (Step::Check { .. }, Some(first)) = (step, first_write) {
+                self.wrong(format!("step {s}: a check comes after step {first}, which changes a parameter or state"));
+            }
+            for id in step.writes(plan) {
+                written[id.index()] = true;
+                let decl = self.decl(id);
+                match decl.home {
+                    Home::Arena { .. } => {}
+                    Home::Param | Home::State if plan.updated.contains(&id) => {
+                        is_new[id.index()] = true;
+                        first_write.get_or_insert(s);
+                        let elementwise = matches!(step, Step::Kernel(_) | Step::Gemm { .. });
+                        if plan.old_reads[s].contains(&id) && !elementwise {
+                            let name = self.name(id);
+                            self.wrong(format!("step {s}: {name} is read and written by one step"));
+                        }
+                    }
+                    _ => {
+                        let name = self.name(id);
+                        self.wrong(format!("step {s}: {name} is written, and must not change"));
+                    }
+                }
+            }
+        }
+        for output in &plan.outputs {
+            if !written[output.buffer.index()] {
+                self.wrong(format!("output `{}` is never written", output.name));
+            }
+            let decl = self.decl(output.buffer);
+            if decl.dtype != output.ty.dtype() || decl.n_elements != output.ty.shape().n_elements() {
+                self.wrong(format!("output `{}` of {} is in {}", output.name, output.ty, decl.name));
+            }
+        }
+    }
+
+    fn updates(&mut self) {
+        let plan = self.plan;
+        let mut writers: HashMap<BufferId, Vec<usize>> = HashMap::new();
+        for (s, step) in plan.steps.iter().enumerate() {
+            for id in step.writes(plan).into_iter().filter(|&id| is_home(self.decl(id))) {
+                writers.entry(id).or_default().push(s);
+            }
+        }
+        let mut seen = HashSet::new();
+        for &id in &plan.updated {
+            let name = self.name(id);
+            if !seen.insert(id) || !is_home(self.decl(id)) {
+                self.wrong(format!("{name} is declared updated twice, or is no parameter or state"));
+            }
+            let steps = writers.get(&id).map_or(&[][..], Vec::as_slice);
+            let together = |w: &[usize]| w[1] == w[0] + 1 && plan.step_nodes[w[0]] == plan.step_nodes[w[1]];
+            if steps.is_empty() {
+                self.wrong(format!("{name} is declared updated but never written"));
+            } else if !steps.windows(2).all(together) {
+                self.wrong(format!("{name} is written by several steps: {steps:?}"));
+            }
+        }
+    }
+
+    // ---- 12, 13 --------------------------------------------------------------------------------------------------
+
+    fn arena(&mut self) {
+        let plan = self.plan;
+        for (decl, needed) in plan.buffers.iter().zip(arena::lifetimes(plan)) {
+            let covered = needed.is_empty() || decl.live.start <= needed.start && needed.end <= decl.live.end;
+            if !covered {
+                let text = format!("`{}` is declared alive in {:?}, but used in {needed:?}", decl.name, decl.live);
+                self.wrong(text);
+            }
+        }
+        let mut slices: Vec<(usize, usize, BufferId)> = Vec::new();
+        for (i, decl) in plan.buffers.iter().enumerate() {
+            let Home::Arena { offset } = decl.home else { continue };
+            if decl.live.is_empty() {
+                continue;
+            }
+            let end = offset.checked_add(decl.n_bytes());
+            if offset % ALIGNMENT != 0 {
+                self.wrong(format!("`{}` lies at {offset}, no multiple of {ALIGNMENT}", decl.name));
+            }
+            match end {
+                Some(end) if end <= plan.arena_bytes => slices.push((offset, end, BufferId(i as u32))),
+                _ => self.wrong(format!("`{}` leaves the arena of {} bytes", decl.name, plan.arena_bytes)),
+            }
+        }
+        // By birth, against those still alive.
+        slices.sort_unstable_by_key(|&(offset, _, id)| (self.decl(id).live.start, offset, id));
+        let mut alive: Vec<(usize, usize, BufferId)> = Vec::new();
+        for &(offset, end, id) in &slices {
+            let start = self.decl(id).live.start;
+            alive.retain(|&(_, _, other)| self.decl(other).live.end > start);
+            for &(o, e, other) in &alive {
+                if offset < e && o < end && !self.is_taken_over(other, id) && !self.is_taken_over(id, other) {
+                    let (a, b) = (self.name(other), self.name(id));
+                    let (x, y) = (self.decl(other).live.clone(), self.decl(id).live.clone());
+                    self.wrong(format!("{a} (alive in {x:?}) and {b} (alive in {y:?}) overlap in the arena"));
+                }
+            }
+            alive.push((offset, end, id));
+        }
+    }
+
+    /// Whether `to` is made where `from` dies, by an elementwise kernel that reads the element it writes.
+    fn is_taken_over(&self, from: BufferId, to: BufferId) -> bool {
+        let (a, b) = (self.decl(from), self.decl(to));
+        let place = |decl: &BufferDecl| match decl.home {
+            Home::Arena { offset } => Some((offset, decl.n_bytes(), decl.dtype.size_bytes())),
+            _ => None,
+        };
+        let s = b.live.start;
+        let Some(Step::Kernel(call)) = self.plan.steps.get(s) else { return false };
+        let kernel = &self.plan.kernels[call.kernel];
+        let find = |id: BufferId| {
+            let mut at = call.args.iter().enumerate().filter(move |&(_, &arg)| arg == id).map(|(k, _)| k);
+            at.next().filter(|_| at.next().is_none())
+        };
+        let (Some(j), Some(k)) = (find(from), find(to)) else { return false };
+        let arg = |k: usize| &kernel.args[k];
+        let roles = arg(j).read && !arg(j).written && arg(k).written && !arg(k).read;
+        a.live.end == s + 1 && place(a) == place(b) && roles && arena::aligned(kernel, j, k)
+    }
+
+    // ---- 14 ------------------------------------------------------------------------------------------------------
+
+    fn homes(&mut self) {
+        let mut names = HashSet::new();
+        for decl in &self.plan.buffers {
+            let named = matches!(decl.home, Home::Input | Home::Param | Home::State);
+            if named && !names.insert(&decl.name) {
+                self.errors.push(format!("two buffers are named `{}`", decl.name));
+            }
+            if let Home::Const(data) = &decl.home
+                && (data.dtype() != decl.dtype || data.shape().n_elements() != decl.n_elements)
+            {
+                self.errors.push(format!("`{}` is not of its constant's type", decl.name));
+            }
+        }
+    }
+}
+
+/// Whether an argument of an epilogue is touched at the row-major element under way only.
+fn at_own_element(kernel: &Kernel, arg: usize, n: usize) -> bool {
+    let own = |map: &crate::ir::IndexMap| {
+        let matters = |dim: usize, stride: i64| kernel.dims[dim] <= 1 || map.strides[dim] == stride;
+        map.offset == 0 && matters(0, n as i64) && matters(1, 1)
+    };
+    kernel.phases.iter().all(|phase| {
+        let loads = phase.inputs.iter().all(|input| match input {
+            crate::ir::Input::Load { arg: a, map } if a.0 as usize == arg => own(map),
+            _ => true,
+        });
+        loads && phase.stores.iter().all(|s| s.arg.0 as usize != arg || own(&s.map))
+    })
+}

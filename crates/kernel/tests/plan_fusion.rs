@@ -1,0 +1,383 @@
+//! What fuses with what: the verdict on every edge of small graphs, and the kernels that come out.
+
+mod common;
+
+use common::{fusion, optimized, planned, primitive};
+use cotangent_graph::{DType, Graph, Init};
+use cotangent_kernel::ir::Sweep;
+use cotangent_kernel::{Plan, Step, explain, plan};
+
+const F32: DType = DType::F32;
+const F64: DType = DType::F64;
+
+/// The verdicts on all edges, a line each: `producer → reader verdict`.
+fn verdicts(graph: &Graph, plan: &Plan) -> Vec<String> {
+    let op = |id| graph.node(id).op.name;
+    plan.edges.iter().map(|e| format!("{} → {} {}", op(e.from), op(e.to), e.verdict)).collect()
+}
+
+fn check(graph: &Graph, expected: &[&str]) -> Plan {
+    let plan = planned(graph);
+    assert_eq!(verdicts(graph, &plan), expected, "\n{graph}\n{plan}");
+    plan
+}
+
+fn sweeps(plan: &Plan) -> Vec<Sweep> {
+    plan.calls().map(|call| plan.kernels[call.kernel].sweep).collect()
+}
+
+#[test]
+fn a_pointwise_chain_is_one_flat_loop() {
+    let graph = primitive(|g| {
+        let x = g.input("x", F32, [6, 5]);
+        g.output("y", x.tanh().exp().sigmoid());
+    });
+    let plan = check(&graph, &["tanh → exp fuse: same elements", "exp → sigmoid fuse: same elements"]);
+    assert_eq!(plan.steps.len(), 1);
+    assert_eq!(plan.kernels[0].dims.as_slice(), [30]);
+}
+
+#[test]
+fn a_tree_with_several_outputs_is_one_kernel() {
+    let graph = primitive(|g| {
+        let (x, y) = (g.input("x", F32, [8]), g.input("y", F32, [8]));
+        let (a, b) = (x.tanh(), y.exp());
+        g.output("a", a);
+        g.output("sum", a + b);
+        g.output("product", (a + b).sin() * b);
+    });
+    let plan = planned(&graph);
+    assert_eq!(plan.steps.len(), 1, "{plan}");
+    assert_eq!(plan.kernels[0].phases[0].stores.len(), 3);
+}
+
+#[test]
+fn bias_and_relu_finish_the_product() {
+    let graph = primitive(|g| {
+        let x = g.input("x", F32, [4, 3]);
+        let w = g.param("w", F32, [3, 5], Init::GlorotUniform);
+        let b = g.param("b", F32, [5], Init::ZEROS);
+        g.output("y", (x.matmul(w) + b).relu().tanh());
+    });
+    let plan = planned(&graph);
+    assert!(matches!(&plan.steps[..], [Step::Gemm { epilogue: Some(_), .. }]), "{plan}");
+    assert_eq!(plan.kernels[0].dims.as_slice(), [4, 5]);
+    // The tiles are made where the result is.
+    assert_eq!(plan.buffers.iter().filter(|b| b.name.contains("matmul")).count(), 0, "{plan}");
+}
+
+#[test]
+fn the_mask_of_relu_finishes_the_product_that_makes_the_gradient() {
+    let graph = optimized(&primitive(|g| {
+        let x = g.input("x", F32, [4, 3]);
+        let w1 = g.param("w1", F32, [3, 6], Init::GlorotUniform);
+        let w2 = g.param("w2", F32, [6, 5], Init::GlorotUniform);
+        let loss = x.matmul(w1).relu().matmul(w2).square().sum();
+        for (w, dw) in [w1, w2].into_iter().zip(g.grad(loss, &[w1, w2])) {
+            g.update(w, w - dw * 0.1);
+        }
+        g.output("loss", loss);
+    }));
+    let plan = planned(&graph);
+    let products = plan.steps.iter().filter(|s| matches!(s, Step::Gemm { .. })).count();
+    let finished = plan.steps.iter().filter(|s| matches!(s, Step::Gemm { epilogue: Some(_), .. })).count();
+    // Five products; all but the second (whose square is summed) are finished: relu, mask, and two updates in place.
+    assert_eq!((products, finished), (5, 4), "{plan}\n{}", explain(&graph, &plan));
+    assert_eq!(plan.figures().n_copies, 0, "{plan}");
+}
+
+#[test]
+fn reductions_take_in_what_they_reduce() {
+    let sum_of = |axes: &'static [usize]| {
+        primitive(move |g| {
+            let (x, y) = (g.input("x", F32, [70, 9]), g.input("y", F32, [70, 9]));
+            g.output("s", (x.tanh() * y.exp()).reduce_sum(axes));
+        })
+    };
+    let expected = [
+        "tanh → mul fuse: same elements",
+        "exp → mul fuse: same elements",
+        "mul → reduce_sum fuse: reduced as it is made",
+    ];
+    for (axes, sweep, dims) in [
+        (&[1][..], Sweep::Row, &[70, 9][..]),
+        (&[0], Sweep::Column, &[70, 9]),
+        (&[0, 1], Sweep::Row, &[630]),
+    ] {
+        let plan = check(&sum_of(axes), &expected);
+        assert_eq!(sweeps(&plan), [sweep], "{axes:?}");
+        assert_eq!(plan.kernels[0].dims.as_slice(), dims);
+    }
+}
+
+#[test]
+fn long_full_reductions_go_by_chunks() {
+    let sum = |n: usize| {
+        primitive(move |g| {
+            let x = g.input("x", F32, [n]);
+            g.output("y", x.tanh());
+            g.output("s", x.tanh().sum().exp());
+        })
+    };
+    let plan = planned(&sum(4096));
+    assert_eq!((plan.kernels.len(), plan.kernels[0].dims.as_slice()), (1, &[4096][..]));
+    let plan = planned(&sum(10_000));
+    assert_eq!(plan.steps.len(), 2, "{plan}");
+    assert_eq!((plan.kernels[0].dims.as_slice(), plan.kernels[0].total), (&[3, 4096][..], 10_000));
+    assert_eq!(plan.kernels[1].dims.as_slice(), [3]);
+}
+
+#[test]
+fn very_long_full_reductions_have_three_levels() {
+    let n = 4096 * 4096 + 5000;
+    let graph = primitive(|g| g.output("s", g.input("x", F32, [n]).tanh().sum()));
+    let plan = plan(&graph, &fusion(true)).unwrap();
+    assert!(cotangent_kernel::verify_plan(&plan).is_empty());
+    let shapes: Vec<(&[usize], usize)> = plan.kernels.iter().map(|k| (k.dims.as_slice(), k.total)).collect();
+    let rows = n.div_ceil(4096);
+    assert_eq!(shapes, [(&[rows, 4096][..], n), (&[2, 4096], rows), (&[2], 2)]);
+}
+
+#[test]
+fn readers_go_on_with_the_reductions_result() {
+    let graph = primitive(|g| {
+        let x = g.input("x", F32, [6, 5]);
+        let s = x.exp().reduce_sum(&[1]);
+        g.output("log", s.log());
+        g.output("mean", s * 0.2);
+    });
+    let plan = planned(&graph);
+    assert_eq!(plan.steps.len(), 1, "{plan}");
+    let graph = primitive(|g| g.output("mean", g.input("x", F32, [6, 5]).reduce_sum(&[0]) * 0.25));
+    let plan = check(&graph, &["reduce_sum → mul fuse: continues with the reduction's result"]);
+    assert_eq!(sweeps(&plan), [Sweep::Column]);
+}
+
+#[test]
+fn a_second_sweep_is_kept() {
+    let graph = optimized(&primitive(|g| g.output("y", g.input("x", F32, [6, 5]).softmax(1))));
+    let plan = planned(&graph);
+    let text = verdicts(&graph, &plan).join("\n");
+    assert_eq!(text.matches("keep: the reduction's result is needed in a second sweep").count(), 2, "{text}");
+    assert_eq!(plan.steps.len(), 3, "{plan}");
+}
+
+#[test]
+fn views_are_strides() {
+    let graph = primitive(|g| {
+        let (x, b) = (g.input("x", F32, [4, 6]), g.input("b", F32, [6]));
+        let turned = x.t().slice_steps(&[0, 1], &[6, 4], &[2, 1]).flip(&[0]);
+        g.output("y", turned.exp());
+        g.output("z", (x + b).tanh().reshape([2, 2, 6]).sin());
+    });
+    let plan = planned(&graph);
+    assert_eq!(plan.figures().n_copies, 0);
+    // One kernel each, and one that stores what the reshape shows.
+    assert!(plan.steps.len() <= 3 && plan.forced.is_empty(), "{plan}");
+    let k = &plan.kernels[plan.calls().next().unwrap().kernel];
+    assert!(k.accesses().any(|m| m.strides.iter().any(|&s| s < 0)), "{k}");
+}
+
+#[test]
+fn a_reshape_across_permuted_axes_is_copied() {
+    let graph = primitive(|g| {
+        let x = g.input("x", F32, [4, 6]);
+        g.output("y", x.t().reshape([24]).exp());
+    });
+    let plan = planned(&graph);
+    assert_eq!(plan.steps.len(), 2, "{plan}");
+    assert_eq!(graph.node(plan.forced[0].0).op.name, "transpose");
+    assert!(plan.forced[0].1.contains("reshaped"), "{}", plan.forced[0].1);
+}
+
+#[test]
+fn steps_of_their_own_read_and_write_memory() {
+    let graph = primitive(|g| {
+        let table = g.param("table", F32, [7, 3], Init::GlorotUniform);
+        let index = g.input("index", DType::I64, [4]).check_index(7);
+        let rows = table.tanh().gather(index).exp();
+        g.output("rows", rows);
+        g.output("sums", rows.scatter_add(index, 7) * 2.0);
+        g.output("both", g.concat(&[rows, rows.sin()], 0).tanh());
+        g.output("padded", rows.pad(&[1, 2], &[0, 1], 0.5).tanh());
+    });
+    let plan = planned(&graph);
+    let text = verdicts(&graph, &plan).join("\n");
+    for expected in [
+        "tanh → gather keep: `gather` reads its operands from memory",
+        "gather → exp keep: `gather` writes its result to memory",
+        "exp → scatter_add keep: `scatter_add` reads its operands from memory",
+        "concat → tanh keep: `concat` writes its result to memory",
+        "exp → pad keep: `pad` reads its operands from memory",
+    ] {
+        assert!(text.contains(expected), "{expected}\n{text}");
+    }
+    let checks = plan.steps.iter().filter(|s| matches!(s, Step::Check { .. })).count();
+    assert_eq!(checks, 1, "one check for all uses of one index\n{plan}");
+}
+
+#[test]
+fn checked_indices_that_are_computed_are_stored_for_the_check() {
+    let graph = primitive(|g| {
+        let index = g.input("index", DType::I64, [4]);
+        let class = index.check_index(5).cast(DType::F64);
+        g.output("y", class.exp());
+        let sum = (index.cast(F64).tanh().exp() * 0.0).cast(DType::I64);
+        g.output("z", sum.check_index(3).cast(F64).sin());
+    });
+    planned(&graph);
+}
+
+#[test]
+fn a_diamond_through_a_product_is_no_circle() {
+    let graph = primitive(|g| {
+        let x = g.input("x", F32, [4, 4]);
+        let w = g.param("w", F32, [4, 4], Init::GlorotUniform);
+        let h = x.tanh().exp();
+        g.output("y", h.matmul(w).sin() + h);
+    });
+    let plan = planned(&graph);
+    let text = verdicts(&graph, &plan).join("\n");
+    assert!(text.contains("exp → add keep: the kernel would wait for itself through `matmul`"), "{text}");
+}
+
+#[test]
+fn a_residual_made_elsewhere_joins_the_epilogue() {
+    let graph = primitive(|g| {
+        let (x, r) = (g.input("x", F32, [4, 4]), g.input("r", F32, [4, 4]));
+        let w = g.param("w", F32, [4, 4], Init::GlorotUniform);
+        g.output("y", x.matmul(w).sin() + r.tanh().exp());
+    });
+    let plan = planned(&graph);
+    assert_eq!(plan.steps.len(), 1, "{plan}");
+}
+
+#[test]
+fn two_products_are_two_steps() {
+    let graph = primitive(|g| {
+        let (x, w) = (g.input("x", F32, [4, 4]), g.param("w", F32, [4, 4], Init::GlorotUniform));
+        g.output("y", (x.matmul(w) + w.matmul(x)).tanh());
+    });
+    let plan = planned(&graph);
+    assert_eq!(plan.figures().n_products, 2);
+    assert_eq!(plan.figures().n_kernels, 1, "{plan}");
+}
+
+#[test]
+fn batched_products_with_odd_operands() {
+    let graph = primitive(|g| {
+        let x = g.input("x", F64, [2, 3, 4]);
+        let w = g.input("w", F64, [4, 5]);
+        g.output("shared", x.matmul(w).tanh());
+        g.output("heads", x.transpose(&[1, 0, 2]).matmul_with(x.transpose(&[1, 0, 2]), false, true).exp());
+        let b = g.input("b", F64, [3, 5]);
+        g.output("bias", (x.matmul(w) + b.repeat_along(&[2, 3, 5].into(), &[0])).sin());
+        g.output("wide", x.reshape([2, 3, 2, 2]).transpose(&[0, 2, 1, 3]).reshape([4, 3, 2]).matmul_with(
+            g.input("v", F64, [4, 3, 2]),
+            true,
+            false,
+        ));
+    });
+    planned(&graph);
+}
+
+#[test]
+fn without_fusion_every_op_has_a_kernel() {
+    let graph = primitive(|g| {
+        let x = g.input("x", F32, [4, 6]);
+        let y = (x.t().exp() + 1.0).tanh();
+        g.output("y", y.reduce_sum(&[0]).log());
+    });
+    let plan = plan(&graph, &fusion(false)).unwrap();
+    assert_eq!(plan.steps.len(), 5, "exp, add, tanh, reduce_sum, log\n{plan}");
+    assert!(verdicts(&graph, &plan).iter().all(|v| v.ends_with("keep: fusion is turned off")));
+}
+
+#[test]
+fn empty_and_unit_axes() {
+    for shape in [[0, 5], [5, 0], [1, 5], [5, 1], [1, 1]] {
+        let graph = primitive(|g| {
+            let x = g.input("x", F32, shape);
+            let w = g.param("w", F32, [shape[1], 3], Init::GlorotUniform);
+            g.output("y", (x.exp() + x.t().t()).tanh());
+            for (name, axes) in [("rows", &[1][..]), ("columns", &[0]), ("all", &[0, 1]), ("none", &[])] {
+                g.output(name, (x.tanh() * x).reduce_sum(axes));
+                g.output(&format!("{name} max"), x.exp().reduce_max(axes).log());
+            }
+            g.output("product", (x.matmul(w) * 2.0).tanh());
+            g.output("long", x.reshape([shape[0] * shape[1]]).exp().pad(&[1], &[0], 1.0));
+        });
+        planned(&graph);
+    }
+}
+
+#[test]
+fn minus_zero_survives_a_sum_over_one_element() {
+    let graph = primitive(|g| {
+        let x = g.input("x", F32, [3, 1, 2]);
+        g.output("s", (-(x * 0.0)).reduce_sum(&[1]));
+        g.output("t", (-(x * 0.0)).reduce_sum(&[1]).exp().reshape([2, 3]));
+    });
+    planned(&graph);
+}
+
+#[test]
+fn broadcasts_inside_reductions() {
+    let graph = primitive(|g| {
+        let (x, b, c) = (g.input("x", F32, [3, 4, 5]), g.input("b", F32, [5]), g.input("c", F32, [3, 4]));
+        let y = (x - b).square() * c.repeat_along(&[3, 4, 5].into(), &[2]);
+        g.output("full", y.tanh().sum());
+        g.output("outer", y.exp().reduce_sum(&[0, 1]));
+        g.output("middle", y.sin().reduce_sum(&[1]));
+        g.output("inner", y.cos().reduce_sum(&[1, 2]));
+    });
+    planned(&graph);
+}
+
+#[test]
+fn scalar_side_computations_share_kernels() {
+    let graph = primitive(|g| {
+        let t = g.state("t", F32, [], Init::ZEROS);
+        let next = t + 1.0;
+        g.update(t, next);
+        let (lr, decay) = (g.input("lr", F32, []), g.input("decay", F32, []));
+        for i in 0..6 {
+            let w = g.param(&format!("w{i}"), F32, [10 + i, 8], Init::GlorotUniform);
+            let (c1, c2) = (1.0 - next.tanh().pow(lr + i as f64), 1.0 - (next + 1.0).pow(decay).sin());
+            g.update(w, w - w.tanh() * (lr * c2.sqrt() / c1));
+        }
+        g.output("norm", (lr.exp() + decay.tanh()).sin());
+        g.output("other", (decay.exp() * 0.5).log());
+    });
+    let plan = planned(&graph);
+    assert!(plan.figures().n_kernels <= 6 + 2, "{plan}");
+}
+
+#[test]
+fn explain_names_every_edge() {
+    let graph = optimized(&primitive(|g| {
+        let x = g.input("x", F32, [4, 3]);
+        let w = g.param("w", F32, [3, 5], Init::GlorotUniform);
+        g.output("y", x.matmul(w).relu().softmax(1));
+    }));
+    let plan = planned(&graph);
+    let text = explain(&graph, &plan);
+    assert!(text.contains("plan_fusion.rs:"), "{text}");
+    assert!(text.contains("second sweep") && text.contains("f32[4,5]"), "{text}");
+    for edge in &plan.edges {
+        assert!(text.contains(&format!("{} {}", edge.from, graph.node(edge.from).op.name)), "{text}");
+        assert_eq!(plan.verdict(edge.from, edge.to), Some(&edge.verdict));
+    }
+    let report = plan.to_string();
+    assert!(report.contains("totals:") && report.contains("memory: arena"), "{report}");
+}
+
+#[test]
+fn fusion_moves_fewer_bytes() {
+    let graph = primitive(|g| {
+        let x = g.input("x", F32, [100]);
+        g.output("y", x.tanh().exp().sin().cos());
+    });
+    let (fused, unfused) = (plan(&graph, &fusion(true)).unwrap(), plan(&graph, &fusion(false)).unwrap());
+    assert_eq!((fused.bytes_moved(), unfused.bytes_moved()), (800, 3200));
+}

@@ -1,0 +1,7 @@
+//! The tests of this crate, in one binary: derivatives, each rule, the pipeline as a whole.
+
+mod common;
+mod gradients;
+mod pipeline;
+mod random;
+mod rules;
