@@ -1,6 +1,7 @@
 //! The compiler driver: passes, clusters, plan, machine code, each stage timed and open to inspection.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -138,13 +139,14 @@ impl Compiler {
         // Memory safety rests on these proofs, so they are made in release builds too.
         prove_bounds(&plan)?;
         if self.verify {
-            let errors: Vec<String> = Vec::new();
+            let errors = cotangent_kernel::verify_plan(&plan);
             if !errors.is_empty() {
                 return Err(CompilerBug::new("plan", errors.join("\n")).into());
             }
         }
         let planned = start.elapsed();
-        let backend = CraneliftBackend::host()?;
+        let keep_clif = self.passes.dump.is_some();
+        let backend = CraneliftBackend::new(cotangent_codegen::Options { keep_clif, ..Default::default() })?;
         let kernels: Vec<&cotangent_kernel::Kernel> = plan.kernels.iter().collect();
         let compiled = backend.compile(&kernels)?;
         let total = start.elapsed();
@@ -152,7 +154,7 @@ impl Compiler {
         let interface = Interface::of(&optimized.graph, graph);
         let gemms = plan.steps.iter().filter_map(GemmPlan::of).collect();
         let layouts = plan.kernels.iter().map(|k| k.layout()).collect();
-        Ok(Arc::new(Executable {
+        let executable = Executable {
             source: graph.clone(),
             optimized: optimized.graph,
             reports: optimized.report,
@@ -164,7 +166,13 @@ impl Compiler {
             timings,
             backend: backend.name(),
             fused: self.fuse,
-        }))
+        };
+        if let Some(dir) = &self.passes.dump {
+            executable
+                .dump(dir)
+                .map_err(|e| CompileError::Environment(format!("cannot write to {}: {e}", dir.display())))?;
+        }
+        Ok(Arc::new(executable))
     }
 }
 
@@ -349,12 +357,24 @@ impl Executable {
 
     /// The plan as text: steps, buffers with sizes, places and lifetimes.
     pub fn plan_text(&self) -> String {
-        String::new()
+        self.plan.to_string()
     }
 
     /// Every decision of the clusterer, with its reason.
     pub fn explain(&self) -> String {
-        String::new()
+        cotangent_kernel::explain(&self.optimized, &self.plan)
+    }
+
+    /// Writes clusters, plan, decisions, kernels and their intermediate code into a directory.
+    fn dump(&self, dir: &Path) -> std::io::Result<()> {
+        std::fs::create_dir_all(dir)?;
+        std::fs::write(dir.join("90-fused.dot"), self.dot(StageView::Fused))?;
+        std::fs::write(dir.join("91-plan.txt"), self.plan_text())?;
+        std::fs::write(dir.join("92-explain.txt"), self.explain())?;
+        let kernels: Vec<String> = self.plan.kernels.iter().map(|k| k.to_string()).collect();
+        std::fs::write(dir.join("93-kernels.txt"), kernels.join("\n"))?;
+        let clif = (0..self.plan.kernels.len()).filter_map(|k| self.compiled.stats(k).clif.clone());
+        std::fs::write(dir.join("94-clif.txt"), clif.collect::<Vec<_>>().join("\n"))
     }
 
     /// Bytes that steps hold besides parameters, states and inputs.

@@ -31,8 +31,10 @@ const MIN_PARALLEL_NANOS: usize = 8_000;
 /// A program bound to memory.
 #[derive(Debug)]
 pub(crate) struct Machine {
+    #[expect(dead_code, reason = "owns the memory that `buffers` leads into")]
     arena: AlignedBytes,
     counters: AlignedBytes,
+    #[expect(dead_code, reason = "owns the memory that `buffers` leads into")]
     constants: Vec<AlignedBytes>,
     /// The address of each buffer; null for inputs that are not bound.
     buffers: Vec<*mut u8>,
@@ -91,7 +93,8 @@ impl Machine {
             let at = plan.buffers.iter().position(|b| b.home == Home::Input && b.name == *name);
             BufferId(at.unwrap_or(usize::MAX) as u32)
         };
-        let inputs: Vec<(BufferId, bool)> = program.interface.input_names.iter().map(|n| (buffer_of(n), false)).collect();
+        let inputs: Vec<(BufferId, bool)> =
+            program.interface.input_names.iter().map(|n| (buffer_of(n), false)).collect();
         let (mut calls, mut pointers, mut patches, mut splits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for step in &plan.steps {
             let call = match step {
@@ -226,7 +229,10 @@ impl Machine {
         macro_rules! multiply {
             ($gemm:expr, $t:ty) => {{
                 let operand = |view: &MatrixView, rows: usize, cols: usize| MatRef::<$t> {
-                    ptr: self.buffers[view.buffer.index()].cast::<$t>().cast_const().wrapping_offset(view.offset as isize),
+                    ptr: self.buffers[view.buffer.index()]
+                        .cast::<$t>()
+                        .cast_const()
+                        .wrapping_offset(view.offset as isize),
                     rows,
                     cols,
                     row_stride: view.row_stride as isize,
@@ -276,7 +282,14 @@ impl Machine {
         }
     }
 
-    fn check(&self, program: &Executable, indices: BufferId, bound: usize, op: &str, origin: &Origin) -> Result<(), Diag> {
+    fn check(
+        &self,
+        program: &Executable,
+        indices: BufferId,
+        bound: usize,
+        op: &str,
+        origin: &Origin,
+    ) -> Result<(), Diag> {
         let bad = match program.plan.buffers[indices.index()].dtype {
             DType::I32 => {
                 let bad = |&v: &i32| usize::try_from(v).is_ok_and(|v| v < bound);
@@ -299,7 +312,14 @@ impl Machine {
         Err(diag.help(format!("asked for by `{op}`; nothing has been changed by this step")))
     }
 
-    fn gather(&self, program: &Executable, table: BufferId, indices: BufferId, out: BufferId, row: usize) -> Result<(), Diag> {
+    fn gather(
+        &self,
+        program: &Executable,
+        table: BufferId,
+        indices: BufferId,
+        out: BufferId,
+        row: usize,
+    ) -> Result<(), Diag> {
         let n = program.plan.buffers[indices.index()].n_elements;
         let bytes = row * program.plan.buffers[table.index()].dtype.size_bytes();
         let rows = program.plan.buffers[table.index()].n_elements.checked_div(row).unwrap_or(0);
@@ -321,7 +341,14 @@ impl Machine {
         })
     }
 
-    fn scatter_add(&self, program: &Executable, updates: BufferId, indices: BufferId, out: BufferId, row: usize) -> Result<(), Diag> {
+    fn scatter_add(
+        &self,
+        program: &Executable,
+        updates: BufferId,
+        indices: BufferId,
+        out: BufferId,
+        row: usize,
+    ) -> Result<(), Diag> {
         macro_rules! add {
             ($t:ty, $zero:expr, $plus:expr) => {{
                 let (from, to) = (self.elements::<$t>(program, updates), self.elements_mut::<$t>(program, out));

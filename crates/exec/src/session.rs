@@ -134,7 +134,10 @@ impl Session {
         if let Some(missing) = machine.first_unbound() {
             let name = &executable.interface.input_names[missing];
             let ty = &executable.interface.input_types[missing];
-            return Err(Diag::new(Code::InputNames, format!("the program requires input `{name}` of type {ty}, got none")));
+            return Err(Diag::new(
+                Code::InputNames,
+                format!("the program requires input `{name}` of type {ty}, got none"),
+            ));
         }
         let result = machine.run(executable, &self.runtime, self.store.seed().0, self.store.step());
         machine.unbind();

@@ -37,8 +37,11 @@ fn check(graph: &Graph, batch: usize, fuse: bool, threads: usize) -> Vec<TensorD
         env.counters = cotangent_graph::Counters { seed: 7, step };
         let expected = interpret_named(program.optimized(), &env).unwrap();
         let out = session.step([("x", (&x).into()), ("y", (&y).into())]).unwrap();
-        let got: Vec<(String, TensorData)> =
-            expected.iter().filter(|e| !e.0.starts_with("update ")).map(|e| (e.0.clone(), out.tensor(&e.0).unwrap())).collect();
+        let got: Vec<(String, TensorData)> = expected
+            .iter()
+            .filter(|e| !e.0.starts_with("update "))
+            .map(|e| (e.0.clone(), out.tensor(&e.0).unwrap()))
+            .collect();
         for (name, value) in expected {
             let got = match name.strip_prefix("update ") {
                 Some(target) => session.store().get(target).unwrap(),

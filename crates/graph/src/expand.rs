@@ -10,14 +10,19 @@ use crate::diag::Diags;
 use crate::ir::{Graph, NodeId, Output, Role};
 use crate::op::{ExpandCx, Lower};
 
-/// Builds what node `id` of `graph` expands to, in the builder of `inputs`; one tensor for each result. Empty if it does
+/// Builds what node `id` of `graph` expands to, in `builder`; one tensor for each result. Empty if it does
 /// not expand.
-pub fn expand_node<'g>(graph: &Graph, id: NodeId, inputs: &[Tensor<'g>]) -> SmallVec<[Tensor<'g>; 1]> {
+pub fn expand_node<'g>(
+    builder: &'g GraphBuilder,
+    graph: &Graph,
+    id: NodeId,
+    inputs: &[Tensor<'g>],
+) -> SmallVec<[Tensor<'g>; 1]> {
     let node = graph.node(id);
     match &node.op.lower {
         Lower::Expand(expand) => {
             let inputs = SmallVec::from_slice(inputs);
-            expand(&ExpandCx { inputs, attrs: &node.attrs, ty: &node.ty, bodies: graph.bodies() })
+            expand(&ExpandCx { builder, inputs, attrs: &node.attrs, ty: &node.ty, bodies: graph.bodies() })
         }
         _ => SmallVec::new(),
     }
@@ -37,7 +42,7 @@ pub fn one_op_graph(graph: &Graph, id: NodeId) -> Result<Graph, Diags> {
         .enumerate()
         .map(|(k, &i)| builder.input(&k.to_string(), graph.ty(i).dtype(), graph.ty(i).shape()))
         .collect();
-    for (k, result) in expand_node(graph, id, &inputs).into_iter().enumerate() {
+    for (k, result) in expand_node(&builder, graph, id, &inputs).into_iter().enumerate() {
         builder.output(&k.to_string(), result);
     }
     builder.finish()

@@ -5,11 +5,11 @@
 //! sub-expressions are shared by construction. Sources (inputs, parameters, states, random numbers) are not: they are
 //! identified by name.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::attrs::Attrs;
@@ -162,9 +162,9 @@ pub struct Graph {
     nodes: Vec<Node>,
     outputs: Vec<Output>,
     bodies: Vec<Arc<Graph>>,
-    interned: HashMap<NodeKey, NodeId>,
+    interned: FxHashMap<NodeKey, NodeId>,
     /// Bodies by the hash of their text.
-    body_index: HashMap<u64, SmallVec<[BodyId; 1]>>,
+    body_index: FxHashMap<u64, SmallVec<[BodyId; 1]>>,
 }
 
 impl Graph {

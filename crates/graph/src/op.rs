@@ -12,7 +12,7 @@ use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId};
 use smallvec::SmallVec;
 
 use crate::attrs::{AttrSpec, Attrs};
-use crate::builder::Tensor;
+use crate::builder::{GraphBuilder, Tensor};
 use crate::diag::{Code, nearest};
 use crate::interp::Counters;
 use crate::ir::{Graph, OpRef};
@@ -233,6 +233,8 @@ pub enum ViewMap {
 
 /// What an expansion sees. All tensors belong to the graph under construction.
 pub struct ExpandCx<'g, 'a> {
+    /// The builder of the graph under construction.
+    pub builder: &'g GraphBuilder,
     /// The operands.
     pub inputs: SmallVec<[Tensor<'g>; 3]>,
     /// The attributes.

@@ -65,8 +65,12 @@ fn norms(n: usize) -> Option<Graph> {
 }
 
 fn main() {
-    let families: [(&str, fn(usize) -> Option<Graph>); 3] = [("mlp", |n| mlp(n / 18)), ("chain", chain), ("norms", norms)];
-    println!("{:8} {:>7} {:>7} {:>12} {:>12} {:>12}", "graph", "nodes", "steps", "cluster µs/n", "plan µs/n", "verify µs/n");
+    let families: [(&str, fn(usize) -> Option<Graph>); 3] =
+        [("mlp", |n| mlp(n / 18)), ("chain", chain), ("norms", norms)];
+    println!(
+        "{:8} {:>7} {:>7} {:>12} {:>12} {:>12}",
+        "graph", "nodes", "steps", "cluster µs/n", "plan µs/n", "verify µs/n"
+    );
     for (name, family) in families {
         for n in [100, 1_000, 10_000] {
             let Some(graph) = family(n) else { continue };

@@ -106,7 +106,8 @@ impl<'p> PlanMachine<'p> {
             let missing = || Diag::new(Code::InputNames, format!("`{name}` has no value"));
             let value = source.get(name).ok_or_else(missing)?;
             if value.dtype() != decl.dtype || value.shape().n_elements() != decl.n_elements {
-                let text = format!("`{name}` requires {} elements of {}, got {}", decl.n_elements, decl.dtype, value.ty());
+                let text =
+                    format!("`{name}` requires {} elements of {}, got {}", decl.n_elements, decl.dtype, value.ty());
                 return Err(Diag::new(Code::InputType, text).into());
             }
             self.memory[self.places[i].buffer] = bytes_of(value);
@@ -120,14 +121,14 @@ impl<'p> PlanMachine<'p> {
             }
         }
         done?;
-        let output = |o: &crate::plan::PlanOutput| {
-            Ok((o.name.to_string(), self.tensor(o.buffer, o.ty.dtype(), o.ty.shape())?))
-        };
+        let output =
+            |o: &crate::plan::PlanOutput| Ok((o.name.to_string(), self.tensor(o.buffer, o.ty.dtype(), o.ty.shape())?));
         self.plan.outputs.iter().map(output).collect()
     }
 
     fn tensor(&self, id: BufferId, dtype: DType, shape: &Shape) -> Result<TensorData, RunError> {
-        let bits: Result<Vec<u64>, RunError> = (0..shape.n_elements()).map(|k| self.read(id, dtype, k as i64)).collect();
+        let bits: Result<Vec<u64>, RunError> =
+            (0..shape.n_elements()).map(|k| self.read(id, dtype, k as i64)).collect();
         Ok(TensorData::from_bits(dtype, shape, &bits?))
     }
 
@@ -260,7 +261,8 @@ impl<'p> PlanMachine<'p> {
                     let y = self.read(b.buffer, dtype, at(b, batch, k, j))?;
                     sum = match dtype {
                         DType::F32 => {
-                            let (x, y, s) = (f32::from_bits(x as u32), f32::from_bits(y as u32), f32::from_bits(sum as u32));
+                            let (x, y, s) =
+                                (f32::from_bits(x as u32), f32::from_bits(y as u32), f32::from_bits(sum as u32));
                             u64::from(x.mul_add(y, s).to_bits())
                         }
                         DType::F64 => f64::from_bits(x).mul_add(f64::from_bits(y), f64::from_bits(sum)).to_bits(),

@@ -217,8 +217,10 @@ impl Verifier<'_> {
             let steps = [(dims.batch, view.batch_stride), (rows, view.row_stride), (cols, view.col_stride)];
             let empty = steps.iter().any(|&(n, _)| n == 0) || dims.m == 0 || dims.n == 0;
             let reach = |n: usize, stride: i64| (n as i128 - 1) * i128::from(stride);
-            let low: i128 = steps.iter().map(|&(n, stride)| reach(n, stride).min(0)).sum::<i128>() + i128::from(view.offset);
-            let high: i128 = steps.iter().map(|&(n, stride)| reach(n, stride).max(0)).sum::<i128>() + i128::from(view.offset);
+            let low: i128 =
+                steps.iter().map(|&(n, stride)| reach(n, stride).min(0)).sum::<i128>() + i128::from(view.offset);
+            let high: i128 =
+                steps.iter().map(|&(n, stride)| reach(n, stride).max(0)).sum::<i128>() + i128::from(view.offset);
             if !empty && (low < 0 || high >= length) {
                 let name = self.name(view.buffer);
                 self.wrong(format!("step {s}: a product reads elements {low}..={high} of {name}, which has {length}"));
@@ -281,7 +283,9 @@ impl Verifier<'_> {
         match bound {
             None if n > 0 => self.wrong(format!("step {s}: {name} are not checked")),
             Some(bound) if bound.checked_mul(row).is_none_or(|most| most > n_table) => {
-                self.wrong(format!("step {s}: {name} are checked against {bound}, but the table has {n_table} elements"));
+                self.wrong(format!(
+                    "step {s}: {name} are checked against {bound}, but the table has {n_table} elements"
+                ));
             }
             _ => {}
         }
@@ -291,8 +295,7 @@ impl Verifier<'_> {
 
     fn flow(&mut self) {
         let plan = self.plan;
-        let mut written: Vec<bool> =
-            plan.buffers.iter().map(|decl| !matches!(decl.home, Home::Arena { .. })).collect();
+        let mut written: Vec<bool> = plan.buffers.iter().map(|decl| !matches!(decl.home, Home::Arena { .. })).collect();
         let mut is_new = vec![false; plan.buffers.len()];
         let mut first_write: Option<usize> = None;
         for (s, step) in plan.steps.iter().enumerate() {

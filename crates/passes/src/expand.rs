@@ -9,9 +9,7 @@ use smallvec::SmallVec;
 
 use cotangent_graph::op::ExpandCx;
 use cotangent_graph::ops::region::TUPLE;
-use cotangent_graph::{
-    Attrs, Code, CompilerBug, Diag, Graph, GraphBuilder, Lower, Node, Stage, Tensor, Type, expand as graph_expand,
-};
+use cotangent_graph::{Attrs, Code, CompilerBug, Diag, Graph, GraphBuilder, Lower, Node, Stage, Tensor, Type};
 
 use crate::dce::without_dead;
 use crate::differentiate::differentiate;
@@ -108,15 +106,11 @@ pub fn expand_in<'g>(
     bodies: &[Arc<Graph>],
     inputs: &[Tensor<'g>],
 ) -> Result<SmallVec<[Tensor<'g>; 1]>, PassError> {
-    // A call is inlined here because an expansion finds its builder through an operand, and a call may have none.
-    if let (true, Some(body)) = (node.op.name == "call", node.attrs.body("body")) {
-        return Ok(graph_expand::inline_body(builder, &bodies[body.index()], inputs));
-    }
     let Lower::Expand(expand) = &node.op.lower else {
         return Err(CompilerBug::new("expand", format!("`{}` does not expand", node.op.name)).into());
     };
     let inputs = SmallVec::from_slice(inputs);
-    let results = expand(&ExpandCx { inputs, attrs: &node.attrs, ty: &node.ty, bodies });
+    let results = expand(&ExpandCx { builder, inputs, attrs: &node.attrs, ty: &node.ty, bodies });
     let wanted = if let Type::Tuple(members) = &node.ty { members.len() } else { 1 };
     if results.len() != wanted {
         let text = format!("`{}` expands to {} values, not to {wanted}", node.op.name, results.len());

@@ -111,7 +111,7 @@ pub static CELU: OpDef = OpDef {
     attrs: &[AttrSpec { name: "alpha", kind: AttrKind::Float, doc: "the limit at minus infinity is -alpha; not 0" }],
     traits: OpTraits::POINTWISE.with(OpTraits::ZERO_PRESERVING),
     infer: |cx| {
-        if !(cx.attrs.float("alpha") > 0.0) {
+        if cx.attrs.float("alpha").is_nan() || cx.attrs.float("alpha") <= 0.0 {
             return Err(cx.attr_fault(format_args!("requires a positive `alpha`, got {}", cx.attrs.float("alpha"))));
         }
         infer_float(cx)

@@ -42,10 +42,7 @@ pub static CALL: OpDef = OpDef {
     eval: eval::unbound,
     vjp: Vjp::ViaExpansion,
     lower: Lower::Expand(|cx| match cx.attrs.body("body") {
-        Some(id) => match cx.inputs.first() {
-            Some(first) => expand::inline_body(first.builder(), &cx.bodies[id.index()], &cx.inputs),
-            None => smallvec![],
-        },
+        Some(id) => expand::inline_body(cx.builder, &cx.bodies[id.index()], &cx.inputs),
         None => smallvec![],
     }),
     samples: |_| Vec::new(),

@@ -73,6 +73,7 @@ impl Roles {
     fn assign(&mut self, graph: &Graph, options: &ClusterOptions, forced: &HashSet<NodeId>) -> Vec<NodeId> {
         let live = graph.live();
         let readers = graph.readers();
+        let in_memory = stored_anyway(graph, &live);
         let mut bases: Vec<NodeId> = graph.ids().collect();
         // Full-sized operands that the readers of a virtual value load in its place, and the operations they repeat.
         let mut leaves: Vec<f64> = vec![0.0; graph.n_nodes()];
@@ -111,10 +112,11 @@ impl Roles {
                     let n_leaves: f64 = node.inputs.iter().map(|k| leaves[k.index()]).sum();
                     let live_readers = || readers[i].iter().copied().filter(|r| live[r.index()]);
                     let k = live_readers().count() as f64;
-                    // A value whose operands are values of kernels is better made where they are made.
+                    // A value whose operands are values of kernels is better made where they are made, unless those are
+                    // in memory anyhow (the mask of an activation that a product reads).
                     let from_memory = node.inputs.iter().all(|input| {
                         let base = bases[input.index()].index();
-                        self.parts[base] != Part::Value || self.reduces[base]
+                        self.parts[base] != Part::Value || self.reduces[base] || in_memory[base]
                     });
                     let cheap = self.ops[i] <= options.cost.cheap_ops && k * n_leaves <= n_leaves + 1.0 + k;
                     if k > 0.0 && cheap && from_memory && live_readers().all(|r| sees_through(graph, id, r)) {
@@ -128,6 +130,27 @@ impl Roles {
         }
         bases
     }
+}
+
+/// For each node, whether an output or a step that reads memory needs it whatever is fused.
+fn stored_anyway(graph: &Graph, live: &[bool]) -> Vec<bool> {
+    let mut stored = vec![false; graph.n_nodes()];
+    for output in graph.outputs() {
+        stored[output.value.index()] = true;
+    }
+    for id in graph.ids().rev().filter(|id| live[id.index()]) {
+        let node = graph.node(id);
+        let passes_on = match &node.op.lower {
+            Lower::Gemm | Lower::Gather | Lower::ScatterAdd | Lower::Join => true,
+            // A view that is an output itself is a copy.
+            Lower::View(_) | Lower::Check | Lower::Identity => stored[id.index()],
+            _ => false,
+        };
+        if passes_on {
+            node.inputs.iter().for_each(|input| stored[input.index()] = true);
+        }
+    }
+    stored
 }
 
 /// Whether a reader can recompute a value at whatever index it reads.

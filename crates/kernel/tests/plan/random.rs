@@ -2,11 +2,11 @@
 //!
 //! `COTANGENT_SEEDS=200..400` chooses other seeds.
 
-mod common;
-
 use std::ops::Range;
 
 use cotangent_testkit::random::{self, Options};
+
+use crate::common;
 
 fn seeds(default: Range<u64>) -> Range<u64> {
     let chosen = std::env::var("COTANGENT_SEEDS").ok().and_then(|text| {

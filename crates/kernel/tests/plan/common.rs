@@ -52,7 +52,6 @@ pub fn compare(graph: &Graph, env: &Env) -> Result<(), String> {
 }
 
 /// Builds a graph, without passes.
-#[expect(dead_code, reason = "not every test crate builds graphs")]
 pub fn primitive(f: impl FnOnce(&GraphBuilder)) -> Graph {
     build(f).unwrap_or_else(|diags| panic!("{diags}"))
 }
@@ -63,7 +62,6 @@ pub fn optimized(graph: &Graph) -> Graph {
 }
 
 /// The fused plan of a graph that was compared with the oracle on random values.
-#[expect(dead_code, reason = "not every test crate plans single graphs")]
 pub fn planned(graph: &Graph) -> Plan {
     let env = random::env(graph, 7);
     compare(graph, &env).unwrap_or_else(|e| panic!("{e}"));

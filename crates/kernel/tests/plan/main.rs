@@ -1,0 +1,8 @@
+//! Clusters, lowering, plans: what fuses, what is stored where, and that nothing of it changes a bit.
+
+mod broken;
+mod common;
+mod fusion;
+mod memory;
+mod random;
+mod updates;
