@@ -64,9 +64,11 @@ fn norms(n: usize) -> Option<Graph> {
     .ok()
 }
 
+/// Makes the graph of about so many nodes.
+type Family = fn(usize) -> Option<Graph>;
+
 fn main() {
-    let families: [(&str, fn(usize) -> Option<Graph>); 3] =
-        [("mlp", |n| mlp(n / 18)), ("chain", chain), ("norms", norms)];
+    let families: [(&str, Family); 3] = [("mlp", |n| mlp(n / 18)), ("chain", chain), ("norms", norms)];
     println!(
         "{:8} {:>7} {:>7} {:>12} {:>12} {:>12}",
         "graph", "nodes", "steps", "cluster µs/n", "plan µs/n", "verify µs/n"

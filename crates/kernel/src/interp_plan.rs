@@ -93,7 +93,7 @@ impl<'p> PlanMachine<'p> {
         self.memory[0].fill(GARBAGE);
         for (i, decl) in self.plan.buffers.iter().enumerate() {
             let source = match decl.home {
-                Home::Input => &*inputs,
+                Home::Input => inputs,
                 Home::Param | Home::State => &*store,
                 Home::Counters => {
                     let words = [counters.seed as u32, (counters.seed >> 32) as u32, counters.step];

@@ -1,7 +1,7 @@
 //! The plan: steps in order, buffers with lifetimes and places.
 //!
 //! A plan is complete and static: [`Step`]s say what they read and write, [`BufferDecl`]s where the bytes live. The plan
-//! verifier ([`crate::verify_plan`]) checks it; the executor only follows it.
+//! verifier ([`crate::verify_plan()`]) checks it; the executor only follows it.
 //!
 //! [`plan`] goes clusters → units (a cluster lowered to kernels, or a step of its own) → an order of units → buffers and
 //! steps. Where lowering finds that a value must be in memory first, clustering starts again with that value forced.

@@ -113,7 +113,7 @@ impl Verifier<'_> {
         if let Some(id) = plan.outputs.iter().map(|o| &o.buffer).chain(&plan.updated).find(|id| unknown(id)) {
             self.wrong(format!("an output or update names buffer {} of {n_buffers}", id.0));
         }
-        if plan.old_reads.iter().flatten().any(|id| unknown(id)) {
+        if plan.old_reads.iter().flatten().any(unknown) {
             self.wrong("a read of an old value names no buffer");
         }
         if plan.step_nodes.len() != plan.steps.len() || plan.old_reads.len() != plan.steps.len() {

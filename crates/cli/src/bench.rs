@@ -1,0 +1,149 @@
+//! `bench`: a workload, timed.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueEnum};
+use cotangent::data::npz::read_npz;
+use cotangent::exec::Threads;
+use cotangent_train::bench::{BenchOptions, Field, Protocol, Report, bench};
+use cotangent_train::workloads::{Kind, SPECS, What, Workload, names};
+use serde_json::{Map, Value, json};
+
+use crate::{Failure, print};
+
+/// Which of the elementwise programs.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WhatArg {
+    /// The expression
+    Value,
+    /// The sum of the expression, and its gradients
+    Gradient,
+}
+
+/// What `bench` takes.
+#[derive(Debug, Args)]
+#[command(after_help = workload_help())]
+pub(crate) struct BenchArgs {
+    /// The workload
+    #[arg(short, long, value_name = "NAME", value_parser = PossibleValuesParser::new(names()))]
+    workload: String,
+    /// The number of threads; all that the machine offers unless given
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Give each op a kernel of its own
+    #[arg(long)]
+    no_fuse: bool,
+    /// Time exactly so many steps, instead of at least 30 and 2.5 seconds
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    steps: Option<u32>,
+    /// Take weights (W0, b0, …) and batches (x0, y0, … x3, y3) from a NumPy archive
+    #[arg(long, value_name = "FILE.npz")]
+    load: Option<PathBuf>,
+    /// The seed of what is random
+    #[arg(long, value_name = "N", default_value_t = 1234)]
+    seed: u64,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+    /// elementwise: the number of elements; matmul: columns of the result
+    #[arg(long, value_name = "N")]
+    n: Option<usize>,
+    /// matmul: rows of the result
+    #[arg(long, value_name = "N")]
+    m: Option<usize>,
+    /// matmul: length of the inner products
+    #[arg(long, value_name = "N")]
+    k: Option<usize>,
+    /// matmul: the left operand is stored transposed
+    #[arg(long)]
+    ta: bool,
+    /// matmul: the right operand is stored transposed
+    #[arg(long)]
+    tb: bool,
+    /// elementwise: which program [default: gradient]
+    #[arg(long, value_enum)]
+    what: Option<WhatArg>,
+}
+
+fn workload_help() -> String {
+    let mut text = String::from("Workloads:\n");
+    for spec in &SPECS {
+        let _ = writeln!(text, "  {:<12} {}", spec.name, spec.doc);
+    }
+    text
+}
+
+pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
+    let workload = sized(args, Workload::named(&args.workload).map_err(Failure::error)?)?;
+    let options = BenchOptions {
+        threads: args.threads.map_or(Threads::All, |n| Threads::Exactly(n.into())),
+        fuse: !args.no_fuse,
+        protocol: Protocol { exact_steps: args.steps.map(|n| n as usize), ..Protocol::default() },
+        arrays: args.load.as_ref().map(read_npz).transpose().map_err(Failure::error)?,
+        seed: args.seed,
+    };
+    let report = bench(&workload, &options).map_err(Failure::error)?;
+    print(&if args.json { json_line(&report) } else { table(&report) })
+}
+
+/// The workload with the sizes that were given; sizes that it does not have are a mistake.
+fn sized(args: &BenchArgs, workload: Workload) -> Result<Workload, Failure> {
+    let (kind, mut sizes) = (workload.spec().kind, workload.sizes());
+    let is_matmul = matches!(kind, Kind::Matmul);
+    let is_elementwise = matches!(kind, Kind::Elementwise);
+    let given = [
+        ("--n", args.n.is_some(), is_matmul || is_elementwise),
+        ("--m", args.m.is_some(), is_matmul),
+        ("--k", args.k.is_some(), is_matmul),
+        ("--ta", args.ta, is_matmul),
+        ("--tb", args.tb, is_matmul),
+        ("--what", args.what.is_some(), is_elementwise),
+    ];
+    if let Some((flag, ..)) = given.iter().find(|(_, given, applies)| *given && !applies) {
+        return Err(Failure::Usage(format!("the workload '{}' has no option '{flag}'", args.workload)));
+    }
+    for (size, given) in [(&mut sizes.n, args.n), (&mut sizes.m, args.m), (&mut sizes.k, args.k)] {
+        *size = given.unwrap_or(*size);
+    }
+    (sizes.ta, sizes.tb) = (args.ta, args.tb);
+    sizes.what = match args.what {
+        Some(WhatArg::Value) => What::Value,
+        Some(WhatArg::Gradient) => What::Gradient,
+        None => sizes.what,
+    };
+    Ok(workload.sized(sizes))
+}
+
+fn json_line(report: &Report) -> String {
+    // A number that is not finite becomes `null`: JSON has none.
+    let value = |field: Field| match field {
+        Field::Text(text) => json!(text),
+        Field::Flag(flag) => json!(flag),
+        Field::Count(n) => json!(n),
+        Field::Real(x) => json!(x),
+        Field::Reals(xs) => json!(xs),
+        Field::Unknown => Value::Null,
+    };
+    let object: Map<String, Value> = report.fields().into_iter().map(|(k, f)| (k.to_owned(), value(f))).collect();
+    format!("{}\n", Value::Object(object))
+}
+
+fn table(report: &Report) -> String {
+    let real = |x: f64| if x.abs() >= 100.0 { format!("{x:.1}") } else { format!("{x:.4}") };
+    let mut text = String::new();
+    for (name, field) in report.fields() {
+        let value = match field {
+            Field::Text(text) => text.to_owned(),
+            Field::Flag(flag) => if flag { "yes" } else { "no" }.to_owned(),
+            Field::Count(n) => n.to_string(),
+            Field::Real(x) => real(x),
+            Field::Reals(xs) if xs.is_empty() => continue,
+            Field::Reals(xs) => xs.into_iter().map(|x| format!("{x:.6}")).collect::<Vec<_>>().join("  "),
+            Field::Unknown => "unknown".to_owned(),
+        };
+        let _ = writeln!(text, "{name:<20} {value}");
+    }
+    text
+}

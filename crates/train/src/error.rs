@@ -1,0 +1,97 @@
+//! The one error type of this crate.
+//!
+//! Why it exists: training touches graphs, the compiler, steps and data; their errors are passed on whole, and what is
+//! wrong between them (a batch size of zero, a label that is no class) is said here.
+//! Promises: messages carry names, sizes, positions and class numbers, never features or weights.
+
+use std::error::Error;
+use std::fmt;
+
+use cotangent_data::DataError;
+use cotangent_exec::CompileError;
+use cotangent_graph::{Diag, Diags};
+
+/// Why something could not be trained or measured.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The graph is wrong, or could not be compiled.
+    Compile(CompileError),
+    /// A step refused its inputs, or the store its values.
+    Step(Diag),
+    /// Data could not be read or used.
+    Data(DataError),
+    /// An argument, or an array, is not what is needed.
+    Invalid {
+        /// The argument or array.
+        of: String,
+        /// What is required of it.
+        required: String,
+        /// What was given.
+        got: String,
+    },
+    /// A label that the objective has no meaning for.
+    Label {
+        /// The example's place in its dataset.
+        example: usize,
+        /// What is required of labels.
+        required: String,
+        /// The label.
+        got: String,
+    },
+}
+
+impl TrainError {
+    pub(crate) fn invalid(of: impl Into<String>, required: impl Into<String>, got: impl fmt::Display) -> Self {
+        TrainError::Invalid { of: of.into(), required: required.into(), got: got.to_string() }
+    }
+}
+
+impl fmt::Display for TrainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TrainError::Compile(error) => write!(f, "{error}"),
+            TrainError::Step(diag) => write!(f, "{diag}"),
+            TrainError::Data(error) => write!(f, "{error}"),
+            TrainError::Invalid { of, required, got } => write!(f, "{of}: required {required}, got {got}"),
+            TrainError::Label { example, required, got } => {
+                write!(f, "label of example {example}: required {required}, got {got}")
+            }
+        }
+    }
+}
+
+impl Error for TrainError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            TrainError::Compile(error) => Some(error),
+            TrainError::Step(diag) => Some(diag),
+            TrainError::Data(error) => Some(error),
+            TrainError::Invalid { .. } | TrainError::Label { .. } => None,
+        }
+    }
+}
+
+impl From<CompileError> for TrainError {
+    fn from(error: CompileError) -> Self {
+        TrainError::Compile(error)
+    }
+}
+
+impl From<Diags> for TrainError {
+    fn from(diags: Diags) -> Self {
+        TrainError::Compile(CompileError::User(diags))
+    }
+}
+
+impl From<Diag> for TrainError {
+    fn from(diag: Diag) -> Self {
+        TrainError::Step(diag)
+    }
+}
+
+impl From<DataError> for TrainError {
+    fn from(error: DataError) -> Self {
+        TrainError::Data(error)
+    }
+}
