@@ -13,7 +13,7 @@ use cotangent_graph::{Code, CompilerBug, DType, Diag, Diags, Graph, Init, Type};
 use cotangent_kernel::{ClusterOptions, Home, Plan, Step, plan};
 use cotangent_passes::{PassError, PassOptions, PassReport, optimize};
 
-use crate::input::InputId;
+use crate::input::{InputId, InputKey, InputView};
 
 /// Why a graph did not become a program.
 #[derive(Debug)]
@@ -319,6 +319,26 @@ impl Executable {
             Some(at) => Ok(InputId(at)),
             None => Err(self.unknown_input(name)),
         }
+    }
+
+    /// The position of an input whose element type and shape are as declared.
+    #[track_caller]
+    pub(crate) fn checked_input(&self, key: &impl InputKey, view: &InputView<'_>) -> Result<usize, Diag> {
+        let names = &self.interface.input_names;
+        let Some(position) = key.position(names) else {
+            return Err(self.unknown_input(&key.label()));
+        };
+        let ty = &self.interface.input_types[position];
+        if view.dtype() == ty.dtype() && view.has_shape(ty.shape()) {
+            return Ok(position);
+        }
+        let got = Type::tensor(view.dtype(), view.shape());
+        let diag = Diag::new(Code::InputType, format!("input `{}` requires {ty}, got {got}", names[position]));
+        Err(if view.dtype() == ty.dtype() && view.shape().rank() == ty.shape().rank() {
+            diag.help("shapes are static: compile a program for each batch size on the same store")
+        } else {
+            diag
+        })
     }
 
     #[track_caller]

@@ -95,6 +95,18 @@ impl InputView<'_> {
         each!(self, a => a.shape() == &shape[..])
     }
 
+    /// A copy of the elements.
+    pub fn to_tensor(&self) -> TensorData {
+        match self {
+            InputView::F32(a) => TensorData::F32(a.to_owned()),
+            InputView::F64(a) => TensorData::F64(a.to_owned()),
+            InputView::I32(a) => TensorData::I32(a.to_owned()),
+            InputView::I64(a) => TensorData::I64(a.to_owned()),
+            InputView::U8(a) => TensorData::U8(a.to_owned()),
+            InputView::Bool(a) => TensorData::Bool(a.to_owned()),
+        }
+    }
+
     /// The address of the first element; the elements follow in row-major order.
     pub(crate) fn as_ptr(&self) -> *const u8 {
         each!(self, a => a.as_ptr().cast())

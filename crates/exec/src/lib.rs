@@ -10,6 +10,7 @@
 //! Unsafe code is confined to [`machine`](self): it calls kernels and slices the arena, relying on what the plan verifier
 //! and [`cotangent_kernel::ir::Kernel::check_bounds`] have proven.
 
+mod check;
 mod compile;
 mod input;
 mod machine;

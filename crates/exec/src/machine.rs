@@ -12,9 +12,9 @@ use std::ops::Range;
 use std::slice;
 
 use cotangent_gemm::{Batch, Call, MatMut, MatRef, Workspace};
-use cotangent_graph::{Code, Diag, Element, Loc, Origin, TensorData};
+use cotangent_graph::{Code, Diag, Element, Loc, Origin, TensorData, Type};
 use cotangent_kernel::ir::{Kernel, Sweep};
-use cotangent_kernel::{BufferId, GemmDims, Home, KernelCall, MatrixView, PlanOutput, Step};
+use cotangent_kernel::{BufferId, CheckWhat, GemmDims, Home, KernelCall, MatrixView, PlanOutput, Step};
 use cotangent_pool::{Pool, split};
 use cotangent_scalar::DType;
 use ndarray::{ArrayViewD, IxDyn};
@@ -53,6 +53,9 @@ pub(crate) struct Machine {
 // SAFETY: the pointers lead into memory that the machine owns or that its session's store owns (*homes*), or to inputs
 // that are bound only within `Session::run`; nothing depends on the thread.
 unsafe impl Send for Machine {}
+
+/// Called after each step of a run, with its number.
+pub(crate) type Observer<'a> = dyn FnMut(&Machine, usize) -> Result<(), Diag> + 'a;
 
 /// How a kernel is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,8 +142,15 @@ impl Machine {
         self.inputs.iter().position(|i| !i.1)
     }
 
-    /// Runs all steps.
-    pub(crate) fn run(&mut self, program: &Executable, runtime: &Runtime, seed: u64, step: u32) -> Result<(), Diag> {
+    /// Runs all steps. After each the observer, if there is one, may look at what is in memory and end the run.
+    pub(crate) fn run(
+        &mut self,
+        program: &Executable,
+        runtime: &Runtime,
+        seed: u64,
+        step: u32,
+        mut observer: Option<&mut Observer<'_>>,
+    ) -> Result<(), Diag> {
         for &(pointer, input) in &self.patches {
             self.pointers[pointer] = self.buffers[self.inputs[input].0.index()];
         }
@@ -156,7 +166,12 @@ impl Machine {
                         self.gemm(program, runtime.pool(), s, gemm, dims, [a, b], *c, epilogue.as_ref());
                     }
                 }
-                Step::Check { indices, bound, op, origin } => self.check(program, *indices, *bound, op, origin)?,
+                Step::Check { values, what: CheckWhat::Below(bound), op, origin } => {
+                    self.check_indices(program, *values, *bound, op, origin)?;
+                }
+                Step::Check { values, what: CheckWhat::Finite, op, origin } => {
+                    self.check_finite(program, *values, op, origin)?;
+                }
                 Step::Copy { from, to, .. } => {
                     let n = program.plan.buffers[to.index()].n_bytes();
                     // SAFETY: both buffers have at least `n` bytes (equal types, *slices*, *homes*) and are distinct.
@@ -166,6 +181,9 @@ impl Machine {
                 Step::ScatterAdd { updates, indices, out, row } => {
                     self.scatter_add(program, *updates, *indices, *out, *row)?;
                 }
+            }
+            if let Some(observer) = &mut observer {
+                observer(self, s)?;
             }
         }
         Ok(())
@@ -282,7 +300,7 @@ impl Machine {
         }
     }
 
-    fn check(
+    fn check_indices(
         &self,
         program: &Executable,
         indices: BufferId,
@@ -292,8 +310,8 @@ impl Machine {
     ) -> Result<(), Diag> {
         let bad = match program.plan.buffers[indices.index()].dtype {
             DType::I32 => {
-                let bad = |&v: &i32| usize::try_from(v).is_ok_and(|v| v < bound);
-                self.elements::<i32>(program, indices).iter().position(|v| !bad(v))
+                let good = |&v: &i32| usize::try_from(v).is_ok_and(|v| v < bound);
+                self.elements::<i32>(program, indices).iter().position(|v| !good(v))
             }
             _ => {
                 let good = |&v: &i64| usize::try_from(v).is_ok_and(|v| v < bound);
@@ -310,6 +328,17 @@ impl Machine {
             diag = diag.note("also asked for", line.clone());
         }
         Err(diag.help(format!("asked for by `{op}`; nothing has been changed by this step")))
+    }
+
+    fn check_finite(&self, program: &Executable, values: BufferId, op: &str, origin: &Origin) -> Result<(), Diag> {
+        let bad = match program.plan.buffers[values.index()].dtype {
+            DType::F64 => self.elements::<f64>(program, values).iter().position(|v| !v.is_finite()),
+            _ => self.elements::<f32>(program, values).iter().position(|v| !v.is_finite()),
+        };
+        let Some(at) = bad else { return Ok(()) };
+        let text = format!("`{op}` requires finite values, got NaN or an infinity at element {at}");
+        let help = "nothing has been changed by this step; `Session::find_non_finite` names the op where it starts";
+        Err(Diag::new(Code::NotFinite, text).at(origin.loc()).help(help))
     }
 
     fn gather(
@@ -390,15 +419,20 @@ impl Machine {
 
     /// A copy of a result.
     pub(crate) fn tensor(&self, output: &PlanOutput) -> TensorData {
-        let address = self.buffers[output.buffer.index()];
-        let n = output.ty.n_bytes();
+        self.value(output.buffer, &output.ty)
+    }
+
+    /// A copy of a buffer's elements, which are of this type.
+    pub(crate) fn value(&self, buffer: BufferId, ty: &Type) -> TensorData {
+        let address = self.buffers[buffer.index()];
+        let n = ty.n_bytes();
         let bytes: &[u8] = if n == 0 || address.is_null() {
             &[]
         } else {
             // SAFETY: as for `view`, as bytes.
             unsafe { slice::from_raw_parts(address, n) }
         };
-        tensor_of_bytes(output.ty.dtype(), output.ty.shape(), bytes.iter().copied())
+        tensor_of_bytes(ty.dtype(), ty.shape(), bytes.iter().copied())
     }
 
     /// A result of one element; allocates nothing.

@@ -6,6 +6,7 @@ use cotangent_graph::{Code, Diag, Element, TensorData, Type};
 use ndarray::ArrayViewD;
 use smallvec::SmallVec;
 
+use crate::check;
 use crate::compile::Executable;
 use crate::input::{InputKey, InputView};
 use crate::machine::Machine;
@@ -26,6 +27,7 @@ pub struct Session {
     programs: Vec<(Arc<Executable>, Machine)>,
     store: Store,
     runtime: Runtime,
+    checked: bool,
 }
 
 impl Session {
@@ -42,7 +44,8 @@ impl Session {
     /// # Errors
     /// `E0306` if the store has a name of the program with another type.
     pub fn with_store(runtime: &Runtime, program: Arc<Executable>, store: Store) -> Result<Self, Diag> {
-        let mut session = Session { programs: Vec::new(), store, runtime: runtime.clone() };
+        let checked = std::env::var_os("COTANGENT_CHECK").is_some_and(|v| v == "1");
+        let mut session = Session { programs: Vec::new(), store, runtime: runtime.clone(), checked };
         session.load(program)?;
         Ok(session)
     }
@@ -59,6 +62,12 @@ impl Session {
         let machine = Machine::new(&program, &mut self.store, &self.runtime)?;
         self.programs.push((program, machine));
         Ok(ProgramId(self.programs.len() - 1))
+    }
+
+    /// Whether every step is recomputed by the interpreter and compared, bit for bit, as it runs. Slow; `COTANGENT_CHECK=1`
+    /// turns it on for every session.
+    pub fn set_checked(&mut self, checked: bool) {
+        self.checked = checked;
     }
 
     /// The main program.
@@ -99,6 +108,28 @@ impl Session {
         self.run(ProgramId(0), inputs)
     }
 
+    /// Where infinities or NaNs start in a step with these inputs: the first op, in order of computation, that makes one from
+    /// finite operands, with the user's line, also inside of fused kernels. The step is interpreted, not run; nothing
+    /// changes. `None` if every value is finite.
+    ///
+    /// # Errors
+    /// `E0301` and `E0302` as for a step.
+    #[track_caller]
+    pub fn find_non_finite<'a, K: InputKey>(
+        &self,
+        program: ProgramId,
+        inputs: impl IntoIterator<Item = (K, InputView<'a>)>,
+    ) -> Result<Option<Diag>, Diag> {
+        let executable = &self.programs[program.0].0;
+        let mut given = Vec::new();
+        for (key, view) in inputs {
+            let position = executable.checked_input(&key, &view)?;
+            given.push((executable.interface.input_names[position].clone(), view));
+        }
+        let env = check::environment(&self.store, given.iter().map(|(n, v)| (n.as_str(), v)));
+        Ok(check::first_non_finite(executable, &env))
+    }
+
     /// One step of a program of this session; see [`Session::step`].
     ///
     /// # Errors
@@ -112,24 +143,11 @@ impl Session {
         let (executable, machine) = &mut self.programs[program.0];
         machine.unbind();
         // Views that own a copy must outlive the step.
-        let mut held: SmallVec<[InputView<'a>; 8]> = SmallVec::new();
+        let mut held: SmallVec<[(usize, InputView<'a>); 8]> = SmallVec::new();
         for (key, view) in inputs {
-            let names = &executable.interface.input_names;
-            let Some(position) = key.position(names) else {
-                return Err(executable.unknown_input(&key.label()));
-            };
-            let ty = &executable.interface.input_types[position];
-            if view.dtype() != ty.dtype() || !view.has_shape(ty.shape()) {
-                let got = Type::tensor(view.dtype(), view.shape());
-                let text = format!("input `{}` requires {ty}, got {got}", names[position]);
-                let mut diag = Diag::new(Code::InputType, text);
-                if view.dtype() == ty.dtype() && view.shape().rank() == ty.shape().rank() {
-                    diag = diag.help("shapes are static: compile a program for each batch size on the same store");
-                }
-                return Err(diag);
-            }
+            let position = executable.checked_input(&key, &view)?;
             machine.bind(position, &view);
-            held.push(view);
+            held.push((position, view));
         }
         if let Some(missing) = machine.first_unbound() {
             let name = &executable.interface.input_names[missing];
@@ -139,7 +157,16 @@ impl Session {
                 format!("the program requires input `{name}` of type {ty}, got none"),
             ));
         }
-        let result = machine.run(executable, &self.runtime, self.store.seed().0, self.store.step());
+        let (seed, step) = (self.store.seed().0, self.store.step());
+        let result = if self.checked {
+            let names = &executable.interface.input_names;
+            let env = check::environment(&self.store, held.iter().map(|(p, v)| (names[*p].as_str(), v)));
+            let oracle = check::Oracle::new(executable, &env);
+            let mut observe = |machine: &Machine, s: usize| oracle.compare(executable, machine, s);
+            machine.run(executable, &self.runtime, seed, step, Some(&mut observe))
+        } else {
+            machine.run(executable, &self.runtime, seed, step, None)
+        };
         machine.unbind();
         drop(held);
         result?;

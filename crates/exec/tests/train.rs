@@ -63,3 +63,33 @@ fn a_train_step_equals_the_interpreter_fused_or_not_for_any_thread_count() {
         }
     }
 }
+
+#[test]
+fn a_checked_session_agrees_and_the_search_finds_where_a_nan_starts() {
+    let mut line = 0;
+    let graph = build(|g| {
+        let x = g.input("x", DType::F32, [8]);
+        let w = g.param("w", DType::F32, [8], cotangent_graph::Init::ONES);
+        let shifted = x * w - 1.0;
+        line = line!() + 1;
+        let root = shifted.sqrt();
+        let loss = (root * 2.0 + 1.0).sum();
+        g.output("loss", loss.check_finite());
+        g.minimize(loss, cotangent_nn::Sgd::new(0.1));
+    })
+    .unwrap();
+    let program = Compiler::new().compile(&graph).unwrap();
+    let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(0)).unwrap();
+    session.set_checked(true);
+    let good = Array1::from_elem(8, 2.0f32);
+    session.step([("x", (&good).into())]).unwrap();
+    assert!(session.find_non_finite(session.main(), [("x", (&good).into())]).unwrap().is_none());
+    let before = session.store().get("w").unwrap();
+    let bad = Array1::from_elem(8, 0.0f32);
+    let error = session.step([("x", (&bad).into())]).unwrap_err();
+    assert_eq!(error.code, cotangent_graph::Code::NotFinite);
+    assert_eq!((session.store().get("w").unwrap(), session.store().step()), (before, 1));
+    let found = session.find_non_finite(session.main(), [("x", (&bad).into())]).unwrap().unwrap();
+    assert!(found.message.contains("`sqrt` makes it"), "{found}");
+    assert!(found.at.to_string().ends_with(&format!("train.rs:{line}")), "{found}");
+}

@@ -109,6 +109,8 @@ codes! {
     NotFinite = "E0305";
     /// A program needs parameters or states that the store has with another type.
     StoreMismatch = "E0306";
+    /// A checked step computed something else than the interpreter: a bug of the compiler.
+    Diverged = "E0307";
     /// Not supported yet; listed in `docs/limits.md`.
     Unsupported = "E0901";
 }

@@ -117,7 +117,7 @@ fn color(node: &Node) -> &'static str {
         Lower::Source(Source::Input) => "#d4e6f1",
         Lower::Source(Source::Param | Source::State) => "#f9e79f",
         Lower::Source(_) => "#eaecee",
-        Lower::Scalar(_) | Lower::Identity | Lower::Check => "#d5f5e3",
+        Lower::Scalar(_) | Lower::Identity | Lower::Check(_) => "#d5f5e3",
         Lower::Reduce(_) => "#fadbd8",
         Lower::Gemm => "#e8daef",
         Lower::View(_) | Lower::Join => "#f4f6f7",

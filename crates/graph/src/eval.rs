@@ -255,6 +255,17 @@ pub fn scatter_add(cx: &EvalCx<'_>, inputs: &[&TensorData]) -> Result<TensorData
     Ok(TensorData::from_bits(dtype, shape, &out))
 }
 
+/// The operand, after its values were seen to be finite.
+pub fn check_finite(cx: &EvalCx<'_>, inputs: &[&TensorData]) -> Result<TensorData, Fault> {
+    match inputs[0].to_f64().into_iter().enumerate().find(|(_, v)| !v.is_finite()) {
+        Some((row, value)) => {
+            let text = format!("`{}` requires finite values, got {value} at element {row}", cx.op.name);
+            Err(Fault::new(Code::NotFinite, text))
+        }
+        None => Ok(inputs[0].clone()),
+    }
+}
+
 /// The operand, after its values were checked against the attribute `bound`.
 pub fn check_index(cx: &EvalCx<'_>, inputs: &[&TensorData]) -> Result<TensorData, Fault> {
     checked_indices(cx.op.name, inputs[0], cx.attrs.int("bound") as usize)?;

@@ -92,13 +92,23 @@ pub fn interpret_named(graph: &Graph, env: &Env) -> Result<Vec<(String, TensorDa
 
 /// Evaluates every node that an output needs.
 pub fn interpret_nodes(graph: &Graph, env: &Env) -> Result<Vec<Option<Value>>, Diag> {
+    match trace(graph, env) {
+        (values, None) => Ok(values),
+        (_, Some(diag)) => Err(diag),
+    }
+}
+
+/// Evaluates every node that an output needs, up to the first error: the values so far, and the error.
+pub fn trace(graph: &Graph, env: &Env) -> (Vec<Option<Value>>, Option<Diag>) {
     let live = graph.live();
     let mut values: Vec<Option<Value>> = vec![None; graph.n_nodes()];
     for id in graph.ids().filter(|id| live[id.index()]) {
-        let value = eval_node(graph, id, env, &values)?;
-        values[id.index()] = Some(value);
+        match eval_node(graph, id, env, &values) {
+            Ok(value) => values[id.index()] = Some(value),
+            Err(diag) => return (values, Some(diag)),
+        }
     }
-    Ok(values)
+    (values, None)
 }
 
 fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>]) -> Result<Value, Diag> {

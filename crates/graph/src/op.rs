@@ -262,6 +262,15 @@ pub enum Source {
     Rng,
 }
 
+/// What a value check demands of every element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// To lie in `0..bound` (attribute `bound`).
+    Index,
+    /// To be neither infinite nor NaN.
+    Finite,
+}
+
 /// How an op becomes loops or steps.
 pub enum Lower {
     /// A scalar program applied to each element.
@@ -279,7 +288,7 @@ pub enum Lower {
     /// Rows added by index.
     ScatterAdd,
     /// A value check before the step changes anything; the value passes through.
-    Check,
+    Check(Check),
     /// The operand itself.
     Identity,
     /// Other ops.

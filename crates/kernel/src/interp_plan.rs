@@ -15,7 +15,7 @@ use cotangent_graph::{Code, CompilerBug, Counters, DType, Diag, Shape, TensorDat
 
 use crate::interp::{self, Place};
 use crate::ir::{Kernel, Sweep};
-use crate::plan::{BufferId, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
+use crate::plan::{BufferId, CheckWhat, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
 
 /// What the arena is filled with before a step, so that nothing can rely on zeros.
 const GARBAGE: u8 = 0xa5;
@@ -213,8 +213,19 @@ impl<'p> PlanMachine<'p> {
                 }
                 Ok(())
             }
-            Step::Check { indices, bound, op, origin } => {
-                for (k, value) in self.indices(*indices)?.into_iter().enumerate() {
+            Step::Check { values, what: CheckWhat::Finite, op, origin } => {
+                let decl = &self.plan.buffers[values.index()];
+                for k in 0..decl.n_elements {
+                    let value = decl.dtype.f64_of_bits(self.read(*values, decl.dtype, k as i64)?);
+                    if !value.is_finite() {
+                        let text = format!("`{op}` requires finite values, got {value} at element {k}");
+                        return Err(Diag::new(Code::NotFinite, text).at(origin.loc()).into());
+                    }
+                }
+                Ok(())
+            }
+            Step::Check { values, what: CheckWhat::Below(bound), op, origin } => {
+                for (k, value) in self.indices(*values)?.into_iter().enumerate() {
                     if usize::try_from(value).map_or(true, |v| v >= *bound) {
                         let text = format!("`{op}` requires indices in 0..{bound}, got {value} at element {k}");
                         return Err(Diag::new(Code::IndexOutOfRange, text).at(origin.loc()).into());

@@ -406,7 +406,7 @@ impl Lowerer<'_> {
                 let inner = inner.ok_or(Force::new(operand, RESHAPED))?;
                 self.value(draft, operand, &inner, via)
             }
-            Lower::Identity | Lower::Check => self.value(draft, node.inputs[0], index, via),
+            Lower::Identity | Lower::Check(_) => self.value(draft, node.inputs[0], index, via),
             Lower::Source(Source::Constant) => {
                 let bits = node.attrs.tensor("value").and_then(|t| t.bits().first().copied()).unwrap_or(0);
                 Ok(draft.s.const_from_bits(bits, node.ty.dtype()))

@@ -111,6 +111,15 @@ pub struct KernelCall {
     pub args: Vec<BufferId>,
 }
 
+/// What a check demands of every element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CheckWhat {
+    /// To be an index in `0..` this.
+    Below(usize),
+    /// To be neither infinite nor NaN.
+    Finite,
+}
+
 /// One step of a plan.
 #[derive(Clone, Debug)]
 pub enum Step {
@@ -162,12 +171,12 @@ pub enum Step {
         /// Why a copy is needed.
         reason: &'static str,
     },
-    /// Every index must lie in `0..bound`, or the step is an error.
+    /// Every element must be as demanded, or the step is an error.
     Check {
-        /// The indices.
-        indices: BufferId,
-        /// One past the largest allowed.
-        bound: usize,
+        /// The elements.
+        values: BufferId,
+        /// The demand.
+        what: CheckWhat,
         /// The op that asks, for the message.
         op: &'static str,
         /// Where it comes from.
@@ -192,7 +201,7 @@ impl Step {
             Step::Gather { table, indices, .. } => vec![*table, *indices],
             Step::ScatterAdd { updates, indices, .. } => vec![*updates, *indices],
             Step::Copy { from, .. } => vec![*from],
-            Step::Check { indices, .. } => vec![*indices],
+            Step::Check { values, .. } => vec![*values],
         }
     }
 
@@ -246,6 +255,8 @@ pub struct Plan {
     pub edges: Vec<Edge>,
     /// The clusters, for drawing.
     pub clusters: Vec<Vec<NodeId>>,
+    /// For each step, the nodes whose values are in memory, whole, once it is done, and where.
+    pub step_values: Vec<Vec<(NodeId, BufferId)>>,
     /// For each step, a node it computes, for messages. Steps that make one value together are neighbors with one node.
     pub step_nodes: Vec<NodeId>,
     /// For each step, the parameters and states whose values from before the program's step it reads.

@@ -11,7 +11,7 @@ use cotangent_graph::{Graph, NodeId};
 
 use crate::cluster::{Edge, Verdict};
 use crate::ir::{IndexMap, Input, Kernel, Space, Sweep};
-use crate::plan::{BufferDecl, BufferId, Home, KernelCall, MatrixView, Plan, Step};
+use crate::plan::{BufferDecl, BufferId, CheckWhat, Home, KernelCall, MatrixView, Plan, Step};
 
 /// The figures of a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Plan {
             Step::Gather { indices, out, .. } => whole(*indices) + 2 * whole(*out),
             Step::ScatterAdd { updates, indices, out, .. } => whole(*indices) + whole(*updates) * 3 + whole(*out),
             Step::Copy { from, to, .. } => whole(*from) + whole(*to),
-            Step::Check { indices, .. } => whole(*indices),
+            Step::Check { values, .. } => whole(*values),
         }
     }
 
@@ -229,7 +229,8 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
-    fn step_text(&self, step: &Step) -> String {
+    /// One line on a step: what it does, what it reads and writes.
+    pub fn step_text(&self, step: &Step) -> String {
         let name = |id: &BufferId| format!("b{}", id.0);
         let list = |ids: &mut dyn Iterator<Item = BufferId>| {
             let mut seen: Vec<BufferId> = Vec::new();
@@ -255,7 +256,8 @@ impl Plan {
             Step::Gather { row, .. } => format!("gather rows of {row}"),
             Step::ScatterAdd { row, .. } => format!("scatter_add rows of {row}"),
             Step::Copy { reason, .. } => format!("copy ({reason})"),
-            Step::Check { bound, op, .. } => format!("check of `{op}`: indices below {bound}"),
+            Step::Check { what: CheckWhat::Below(bound), op, .. } => format!("check of `{op}`: indices below {bound}"),
+            Step::Check { what: CheckWhat::Finite, op, .. } => format!("check of `{op}`: finite values"),
         };
         format!("{what}: {reads} → {writes}")
     }

@@ -26,7 +26,7 @@ use cotangent_graph::DType;
 
 use crate::arena::{self, ALIGNMENT};
 use crate::ir::{Kernel, Sweep};
-use crate::plan::{BufferDecl, BufferId, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
+use crate::plan::{BufferDecl, BufferId, CheckWhat, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
 
 /// Everything that is wrong with a plan, as sentences; empty if it may be run.
 pub fn verify_plan(plan: &Plan) -> Vec<String> {
@@ -62,7 +62,7 @@ fn named(step: &Step) -> Vec<BufferId> {
         Step::Gather { table, indices, out, .. } => vec![*table, *indices, *out],
         Step::ScatterAdd { updates, indices, out, .. } => vec![*updates, *indices, *out],
         Step::Copy { from, to, .. } => vec![*from, *to],
-        Step::Check { indices, .. } => vec![*indices],
+        Step::Check { values, .. } => vec![*values],
     }
 }
 
@@ -184,7 +184,8 @@ impl Verifier<'_> {
                     self.wrong(format!("step {s}: {from} and {to} are copied but not of one size"));
                 }
             }
-            Step::Check { indices, .. } => self.integers(s, *indices),
+            Step::Check { values, what: CheckWhat::Below(_), .. } => self.integers(s, *values),
+            Step::Check { what: CheckWhat::Finite, .. } => {}
         }
     }
 
@@ -272,7 +273,7 @@ impl Verifier<'_> {
         let mut bound = None;
         for earlier in &self.plan.steps[..s] {
             match earlier {
-                Step::Check { indices: checked, bound: b, .. } if *checked == indices => {
+                Step::Check { values, what: CheckWhat::Below(b), .. } if *values == indices => {
                     bound = Some(bound.map_or(*b, |known: usize| known.min(*b)));
                 }
                 _ if earlier.writes(self.plan).contains(&indices) => bound = None,

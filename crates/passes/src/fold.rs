@@ -66,7 +66,7 @@ pub static ROWS: &[Rule] = &[Rule {
                 | Lower::Gemm
                 | Lower::Gather
                 | Lower::ScatterAdd
-                | Lower::Check
+                | Lower::Check(_)
         );
         // A broadcast of a constant is in normal form.
         if !evaluable || cx.op.name == "broadcast" || cx.inputs.is_empty() {

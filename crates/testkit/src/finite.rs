@@ -6,67 +6,19 @@
 
 use std::sync::Arc;
 
-use cotangent_graph::builder::infer_type;
 use cotangent_graph::interp::interpret;
-use cotangent_graph::{Attr, Attrs, DType, Env, Graph, GraphBuilder, NodeId, Output, Role, Tensor, TensorData, Type};
+use cotangent_graph::{Env, Graph, GraphBuilder, Tensor, TensorData};
 
 use crate::Rng;
 
-/// The same graph with f64 in the place of f32: sources, constants and conversions; everything else is inferred anew.
+pub use cotangent_graph::samples::{wide_data, wide_env};
+
+/// [`cotangent_graph::samples::to_f64`] of a graph that is known to be well formed.
 ///
 /// # Panics
-/// If the graph is not well formed.
+/// If it is not.
 pub fn to_f64(graph: &Graph) -> Graph {
-    let mut out = Graph::new(Arc::clone(graph.name()));
-    let bodies: Vec<_> = graph.bodies().iter().map(|body| out.add_body(Arc::new(to_f64(body)))).collect();
-    let mut map: Vec<NodeId> = Vec::with_capacity(graph.n_nodes());
-    for node in graph.nodes() {
-        let inputs = node.inputs.iter().map(|input| map[input.index()]).collect::<cotangent_graph::Inputs>();
-        let attrs = node.attrs.map_bodies(|body| bodies[body.index()]);
-        let attrs = attrs.iter().fold(Attrs::none(), |attrs, (name, value)| attrs.with(name, wide_attr(value)));
-        let declared = wide_type(&node.ty);
-        let ty = infer_type(&out, node.op.0, &inputs, &attrs, Some(&declared))
-            .unwrap_or_else(|fault| panic!("{:?} in f64: {}", node.op, fault.message));
-        map.push(out.add(node.op, inputs, attrs, ty, node.origin.clone()));
-    }
-    for output in graph.outputs() {
-        let role = match output.role {
-            Role::Result => Role::Result,
-            Role::Update(target) => Role::Update(map[target.index()]),
-        };
-        out.add_output(Output { name: Arc::clone(&output.name), value: map[output.value.index()], role });
-    }
-    out
-}
-
-fn wide_type(ty: &Type) -> Type {
-    match ty {
-        Type::Tensor { dtype: DType::F32, shape } => Type::tensor(DType::F64, shape),
-        Type::Tensor { .. } => ty.clone(),
-        Type::Tuple(members) => Type::Tuple(members.iter().map(wide_type).collect()),
-    }
-}
-
-fn wide_attr(value: &Attr) -> Attr {
-    match value {
-        Attr::DType(DType::F32) => Attr::DType(DType::F64),
-        Attr::Tensor(data) => wide_data(data).into(),
-        other => other.clone(),
-    }
-}
-
-/// The same numbers with f64 in the place of f32.
-pub fn wide_data(data: &TensorData) -> TensorData {
-    match data {
-        TensorData::F32(array) => array.mapv(f64::from).into(),
-        other => other.clone(),
-    }
-}
-
-/// The same environment with f64 in the place of f32.
-pub fn wide_env(env: &Env) -> Env {
-    let values = env.values.iter().map(|(name, data)| (name.clone(), wide_data(data))).collect();
-    Env { values, counters: env.counters }
+    cotangent_graph::samples::to_f64(graph).unwrap_or_else(|diag| panic!("{diag}"))
 }
 
 /// How far a symbolic derivative is from the finite differences.

@@ -8,7 +8,7 @@ use smallvec::smallvec;
 use crate::attrs::{AttrKind, AttrSpec, Attrs};
 use crate::builder::Tensor;
 use crate::eval;
-use crate::op::{Arity, Fault, InferCx, Lower, OpDef, OpTraits, Vjp};
+use crate::op::{Arity, Check, Fault, InferCx, Lower, OpDef, OpTraits, Vjp};
 use crate::samples::Sample;
 use crate::types::{Shape, Type};
 
@@ -88,8 +88,23 @@ pub static CHECK_INDEX: OpDef = OpDef {
     },
     eval: eval::check_index,
     vjp: Vjp::Zero("integers have no derivative"),
-    lower: Lower::Check,
+    lower: Lower::Check(Check::Index),
     samples: |s| vec![Sample::new(vec![s.ints(DType::I64, 0..5, [4])]).attrs(Attrs::none().with("bound", 5))],
+};
+
+/// Floats, checked.
+pub static CHECK_FINITE: OpDef = OpDef {
+    name: "check_finite",
+    doc: "The operand, once every element was seen to be neither infinite nor NaN; otherwise the step is an error and changes \
+          nothing.",
+    arity: Arity::Exact(1),
+    attrs: &[],
+    traits: OpTraits::IDEMPOTENT,
+    infer: super::infer_float,
+    eval: eval::check_finite,
+    vjp: Vjp::Rule(|cx| smallvec![Some(cx.dy)]),
+    lower: Lower::Check(Check::Finite),
+    samples: |s| vec![Sample::new(vec![s.float_in(-2.0..2.0, [3, 4])])],
 };
 
 /// Unit vectors by index.
@@ -122,7 +137,7 @@ pub static ONE_HOT: OpDef = OpDef {
 };
 
 /// The ops of this file.
-pub(crate) static OPS: &[&OpDef] = &[&GATHER, &SCATTER_ADD, &CHECK_INDEX, &ONE_HOT];
+pub(crate) static OPS: &[&OpDef] = &[&GATHER, &SCATTER_ADD, &CHECK_INDEX, &CHECK_FINITE, &ONE_HOT];
 
 impl<'g> Tensor<'g> {
     /// Rows of this table picked by indices.
@@ -142,6 +157,13 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub fn check_index(self, bound: usize) -> Tensor<'g> {
         self.unary_with(&CHECK_INDEX, Attrs::none().with("bound", bound as i64))
+    }
+
+    /// These values, checked at every step to be finite before anything is changed: the option for a loss that must not
+    /// train the parameters to NaN.
+    #[track_caller]
+    pub fn check_finite(self) -> Tensor<'g> {
+        self.unary(&CHECK_FINITE)
     }
 
     /// Unit vectors of length `depth` with 1 at these indices.

@@ -136,7 +136,7 @@ pub static SOFTSIGN: OpDef = activation(
     "`x / (1 + |x|)`.",
     |cx| smallvec![cx.inputs[0] / (cx.inputs[0].abs() + 1.0)],
     Vjp::Rule(|cx| smallvec![Some(cx.dy / (cx.x().abs() + 1.0).square())]),
-    one,
+    kinked,
 );
 
 /// x·tanh(softplus(x)).

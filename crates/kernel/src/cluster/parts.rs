@@ -48,7 +48,7 @@ impl Roles {
         for id in graph.ids().filter(|id| roles.parts[id.index()] != Part::Dead) {
             let node = graph.node(id);
             let indices = match &node.op.lower {
-                Lower::Check => Some(node.inputs[0]),
+                Lower::Check(_) => Some(node.inputs[0]),
                 Lower::Gather | Lower::ScatterAdd => Some(node.inputs[1]),
                 _ => None,
             };
@@ -88,7 +88,7 @@ impl Roles {
                 Lower::Source(Source::Constant) => unless_needed(Part::Virtual),
                 Lower::Source(Source::Iota | Source::Rng) if !options.fuse => Part::Value,
                 Lower::Source(Source::Iota | Source::Rng) => unless_needed(Part::Virtual),
-                Lower::View(_) | Lower::Check | Lower::Identity => unless_needed(Part::View),
+                Lower::View(_) | Lower::Check(_) | Lower::Identity => unless_needed(Part::View),
                 Lower::Reduce(_) if !self.reduces[i] => unless_needed(Part::View),
                 Lower::Gemm => Part::Product,
                 Lower::Reduce(_) | Lower::Scalar(_) => Part::Value,
@@ -143,7 +143,7 @@ fn stored_anyway(graph: &Graph, live: &[bool]) -> Vec<bool> {
         let passes_on = match &node.op.lower {
             Lower::Gemm | Lower::Gather | Lower::ScatterAdd | Lower::Join => true,
             // A view that is an output itself is a copy.
-            Lower::View(_) | Lower::Check | Lower::Identity => stored[id.index()],
+            Lower::View(_) | Lower::Check(_) | Lower::Identity => stored[id.index()],
             _ => false,
         };
         if passes_on {

@@ -22,6 +22,7 @@ pub(super) struct Builder<'a> {
     counters: Option<BufferId>,
     steps: Vec<Step>,
     step_nodes: Vec<NodeId>,
+    step_values: Vec<Vec<(NodeId, BufferId)>>,
     old_reads: Vec<Vec<BufferId>>,
     kernels: Vec<Kernel>,
     known_kernels: HashMap<Kernel, usize>,
@@ -39,6 +40,7 @@ impl<'a> Builder<'a> {
             counters: None,
             steps: Vec::new(),
             step_nodes: Vec::new(),
+            step_values: Vec::new(),
             old_reads: Vec::new(),
             kernels: Vec::new(),
             known_kernels: HashMap::new(),
@@ -112,8 +114,17 @@ impl<'a> Builder<'a> {
         KernelCall { kernel, args }
     }
 
-    /// Writes a step down; `reads` are the nodes whose memory it reads.
-    fn push(&mut self, step: Step, node: NodeId, reads: impl IntoIterator<Item = NodeId>) {
+    /// Writes a step down; `reads` are the nodes whose memory it reads, `values` those whose values it completes.
+    fn push(
+        &mut self,
+        step: Step,
+        node: NodeId,
+        reads: impl IntoIterator<Item = NodeId>,
+        values: impl IntoIterator<Item = NodeId>,
+    ) {
+        let values: Vec<NodeId> = values.into_iter().collect();
+        let values = values.into_iter().map(|n| (n, self.node_buffer(n))).collect();
+        self.step_values.push(values);
         let mut old: Vec<BufferId> = Vec::new();
         for read in reads {
             if matches!(self.graph.node(read).op.lower, Lower::Source(Source::Param | Source::State)) {
@@ -127,9 +138,11 @@ impl<'a> Builder<'a> {
         self.step_nodes.push(node);
     }
 
-    fn push_kernel(&mut self, lowered: &Lowered, node: NodeId) {
+    fn push_kernel(&mut self, lowered: &Lowered, node: NodeId, is_last: bool) {
         let call = self.call(lowered);
-        self.push(Step::Kernel(call), node, reads_of(lowered));
+        // A kernel of several that fill one buffer (`concat`) completes it only as the last one.
+        let values = if is_last { writes_of(lowered).collect() } else { Vec::new() };
+        self.push(Step::Kernel(call), node, reads_of(lowered), values);
     }
 
     pub(super) fn build(
@@ -170,7 +183,7 @@ impl<'a> Builder<'a> {
             }
             let from = kept.get(&output.value).copied().unwrap_or_else(|| self.node_buffer(output.value));
             let reason = copied.get(&target).copied().unwrap_or("the new value is used elsewhere");
-            self.push(Step::Copy { from, to, reason }, target, []);
+            self.push(Step::Copy { from, to, reason }, target, [], []);
         }
         let mut outputs = Vec::new();
         for output in self.graph.outputs().iter().filter(|o| o.role == Role::Result) {
@@ -189,6 +202,7 @@ impl<'a> Builder<'a> {
             edges: Vec::new(),
             clusters: Vec::new(),
             step_nodes: self.step_nodes,
+            step_values: self.step_values,
         };
         arena::place(&mut plan);
         plan
@@ -199,18 +213,17 @@ impl<'a> Builder<'a> {
             Work::Cluster(index) => match self.clusters.clusters[*index].product {
                 None => {
                     for lowered in &unit.lowered {
-                        self.push_kernel(lowered, unit.order);
+                        self.push_kernel(lowered, unit.order, true);
                     }
                 }
                 Some(product) => self.emit_product(unit, product),
             },
             Work::Opaque(id) => self.emit_opaque(unit, *id),
-            Work::Check { node, indices, bound } => {
+            Work::Check { node, values: read, what } => {
                 let origin = self.graph.node(*node).origin.clone();
-                let read = indices;
-                let indices = self.node_buffer(*indices);
+                let values = self.node_buffer(*read);
                 let op = self.graph.node(*node).op.name;
-                self.push(Step::Check { indices, bound: *bound, op, origin }, *node, [*read]);
+                self.push(Step::Check { values, what: *what, op, origin }, *node, [*read], []);
             }
             Work::Keep(id) => {
                 let from = self.node_buffer(*id);
@@ -219,7 +232,7 @@ impl<'a> Builder<'a> {
                 let to = self.arena(name, &ty);
                 kept.insert(*id, to);
                 let reason = "its value at the start of the step is asked for";
-                self.push(Step::Copy { from, to, reason }, *id, [*id]);
+                self.push(Step::Copy { from, to, reason }, *id, [*id], []);
             }
         }
     }
@@ -257,7 +270,9 @@ impl<'a> Builder<'a> {
         }
         let c = self.node_buffer(product);
         let epilogue = unit.lowered.first().map(|l| self.call(l));
-        self.push(Step::Gemm { dims, dtype: ty.dtype(), a, b, c, epilogue }, product, reads);
+        let own = (self.clusters.needed[product.index()] || unit.lowered.is_empty()).then_some(product);
+        let values = own.into_iter().chain(unit.lowered.iter().flat_map(writes_of));
+        self.push(Step::Gemm { dims, dtype: ty.dtype(), a, b, c, epilogue }, product, reads, values);
     }
 
     fn emit_opaque(&mut self, unit: &Unit, id: NodeId) {
@@ -267,21 +282,30 @@ impl<'a> Builder<'a> {
                 let (table, indices) = (self.node_buffer(unit.reads[0]), self.node_buffer(unit.reads[1]));
                 let row = self.graph.ty(node.inputs[0]).shape()[1..].iter().product();
                 let out = self.node_buffer(id);
-                self.push(Step::Gather { table, indices, out, row }, id, unit.reads.iter().copied());
+                self.push(Step::Gather { table, indices, out, row }, id, unit.reads.iter().copied(), [id]);
             }
             Lower::ScatterAdd => {
                 let (from, indices) = (self.node_buffer(unit.reads[0]), self.node_buffer(unit.reads[1]));
                 let row = node.ty.shape()[1..].iter().product();
                 let out = self.node_buffer(id);
-                self.push(Step::ScatterAdd { updates: from, indices, out, row }, id, unit.reads.iter().copied());
+                self.push(Step::ScatterAdd { updates: from, indices, out, row }, id, unit.reads.iter().copied(), [id]);
             }
             _ => {
-                for lowered in &unit.lowered {
-                    self.push_kernel(lowered, id);
+                for (k, lowered) in unit.lowered.iter().enumerate() {
+                    self.push_kernel(lowered, id, k + 1 == unit.lowered.len());
                 }
             }
         }
     }
+}
+
+/// The nodes whose memory a kernel writes.
+fn writes_of(lowered: &Lowered) -> impl Iterator<Item = NodeId> {
+    let args = lowered.kernel.args.iter().zip(&lowered.args);
+    args.filter_map(|(arg, reference)| match reference {
+        ArgRef::Node(node) if arg.written => Some(*node),
+        _ => None,
+    })
 }
 
 /// The nodes whose memory a kernel reads.

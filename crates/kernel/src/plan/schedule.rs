@@ -43,7 +43,7 @@ fn dependencies(units: &[Unit], maker: &HashMap<NodeId, usize>) -> DiGraph<(), (
     let at: Vec<NodeIndex> = units.iter().map(|_| dag.add_node(())).collect();
     let mut checks: HashMap<NodeId, Vec<usize>> = HashMap::new();
     for (i, unit) in units.iter().enumerate() {
-        if let Work::Check { indices, .. } = unit.work {
+        if let Work::Check { values: indices, .. } = unit.work {
             checks.entry(indices).or_default().push(i);
         }
     }

@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 
+use cotangent_graph::op::Check;
 use cotangent_graph::{Graph, Lower, NodeId};
 
 use crate::cluster::{Clusters, Part};
 use crate::ir::{IndexMap, Input, Sweep};
 use crate::lower::{self, ArgRef, Force, Lowered};
+use crate::plan::CheckWhat;
 
 /// Work that is scheduled as a whole.
 pub(super) enum Work {
@@ -14,8 +16,8 @@ pub(super) enum Work {
     Opaque(NodeId),
     Check {
         node: NodeId,
-        indices: NodeId,
-        bound: usize,
+        values: NodeId,
+        what: CheckWhat,
     },
     /// A source handed out as a result, or used as an update: its old value is kept.
     Keep(NodeId),
@@ -58,20 +60,21 @@ pub(super) fn units(graph: &Graph, clusters: &Clusters) -> Result<Vec<Unit>, Vec
         keep(cluster_unit(graph, clusters, index), Some(index));
     }
     let live = graph.live();
-    let mut checks: HashSet<(NodeId, usize)> = HashSet::new();
+    let mut checks: HashSet<(NodeId, CheckWhat)> = HashSet::new();
     for id in graph.ids().filter(|id| live[id.index()]) {
         let node = graph.node(id);
         let check = match &node.op.lower {
-            Lower::Check => Some((node.inputs[0], node.attrs.size("bound"))),
-            Lower::Gather => Some((node.inputs[1], graph.ty(node.inputs[0]).shape()[0])),
-            Lower::ScatterAdd => Some((node.inputs[1], node.attrs.size("rows"))),
+            Lower::Check(Check::Index) => Some((node.inputs[0], CheckWhat::Below(node.attrs.size("bound")))),
+            Lower::Check(Check::Finite) => Some((node.inputs[0], CheckWhat::Finite)),
+            Lower::Gather => Some((node.inputs[1], CheckWhat::Below(graph.ty(node.inputs[0]).shape()[0]))),
+            Lower::ScatterAdd => Some((node.inputs[1], CheckWhat::Below(node.attrs.size("rows")))),
             _ => None,
         };
-        if let Some((indices, bound)) = check {
-            match contiguous(graph, clusters, indices) {
+        if let Some((values, what)) = check {
+            match contiguous(graph, clusters, values) {
                 Err(force) => keep(Err(force), None),
-                Ok(base) if checks.insert((base, bound)) => {
-                    let work = Work::Check { node: id, indices: base, bound };
+                Ok(base) if checks.insert((base, what)) => {
+                    let work = Work::Check { node: id, values: base, what };
                     keep(Ok(Unit::new(work, id, vec![base], Vec::new())), None);
                 }
                 Ok(_) => {}

@@ -2,6 +2,7 @@
 //!
 //! Used to prove that an index is in range, so that its check can go; a range that is not proved is `None`, never a guess.
 
+use cotangent_graph::op::Check;
 use cotangent_graph::{DType, Graph, Lower, NodeId, Source};
 
 /// Nodes looked through before the proof is given up.
@@ -30,7 +31,7 @@ fn range_within(graph: &Graph, id: NodeId, depth: u32) -> Option<Range> {
             Some((values.clone().min()?, values.max()?))
         }
         (Lower::Source(Source::Iota), _) => Some((0, shape[node.attrs.size("axis")] as i64 - 1)),
-        (Lower::Check, _) => {
+        (Lower::Check(Check::Index), _) => {
             let bound = node.attrs.int("bound") - 1;
             let (low, high) = of(0).unwrap_or((0, bound));
             Some((low.max(0), high.min(bound)))
