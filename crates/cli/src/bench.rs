@@ -131,7 +131,12 @@ fn json_line(report: &Report) -> String {
 }
 
 fn table(report: &Report) -> String {
-    let real = |x: f64| if x.abs() >= 100.0 { format!("{x:.1}") } else { format!("{x:.4}") };
+    // Four significant digits or more, so that a step of half a microsecond can be read too.
+    let real = |x: f64| match x.abs() {
+        size if size >= 1000.0 => format!("{x:.1}"),
+        size if size >= 0.1 || size == 0.0 => format!("{x:.4}"),
+        _ => format!("{x:.7}"),
+    };
     let mut text = String::new();
     for (name, field) in report.fields() {
         let value = match field {

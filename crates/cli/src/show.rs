@@ -3,10 +3,13 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use cotangent::graph::dot::{DotOptions, dot as draw};
-use cotangent::prelude::{Compiler, StageView};
+use cotangent::graph::samples::environment;
+use cotangent::kernel::Step;
+use cotangent::prelude::{Compiler, Executable, InputView, Runtime, Seed, Session, StageView, TensorData, Threads};
 
 use crate::{Failure, print, program};
 
@@ -47,6 +50,44 @@ pub(crate) struct ExplainArgs {
     /// Give each op a kernel of its own
     #[arg(long)]
     no_fuse: bool,
+    /// Also run it on random inputs and print the time of every step of the plan
+    #[arg(long)]
+    measure: bool,
+    /// Threads to measure with
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    threads: usize,
+}
+
+/// Steps run to measure a plan.
+const MEASURED_STEPS: usize = 50;
+
+/// The time of every step of a plan, on random inputs.
+fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure> {
+    let env = environment(program.source(), 1);
+    let inputs: Vec<(&str, &TensorData)> =
+        program.inputs().filter_map(|(name, _)| Some((name, env.values.get(name)?))).collect();
+    let runtime = Runtime::new(Threads::Exactly(threads));
+    let mut session = Session::new(&runtime, program.clone(), Seed(1)).map_err(Failure::error)?;
+    let main = session.main();
+    let bound = inputs.iter().map(|&(name, tensor)| (name, InputView::from(tensor)));
+    let times = session.profile(main, bound, MEASURED_STEPS).map_err(Failure::error)?;
+    let plan = program.plan();
+    let total: f64 = times.iter().map(|t| t.as_secs_f64()).sum();
+    let mut text = String::new();
+    for (k, (step, time)) in plan.steps.iter().zip(&times).enumerate() {
+        let seconds = time.as_secs_f64();
+        let rate = match step {
+            Step::Gemm { dims, .. } => {
+                let flop = 2.0 * (dims.batch * dims.m * dims.n * dims.k) as f64;
+                format!("{:7.1} GFLOP/s", flop / seconds * 1e-9)
+            }
+            _ => format!("{:7.1} GB/s   ", plan.step_bytes(step) as f64 / seconds * 1e-9),
+        };
+        let share = 100.0 * seconds / total;
+        let _ = writeln!(text, "{k:3} {:10.2} us {share:5.1} % {rate} {}", seconds * 1e6, plan.step_text(step));
+    }
+    let _ = writeln!(text, "    {:10.2} us in all, medians of {MEASURED_STEPS} steps, {threads} threads", total * 1e6);
+    Ok(text)
 }
 
 pub(crate) fn dot(args: &DotArgs) -> Result<(), Failure> {
@@ -73,13 +114,21 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     for report in program.pass_reports() {
         let _ = writeln!(text, "  {report}");
     }
-    for (title, body) in [("fusion", program.explain()), ("plan", program.plan_text())] {
+    let mut parts = vec![("fusion", program.explain()), ("plan", program.plan_text())];
+    if args.measure {
+        parts.push(("times", measure(&program, args.threads)?));
+    }
+    for (title, body) in parts {
         let _ = writeln!(text, "\n{title}");
         for line in body.lines() {
             let _ = writeln!(text, "{}{line}", if line.is_empty() { "" } else { "  " });
         }
     }
     let t = program.timings();
-    let _ = writeln!(text, "\ncompiled in {:.2?}: passes {:.2?}, plan {:.2?}, machine code {:.2?}", t.total, t.passes, t.plan, t.codegen);
+    let _ = writeln!(
+        text,
+        "\ncompiled in {:.2?}: passes {:.2?}, plan {:.2?}, machine code {:.2?}",
+        t.total, t.passes, t.plan, t.codegen
+    );
     print(&text)
 }

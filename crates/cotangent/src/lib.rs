@@ -53,3 +53,18 @@ pub mod prelude {
     pub use cotangent_graph::{Diag, Diags, Graph, GraphBuilder, Init, Shape, Tensor, TensorData, Type, build};
     pub use cotangent_nn::*;
 }
+
+/// The pages under `docs/` whose examples are run as tests.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../../docs/tour.md")]
+    struct Tour;
+    #[doc = include_str!("../../../docs/errors.md")]
+    struct Errors;
+    #[doc = include_str!("../../../docs/adding-an-op.md")]
+    struct AddingAnOp;
+    #[doc = include_str!("../../../docs/adding-a-pass.md")]
+    struct AddingAPass;
+    #[doc = include_str!("../../../docs/limits.md")]
+    struct Limits;
+}

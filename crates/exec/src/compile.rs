@@ -10,7 +10,7 @@ use cotangent_gemm::Gemm;
 use cotangent_graph::dot::{DotOptions, dot};
 use cotangent_graph::text::print::{Style, print};
 use cotangent_graph::{Code, CompilerBug, DType, Diag, Diags, Graph, Init, Type};
-use cotangent_kernel::{ClusterOptions, Home, Plan, Step, plan};
+use cotangent_kernel::{ClusterOptions, Home, Plan, Step, plan, verify_plan};
 use cotangent_passes::{PassError, PassOptions, PassReport, optimize};
 
 use crate::input::{InputId, InputKey, InputView};
@@ -92,7 +92,6 @@ pub enum StageView {
 pub struct Compiler {
     fuse: bool,
     passes: PassOptions,
-    verify: bool,
 }
 
 impl Default for Compiler {
@@ -105,7 +104,7 @@ impl Compiler {
     /// A compiler with everything on. `COTANGENT_DUMP=dir` writes each changed stage there.
     pub fn new() -> Self {
         let passes = PassOptions { dump: std::env::var_os("COTANGENT_DUMP").map(Into::into), ..PassOptions::default() };
-        Compiler { fuse: true, passes, verify: cfg!(debug_assertions) }
+        Compiler { fuse: true, passes }
     }
 
     /// Whether ops share kernels; without fusion each op runs as a kernel of its own, on the same path.
@@ -120,12 +119,6 @@ impl Compiler {
         self
     }
 
-    /// Whether the plan and all kernels are verified; on by default in debug builds.
-    pub fn verify(mut self, verify: bool) -> Self {
-        self.verify = verify;
-        self
-    }
-
     /// Compiles a graph for this machine.
     ///
     /// # Errors
@@ -137,12 +130,9 @@ impl Compiler {
         let options = ClusterOptions { fuse: self.fuse, ..ClusterOptions::default() };
         let plan = plan(&optimized.graph, &options)?;
         // Memory safety rests on these proofs, so they are made in release builds too.
-        prove_bounds(&plan)?;
-        if self.verify {
-            let errors = cotangent_kernel::verify_plan(&plan);
-            if !errors.is_empty() {
-                return Err(CompilerBug::new("plan", errors.join("\n")).into());
-            }
+        let errors = verify_plan(&plan);
+        if !errors.is_empty() {
+            return Err(CompilerBug::new("plan", errors.join("\n")).into());
         }
         let planned = start.elapsed();
         let keep_clif = self.passes.dump.is_some();
@@ -174,23 +164,6 @@ impl Compiler {
         }
         Ok(Arc::new(executable))
     }
-}
-
-/// Every access of every kernel stays inside its buffer.
-fn prove_bounds(plan: &Plan) -> Result<(), CompilerBug> {
-    let calls = plan.steps.iter().filter_map(|step| match step {
-        Step::Kernel(call) => Some(call),
-        Step::Gemm { epilogue, .. } => epilogue.as_ref(),
-        _ => None,
-    });
-    for call in calls {
-        let kernel = &plan.kernels[call.kernel];
-        let lens: Vec<usize> = call.args.iter().map(|b| plan.buffers[b.index()].n_elements).collect();
-        if let Err(errors) = kernel.check_bounds(&lens) {
-            return Err(CompilerBug::new("bounds", format!("{kernel}{errors:?}")));
-        }
-    }
-    Ok(())
 }
 
 /// A matrix product's kernels and blocking, chosen once.

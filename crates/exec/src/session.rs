@@ -1,6 +1,7 @@
 //! Sessions: programs, their store and their arenas, step by step.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cotangent_graph::{Code, Diag, Element, TensorData, Type};
 use ndarray::ArrayViewD;
@@ -108,6 +109,44 @@ impl Session {
         self.run(ProgramId(0), inputs)
     }
 
+    /// Runs `n` steps of a program on the same inputs and measures each step of its plan: the median time of each, in plan
+    /// order. These are steps like any other: they update parameters and states.
+    ///
+    /// # Errors
+    /// As [`Session::step`].
+    #[track_caller]
+    pub fn profile<'a, K: InputKey>(
+        &mut self,
+        program: ProgramId,
+        inputs: impl IntoIterator<Item = (K, InputView<'a>)>,
+        n: usize,
+    ) -> Result<Vec<Duration>, Diag> {
+        let (executable, machine) = &mut self.programs[program.0];
+        let held = bind(executable, machine, inputs)?;
+        let mut times: Vec<Vec<Duration>> = vec![Vec::with_capacity(n); executable.plan.steps.len()];
+        for _ in 0..n {
+            let mut last = Instant::now();
+            let mut observe = |_: &Machine, s: usize| {
+                let now = Instant::now();
+                times[s].push(now - last);
+                last = now;
+                Ok(())
+            };
+            let (seed, step) = (self.store.seed().0, self.store.step());
+            machine.run(executable, &self.runtime, seed, step, Some(&mut observe))?;
+            if executable.updates() {
+                self.store.advance();
+            }
+        }
+        machine.unbind();
+        drop(held);
+        let median = |mut t: Vec<Duration>| {
+            t.sort_unstable();
+            t.get(t.len() / 2).copied().unwrap_or_default()
+        };
+        Ok(times.into_iter().map(median).collect())
+    }
+
     /// Where infinities or NaNs start in a step with these inputs: the first op, in order of computation, that makes one from
     /// finite operands, with the user's line, also inside of fused kernels. The step is interpreted, not run; nothing
     /// changes. `None` if every value is finite.
@@ -141,22 +180,7 @@ impl Session {
         inputs: impl IntoIterator<Item = (K, InputView<'a>)>,
     ) -> Result<Outputs<'_>, Diag> {
         let (executable, machine) = &mut self.programs[program.0];
-        machine.unbind();
-        // Views that own a copy must outlive the step.
-        let mut held: SmallVec<[(usize, InputView<'a>); 8]> = SmallVec::new();
-        for (key, view) in inputs {
-            let position = executable.checked_input(&key, &view)?;
-            machine.bind(position, &view);
-            held.push((position, view));
-        }
-        if let Some(missing) = machine.first_unbound() {
-            let name = &executable.interface.input_names[missing];
-            let ty = &executable.interface.input_types[missing];
-            return Err(Diag::new(
-                Code::InputNames,
-                format!("the program requires input `{name}` of type {ty}, got none"),
-            ));
-        }
+        let held = bind(executable, machine, inputs)?;
         let (seed, step) = (self.store.seed().0, self.store.step());
         let result = if self.checked {
             let names = &executable.interface.input_names;
@@ -176,6 +200,33 @@ impl Session {
         Ok(Outputs { executable, machine })
     }
 }
+
+/// Binds the inputs of a step; the views must be held until it is over.
+#[track_caller]
+fn bind<'a, K: InputKey>(
+    executable: &Executable,
+    machine: &mut Machine,
+    inputs: impl IntoIterator<Item = (K, InputView<'a>)>,
+) -> Result<Held<'a>, Diag> {
+    machine.unbind();
+    let mut held = Held::new();
+    for (key, view) in inputs {
+        let position = executable.checked_input(&key, &view)?;
+        machine.bind(position, &view);
+        held.push((position, view));
+    }
+    match machine.first_unbound() {
+        None => Ok(held),
+        Some(missing) => {
+            let name = &executable.interface.input_names[missing];
+            let ty = &executable.interface.input_types[missing];
+            Err(Diag::new(Code::InputNames, format!("the program requires input `{name}` of type {ty}, got none")))
+        }
+    }
+}
+
+/// Bound views by input; those that own a copy must outlive the step.
+type Held<'a> = SmallVec<[(usize, InputView<'a>); 8]>;
 
 /// The results of a step: views valid until the next one.
 #[derive(Clone, Copy, Debug)]

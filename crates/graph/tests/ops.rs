@@ -93,6 +93,20 @@ fn sigmoid(x: f64) -> f64 {
     if x >= 0.0 { 1.0 / (1.0 + (-x).exp()) } else { x.exp() / (1.0 + x.exp()) }
 }
 
+fn softplus(x: f64) -> f64 {
+    if x.is_nan() { x } else { x.max(0.0) + (-x.abs()).exp().ln_1p() }
+}
+
+/// Klambauer et al. 2017, with the two constants from their definition by the moments of a normal variable.
+fn selu(x: f64) -> f64 {
+    let (e, sqrt_e, erfc) = (1f64.exp(), 0.5f64.exp(), |x: f64| 1.0 - erf(x));
+    let (pi, root2) = (std::f64::consts::PI, 2f64.sqrt());
+    let alpha = -(2.0 / pi).sqrt() / (erfc(1.0 / root2) * sqrt_e - 1.0);
+    let tails = e * e * erfc(root2) - 2.0 * sqrt_e * erfc(1.0 / root2);
+    let scale = (2.0 / (alpha * alpha * (tails + 1.0) + 1.0)).sqrt();
+    scale * if x > 0.0 { x } else { alpha * x.exp_m1() }
+}
+
 fn round_even(x: f64) -> f64 {
     x.round_ties_even()
 }
@@ -127,7 +141,7 @@ const UNARY: &[Unary] = &[
     ("sigmoid", sigmoid, 6.0),
     ("erf", erf, 6.0),
     ("erf_inv", erf_inv, 12.0),
-    ("softplus", |x| x.max(0.0) + (-x.abs()).exp().ln_1p(), 6.0),
+    ("softplus", softplus, 6.0),
     ("sin", f64::sin, 4.0),
     ("cos", f64::cos, 4.0),
     ("relu", |x| if x < 0.0 { 0.0 } else { x }, 0.0),
@@ -136,6 +150,15 @@ const UNARY: &[Unary] = &[
     ("gelu", |x| x * normal_cdf(x), 1e4),
     ("gelu_tanh", |x| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()), 1e4),
     ("stop_gradient", |x| x, 0.0),
+    ("threshold", |x| if x > 0.0 { 1.0 } else { 0.0 }, 0.0),
+    ("relu6", |x| x.clamp(0.0, 6.0), 0.0),
+    // Next to -3 the sum cancels; the error is then one of its terms' scale.
+    ("hard_sigmoid", |x| (x / 6.0 + 0.5).clamp(0.0, 1.0), 1e3),
+    ("hard_swish", |x| x * (x / 6.0 + 0.5).clamp(0.0, 1.0), 3e3),
+    ("selu", selu, 8.0),
+    ("softsign", |x| x / (1.0 + x.abs()), 3.0),
+    ("mish", |x| x * softplus(x).tanh(), 16.0),
+    ("log_sigmoid", |x| -softplus(-x), 6.0),
 ];
 
 type Binary = (&'static str, fn(f64, f64) -> f64, f64);
@@ -213,8 +236,27 @@ fn scalar_functions_agree_with_f64_references() {
 /// Every pointwise op of floats has a reference above or a test of its own below.
 #[test]
 fn no_scalar_function_lacks_a_reference() {
-    const OWN_TEST: [&str; 14] =
-        ["and", "or", "xor", "not", "eq", "ne", "lt", "le", "gt", "ge", "select", "cast", "leaky_relu", "elu"];
+    const OWN_TEST: [&str; 19] = [
+        "and",
+        "or",
+        "xor",
+        "not",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "select",
+        "cast",
+        "leaky_relu",
+        "elu",
+        "celu",
+        "prelu",
+        "huber",
+        "hinge",
+        "kl_divergence",
+    ];
     let known: Vec<&str> = UNARY.iter().map(|u| u.0).chain(BINARY.iter().map(|b| b.0)).chain(OWN_TEST).collect();
     for op in Registry::builtin().iter() {
         let pointwise = op.0.traits.has(cotangent_graph::OpTraits::POINTWISE);
@@ -340,6 +382,129 @@ fn reductions_and_products_agree_with_loops() {
             close(&eval(&pair, |_, x| x[0].matmul(x[1])), &product, "matmul");
             close(&eval(&pair, |_, x| x[0].t().matmul_with(x[1].t(), true, true)), &product, "matmul, transposed");
         }
+    }
+}
+
+/// Activations with operands or attributes of their own, and losses element by element, against formulas in f64.
+#[test]
+fn parametric_activations_and_losses_agree_with_formulas() {
+    type Formula = (&'static str, for<'g> fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g>, fn(f64, f64) -> f64);
+    let formulas: [Formula; 7] = [
+        ("celu", |x, _| x.celu(0.7), |x, _| x.max(0.0) + (0.7 * (x / 0.7).exp_m1()).min(0.0)),
+        ("prelu", |x, y| x.prelu(y), |x, y| if x > 0.0 { x } else { x * y }),
+        (
+            "huber",
+            |x, y| x.huber(y, 0.8),
+            |x, y| {
+                let d = (x - y).abs();
+                if d <= 0.8 { d * d / 2.0 } else { 0.8 * (d - 0.4) }
+            },
+        ),
+        ("hinge", |x, y| x.hinge(y), |x, y| (1.0 - x * y).max(0.0)),
+        ("kl_divergence", |x, y| x.kl_divergence(y), |x, y| if y > 0.0 { y * (y.ln() - x) } else { 0.0 }),
+        ("maxout", |x, y| maxout_of_pair(x, y), f64::max),
+        ("check_finite", |x, _| x.check_finite(), |x, _| x),
+    ];
+    for dtype in [DType::F32, DType::F64] {
+        let tolerance = if dtype == DType::F32 { 1e-5 } else { 1e-13 };
+        let mut s = Sampler::new(dtype, 21);
+        // Zeros of either sign and ties among them.
+        let edges = tensor(dtype, &[0.0, -0.0, 1.0, -1.0, 0.8, -0.8, 6.0, 0.3]).to_f64();
+        let pair = || -> Vec<f64> { edges.iter().flat_map(|&v| [v; 8]).collect() };
+        let (mut a, mut b) = (pair(), edges.repeat(8));
+        a.extend(s.float_in(-4.0..4.0, [300]).to_f64());
+        b.extend(s.float_in(-4.0..4.0, [300]).to_f64());
+        for (name, op, reference) in formulas {
+            let got = eval(&[tensor(dtype, &a), tensor(dtype, &b)], |_, x| op(x[0], x[1])).to_f64();
+            assert_eq!(got.len(), a.len());
+            for ((&x, &y), got) in a.iter().zip(&b).zip(got) {
+                let exact = reference(x, y);
+                assert!(
+                    (got - exact).abs() <= tolerance * exact.abs().max(1.0),
+                    "{name}({x}, {y}): {got}, not {exact}"
+                );
+            }
+        }
+    }
+}
+
+/// The larger of two vectors, as `maxout` of their elements side by side.
+fn maxout_of_pair<'g>(x: Tensor<'g>, y: Tensor<'g>) -> Tensor<'g> {
+    let n = x.shape().n_elements();
+    let side = |t: Tensor<'g>| t.reshape([n, 1]);
+    x.builder().concat(&[side(x), side(y)], 1).maxout(2).reshape([n])
+}
+
+/// Statistics, normalizations and losses of rows against loops in f64.
+#[test]
+fn normalizations_and_losses_of_rows_agree_with_loops() {
+    let (rows, n) = (3, 37);
+    for dtype in [DType::F32, DType::F64] {
+        let tolerance = if dtype == DType::F32 { 3e-5 } else { 1e-13 };
+        let mut s = Sampler::new(dtype, 9);
+        let data = s.float_in(-3.0..5.0, [rows, n]);
+        let (gain, bias) = (s.float_in(0.5..1.5, [n]), s.float_in(-1.0..1.0, [n]));
+        let (x, g, b) = (data.to_f64(), gain.to_f64(), bias.to_f64());
+        let row = |r: usize| &x[r * n..(r + 1) * n];
+        let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
+        let variance = |v: &[f64]| v.iter().map(|x| (x - mean(v)).powi(2)).sum::<f64>() / v.len() as f64;
+        let each = |f: &dyn Fn(&[f64], usize) -> f64| -> Vec<f64> {
+            (0..rows).flat_map(|r| (0..n).map(move |j| (r, j))).map(|(r, j)| f(row(r), j)).collect()
+        };
+        let of_rows = |f: &dyn Fn(&[f64]) -> f64| -> Vec<f64> { (0..rows).map(|r| f(row(r))).collect() };
+        let check = |what: &str, got: TensorData, exact: Vec<f64>| {
+            let got = got.to_f64();
+            assert_eq!(got.len(), exact.len(), "{what}");
+            for (g, e) in got.iter().zip(exact) {
+                assert!((g - e).abs() <= tolerance * e.abs().max(1.0), "{what}: got {g}, exact {e}");
+            }
+        };
+        let one = std::slice::from_ref(&data);
+        check("variance", eval(one, |_, x| x[0].variance(&[1])), of_rows(&variance));
+        check("variance of all", eval(one, |_, x| x[0].variance(&[0, 1])), vec![variance(&x)]);
+        let columns: Vec<f64> =
+            (0..n).map(|j| variance(&(0..rows).map(|r| x[r * n + j]).collect::<Vec<f64>>())).collect();
+        check("variance of columns", eval(one, |_, x| x[0].variance(&[0])), columns);
+        let normal = |v: &[f64], j: usize| (v[j] - mean(v)) / (variance(v) + 0.01).sqrt();
+        check("normalize", eval(one, |_, x| x[0].normalize(&[1], 0.01)), each(&normal));
+        let squares = |v: &[f64]| mean(&v.iter().map(|x| x * x).collect::<Vec<f64>>());
+        let root = |v: &[f64], j: usize| v[j] / (squares(v) + 0.01).sqrt();
+        check("rms_norm", eval(one, |_, x| x[0].rms_norm(&[1], 0.01)), each(&root));
+        let all = [data.clone(), gain, bias];
+        let layer = eval(&all, |_, x| x[0].layer_norm(x[1], x[2], 0.01));
+        check("layer_norm", layer, each(&|v, j| normal(v, j) * g[j] + b[j]));
+        let log_sum = |v: &[f64]| v.iter().map(|x| x.exp()).sum::<f64>().ln();
+        check("log_sum_exp", eval(one, |_, x| x[0].log_sum_exp(1)), of_rows(&log_sum));
+        // Far from zero as well: 700 + log Σ exp(x) with nothing overflowing.
+        let far = tensor(dtype, &x.iter().map(|v| v + 700.0).collect::<Vec<f64>>());
+        let far_rows: Vec<f64> = far
+            .to_f64()
+            .chunks(n)
+            .map(|v| {
+                let most = v.iter().copied().fold(f64::MIN, f64::max);
+                most + v.iter().map(|x| (x - most).exp()).sum::<f64>().ln()
+            })
+            .collect();
+        check("log_sum_exp, far", eval(&[far], |_, x| x[0].reshape([3, 37]).log_sum_exp(1)), far_rows);
+        let labels = TensorData::from_bits(DType::I64, &[rows].into(), &[0, 36, 11]);
+        let picked: Vec<f64> = [0, 36, 11].iter().enumerate().map(|(r, &j)| -row(r)[j]).collect();
+        check("nll", eval(&[data.clone(), labels], |_, x| x[0].nll(x[1])), picked);
+        // Target probabilities with exact zeros: their terms count as nothing, even where p is 0 too.
+        let p = tensor(dtype, &[0.0, 0.25, 0.75, 0.5, 0.5, 0.0]);
+        let y = tensor(dtype, &[0.0, 0.5, 0.5, 1.0, 0.0, 0.0]);
+        let loss = eval(&[p, y], |_, x| x[0].reshape([2, 3]).cross_entropy_of_probabilities(x[1].reshape([2, 3])));
+        check("cross_entropy_of_probabilities", loss, vec![-0.5 * (0.25f64.ln() + 0.75f64.ln()), 2f64.ln()]);
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_an_error_where_it_is_checked() {
+    let graph = build(|g| g.output("y", g.input("x", DType::F32, [3]).check_finite())).unwrap();
+    for (value, fine) in [(1.0, true), (f64::NAN, false), (f64::INFINITY, false), (f64::NEG_INFINITY, false)] {
+        let env = Env::default().with("x", tensor(DType::F32, &[0.0, value, -2.0]));
+        let got = interpret(&graph, &env).map_err(|diag| diag.code);
+        assert_eq!(got.is_ok(), fine);
+        assert!(fine || got == Err(cotangent_graph::Code::NotFinite));
     }
 }
 

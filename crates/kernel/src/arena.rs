@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use crate::ir::{Input, Kernel, Sweep};
+use crate::ir::{Input, Kernel, Space, Sweep};
 use crate::plan::{BufferId, Home, Plan, Step};
 
 /// Slices start at multiples of this many bytes: a cache line, and the widest vector.
@@ -97,19 +97,23 @@ fn take_over(plan: &Plan, step: usize, same: &mut [BufferId]) {
     }
 }
 
-/// Whether every load of argument `from` is at the very element that argument `to` is stored at, in an elementwise kernel:
-/// then the two may be the same memory.
+/// Whether the two arguments may be the same memory: every load of `from` is at the very element that `to` is stored at, and
+/// each element is visited once, its load before its store. That is so in elementwise kernels, and after a reduction for
+/// what is both loaded and stored only there.
 pub(crate) fn aligned(kernel: &Kernel, from: usize, to: usize) -> bool {
-    if kernel.sweep != Sweep::Elementwise {
-        return false;
-    }
-    let stores: Vec<_> =
-        kernel.phases.iter().flat_map(|p| &p.stores).filter(|s| s.arg.0 as usize == to).map(|s| &s.map).collect();
-    let one = stores.windows(2).all(|w| w[0] == w[1]);
-    one && kernel.phases.iter().flat_map(|p| &p.inputs).all(|input| match input {
-        Input::Load { arg, map } if arg.0 as usize == from => stores.first().is_some_and(|s| *s == map),
-        _ => true,
-    })
+    let phases = &kernel.phases;
+    let stores =
+        phases.iter().flat_map(|p| p.stores.iter().filter(|s| s.arg.0 as usize == to).map(|s| (p.space, &s.map)));
+    let loads = phases.iter().flat_map(|p| {
+        p.inputs.iter().filter_map(move |input| match input {
+            Input::Load { arg, map } if arg.0 as usize == from => Some((p.space, map)),
+            _ => None,
+        })
+    });
+    let visited_once = |space: Space| kernel.sweep == Sweep::Elementwise || space == Space::Reduced;
+    let mut accesses = stores.clone().chain(loads.clone());
+    loads.clone().next().is_none()
+        || stores.clone().next().is_some_and(|first| visited_once(first.0) && accesses.all(|access| access == first))
 }
 
 /// Best fit in order of birth: the smallest free gap that is large enough, or the end.

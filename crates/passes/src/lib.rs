@@ -10,13 +10,17 @@ pub mod dce;
 pub mod differentiate;
 pub mod expand;
 pub mod fold;
+pub mod gradcheck;
 pub mod pass;
 pub mod pipeline;
 pub mod rebuild;
 pub mod rules;
 pub mod simplify;
 pub mod stabilize;
+pub mod validate;
 
+pub use gradcheck::{GradCheck, GradEntry, GradReport, Suspect, Verdict, Wrt, check_gradients};
 pub use pass::{DumpHook, Pass, PassCx, PassError, PassOptions, PassReport, StopReason, ValidateHook};
 pub use pipeline::{Optimized, all_rules, optimize, optimize_with, pipeline, stage_of};
 pub use rules::{Roots, Rule, RuleCx, RuleSet, Safety, apply_rules};
+pub use validate::{ValidateOptions, ValidateReport, Validator, validator};

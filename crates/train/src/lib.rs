@@ -5,8 +5,10 @@
 //!
 //! | module | what it gives |
 //! |---|---|
+//! | [`trainer`] | [`Trainer`]: epochs, shuffled mini-batches of any size, evaluation, history |
+//! | [`objective`] | what is minimized: [`CrossEntropy`], [`BinaryCrossEntropy`], [`MeanSquared`], or the user's own |
 //! | [`workloads`] | named networks, expressions and products, in one table |
-//! | [`bench`] | how a workload is timed, and the report |
+//! | [`bench`](mod@bench) | how a workload is timed, and the report |
 //! | [`checksum`](mod@checksum) | a stable hash of weights, to compare runs bit for bit |
 //!
 //! Promises: everything follows from the seed, with the same bits for any number of threads, and no input panics: what
@@ -16,7 +18,11 @@
 pub mod bench;
 pub mod checksum;
 mod error;
+pub mod objective;
+pub mod trainer;
 pub mod workloads;
 
-pub use checksum::checksum;
+pub use checksum::{checksum, checksum_all};
 pub use error::TrainError;
+pub use objective::{BinaryCrossEntropy, CrossEntropy, Label, MeanSquared, Objective};
+pub use trainer::{Epoch, Evaluation, History, Options, Trainer};

@@ -299,7 +299,7 @@ impl Workload {
                 let classes = mlp.dims.last().copied().unwrap_or(1) as u64;
                 let stream = philox::stream_of(key);
                 // The upper half of word × classes: uniform on 0..classes but for a bias of classes / 2³².
-                let class = |i: usize| u64::from(philox::word(seed, stream, 0, i as u64)) * classes >> 32;
+                let class = |i: usize| (u64::from(philox::word(seed, stream, 0, i as u64)) * classes) >> 32;
                 let bits: Vec<u64> = (0..ty.shape().n_elements()).map(class).collect();
                 TensorData::from_bits(I64, ty.shape(), &bits)
             }

@@ -85,9 +85,7 @@ impl Updates {
             let why = match maker.get(&value) {
                 None => "the new value is another tensor's",
                 Some(_) if !used.insert(value) => "the new value is used by two updates",
-                Some(&unit) if units[unit].reads_apart.contains(&target) => {
-                    "its step reads the old value at other places"
-                }
+                Some(&unit) if !units[unit].can_update(target, value) => "its step reads the old value at other places",
                 Some(&unit) => {
                     by_unit[unit].push((target, value));
                     continue;

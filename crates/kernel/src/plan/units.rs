@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use cotangent_graph::op::Check;
 use cotangent_graph::{Graph, Lower, NodeId};
 
+use crate::arena;
 use crate::cluster::{Clusters, Part};
-use crate::ir::{IndexMap, Input, Sweep};
+use crate::ir::IndexMap;
 use crate::lower::{self, ArgRef, Force, Lowered};
 use crate::plan::CheckWhat;
 
@@ -28,7 +29,7 @@ pub(super) struct Unit {
     pub(super) order: NodeId,
     /// Memory read and written, by node.
     pub(super) reads: Vec<NodeId>,
-    /// Nodes of `reads` that the unit reads other than element by element where it writes.
+    /// Nodes of `reads` that the unit reads other than by kernels: operands of products, rows picked by index.
     pub(super) reads_apart: HashSet<NodeId>,
     pub(super) writes: Vec<NodeId>,
     pub(super) lowered: Vec<Lowered>,
@@ -98,6 +99,26 @@ impl Unit {
     fn new(work: Work, order: NodeId, reads: Vec<NodeId>, writes: Vec<NodeId>) -> Self {
         Unit { work, order, reads, reads_apart: HashSet::new(), writes, lowered: Vec::new(), views: None }
     }
+
+    /// Whether the unit may write `value` to the memory of `target`: it reads the old value only element by element, before
+    /// it writes there.
+    pub(super) fn can_update(&self, target: NodeId, value: NodeId) -> bool {
+        if self.reads_apart.contains(&target) {
+            return false;
+        }
+        // A product writes its result before its epilogue reads anything.
+        let mut written = self.views.is_some() && !self.lowered.iter().any(|l| l.args.contains(&ArgRef::Node(value)));
+        for l in &self.lowered {
+            let place = |node: NodeId| l.args.iter().position(|&a| a == ArgRef::Node(node));
+            match (place(target), place(value)) {
+                (Some(_), _) if written => return false,
+                (Some(from), Some(to)) if !arena::aligned(&l.kernel, from, to) => return false,
+                (_, Some(to)) => written |= l.kernel.args[to].written,
+                _ => {}
+            }
+        }
+        true
+    }
 }
 
 /// The node whose memory holds exactly this node's elements in row-major order.
@@ -147,28 +168,8 @@ fn cluster_unit(graph: &Graph, clusters: &Clusters, index: usize) -> Result<Unit
     reads.sort_unstable();
     reads.dedup();
     let mut unit = Unit::new(Work::Cluster(index), last, reads, writes);
-    for l in &lowered {
-        apart.extend(apart_reads(l));
-    }
     (unit.lowered, unit.views, unit.reads_apart) = (lowered, views, apart);
     Ok(unit)
-}
-
-/// Nodes that a kernel reads elsewhere than where it stores: they cannot share memory with its results.
-fn apart_reads(l: &Lowered) -> Vec<NodeId> {
-    let store_maps: Vec<_> = l.kernel.phases.iter().flat_map(|p| p.stores.iter().map(|s| &s.map)).collect();
-    let mut apart = Vec::new();
-    for phase in &l.kernel.phases {
-        for input in &phase.inputs {
-            if let Input::Load { arg, map } = input {
-                let aligned = l.kernel.sweep == Sweep::Elementwise && store_maps.iter().all(|s| *s == map);
-                if let (false, ArgRef::Node(n)) = (aligned, l.args[arg.0 as usize]) {
-                    apart.push(n);
-                }
-            }
-        }
-    }
-    apart
 }
 
 /// Where a product's operand lies in memory.

@@ -7,6 +7,7 @@
 //! once. Nested derivatives are those of `differentiate`, which its own inner derivatives were checked for.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use cotangent_graph::interp::{Value, interpret, interpret_nodes};
 use cotangent_graph::ops::region::TUPLE;
@@ -32,12 +33,15 @@ const STEPS: [f64; 3] = [1e-4, 3e-6, 1e-7];
 /// Rounding of a function's values, in units of their magnitude.
 const ROUNDING: f64 = 64.0 * f64::EPSILON;
 
+/// Differences of derivatives below this are rounding inside of the function, which its own magnitude does not show.
+const FLOOR: f64 = 1e-9;
+
 /// Whether a node is the end of gradients: its value passes, its derivative does not.
 fn is_stop(node: &Node) -> bool {
     matches!((&node.op.lower, &node.op.vjp), (Lower::Identity, Vjp::Zero(_)))
 }
 
-fn is_grad(node: &Node) -> bool {
+pub(crate) fn is_grad(node: &Node) -> bool {
     matches!(node.op.lower, Lower::Grad)
 }
 
@@ -90,28 +94,19 @@ pub(crate) fn opened(graph: &Graph) -> Result<Graph, PassError> {
     Err(Diag::new(Code::Unsupported, text).at(cotangent_graph::Loc::Internal).into())
 }
 
-/// A copy of what some nodes need, with these nodes as its outputs.
+/// The same nodes, with some of them as the outputs.
 pub(crate) fn with_outputs(graph: &Graph, outputs: &[NodeId]) -> Graph {
-    let mut out = graph.clone();
-    let outputs = outputs.iter().enumerate().map(|(k, &value)| Output {
-        name: k.to_string().into(),
-        value,
-        role: Role::Result,
-    });
-    set_outputs(&mut out, outputs.collect());
-    out
-}
-
-fn set_outputs(graph: &mut Graph, outputs: Vec<Output>) {
-    let mut fresh = Graph::new(std::sync::Arc::clone(graph.name()));
+    let mut out = Graph::new(Arc::clone(graph.name()));
     for body in graph.bodies() {
-        fresh.add_body(std::sync::Arc::clone(body));
+        out.add_body(Arc::clone(body));
     }
     for node in graph.nodes() {
-        fresh.add(node.op, node.inputs.clone(), node.attrs.clone(), node.ty.clone(), node.origin.clone());
+        out.add(node.op, node.inputs.clone(), node.attrs.clone(), node.ty.clone(), node.origin.clone());
     }
-    outputs.into_iter().for_each(|output| fresh.add_output(output));
-    *graph = fresh;
+    for (k, &value) in outputs.iter().enumerate() {
+        out.add_output(Output { name: k.to_string().into(), value, role: Role::Result });
+    }
+    out
 }
 
 /// A graph of one scalar for differences, with the values of its inputs.
@@ -130,8 +125,8 @@ pub(crate) struct Wanted {
     pub y: NodeId,
     /// The seed, which stays as it is.
     pub seed: Option<NodeId>,
-    /// The node to put an input in the place of, unless it is a named source.
-    pub wrt: NodeId,
+    /// The node to put an input in the place of, unless it is a named source; `None` if only sources will move.
+    pub wrt: Option<NodeId>,
 }
 
 /// The value of a tensor node.
@@ -140,7 +135,7 @@ pub(crate) type Known = HashMap<NodeId, TensorData>;
 /// The nodes of an opened graph whose values [`primal`] needs for what is wanted.
 pub(crate) fn needed(graph: &Graph, wanted: &[Wanted]) -> Vec<NodeId> {
     let mut ids: Vec<NodeId> = kept(graph).into_iter().filter(|&id| is_stop(graph.node(id))).collect();
-    ids.extend(wanted.iter().flat_map(|w| [Some(w.wrt), w.seed]).flatten());
+    ids.extend(wanted.iter().flat_map(|w| [w.wrt, w.seed]).flatten());
     ids.sort_unstable();
     ids.dedup();
     ids
@@ -155,10 +150,10 @@ pub(crate) fn values_of(graph: &Graph, ids: Vec<NodeId>, env: &Env) -> Result<Kn
 /// The scalar `Σ y·seed` as a graph of its own, or `None` if moving the node would move what an inner derivative is taken
 /// with respect to, which a derivative does not do.
 pub(crate) fn primal(graph: &Graph, wanted: &Wanted, known: &Known, env: &Env) -> Result<Option<Primal>, PassError> {
-    let is_named = |id: NodeId| {
-        matches!(graph.node(id).op.lower, Lower::Source(Source::Input | Source::Param | Source::State))
-    };
-    if !is_named(wanted.wrt) && moves_an_inner_end(graph, wanted) {
+    let is_named =
+        |id: NodeId| matches!(graph.node(id).op.lower, Lower::Source(Source::Input | Source::Param | Source::State));
+    let cut_at = wanted.wrt.filter(|&id| !is_named(id));
+    if cut_at.is_some_and(|at| moves_an_inner_end(graph, wanted.y, at)) {
         return Ok(None);
     }
     let mut env = env.clone();
@@ -166,9 +161,9 @@ pub(crate) fn primal(graph: &Graph, wanted: &Wanted, known: &Known, env: &Env) -
     let live = before(graph, &[wanted.y]);
     let mut copier = Copier::new(graph, graph.bodies(), &builder);
     let mut cut = None;
-    for id in graph.ids().filter(|id| live[id.index()] || *id == wanted.wrt) {
+    for id in graph.ids().filter(|id| live[id.index()] || Some(*id) == wanted.wrt) {
         let node = graph.node(id);
-        let is_cut = id == wanted.wrt && !is_named(id);
+        let is_cut = cut_at == Some(id);
         match known.get(&id).filter(|_| is_cut || is_stop(node)) {
             Some(value) => {
                 let name = format!("#{}", id.0);
@@ -199,18 +194,18 @@ fn fixed_input<'g>(builder: &'g GraphBuilder, name: &str, value: &TensorData, en
 }
 
 /// Whether some derivative that depends on the node is taken with respect to something before that node.
-fn moves_an_inner_end(graph: &Graph, wanted: &Wanted) -> bool {
-    let (cone, after) = (before(graph, &[wanted.y]), after(graph, wanted.wrt, |_| false));
-    let sources = before(graph, &graph.node(wanted.wrt).inputs);
-    let inner = graph.ids().filter(|id| cone[id.index()] && after[id.index()] && is_grad(graph.node(*id)));
-    inner.into_iter().any(|id| graph.node(id).inputs.get(1).is_some_and(|end| sources[end.index()]))
+fn moves_an_inner_end(graph: &Graph, y: NodeId, at: NodeId) -> bool {
+    let (cone, moving, sources) =
+        (before(graph, &[y]), after(graph, at, |_| false), before(graph, &graph.node(at).inputs));
+    let mut inner = graph.ids().filter(|id| cone[id.index()] && moving[id.index()] && is_grad(graph.node(*id)));
+    inner.any(|id| graph.node(id).inputs.get(1).is_some_and(|end| sources[end.index()]))
 }
 
 /// For each node, whether it is one of `roots` or before one of them.
 fn before(graph: &Graph, roots: &[NodeId]) -> Vec<bool> {
     let mut seen = vec![false; graph.n_nodes()];
     roots.iter().for_each(|root| seen[root.index()] = true);
-    for id in graph.ids().rev().filter(|id| id.index() < graph.n_nodes()) {
+    for id in graph.ids().rev() {
         if seen[id.index()] {
             graph.node(id).inputs.iter().for_each(|input| seen[input.index()] = true);
         }
@@ -244,32 +239,32 @@ pub(crate) struct Section {
 
 impl Section {
     /// Computes everything that does not move with the source `wrt` of a graph without `grad`, whose first output is a
-    /// scalar.
+    /// scalar. A source that has a value but is not in the graph moves nothing.
     pub fn new(graph: &Graph, env: &Env, wrt: &str) -> Result<Section, PassError> {
-        let unknown = |what: &str| Diag::new(Code::UnknownName, format!("no {what} named `{wrt}`"));
-        let point = env.values.get(wrt).ok_or_else(|| unknown("value of a source"))?;
-        let root = graph.source(wrt).ok_or_else(|| unknown("input, parameter or state"))?;
+        let point = env.values.get(wrt);
+        let point = point.ok_or_else(|| Diag::new(Code::UnknownName, format!("`{wrt}` has no value")))?;
+        let root = graph.source(wrt);
         let output = graph.outputs().first().ok_or_else(|| Diag::new(Code::NoOutputs, "nothing to differentiate"))?;
         let scalar = with_outputs(graph, &[output.value]);
         let values = interpret_nodes(&scalar, env)?;
         let base = values[output.value.index()].as_ref().and_then(Value::tensor).and_then(TensorData::as_scalar);
         let base = base.ok_or_else(|| Diag::new(Code::NotDifferentiable, "only a scalar has a gradient"))?;
-        let (live, moving) = (before(graph, &[output.value]), after(graph, root, is_stop));
+        let live = before(graph, &[output.value]);
+        let moving = root.map_or_else(|| vec![false; graph.n_nodes()], |root| after(graph, root, is_stop));
         let moves = moving[output.value.index()];
         let builder = GraphBuilder::new(graph.name());
         let mut fixed = Env { values: HashMap::new(), counters: env.counters };
         fixed.values.insert(wrt.to_owned(), point.clone());
         let mut copier = Copier::new(graph, graph.bodies(), &builder);
-        copier.copy(root);
         if moves {
-            for id in graph.ids().filter(|&id| id != root && live[id.index()] && moving[id.index()]) {
+            for id in graph.ids().filter(|&id| live[id.index()] && moving[id.index()]) {
                 for &operand in &graph.node(id).inputs {
                     if moving[operand.index()] || !copier.get(operand).is_poisoned() {
                         continue;
                     }
                     match values[operand.index()].as_ref().and_then(Value::tensor) {
                         Some(value) => {
-                            let input = fixed_input(&builder, &format!("#{}", operand.0), value, &mut fixed);
+                            let input = fixed_input(&builder, &format!("@{}", operand.0), value, &mut fixed);
                             copier.set(operand, input);
                         }
                         // A tuple stays as it is computed.
@@ -317,7 +312,7 @@ impl Section {
             let h = step * size;
             let (high, low) = (self.value(element, h)?, self.value(element, -h)?);
             let slope = (high - low) / (2.0 * h);
-            let noise = ROUNDING * base.abs().max(high.abs()) / h;
+            let noise = ROUNDING * base.abs().max(high.abs()) / h + FLOOR;
             let allowed = |finite: f64| tolerance * scale.max(finite.abs()).max(symbolic.abs()) + noise;
             if (symbolic - slope).abs() <= allowed(slope) {
                 return Ok(Judgment { finite: slope, verdict: Seen::Agrees });

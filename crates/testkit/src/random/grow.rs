@@ -17,7 +17,7 @@ impl<'g, 'o> Pool<'g, 'o> {
     pub(super) fn grow(&mut self, n: usize) {
         let options = self.options;
         let on = |flag: bool, weight: u32| if flag { weight } else { 0 };
-        let families: [Family<'g, 'o>; 16] = [
+        let families: [Family<'g, 'o>; 17] = [
             (22, Self::unary),
             (22, Self::binary),
             (6, Self::literal),
@@ -28,6 +28,7 @@ impl<'g, 'o> Pool<'g, 'o> {
             (12, Self::reduce),
             (on(options.matmuls, 9), Self::matmul),
             (on(options.composites, 8), Self::composite),
+            (on(options.composites, 6), Self::normalization),
             (on(options.composites && options.integers, 3), Self::class_loss),
             (on(options.gathers && options.integers, 5), Self::gather),
             (on(options.integers, 8), Self::integer),
@@ -51,7 +52,7 @@ impl<'g, 'o> Pool<'g, 'o> {
     }
 
     /// A random item that passes a test; late ones are likelier, so that graphs grow deep.
-    fn item(&mut self, fits: impl Fn(&Item<'g>) -> bool) -> Option<Item<'g>> {
+    pub(super) fn item(&mut self, fits: impl Fn(&Item<'g>) -> bool) -> Option<Item<'g>> {
         let fitting: Vec<Item<'g>> = self.items.iter().filter(|i| fits(i)).copied().collect();
         if fitting.is_empty() {
             return None;
@@ -62,12 +63,12 @@ impl<'g, 'o> Pool<'g, 'o> {
     }
 
     /// A float item, squashed if it has grown large.
-    fn float(&mut self) -> Option<Item<'g>> {
+    pub(super) fn float(&mut self) -> Option<Item<'g>> {
         let item = self.item(|i| i.tensor.is_float())?;
         Some(self.squashed(item))
     }
 
-    fn squashed(&mut self, item: Item<'g>) -> Item<'g> {
+    pub(super) fn squashed(&mut self, item: Item<'g>) -> Item<'g> {
         if !item.tensor.is_float() || item.magnitude <= LARGE || self.rng.chance(self.options.wild) {
             return item;
         }
@@ -139,7 +140,7 @@ impl<'g, 'o> Pool<'g, 'o> {
     }
 
     /// A second float operand whose shape broadcasts with the first one's.
-    fn partner(&mut self, first: Tensor<'g>) -> Option<Item<'g>> {
+    pub(super) fn partner(&mut self, first: Tensor<'g>) -> Option<Item<'g>> {
         let (dtype, shape, most) = (first.dtype(), first.shape(), self.options.max_elements);
         let fits = |i: &Item<'g>| {
             let joint = || i.tensor.shape().broadcast(&shape);
@@ -195,7 +196,7 @@ impl<'g, 'o> Pool<'g, 'o> {
     }
 
     /// A constant of random numbers.
-    fn constant(&mut self, dtype: DType, shape: &Shape, low: f64, high: f64) -> Tensor<'g> {
+    pub(super) fn constant(&mut self, dtype: DType, shape: &Shape, low: f64, high: f64) -> Tensor<'g> {
         let rng = &mut self.rng;
         let bits: Vec<u64> = (0..shape.n_elements()).map(|_| dtype.bits_of_f64(rng.float(low..high))).collect();
         self.g.constant(TensorData::from_bits(dtype, shape, &bits))
@@ -405,43 +406,8 @@ impl<'g, 'o> Pool<'g, 'o> {
         Some(())
     }
 
-    fn composite(&mut self) -> Option<()> {
-        let item = self.float()?;
-        let (x, m) = (item.tensor, item.magnitude);
-        let axis = self.rng.below(x.rank().max(1));
-        let (tensor, magnitude) = match self.rng.below(9) {
-            0 => (x.silu(), m),
-            1 => (x.gelu(), m),
-            2 => (x.gelu_tanh(), m),
-            3 => (x.elu(0.7), m),
-            4 if x.rank() > 0 => (x.softmax(axis), 1.0),
-            5 if x.rank() > 0 => (x.log_softmax(axis), 2.0 * m + 8.0),
-            6 => {
-                let other = self.partner(x)?;
-                (x.bce_with_logits(other.tensor.sigmoid()), 2.0 * m + 1.0)
-            }
-            7 if x.shape().n_elements() > 0 => {
-                let shape = x.shape();
-                let other = self.item(|i| i.tensor.dtype() == x.dtype() && i.tensor.shape() == shape)?;
-                (x.mse(other.tensor), m * m)
-            }
-            8 if x.shape().n_elements() > 0 => (x - x.mean(), 2.0 * m),
-            _ => return None,
-        };
-        self.push(tensor, magnitude);
-        Some(())
-    }
-
-    fn class_loss(&mut self) -> Option<()> {
-        let item = self.item(|i| i.tensor.is_float() && i.tensor.shape().last().is_some_and(|&n| n > 0))?;
-        let shape = item.tensor.shape();
-        let labels = self.indices(shape[shape.rank() - 1], &Shape::new(&shape[..shape.rank() - 1]));
-        self.push(item.tensor.cross_entropy(labels), 2.0 * item.magnitude + 8.0);
-        Some(())
-    }
-
     /// Indices below `bound`: an input (whose values the environment keeps in range), an iota, or a constant.
-    fn indices(&mut self, bound: usize, shape: &Shape) -> Tensor<'g> {
+    pub(super) fn indices(&mut self, bound: usize, shape: &Shape) -> Tensor<'g> {
         let dtype = *self.rng.pick(&[DType::I32, DType::I64]);
         let along = (0..shape.rank()).find(|&a| shape[a] <= bound);
         let indices = match (self.rng.below(5), along) {

@@ -5,6 +5,7 @@
 //! that most results are finite and comparisons mean something; now and then an op is applied outside of its domain, so
 //! that NaN and infinities are seen too.
 
+mod composites;
 mod grow;
 mod values;
 

@@ -1,0 +1,524 @@
+//! Translation validation: every pass is asked whether its result still means the same.
+//!
+//! The interpreter runs the graphs before and after a pass on sample environments of that very graph. Outputs must have
+//! the same bits (NaNs being equal, and zeros of either sign). Where a rule was applied that improves or relaxes rounding,
+//! both are run in f64 and must agree within a tolerance wherever the naive form is finite and its rounding is small. A
+//! pass that removes `grad` is checked twice: each derivative against central differences of the value that it is of, and
+//! each output against derivatives made from the opened graph. The cost is bounded: what would be too slow is left out,
+//! and the report says so.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cotangent_graph::expand::one_op_graph;
+use cotangent_graph::interp::interpret;
+use cotangent_graph::samples::{Kind, environment_of, to_f64, wide_env};
+use cotangent_graph::{Env, Graph, Lower, NodeId, OpTraits, Output, Role, TensorData};
+
+use crate::gradcheck::differences::{
+    Known, Section, Seen, Wanted, chosen, differentiated, has_gradients, is_grad, needed, opened, primal, values_of,
+};
+use crate::gradcheck::{SMALL_SHARE, index_text, suspects};
+use crate::pass::{PassCx, PassOptions, ValidateHook};
+use crate::pipeline::{all_rules, pipeline};
+use crate::rebuild::kept;
+use crate::rules::Safety;
+
+/// The kinds of values of the samples, in turn.
+const KINDS: [Kind; 3] = [Kind::Ordinary, Kind::Extreme, Kind::Mixed];
+
+/// Where the naive form in its own element type is further than this from its value in f64, it says nothing.
+const SETTLED: f64 = 1e-2;
+
+/// How deep composites are looked into for an estimate of the work.
+const WORK_DEPTH: usize = 8;
+
+/// What validation does.
+#[derive(Clone, Debug)]
+pub struct ValidateOptions {
+    /// What values and the choice of elements depend on.
+    pub seed: u64,
+    /// Environments that each pass is run on: ordinary values, extreme ones, mixed ones, and again.
+    pub n_samples: usize,
+    /// The largest relative error let pass where values need not be equal.
+    pub tolerance: f64,
+    /// Elements of each derivative that are compared with differences.
+    pub max_gradient_elements: usize,
+    /// The most operations on elements that the interpreter may spend on one pass.
+    pub budget: u64,
+    /// Where `reproducer.ct`, the graph before a pass that fails, is written.
+    pub directory: Option<PathBuf>,
+    /// Every pass may round differently: rules that reassociate or assume finite values were allowed.
+    pub relaxed: bool,
+    /// Passes of your own that may round differently.
+    pub approximate: Vec<String>,
+}
+
+impl Default for ValidateOptions {
+    fn default() -> Self {
+        ValidateOptions {
+            seed: 0,
+            n_samples: 2,
+            tolerance: 1e-6,
+            max_gradient_elements: 64,
+            budget: 1 << 23,
+            directory: None,
+            relaxed: false,
+            approximate: Vec::new(),
+        }
+    }
+}
+
+/// How the values of a pass were compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// By their bits.
+    Bits,
+    /// Within the tolerance, in f64.
+    Tolerance,
+    /// Derivatives with central differences.
+    Differences,
+}
+
+/// What was checked of one change of a graph.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// The pass.
+    pub pass: String,
+    /// How.
+    pub how: How,
+    /// Environments that it was run on.
+    pub n_samples: usize,
+    /// Elements that were compared.
+    pub n_elements: u64,
+    /// Elements that were not: not finite, or badly rounded, in the naive form; or a kink.
+    pub n_unjudged: u64,
+    /// What was left out, and why.
+    pub skipped: Vec<String>,
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = match self.how {
+            How::Bits => "bits",
+            How::Tolerance => "tolerance",
+            How::Differences => "differences",
+        };
+        write!(f, "{:<14} {how:<11} {} samples, {} elements", self.pass, self.n_samples, self.n_elements)?;
+        if self.n_unjudged > 0 {
+            write!(f, ", {} not judged", self.n_unjudged)?;
+        }
+        self.skipped.iter().try_for_each(|note| write!(f, "\n  skipped: {note}"))
+    }
+}
+
+/// What a validator has checked so far.
+#[derive(Clone, Debug, Default)]
+pub struct ValidateReport {
+    /// Each change, in order.
+    pub checks: Vec<Checked>,
+}
+
+impl fmt::Display for ValidateReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.checks.iter().try_for_each(|check| writeln!(f, "{check}"))
+    }
+}
+
+/// A validator that keeps a report; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Validator {
+    options: Arc<ValidateOptions>,
+    report: Arc<Mutex<ValidateReport>>,
+}
+
+impl Validator {
+    /// A validator that has checked nothing yet.
+    pub fn new(options: ValidateOptions) -> Self {
+        Validator { options: Arc::new(options), report: Arc::default() }
+    }
+
+    /// What the pipeline calls after each change.
+    pub fn hook(&self) -> ValidateHook {
+        let validator = self.clone();
+        Arc::new(move |pass, before, after| validator.check(pass, before, after))
+    }
+
+    /// What was checked so far, and what was left out.
+    pub fn report(&self) -> ValidateReport {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Compares the graphs before and after a pass.
+    ///
+    /// # Errors
+    /// What differs, and the command that replays it.
+    pub fn check(&self, pass: &str, before: &Graph, after: &Graph) -> Result<(), String> {
+        let mut checked = Checked {
+            pass: pass.to_owned(),
+            how: How::Bits,
+            n_samples: 0,
+            n_elements: 0,
+            n_unjudged: 0,
+            skipped: Vec::new(),
+        };
+        let mut run = Run { options: &self.options, before, after, checked: &mut checked };
+        let result = run.check();
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).checks.push(checked);
+        result.map_err(|text| self.failure(pass, before, &text))
+    }
+
+    /// The text of a failure, with the command that replays it; writes the reproducer.
+    fn failure(&self, pass: &str, before: &Graph, text: &str) -> String {
+        let mut file = "reproducer.ct".to_owned();
+        let mut note = "";
+        match &self.options.directory {
+            Some(directory) => {
+                let path = directory.join("reproducer.ct");
+                let written =
+                    std::fs::create_dir_all(directory).and_then(|()| std::fs::write(&path, before.to_string()));
+                file = path.display().to_string();
+                if written.is_err() {
+                    note = " (it could not be written: save the graph before the pass under this name)";
+                }
+            }
+            None => note = " (save the graph before the pass under this name)",
+        }
+        format!("{text}\n  replay: cotangent opt {file} --passes {pass} --verify{note}")
+    }
+}
+
+/// The hook of a new [`Validator`], whose report is not asked for.
+pub fn validator(options: ValidateOptions) -> ValidateHook {
+    Validator::new(options).hook()
+}
+
+impl PassOptions {
+    /// The default options with every check on: the verifier and translation validation after each pass.
+    pub fn checked(seed: u64) -> Self {
+        let validate = Some(validator(ValidateOptions { seed, ..ValidateOptions::default() }));
+        PassOptions { verify: true, validate, ..PassOptions::default() }
+    }
+}
+
+/// The check of one change.
+struct Run<'a> {
+    options: &'a ValidateOptions,
+    before: &'a Graph,
+    after: &'a Graph,
+    checked: &'a mut Checked,
+}
+
+impl Run<'_> {
+    fn check(&mut self) -> Result<(), String> {
+        same_interface(self.before, self.after)?;
+        if has_gradients(self.before) {
+            self.checked.how = if has_gradients(self.after) { How::Tolerance } else { How::Differences };
+            let env = environment_of(self.before, self.options.seed, Kind::Ordinary);
+            return match self.checked.how {
+                How::Differences => self.derivatives(&env),
+                _ => self.with_derivatives(&env),
+            };
+        }
+        let work = work_of(self.before, WORK_DEPTH).saturating_add(work_of(self.after, WORK_DEPTH)).max(1);
+        let n_samples = self.options.n_samples.min(usize::try_from(self.options.budget / work).unwrap_or(usize::MAX));
+        if n_samples < self.options.n_samples {
+            let n = self.options.n_samples - n_samples;
+            self.skip(format!("{n} samples: one takes {work} operations of a budget of {}", self.options.budget));
+        }
+        for k in 0..n_samples {
+            let kind = KINDS[k % KINDS.len()];
+            let env = environment_of(self.before, self.options.seed.wrapping_add(k as u64), kind);
+            self.sample(k, kind, &env)?;
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, note: String) {
+        self.checked.skipped.push(note);
+    }
+
+    /// Both graphs on one environment: by bits, or within the tolerance if the rules that were applied ask for it.
+    fn sample(&mut self, k: usize, kind: Kind, env: &Env) -> Result<(), String> {
+        let what = format!("sample {k} (seed {}, {kind:?} values)", self.options.seed);
+        let before = match interpret(self.before, env) {
+            Ok(values) => values,
+            Err(diag) => {
+                self.skip(format!("{what}: the step is an error before the pass: {}", diag.message));
+                return Ok(());
+            }
+        };
+        let after = interpret(self.after, env)
+            .map_err(|diag| format!("on {what} the step is an error after the pass only: {}", diag.message))?;
+        self.checked.n_samples += 1;
+        let Some(difference) = first_difference(self.before, &before, &after) else {
+            self.checked.n_elements += before.iter().map(|t| t.shape().n_elements() as u64).sum::<u64>();
+            return Ok(());
+        };
+        if !self.may_round() {
+            return Err(format!("{difference}, on {what}"));
+        }
+        self.checked.how = How::Tolerance;
+        if kind != Kind::Ordinary {
+            self.skip(format!("{what}: a rule that rounds differently was applied, and values are extreme"));
+            return Ok(());
+        }
+        self.close(self.before, self.after, Some(&before), env).map_err(|text| format!("{text}, on {what}"))
+    }
+
+    /// Whether a rule that does not keep every bit was applied. Asked only where bits differ, so the pass is simply run
+    /// once more.
+    fn may_round(&self) -> bool {
+        let name = self.checked.pass.as_str();
+        if self.options.relaxed || self.options.approximate.iter().any(|pass| pass == name) {
+            return true;
+        }
+        let rounds = |rule: &str| all_rules().iter().any(|(_, r)| r.name == rule && r.safety == Safety::Stabilizes);
+        let options = PassOptions { verify: false, ..PassOptions::default() };
+        let mut cx = PassCx::new(&options);
+        let known = pipeline().into_iter().find(|pass| pass.name() == name);
+        known.is_some_and(|pass| pass.run(self.before, &mut cx).is_ok() && cx.counters.keys().any(|rule| rounds(rule)))
+    }
+
+    /// Both graphs in f64 within the tolerance, wherever the naive form is finite and, in its own element type, close to
+    /// its value in f64.
+    fn close(&mut self, before: &Graph, after: &Graph, own: Option<&[TensorData]>, env: &Env) -> Result<(), String> {
+        let wide = |graph: &Graph| {
+            to_f64(graph).and_then(|graph| interpret(&graph, &wide_env(env))).map_err(|diag| diag.message)
+        };
+        let (x, y) = match (wide(before), wide(after)) {
+            (Ok(x), Ok(y)) => (x, y),
+            (Err(text), _) => {
+                self.skip(format!("in f64 the step is an error: {text}"));
+                return Ok(());
+            }
+            (Ok(_), Err(text)) => return Err(format!("in f64 the step is an error after the pass only: {text}")),
+        };
+        for (k, (output, (x, y))) in before.outputs().iter().zip(x.iter().zip(&y)).enumerate() {
+            let own = own.map(|own| own[k].to_f64());
+            let (shape, x, y) = (x.shape(), x.to_f64(), y.to_f64());
+            let largest = x.iter().filter(|v| v.is_finite()).fold(1.0, |m: f64, v| m.max(v.abs()));
+            for (element, (&x, &y)) in x.iter().zip(&y).enumerate() {
+                let settled = own.as_ref().is_none_or(|own| (own[element] - x).abs() <= SETTLED * largest);
+                if !x.is_finite() || !settled {
+                    self.checked.n_unjudged += 1;
+                    continue;
+                }
+                self.checked.n_elements += 1;
+                // NaN must not pass for close.
+                let close = (x - y).abs() <= self.options.tolerance * largest;
+                if !close {
+                    let at = index_text(element, &shape);
+                    return Err(format!("{} changes in f64 at element {at} from {x:e} to {y:e}", title(output)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A pass that keeps `grad`: both graphs, differentiated, within the tolerance.
+    fn with_derivatives(&mut self, env: &Env) -> Result<(), String> {
+        let (before, after) = match (differentiated(self.before), differentiated(self.after)) {
+            (Ok(before), Ok(after)) => (before, after),
+            (Err(error), _) => {
+                self.skip(format!("the graph has no derivative: {error}"));
+                return Ok(());
+            }
+            (Ok(_), Err(error)) => return Err(format!("the graph has no derivative after the pass only: {error}")),
+        };
+        let work = work_of(&before, WORK_DEPTH).saturating_mul(3);
+        if work > self.options.budget {
+            self.skip(format!("values: they take {work} operations of a budget of {}", self.options.budget));
+            return Ok(());
+        }
+        let own = interpret(&before, env).ok();
+        self.checked.n_samples += 1;
+        self.close(&before, &after, own.as_deref(), env)
+    }
+
+    /// A pass that removes `grad`: every derivative against differences, and the outputs against the opened graph's.
+    fn derivatives(&mut self, env: &Env) -> Result<(), String> {
+        let plain = opened(self.before).and_then(|open| differentiated(&open)).map_err(|error| error.to_string())?;
+        let work = work_of(&plain, WORK_DEPTH).saturating_mul(2);
+        if work > self.options.budget {
+            self.skip(format!("values: they take {work} operations of a budget of {}", self.options.budget));
+            return Ok(());
+        }
+        self.checked.n_samples += 1;
+        // Opened as well, so that both have the same constants, rounded alike.
+        let after = opened(self.after).map_err(|error| error.to_string())?;
+        self.close(&plain, &after, None, env)?;
+        let wide = match to_f64(self.before) {
+            Ok(wide) => wide,
+            Err(diag) => {
+                self.skip(format!("differences: {}", diag.message));
+                return Ok(());
+            }
+        };
+        let env = wide_env(env);
+        let internal = |error: crate::pass::PassError| error.to_string();
+        let open = opened(&wide).map_err(internal)?;
+        let gradients: Vec<NodeId> = kept(&open).into_iter().filter(|&id| is_grad(open.node(id))).collect();
+        let wanted = |id: NodeId| {
+            let inputs = &open.node(id).inputs;
+            Wanted { y: inputs[0], wrt: Some(inputs[1]), seed: inputs.get(2).copied() }
+        };
+        let all: Vec<Wanted> = gradients.iter().map(|&id| wanted(id)).collect();
+        let mut ids = needed(&open, &all);
+        ids.extend(&gradients);
+        ids.sort_unstable();
+        ids.dedup();
+        let known = match values_of(&open, ids, &env) {
+            Ok(known) => known,
+            Err(error) => {
+                self.skip(format!("differences: the step is an error: {error}"));
+                return Ok(());
+            }
+        };
+        let mut budget = self.options.budget.saturating_sub(work);
+        for (k, &id) in gradients.iter().enumerate() {
+            let share = budget / (gradients.len() - k) as u64;
+            let spent = self.one_derivative(&open, id, &all[k], &known, &env, share)?;
+            budget = budget.saturating_sub(spent);
+        }
+        Ok(())
+    }
+
+    /// Some elements of one derivative against differences; the operations spent.
+    fn one_derivative(
+        &mut self,
+        open: &Graph,
+        id: NodeId,
+        wanted: &Wanted,
+        known: &Known,
+        env: &Env,
+        budget: u64,
+    ) -> Result<u64, String> {
+        let internal = |error: crate::pass::PassError| error.to_string();
+        let source = open.node(open.node(id).inputs[1]);
+        let name = match source.attrs.str("name") {
+            "" => format!("an intermediate value ({})", open.node(id).origin.loc()),
+            name => format!("`{name}`"),
+        };
+        let Some(scalar) = primal(open, wanted, known, env).map_err(internal)? else {
+            self.skip(format!("differences by {name}: what an inner derivative is taken with respect to would move"));
+            return Ok(0);
+        };
+        let wrt = scalar.cut.as_deref().unwrap_or(source.attrs.str("name"));
+        let preparing = work_of(&scalar.graph, WORK_DEPTH);
+        if preparing > budget {
+            self.skip(format!("differences by {name}: one value takes {preparing} operations"));
+            return Ok(0);
+        }
+        let mut section = Section::new(&scalar.graph, &scalar.env, wrt).map_err(internal)?;
+        let each = work_of(section.graph(), WORK_DEPTH).saturating_mul(2).max(1);
+        let affordable = usize::try_from((budget - preparing) / each).unwrap_or(usize::MAX);
+        let most = self.options.max_gradient_elements.min(affordable);
+        let n = section.n_elements();
+        if most < n.min(self.options.max_gradient_elements) {
+            self.skip(format!(
+                "differences by {name}: {most} elements instead of {}",
+                n.min(self.options.max_gradient_elements)
+            ));
+        }
+        let Some(symbolic) = known.get(&id) else { return Ok(preparing) };
+        let (shape, symbolic) = (symbolic.shape(), symbolic.to_f64());
+        let scale = SMALL_SHARE * symbolic.iter().filter(|v| v.is_finite()).fold(0.0, |m: f64, v| m.max(v.abs()));
+        for element in chosen(n, most, self.options.seed.wrapping_add(u64::from(id.0))) {
+            let judgment =
+                section.judge(element, symbolic[element], scale, self.options.tolerance).map_err(internal)?;
+            match judgment.verdict {
+                Seen::Agrees => self.checked.n_elements += 1,
+                Seen::Kink | Seen::NotFinite => self.checked.n_unjudged += 1,
+                Seen::Disagrees => {
+                    let at = index_text(element, &shape);
+                    let (got, finite) = (symbolic[element], judgment.finite);
+                    let mut text = format!(
+                        "the derivative by {name} is wrong at element {at}: {got:e}, by central differences {finite:e}"
+                    );
+                    for suspect in suspects(open, env, self.options.tolerance).unwrap_or_default() {
+                        text += &format!("\n  {suspect}");
+                    }
+                    return Err(text);
+                }
+            }
+        }
+        Ok(preparing.saturating_add(each.saturating_mul(most.min(n) as u64)))
+    }
+}
+
+/// An output as messages name it.
+fn title(output: &Output) -> String {
+    match output.role {
+        Role::Result => format!("output `{}`", output.name),
+        Role::Update(_) => format!("the update of `{}`", output.name),
+    }
+}
+
+/// The same outputs and updates, in the same order, of the same types; and no source that was not there.
+fn same_interface(before: &Graph, after: &Graph) -> Result<(), String> {
+    let all = |graph: &Graph| -> Vec<String> {
+        graph.outputs().iter().map(|o| format!("{} : {}", title(o), graph.ty(o.value))).collect()
+    };
+    let (x, y) = (all(before), all(after));
+    if x != y {
+        let differs = x.iter().zip(&y).find(|(x, y)| x != y);
+        return Err(match differs {
+            Some((x, y)) => format!("{x} becomes {y}"),
+            None => format!("{} outputs become {}", x.len(), y.len()),
+        });
+    }
+    for node in after.nodes().iter().filter(|node| node.op.traits.has(OpTraits::NAMED)) {
+        let name = node.attrs.str("name");
+        let same = before.source(name).is_some_and(|id| before.node(id).op == node.op && before.ty(id) == &node.ty);
+        if !same {
+            return Err(format!("the {} `{name}` : {} is not one of the graph before", node.op.name, node.ty));
+        }
+    }
+    Ok(())
+}
+
+/// The first element whose bits differ, NaNs and zeros aside.
+fn first_difference(graph: &Graph, before: &[TensorData], after: &[TensorData]) -> Option<String> {
+    for (output, (x, y)) in graph.outputs().iter().zip(before.iter().zip(after)) {
+        let dtype = x.dtype();
+        let differ = |(x, y): (u64, u64)| {
+            let (a, b) = (dtype.f64_of_bits(x), dtype.f64_of_bits(y));
+            x != y && !(dtype.is_float() && (a == b || (a.is_nan() && b.is_nan())))
+        };
+        let pairs: Vec<(u64, u64)> = x.bits().into_iter().zip(y.bits()).collect();
+        if let Some(element) = pairs.iter().position(|&pair| differ(pair)) {
+            let n = pairs.iter().filter(|&&pair| differ(pair)).count();
+            let (a, b) = (dtype.f64_of_bits(pairs[element].0), dtype.f64_of_bits(pairs[element].1));
+            let at = index_text(element, &x.shape());
+            let text = format!("{} changes at element {at} from {a:e} to {b:e}", title(output));
+            return Some(format!("{text} ({n} of {} elements differ)", pairs.len()));
+        }
+    }
+    None
+}
+
+/// About how many operations on elements the interpreter takes for what outputs need.
+fn work_of(graph: &Graph, depth: usize) -> u64 {
+    let live = graph.live();
+    let n_elements = |id: NodeId| graph.ty(id).shape().n_elements() as u64;
+    let of_node = |id: NodeId| -> u64 {
+        let node = graph.node(id);
+        let operands = node.inputs.iter().map(|&i| n_elements(i)).sum::<u64>();
+        match &node.op.lower {
+            Lower::Gemm => {
+                let inner = graph.ty(node.inputs[0]).shape();
+                let rows =
+                    if node.attrs.bool("ta") { inner.rank().checked_sub(2) } else { inner.rank().checked_sub(1) };
+                n_elements(id).saturating_mul(rows.map_or(1, |axis| inner[axis] as u64))
+            }
+            Lower::Expand(_) if depth > 0 => {
+                let expansion = one_op_graph(graph, id);
+                expansion.map_or(operands, |expansion| work_of(&expansion, depth - 1))
+            }
+            _ => n_elements(id).max(operands),
+        }
+    };
+    graph.ids().filter(|id| live[id.index()]).fold(0, |sum: u64, id| sum.saturating_add(of_node(id)))
+}

@@ -1,0 +1,345 @@
+//! Translation validation: quiet about passes that are right, and exact about those that are not.
+
+use cotangent_graph::DType::{self, F32, F64, I64};
+use cotangent_graph::ops::arithmetic::{SUB, pointwise};
+use cotangent_graph::ops::infer_float;
+use cotangent_graph::text::parse::parse;
+use cotangent_graph::{
+    Attrs, Graph, GraphBuilder, Init, OpDef, OpTraits, Registry, Role, Stage, Tensor, Vjp, build, samples,
+};
+use cotangent_passes::rebuild::rebuild;
+use cotangent_passes::validate::How;
+use cotangent_passes::{
+    Optimized, Pass, PassCx, PassError, PassOptions, ValidateOptions, Validator, optimize, optimize_with, pipeline,
+};
+
+fn graph(f: impl FnOnce(&GraphBuilder)) -> Graph {
+    build(f).unwrap_or_else(|diags| panic!("{diags}"))
+}
+
+/// Runs the pipeline under a validator; what it checked.
+fn validated(graph: &Graph, options: ValidateOptions) -> (Result<Optimized, PassError>, Validator) {
+    let validator = Validator::new(options);
+    let passes = PassOptions { verify: true, validate: Some(validator.hook()), ..PassOptions::default() };
+    (optimize(graph, &passes), validator)
+}
+
+/// A training step with everything in it: embedding, dropout, normalization, momentum, an update by a clipped gradient.
+fn training_step(g: &GraphBuilder) {
+    let tokens = g.input("tokens", I64, [6]);
+    let labels = g.input("labels", I64, [6]);
+    let table = g.param("table", F32, [7, 4], Init::normal(0.0, 1.0));
+    let (w1, b1) = (g.param("w1", F32, [4, 5], Init::GlorotUniform), g.param("b1", F32, [5], Init::ZEROS));
+    let (gain, bias) = (g.param("gain", F32, [5], Init::ONES), g.param("bias", F32, [5], Init::ZEROS));
+    let w2 = g.param("w2", F32, [5, 3], Init::HeNormal);
+    let hidden = (table.gather(tokens).matmul(w1) + b1).layer_norm(gain, bias, 1e-5).gelu();
+    let mask = g.uniform("mask", F32, [6, 5]).gt(hidden.constant_like(0.3)).cast(F32);
+    let loss = (hidden * mask).matmul(w2).cross_entropy(labels).mean();
+    g.output("loss", loss);
+    let params = [table, w1, b1, gain, bias, w2];
+    let gradients = g.grad(loss, &params);
+    let norm = gradients.iter().map(|d| d.square().sum()).reduce(|a, b| a + b).map(|sum| (sum + 1e-12).sqrt());
+    for (k, (p, d)) in params.iter().zip(&gradients).enumerate() {
+        let m = g.state(&format!("m{k}"), F32, p.shape(), Init::ZEROS);
+        let clipped = match norm {
+            Some(norm) => *d / norm.maximum(norm.constant_like(1.0)).broadcast_to(d.shape()),
+            None => *d,
+        };
+        let next = m * 0.9 + clipped;
+        g.update(m, next);
+        g.update(*p, *p - next * 0.1);
+    }
+}
+
+#[test]
+fn a_right_pipeline_passes_and_says_what_was_checked() {
+    let source = graph(training_step);
+    let (done, validator) = validated(&source, ValidateOptions { seed: 3, n_samples: 3, ..ValidateOptions::default() });
+    done.unwrap_or_else(|error| panic!("{error}"));
+    let report = validator.report();
+    let find = |pass: &str| report.checks.iter().find(|c| c.pass == pass).unwrap_or_else(|| panic!("{report}"));
+    let differentiate = find("differentiate");
+    assert_eq!(differentiate.how, How::Differences);
+    assert!(differentiate.skipped.is_empty() && differentiate.n_unjudged == 0, "{report}");
+    // The elements of the six parameters once by differences, and of every output by value.
+    assert!(differentiate.n_elements > 73, "{report}");
+    assert_eq!(find("expand").how, How::Bits);
+    assert_eq!(find("expand").n_samples, 3, "{report}");
+    assert!(report.to_string().contains("differentiate"), "{report}");
+    optimize(&source, &PassOptions::checked(5)).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn derivatives_of_derivatives_and_along_directions_are_checked() {
+    let source = graph(|g| {
+        let x = g.input("x", F64, [3]);
+        let w = g.param("w", F64, [3], Init::uniform(0.5, 1.5));
+        let y = (x * w).tanh().softmax(0);
+        let slope = g.grad((y * y).sum(), &[w])[0];
+        g.output("curvature", g.grad(slope.square().sum(), &[w])[0]);
+        g.output("along", g.jvp(y, x, w));
+        let middle = (w * 2.0).exp();
+        g.output("middle", g.grad((middle * middle.sin()).sum(), &[middle])[0]);
+        g.output("gated", g.grad(((w * w).stop_gradient() * w).sum(), &[w])[0]);
+    });
+    let (done, validator) = validated(&source, ValidateOptions::default());
+    done.unwrap_or_else(|error| panic!("{error}"));
+    let report = validator.report();
+    let check = report.checks.iter().find(|c| c.pass == "differentiate").unwrap_or_else(|| panic!("{report}"));
+    assert!(check.skipped.is_empty() && check.n_unjudged == 0, "{report}");
+    // Six `grad` nodes of three elements each, and four outputs of three.
+    assert!(check.n_elements >= 30, "{report}");
+}
+
+#[test]
+fn stabilizing_is_compared_where_the_naive_form_is_fine() {
+    let source = graph(|g| {
+        let x = g.input("x", F32, [3, 4]);
+        g.output("a", x.softmax(1).log());
+        g.output("b", (x.exp() + 1.0).log());
+        g.output("c", (x * 200.0).exp().reduce_sum(&[1]).log());
+    });
+    let (done, validator) = validated(&source, ValidateOptions { n_samples: 3, ..ValidateOptions::default() });
+    done.unwrap_or_else(|error| panic!("{error}"));
+    let report = validator.report();
+    assert_eq!((report.checks[0].pass.as_str(), report.checks[0].how), ("stabilize", How::Tolerance), "{report}");
+    // exp(200 x) overflows in f32 for most x: nothing can be said of `c` there.
+    assert!(report.checks[0].n_unjudged > 0 && report.checks[0].n_elements >= 24, "{report}");
+}
+
+// ---- planted bugs ------------------------------------------------------------------------------------------------
+
+type Change = for<'g> fn(&'g GraphBuilder, &'static str, &[Tensor<'g>]) -> Option<Tensor<'g>>;
+
+/// A pass that puts something else in the place of nodes.
+struct Planted {
+    name: &'static str,
+    change: Change,
+}
+
+impl Pass for Planted {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn purpose(&self) -> &'static str {
+        "Is wrong on purpose."
+    }
+
+    fn stage(&self) -> (Stage, Stage) {
+        (Stage::Source, Stage::Source)
+    }
+
+    fn run(&self, graph: &Graph, _: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
+        let new = rebuild(graph, self.name, |g, _, node, operands| (self.change)(g, node.op.name, operands))?;
+        Ok((new.to_string() != graph.to_string()).then_some(new))
+    }
+}
+
+/// Runs the pipeline with a planted pass at its end; the bug that validation reports.
+fn caught(source: &Graph, planted: &Planted, options: ValidateOptions) -> cotangent_graph::CompilerBug {
+    let mut passes = pipeline();
+    passes.push(planted);
+    let validate = Some(Validator::new(options).hook());
+    let options = PassOptions { verify: true, validate, ..PassOptions::default() };
+    match optimize_with(&passes, source, &options) {
+        Err(PassError::Bug(bug)) => bug,
+        Err(other) => panic!("{other}"),
+        Ok(done) => panic!("the planted bug was not found:\n{}", done.graph),
+    }
+}
+
+fn sum_and_product(g: &GraphBuilder) {
+    let (x, w) = (g.input("x", F32, [2, 3]), g.param("w", F32, [3], Init::HeNormal));
+    g.output("product", x * w);
+    g.output("sum", x + w);
+}
+
+#[test]
+fn a_changed_value_names_the_pass_the_element_and_the_replay() {
+    let planted =
+        Planted { name: "planted", change: |g, op, x| (op == "add").then(|| g.op(&SUB, x, Attrs::none(), None)) };
+    let folder = std::env::temp_dir().join(format!("cotangent-validate-{}", std::process::id()));
+    let options = ValidateOptions { directory: Some(folder.clone()), ..ValidateOptions::default() };
+    let source = graph(sum_and_product);
+    let bug = caught(&source, &planted, options);
+    assert_eq!(bug.pass, "planted");
+    assert!(bug.graph.as_ref().is_some_and(|text| text.contains("= add ")), "{bug}");
+    for part in ["output `sum` changes at element [0, 0]", "6 of 6 elements differ", "sample 0 (seed 0, Ordinary"] {
+        assert!(bug.message.contains(part), "{part} in {bug}");
+    }
+    assert!(bug.message.contains("--passes planted --verify"), "{bug}");
+    // The reproducer is the graph before the pass, and the bug is there again.
+    let text = std::fs::read_to_string(folder.join("reproducer.ct")).unwrap_or_else(|error| panic!("{error}"));
+    let again = parse(&text, "reproducer.ct", &Registry::builtin()).unwrap_or_else(|diags| panic!("{diags}"));
+    assert_eq!(caught(&again, &planted, ValidateOptions::default()).pass, "planted");
+    std::fs::remove_dir_all(&folder).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn what_only_extreme_values_show_is_found() {
+    let change: Change = |_, op, x| (op == "abs").then(|| x[0].abs().minimum(x[0].constant_like(1e3)));
+    let planted = Planted { name: "planted", change };
+    let source = graph(|g| g.output("y", g.input("x", F32, [40]).abs() + 1.0));
+    let one = ValidateOptions { n_samples: 2, ..ValidateOptions::default() };
+    assert!(caught(&source, &planted, one).message.contains("Extreme"));
+}
+
+#[test]
+fn small_errors_are_not_excused_by_rounding() {
+    let planted = Planted { name: "simplify", change: |_, op, x| (op == "tanh").then(|| x[0].tanh() * 1.000_000_2) };
+    let source = graph(|g| g.output("y", g.input("x", F32, [4]).tanh()));
+    assert_eq!(caught(&source, &planted, ValidateOptions::default()).pass, "simplify");
+    // A pass of one's own that may round is compared within the tolerance, and no further.
+    let approximate = vec!["mine".to_owned()];
+    let rough = Planted { name: "mine", change: |_, op, x| (op == "tanh").then(|| x[0].tanh() * 1.001) };
+    let options = ValidateOptions { approximate: approximate.clone(), ..ValidateOptions::default() };
+    assert!(caught(&source, &rough, options).message.contains("in f64"));
+    let fine = Planted { name: "mine", change: |_, op, x| (op == "tanh").then(|| (x[0] * 1.000_000_2).tanh()) };
+    let validator = Validator::new(ValidateOptions { approximate, ..ValidateOptions::default() });
+    let options = PassOptions { validate: Some(validator.hook()), ..PassOptions::default() };
+    optimize_with(&[&fine], &source, &options).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(validator.report().checks[0].how, How::Tolerance);
+}
+
+#[test]
+fn lost_and_renamed_outputs_are_found() {
+    let source = graph(sum_and_product);
+    let mut fewer = Graph::new("main");
+    source.nodes().iter().for_each(|n| {
+        fewer.add(n.op, n.inputs.clone(), n.attrs.clone(), n.ty.clone(), n.origin.clone());
+    });
+    let validator = Validator::default();
+    assert!(validator.check("any", &source, &fewer).unwrap_err().contains("2 outputs become 0"));
+    for (name, value) in [("product", 0), ("total", 1)] {
+        let value = source.outputs()[value].value;
+        fewer.add_output(cotangent_graph::Output { name: name.into(), value, role: Role::Result });
+    }
+    let text = validator.check("any", &source, &fewer).unwrap_err();
+    assert!(text.contains("output `sum` : f32[2,3] becomes output `total`"), "{text}");
+}
+
+/// `x²` with the derivative `3x`.
+static WRONG: OpDef = pointwise(
+    "wrong_square",
+    "Square with a wrong derivative.",
+    1,
+    OpTraits::NONE,
+    infer_float,
+    |s, v, _| s.mul(v[0], v[0]),
+    Vjp::Rule(|cx| [Some(cx.dy * cx.x() * 3.0)].into_iter().collect()),
+    |_| Vec::new(),
+);
+
+#[test]
+fn a_wrong_derivative_rule_names_the_op() {
+    let source = graph(|g| {
+        let w = g.param("w", F32, [3, 2], Init::HeNormal);
+        let y = g.op(&WRONG, &[w.exp()], Attrs::none(), None);
+        let loss = (y + w.sin()).mean();
+        g.output("loss", loss);
+        g.update(w, w - g.grad(loss, &[w])[0] * 0.1);
+    });
+    let error = optimize(&source, &PassOptions::checked(1)).err().unwrap_or_else(|| panic!("not found"));
+    let PassError::Bug(bug) = error else { panic!("{error}") };
+    assert_eq!(bug.pass, "differentiate");
+    for part in ["the derivative by `w` is wrong at element", "the derivative of `wrong_square` by operand 0 is off"] {
+        assert!(bug.message.contains(part), "{part} in {bug}");
+    }
+    assert!(!bug.message.contains("`exp`") && !bug.message.contains("`sin`"), "{bug}");
+}
+
+/// `differentiate`, but a product of its result is too large.
+struct Scaled;
+
+impl Pass for Scaled {
+    fn name(&self) -> &'static str {
+        "differentiate"
+    }
+
+    fn purpose(&self) -> &'static str {
+        "Is wrong on purpose."
+    }
+
+    fn stage(&self) -> (Stage, Stage) {
+        (Stage::Source, Stage::Differentiated)
+    }
+
+    fn run(&self, graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
+        let Some(graph) = cotangent_passes::differentiate::differentiate(graph, cx)? else { return Ok(None) };
+        rebuild(&graph, "planted", |_, _, node, x| (node.op.name == "cos").then(|| x[0].cos() * 1.001)).map(Some)
+    }
+}
+
+#[test]
+fn a_wrong_differentiation_is_found() {
+    let source = graph(|g| {
+        let x = g.input("x", F32, [3]);
+        g.output("slope", g.grad(x.sin().sum(), &[x])[0]);
+    });
+    let options = PassOptions::checked(0);
+    match optimize_with(&[&Scaled], &source, &options) {
+        Err(PassError::Bug(bug)) => {
+            assert_eq!(bug.pass, "differentiate");
+            assert!(bug.message.contains("output `slope` changes in f64"), "{bug}");
+        }
+        other => panic!("{:?}", other.map(|done| done.graph.to_string())),
+    }
+}
+
+#[test]
+fn what_is_too_slow_is_left_out_and_said() {
+    let source = graph(|g| {
+        let (x, w) = (g.input("x", F32, [300, 300]), g.param("w", F32, [300, 300], Init::HeNormal));
+        let loss = x.matmul(w).relu().mean() + 0.0;
+        g.output("loss", loss);
+        g.output("dw", g.grad(loss, &[w])[0]);
+    });
+    let options = ValidateOptions { budget: 1_000_000, ..ValidateOptions::default() };
+    let (done, validator) = validated(&source, options);
+    done.unwrap_or_else(|error| panic!("{error}"));
+    let report = validator.report();
+    assert!(report.checks.len() > 2);
+    assert!(report.checks.iter().all(|check| check.n_samples == 0 && !check.skipped.is_empty()), "{report}");
+    assert!(report.to_string().contains("of a budget of 1000000"), "{report}");
+    // Enough for the values and some of the elements: the rest is named.
+    let options = ValidateOptions { budget: 600_000_000, max_gradient_elements: 1000, ..ValidateOptions::default() };
+    let small = graph(|g| {
+        let (x, w) = (g.input("x", F32, [40, 40]), g.param("w", F32, [40, 40], Init::HeNormal));
+        g.output("dw", g.grad(x.matmul(w).tanh().mean(), &[w])[0]);
+    });
+    let (done, validator) = validated(&small, ValidateOptions { budget: 6_000_000, ..options });
+    done.unwrap_or_else(|error| panic!("{error}"));
+    let report = validator.report();
+    let check = report.checks.iter().find(|c| c.pass == "differentiate").unwrap_or_else(|| panic!("{report}"));
+    assert!(check.skipped.iter().any(|note| note.contains("elements instead of 1000")), "{report}");
+}
+
+#[test]
+fn environments_of_any_graph_keep_indices_in_range() {
+    let source = graph(|g| {
+        let table = g.param("t", F32, [3, 2], Init::ZEROS);
+        let index = g.input("i", I64, [40]);
+        g.output("y", table.gather(index.reshape([8, 5]).cast(DType::I32)));
+        let body = g.body("pick", &[table.ty(), index.ty()], |_, v| vec![v[0].gather(v[1])]);
+        let other = g.input("j", I64, [4, 10]);
+        g.output("z", g.call(&body, &[table, other.reshape([40])])[0]);
+        let logits = g.input("logits", F32, [5, 4]);
+        g.output("nll", logits.log_softmax(1).nll(g.input("k", I64, [5])));
+        g.output("ce", logits.cross_entropy(g.input("l", DType::I32, [5])));
+        g.output("hot", g.input("h", I64, [6]).one_hot(2, F32));
+        g.state("count", I64, [], Init::ZEROS);
+    });
+    for kind in [samples::Kind::Ordinary, samples::Kind::Smooth, samples::Kind::Mixed, samples::Kind::Extreme] {
+        for seed in 0..10 {
+            let env = samples::environment_of(&source, seed, kind);
+            assert_eq!(env.values.len(), 8);
+            let finite = |t: &cotangent_graph::TensorData| t.to_f64().iter().all(|v| v.is_finite());
+            assert!(env.values.values().all(finite), "{kind:?}");
+            cotangent_graph::interp::interpret(&source, &env).unwrap_or_else(|diag| panic!("{kind:?} {seed}: {diag}"));
+        }
+    }
+    // Starts of parameters are near their initialisers: values of a state stay where variances live.
+    let env = samples::environment(&graph(|g| g.output("v", g.state("v", F32, [50], Init::ONES))), 1);
+    assert!(env.values["v"].to_f64().iter().all(|v| (1.0..1.1).contains(v)));
+}

@@ -1,0 +1,161 @@
+//! The written pages under `docs/` keep up with the code: every error code has its section, every knob its row, every
+//! crate with tests its line, and every link leads somewhere.
+//!
+//! The examples on the pages are run as documentation tests of the facade; the generated pages have `generated_docs.rs`.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use cotangent::graph::diag::Code;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()))
+}
+
+/// All files below a folder with one of the extensions; build results and hidden folders are left out.
+fn files(folder: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|e| e.path())).collect();
+    paths.sort();
+    for path in paths {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if name != "target" && (!name.starts_with('.') || name == ".ci") {
+                files(&path, extensions, found);
+            }
+        } else if extensions.iter().any(|e| path.extension().is_some_and(|x| x == *e)) {
+            found.push(path);
+        }
+    }
+}
+
+fn pages() -> Vec<PathBuf> {
+    let mut pages = Vec::new();
+    files(&root().join("docs"), &["md"], &mut pages);
+    pages.extend(["README.md", "CHANGELOG.md"].map(|name| root().join(name)).into_iter().filter(|p| p.exists()));
+    pages
+}
+
+/// The lines of a page that are not inside a code block.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut inside = false;
+    text.lines().filter(move |line| {
+        let fence = line.trim_start().starts_with("```");
+        inside ^= fence;
+        !inside && !fence
+    })
+}
+
+/// The anchors that headings of a page make, as the usual renderers name them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = prose(text).filter(|line| line.starts_with('#'));
+    headings.map(|line| slug(line.trim_start_matches('#').trim())).collect()
+}
+
+fn slug(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>().to_lowercase()
+}
+
+/// Words of a text that are made of the given characters and start with a prefix.
+fn words<'t>(text: &'t str, prefix: &'t str, part: fn(char) -> bool) -> impl Iterator<Item = &'t str> {
+    text.match_indices(prefix).map(move |(at, _)| {
+        let rest = &text[at..];
+        &rest[..rest.find(|c: char| !part(c)).unwrap_or(rest.len())]
+    })
+}
+
+#[test]
+fn every_error_code_has_its_section() {
+    let page = read("docs/errors.md");
+    let headings: Vec<&str> = prose(&page).filter_map(|line| line.strip_prefix("## ")).collect();
+    let expected: Vec<String> = Code::ALL.iter().map(|(code, _)| format!("{} · {code:?}", code.text())).collect();
+    assert_eq!(headings, expected, "docs/errors.md needs a section `## E0000 · Name` for every code, in order");
+    for section in page.split("\n## ").skip(1) {
+        assert!(section.contains("What to do"), "a section of docs/errors.md says what to do: {section}");
+    }
+}
+
+#[test]
+fn codes_named_on_pages_exist() {
+    let known: BTreeSet<&str> = Code::ALL.iter().map(|(code, _)| code.text()).collect();
+    for path in pages() {
+        let text = read(&path);
+        for word in words(&text, "E0", |c| c.is_ascii_alphanumeric()).filter(|w| w.len() == 5) {
+            let is_code = word[1..].bytes().all(|b| b.is_ascii_digit());
+            let is_example = word == "E0000";
+            assert!(
+                !is_code || is_example || known.contains(word),
+                "{} names {word}, which is no code",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_knob_is_documented_and_every_documented_knob_exists() {
+    let knob = |c: char| c.is_ascii_uppercase() || c == '_';
+    let mut sources = Vec::new();
+    for folder in ["crates", "tests", "examples", "benches", ".ci"] {
+        files(&root().join(folder), &["rs", "sh"], &mut sources);
+    }
+    let mut used = BTreeSet::new();
+    for path in sources {
+        let text = read(&path);
+        used.extend(words(&text, "COTANGENT_", knob).filter(|w| w.len() > "COTANGENT_".len()).map(str::to_owned));
+    }
+    let page = read("docs/knobs.md");
+    let documented: BTreeSet<String> = prose(&page)
+        .filter(|line| line.starts_with("| `COTANGENT_"))
+        .filter_map(|line| words(line, "COTANGENT_", knob).next())
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(documented, used, "docs/knobs.md (left) and the sources (right) name different knobs");
+}
+
+#[test]
+fn every_crate_with_tests_is_on_the_testing_page() {
+    let page = read("docs/testing.md");
+    let entries = std::fs::read_dir(root().join("crates")).unwrap_or_else(|e| panic!("no crates: {e}"));
+    for entry in entries.filter_map(|e| e.ok()).filter(|e| e.path().join("tests").is_dir()) {
+        let folder = format!("crates/{}/tests", entry.file_name().to_string_lossy());
+        assert!(page.contains(&folder), "docs/testing.md does not say what {folder} proves");
+    }
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut broken = Vec::new();
+    for path in pages() {
+        let text = read(&path);
+        let folder = path.parent().unwrap_or(root());
+        for line in prose(&text) {
+            let inline = line.match_indices("](").filter_map(|(at, _)| line[at + 2..].split(')').next());
+            let reference =
+                line.strip_prefix('[').and_then(|rest| rest.split_once("]: ")).map(|(_, target)| target.trim());
+            for target in inline.chain(reference).filter(|t| !t.contains("://")) {
+                let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+                let file = if file.is_empty() { path.clone() } else { folder.join(file) };
+                if !file.exists() {
+                    broken.push(format!("{}: {target}", path.display()));
+                } else if !anchor.is_empty() && !anchors(&read(&file)).contains(anchor) {
+                    broken.push(format!("{}: no heading for {target}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "broken links:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn slugs_are_those_of_renderers() {
+    assert_eq!(slug("E0901 · Unsupported"), "e0901--unsupported");
+    assert_eq!(slug("1 A graph of three nodes"), "1-a-graph-of-three-nodes");
+    assert_eq!(slug("Matrix products: `gemm`"), "matrix-products-gemm");
+}
