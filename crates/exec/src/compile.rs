@@ -9,7 +9,7 @@ use cotangent_codegen::{Backend, CodegenError, Compiled, CraneliftBackend};
 use cotangent_gemm::Gemm;
 use cotangent_graph::dot::{DotOptions, dot};
 use cotangent_graph::text::print::{Style, print};
-use cotangent_graph::{Code, CompilerBug, DType, Diag, Diags, Graph, Init, Type};
+use cotangent_graph::{Code, CompilerBug, DType, Diag, Diags, Graph, Init, NodeId, OpTraits, Type};
 use cotangent_kernel::{ClusterOptions, Home, Plan, Step, plan, verify_plan};
 use cotangent_passes::{PassError, PassOptions, PassReport, optimize};
 
@@ -335,11 +335,34 @@ impl Executable {
             StageView::Source => dot(&self.source, &DotOptions::default()),
             StageView::Optimized => dot(&self.optimized, &DotOptions::default()),
             StageView::Fused => {
-                let label = |k: usize, nodes: &Vec<cotangent_graph::NodeId>| (format!("kernel {k}"), nodes.clone());
-                let clusters = self.plan.clusters.iter().enumerate().map(|(k, n)| label(k, n)).collect();
+                let label = |(k, nodes): (usize, Vec<NodeId>)| (format!("kernel {k}"), nodes);
+                let clusters = self.drawn_clusters().into_iter().enumerate().map(label).collect();
                 dot(&self.optimized, &DotOptions { clusters, ..DotOptions::default() })
             }
         }
+    }
+
+    /// The clusters, each with the views, constants and recomputed values that it alone reads.
+    fn drawn_clusters(&self) -> Vec<Vec<NodeId>> {
+        let graph = &self.optimized;
+        let mut clusters = self.plan.clusters.clone();
+        let mut of: Vec<Option<usize>> = vec![None; graph.n_nodes()];
+        for (k, nodes) in clusters.iter().enumerate() {
+            nodes.iter().for_each(|n| of[n.index()] = Some(k));
+        }
+        let readers = graph.readers();
+        for id in graph.ids().rev() {
+            let named = graph.node(id).op.traits.has(OpTraits::NAMED);
+            let Some(&first) = readers[id.index()].first().filter(|_| !named && of[id.index()].is_none()) else {
+                continue;
+            };
+            let Some(k) = of[first.index()] else { continue };
+            if readers[id.index()].iter().all(|r| of[r.index()] == Some(k)) {
+                of[id.index()] = Some(k);
+                clusters[k].push(id);
+            }
+        }
+        clusters
     }
 
     /// The graph at a stage in text form, with the user's lines as comments.

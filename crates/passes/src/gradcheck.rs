@@ -374,7 +374,7 @@ fn compare(
         let values = symbolic.to_f64();
         let most = options.max_elements_per_tensor;
         let elements = chosen(values.len(), most, options.seed.wrapping_add(k as u64));
-        report.entries.push(judge_tensor(&mut section, name, order, symbolic, &elements, options.tolerance)?);
+        report.entries.push(judge_tensor(&mut section, name, order, symbolic, &elements, options.tolerance));
     }
     Ok(())
 }
@@ -387,7 +387,7 @@ fn judge_tensor(
     symbolic: &TensorData,
     elements: &[usize],
     tolerance: f64,
-) -> Result<GradEntry, PassError> {
+) -> GradEntry {
     let values = symbolic.to_f64();
     let scale = SMALL_SHARE * values.iter().filter(|v| v.is_finite()).fold(0.0, |m: f64, v| m.max(v.abs()));
     let mut entry = GradEntry {
@@ -403,7 +403,7 @@ fn judge_tensor(
     };
     for &element in elements {
         let value = values[element];
-        let Judgment { finite, verdict } = section.judge(element, value, scale, tolerance)?;
+        let Judgment { finite, verdict } = section.judge(element, value, scale, tolerance);
         match verdict {
             Seen::Kink => {
                 entry.n_kinks += 1;
@@ -424,7 +424,7 @@ fn judge_tensor(
     if entry.n_kinks == elements.len() && !elements.is_empty() {
         entry.verdict = Verdict::Kinks;
     }
-    Ok(entry)
+    entry
 }
 
 /// The ops of an opened f64 graph whose own derivative is wrong at the values that they have there.
@@ -466,7 +466,7 @@ pub(crate) fn suspects(open: &Graph, env: &Env, tolerance: f64) -> Result<Vec<Su
         for (name, symbolic) in floats.iter().zip(&symbolic) {
             let elements = chosen(symbolic.shape().n_elements(), SUSPECT_ELEMENTS, 3);
             let mut section = Section::new(&scalar, &point, name)?;
-            let entry = judge_tensor(&mut section, name, 1, symbolic, &elements, tolerance)?;
+            let entry = judge_tensor(&mut section, name, 1, symbolic, &elements, tolerance);
             if entry.verdict == Verdict::Disagrees {
                 let operand = name.parse().unwrap_or(0);
                 let (at, worst_relative) = (node.origin.loc(), entry.worst_relative);

@@ -20,7 +20,7 @@ use crate::gradcheck::differences::{
     Known, Section, Seen, Wanted, chosen, differentiated, has_gradients, is_grad, needed, opened, primal, values_of,
 };
 use crate::gradcheck::{SMALL_SHARE, index_text, suspects};
-use crate::pass::{PassCx, PassOptions, ValidateHook};
+use crate::pass::{PassCx, PassError, PassOptions, ValidateHook};
 use crate::pipeline::{all_rules, pipeline};
 use crate::rebuild::kept;
 use crate::rules::Safety;
@@ -45,7 +45,7 @@ pub struct ValidateOptions {
     pub tolerance: f64,
     /// Elements of each derivative that are compared with differences.
     pub max_gradient_elements: usize,
-    /// The most operations on elements that the interpreter may spend on one pass.
+    /// The most operations on elements that the interpreter may spend on one pass: by default about half a second.
     pub budget: u64,
     /// Where `reproducer.ct`, the graph before a pass that fails, is written.
     pub directory: Option<PathBuf>,
@@ -62,7 +62,7 @@ impl Default for ValidateOptions {
             n_samples: 2,
             tolerance: 1e-6,
             max_gradient_elements: 64,
-            budget: 1 << 23,
+            budget: 1 << 26,
             directory: None,
             relaxed: false,
             approximate: Vec::new(),
@@ -339,26 +339,30 @@ impl Run<'_> {
 
     /// A pass that removes `grad`: every derivative against differences, and the outputs against the opened graph's.
     fn derivatives(&mut self, env: &Env) -> Result<(), String> {
-        let plain = opened(self.before).and_then(|open| differentiated(&open)).map_err(|error| error.to_string())?;
+        let plain = match opened(self.before).and_then(|open| differentiated(&open)) {
+            Ok(plain) => plain,
+            Err(error) => {
+                self.skip(format!("everything: the opened graph cannot be differentiated: {error}"));
+                return Ok(());
+            }
+        };
         let work = work_of(&plain, WORK_DEPTH).saturating_mul(2);
         if work > self.options.budget {
-            self.skip(format!("values: they take {work} operations of a budget of {}", self.options.budget));
+            self.skip(format!("everything: values take {work} operations of a budget of {}", self.options.budget));
             return Ok(());
         }
         self.checked.n_samples += 1;
         // Opened as well, so that both have the same constants, rounded alike.
-        let after = opened(self.after).map_err(|error| error.to_string())?;
+        let after = opened(self.after).map_err(|error| format!("its result cannot be expanded: {error}"))?;
         self.close(&plain, &after, None, env)?;
-        let wide = match to_f64(self.before) {
-            Ok(wide) => wide,
-            Err(diag) => {
-                self.skip(format!("differences: {}", diag.message));
+        let open = match to_f64(self.before).map_err(PassError::from).and_then(|wide| opened(&wide)) {
+            Ok(open) => open,
+            Err(error) => {
+                self.skip(format!("differences: {error}"));
                 return Ok(());
             }
         };
         let env = wide_env(env);
-        let internal = |error: crate::pass::PassError| error.to_string();
-        let open = opened(&wide).map_err(internal)?;
         let gradients: Vec<NodeId> = kept(&open).into_iter().filter(|&id| is_grad(open.node(id))).collect();
         let wanted = |id: NodeId| {
             let inputs = &open.node(id).inputs;
@@ -395,15 +399,23 @@ impl Run<'_> {
         env: &Env,
         budget: u64,
     ) -> Result<u64, String> {
-        let internal = |error: crate::pass::PassError| error.to_string();
         let source = open.node(open.node(id).inputs[1]);
         let name = match source.attrs.str("name") {
             "" => format!("an intermediate value ({})", open.node(id).origin.loc()),
             name => format!("`{name}`"),
         };
-        let Some(scalar) = primal(open, wanted, known, env).map_err(internal)? else {
-            self.skip(format!("differences by {name}: what an inner derivative is taken with respect to would move"));
-            return Ok(0);
+        let scalar = match primal(open, wanted, known, env) {
+            Ok(Some(scalar)) => scalar,
+            Ok(None) => {
+                self.skip(format!(
+                    "differences by {name}: what an inner derivative is taken with respect to would move"
+                ));
+                return Ok(0);
+            }
+            Err(error) => {
+                self.skip(format!("differences by {name}: {error}"));
+                return Ok(0);
+            }
         };
         let wrt = scalar.cut.as_deref().unwrap_or(source.attrs.str("name"));
         let preparing = work_of(&scalar.graph, WORK_DEPTH);
@@ -411,7 +423,13 @@ impl Run<'_> {
             self.skip(format!("differences by {name}: one value takes {preparing} operations"));
             return Ok(0);
         }
-        let mut section = Section::new(&scalar.graph, &scalar.env, wrt).map_err(internal)?;
+        let mut section = match Section::new(&scalar.graph, &scalar.env, wrt) {
+            Ok(section) => section,
+            Err(error) => {
+                self.skip(format!("differences by {name}: {error}"));
+                return Ok(preparing);
+            }
+        };
         let each = work_of(section.graph(), WORK_DEPTH).saturating_mul(2).max(1);
         let affordable = usize::try_from((budget - preparing) / each).unwrap_or(usize::MAX);
         let most = self.options.max_gradient_elements.min(affordable);
@@ -426,8 +444,7 @@ impl Run<'_> {
         let (shape, symbolic) = (symbolic.shape(), symbolic.to_f64());
         let scale = SMALL_SHARE * symbolic.iter().filter(|v| v.is_finite()).fold(0.0, |m: f64, v| m.max(v.abs()));
         for element in chosen(n, most, self.options.seed.wrapping_add(u64::from(id.0))) {
-            let judgment =
-                section.judge(element, symbolic[element], scale, self.options.tolerance).map_err(internal)?;
+            let judgment = section.judge(element, symbolic[element], scale, self.options.tolerance);
             match judgment.verdict {
                 Seen::Agrees => self.checked.n_elements += 1,
                 Seen::Kink | Seen::NotFinite => self.checked.n_unjudged += 1,

@@ -69,6 +69,36 @@ fn a_right_pipeline_passes_and_says_what_was_checked() {
     optimize(&source, &PassOptions::checked(5)).unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// Every op of the registry, with its gradient where it has one, goes through the pipeline under validation.
+#[test]
+fn every_op_is_validated_with_its_derivative() {
+    let (mut n_graphs, mut n_by_differences) = (0, 0);
+    for op in Registry::builtin().iter() {
+        for (k, sample) in (op.0.samples)(&mut samples::Sampler::new(F32, 3)).into_iter().enumerate() {
+            let source = graph(|g| {
+                let name = |k: usize| format!("x{k}");
+                let inputs: Vec<Tensor<'_>> =
+                    sample.inputs.iter().enumerate().map(|(k, x)| g.input(&name(k), x.dtype(), x.shape())).collect();
+                let y = g.op(op.0, &inputs, sample.attrs.clone(), sample.declared.clone());
+                g.output("y", y);
+                let floats: Vec<Tensor<'_>> = inputs.iter().copied().filter(|x| x.is_float()).collect();
+                if y.is_float() && !matches!(op.0.vjp, Vjp::None(_)) {
+                    let weights = g.constant(samples::Sampler::new(y.dtype(), 5).away_from_zero(0.5..1.5, y.shape()));
+                    for (k, d) in g.grad((y * weights).sum(), &floats).into_iter().enumerate() {
+                        g.output(&format!("d{k}"), d);
+                    }
+                }
+            });
+            let (done, validator) = validated(&source, ValidateOptions { n_samples: 3, ..ValidateOptions::default() });
+            done.unwrap_or_else(|error| panic!("{} sample {k}: {error}", op.0.name));
+            n_graphs += 1;
+            let checks = validator.report().checks;
+            n_by_differences += checks.iter().filter(|c| c.how == How::Differences && c.n_elements > 0).count();
+        }
+    }
+    assert!(n_graphs > 90 && n_by_differences > 60, "{n_graphs} graphs, {n_by_differences} with differences");
+}
+
 #[test]
 fn derivatives_of_derivatives_and_along_directions_are_checked() {
     let source = graph(|g| {

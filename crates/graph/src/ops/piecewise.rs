@@ -51,7 +51,7 @@ fn inside<'g>(cx: &VjpCx<'g, '_>, low: f64, high: f64, slope: f64) -> Tensor<'g>
     within.select(cx.dy * slope, zero)
 }
 
-/// I[x > 0].
+/// 1 above 0, otherwise 0.
 pub static THRESHOLD: OpDef = pointwise(
     "threshold",
     "Threshold `I[x > 0]`: 1 above 0, otherwise 0; its derivative is taken as 0.",

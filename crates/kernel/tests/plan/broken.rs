@@ -1,7 +1,7 @@
 //! Plans broken on purpose: the verifier sees each.
 
 use cotangent_graph::{DType, Graph, Init, TensorData};
-use cotangent_kernel::{BufferId, Home, Plan, Step, verify_plan};
+use cotangent_kernel::{BufferId, CheckWhat, Home, Plan, Step, verify_plan};
 
 use crate::common::{planned, primitive};
 
@@ -158,7 +158,7 @@ fn rows_by_index() {
     });
     refused("are checked against", |plan| {
         let s = find(plan, is_check);
-        if let Step::Check { bound, .. } = &mut plan.steps[s] {
+        if let Step::Check { what: CheckWhat::Below(bound), .. } = &mut plan.steps[s] {
             *bound += 1;
         }
     });
@@ -170,7 +170,7 @@ fn rows_by_index() {
     });
     refused("indices `x` are f32", |plan| {
         let (s, x) = (find(plan, is_check), buffer(plan, "x"));
-        if let Step::Check { indices, .. } = &mut plan.steps[s] {
+        if let Step::Check { values: indices, .. } = &mut plan.steps[s] {
             *indices = x;
         }
     });
