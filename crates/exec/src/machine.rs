@@ -191,6 +191,9 @@ impl Machine {
 
     fn kernel(&self, program: &Executable, pool: &Pool, step: usize, call: &KernelCall) {
         let kernel = &program.plan.kernels[call.kernel];
+        if kernel.total == 0 && kernel.n_reduces() == 0 {
+            return;
+        }
         let pointers = Shared(&self.pointers[self.calls[step].clone()]);
         let layout = &program.layouts[call.kernel];
         let function = &program.compiled.functions()[call.kernel];

@@ -347,6 +347,11 @@ impl Lowerer<'_> {
 
     fn load(&mut self, draft: &mut Draft, node: NodeId, place: Affine, via: Option<NodeId>) -> ValueId {
         let dtype = self.graph.ty(node).dtype();
+        // A sweep over no elements computes nothing, so it must not load either: code hoists what its loops do not change,
+        // and an empty buffer has no element to hoist.
+        if draft.space == Space::Full && self.extents.contains(&0) {
+            return draft.s.const_from_bits(0, dtype);
+        }
         let arg = self.args.read(ArgRef::Node(node), dtype);
         draft.input(Input::Load { arg, map: IndexMap { offset: place.offset, strides: place.coeffs } }, dtype, via)
     }
