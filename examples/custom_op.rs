@@ -84,7 +84,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let printed = graph.to_string();
     let parsed = text::parse(&printed, "custom_op.ct", &registry)?;
     assert_eq!(parsed.to_string(), printed);
-    println!("{}", printed.lines().filter(|l| l.contains("snake") || l.contains("gated")).collect::<Vec<_>>().join("\n"));
+    println!(
+        "{}",
+        printed.lines().filter(|l| l.contains("snake") || l.contains("gated")).collect::<Vec<_>>().join("\n")
+    );
 
     // Its gradient is right.
     println!("\n{}", check_gradients(&graph, &GradCheck::default())?);

@@ -30,7 +30,7 @@ fn formula(builder: &GraphBuilder) -> [Tensor<'_>; 6] {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let flags = flags::Flags::parse("f = (x + y)(y - z): values and derivatives", &[("out", "folder of the pictures")])?;
+    let flags = flags::Flags::parse("f = (x + y)(y - z): values and derivatives", &[("out", "folder of the pictures")]);
     let out = flags.get("out", PathBuf::from("target/expression"))?;
     std::fs::create_dir_all(&out)?;
 

@@ -64,28 +64,32 @@ fn mlp(g: &GraphBuilder, batch: usize) {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let known = [("threads", "number of threads (2)"), ("quick", "few repetitions, for a test that it runs")];
-    let flags = flags::Flags::parse("The same programs with and without fusion", &known)?;
+    let flags = flags::Flags::parse("The same programs with and without fusion", &known);
     let runtime = Runtime::new(Threads::Exactly(flags.get("threads", 2)?));
     let (n_rounds, round) = if flags.get("quick", false)? { (3, 2) } else { (31, 20) };
     println!("{} threads, medians of {n_rounds} rounds of at least {round} ms, unfused → fused\n", runtime.n_threads());
-    println!("{:<27} {:>21} {:>7} {:>12} {:>17} {:>17}", "", "µs per step", "faster", "kernels", "arena KiB", "moved KiB");
+    println!(
+        "{:<27} {:>21} {:>7} {:>12} {:>17} {:>17}",
+        "", "µs per step", "faster", "kernels", "arena KiB", "moved KiB"
+    );
     for (name, define) in WORKLOADS {
         let graph = build(define)?;
-        let [mut unfused, mut fused] = [Contender::new(&graph, &runtime, false)?, Contender::new(&graph, &runtime, true)?];
+        let [mut unfused, mut fused] =
+            [Contender::new(&graph, &runtime, false)?, Contender::new(&graph, &runtime, true)?];
         for _ in 0..n_rounds {
             for contender in [&mut unfused, &mut fused] {
                 contender.round(Duration::from_millis(round))?;
             }
         }
         let (a, b) = (unfused.median(), fused.median());
-        let pair = |f: fn(&Contender) -> usize| format!("{} → {}", f(&unfused), f(&fused));
+        let pair = |f: fn(&Contender) -> u64| format!("{} → {}", f(&unfused), f(&fused));
         println!(
             "{name:<27} {:>21} {:>6.2}× {:>12} {:>17} {:>17}",
             format!("{a:.1} → {b:.1}"),
             a / b,
             pair(|c| n_kernels(c.session.program().plan())),
-            pair(|c| c.session.program().arena_bytes() >> 10),
-            pair(|c| bytes_moved(c.session.program().plan()) >> 10),
+            pair(|c| c.session.program().arena_bytes() as u64 >> 10),
+            pair(|c| c.session.program().plan().bytes_moved() >> 10),
         );
     }
     Ok(())
@@ -141,12 +145,6 @@ impl Contender {
 }
 
 /// Kernels and matrix products of a step.
-fn n_kernels(plan: &Plan) -> usize {
-    plan.steps.iter().filter(|step| matches!(step, Step::Kernel(_) | Step::Gemm { .. })).count()
-}
-
-/// Bytes of all buffers that the steps read and write: the traffic if no cache kept anything from step to step.
-fn bytes_moved(plan: &Plan) -> usize {
-    let touched = plan.steps.iter().flat_map(|step| step.reads(plan).into_iter().chain(step.writes(plan)));
-    touched.map(|buffer| plan.buffers[buffer.index()].n_bytes()).sum()
+fn n_kernels(plan: &Plan) -> u64 {
+    plan.steps.iter().filter(|step| matches!(step, Step::Kernel(_) | Step::Gemm { .. })).count() as u64
 }

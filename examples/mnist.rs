@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("seed", "seed of weights, shuffles and dropout (1)"),
         ("out", "folder of the pictures and reports (target/mnist)"),
     ];
-    let flags = flags::Flags::parse("A net that reads handwritten digits", &known)?;
+    let flags = flags::Flags::parse("A net that reads handwritten digits", &known);
     let (n_threads, epochs) = (flags.get("threads", 2)?, flags.get("epochs", 12)?);
     let seed = Seed(flags.get("seed", 1)?);
     let out = flags.get("out", PathBuf::from("target/mnist"))?;

@@ -37,7 +37,7 @@ fn by_hand<'g>(g: &'g GraphBuilder, th: impl Fn(Tensor<'g>) -> Tensor<'g>) -> [T
 
 fn main() -> Result<(), Box<dyn Error>> {
     let known = [("seed", "start of the weights (1)"), ("steps", "steps of gradient descent (2000)")];
-    let flags = flags::Flags::parse("XOR by hand and by gradient descent", &known)?;
+    let flags = flags::Flags::parse("XOR by hand and by gradient descent", &known);
     let (seed, n_steps) = (flags.get("seed", 1)?, flags.get("steps", 2000)?);
     let runtime = Runtime::new(Threads::Exactly(1));
     let x = array![[0.0f32, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]];

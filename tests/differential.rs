@@ -33,7 +33,8 @@ fn execute(program: &Arc<Executable>, runtime: &Runtime, env: &Env) -> Result<Ou
     for name in &names {
         session.store_mut().set(name, env.values[name].clone())?;
     }
-    let inputs: Vec<(&str, InputView<'_>)> = program.inputs().map(|(name, _)| (name, (&env.values[name]).into())).collect();
+    let inputs: Vec<(&str, InputView<'_>)> =
+        program.inputs().map(|(name, _)| (name, (&env.values[name]).into())).collect();
     let results = match session.step(inputs) {
         Ok(results) => results,
         Err(diag) => {

@@ -233,7 +233,7 @@ fn snapshot(session: &Session) -> (Vec<(String, TensorData)>, u32) {
 #[track_caller]
 fn failure<'a>(session: &mut Session, inputs: &[(&'a str, InputView<'a>)]) -> Diag {
     let before = snapshot(session);
-    let error = session.step(inputs.iter().cloned()).err().expect("the step must fail");
+    let error = session.step(inputs.iter().cloned()).expect_err("the step must fail");
     assert_eq!(snapshot(session), before, "a failed step changed something: {error}");
     error
 }
@@ -341,22 +341,22 @@ fn a_batch_of_no_rows_works() {
 }
 
 #[test]
-fn an_empty_input_that_is_repeated_is_not_read() {
-    // The repeated element is loop-invariant, but there is none: its address must not be followed.
+fn an_empty_input_is_not_read() {
+    // Loop-invariant operands are loaded before the loop: where the loop is empty, their memory may be none at all.
     let graph = build(|g| {
-        let x = g.input("x", F32, [1, 1, 0]);
-        let y = x.broadcast_to([0, 1, 0]);
-        g.output("y", y.tanh() - x.reshape([0, 1, 1]).broadcast_to([0, 1, 0]));
-        g.output("rows", g.input("w", F32, [3, 0]).reduce_sum(&[1]) + x.reshape([0, 1]).reduce_sum(&[0]));
+        let x = g.input("x", F32, [1, 0]);
+        g.output("y", x.abs().reshape([0]).sigmoid());
+        g.output("sum", x.tanh().reshape([0]).sum());
+        g.output("w", g.param("w", F32, [1, 0], Init::ONES).exp().reshape([0]).tanh());
     })
     .unwrap();
     for fuse in [true, false] {
         let program = Compiler::new().fuse(fuse).compile(&graph).unwrap();
         let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(0)).unwrap();
-        let (x, w) = (Array3::<f32>::zeros((1, 1, 0)), Array2::<f32>::zeros((3, 0)));
-        let results = session.step([("x", (&x).into()), ("w", (&w).into())]).unwrap();
-        assert_eq!(results.view::<f32>("y").unwrap().shape(), [0, 1, 0]);
-        assert_eq!(results.tensor("rows").unwrap(), array![0.0f32, 0.0, 0.0].into());
+        let results = session.step([("x", (&Array2::<f32>::zeros((1, 0))).into())]).unwrap();
+        assert_eq!(results.view::<f32>("y").unwrap().shape(), [0]);
+        assert_eq!(results.view::<f32>("w").unwrap().shape(), [0]);
+        assert_eq!(results.scalar("sum").unwrap(), 0.0);
     }
 }
 
@@ -379,8 +379,7 @@ fn arrays_in_any_layout_are_the_same_input() {
         .unwrap();
         let program = Compiler::new().compile(&graph).unwrap();
         let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(0)).unwrap();
-        let y = session.step([("x", view)]).unwrap().tensor("y").unwrap();
-        y
+        session.step([("x", view)]).unwrap().tensor("y").unwrap()
     };
     let x = Array3::from_shape_fn((3, 4, 5), |(i, j, k)| (100 * i + 10 * j + k) as f32);
     let expected = run((&x).into());

@@ -34,7 +34,9 @@ fn evaluation(batch: usize) -> Arc<Executable> {
 }
 
 fn compile(f: impl FnOnce(&GraphBuilder)) -> Arc<Executable> {
-    Compiler::new().compile(&build(f).unwrap_or_else(|diags| panic!("{diags}"))).unwrap_or_else(|error| panic!("{error}"))
+    Compiler::new()
+        .compile(&build(f).unwrap_or_else(|diags| panic!("{diags}")))
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn one_thread() -> Runtime {
@@ -182,9 +184,8 @@ fn states_are_carried_and_updates_are_simultaneous() {
         Seed(0),
     )
     .unwrap();
-    let fibonacci: Vec<f64> = (0..12)
-        .map(|_| session.step(Vec::<(&str, InputView<'_>)>::new()).unwrap().scalar("a").unwrap())
-        .collect();
+    let fibonacci: Vec<f64> =
+        (0..12).map(|_| session.step(Vec::<(&str, InputView<'_>)>::new()).unwrap().scalar("a").unwrap()).collect();
     assert_eq!(fibonacci, [0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 55.0, 89.0]);
 }
 

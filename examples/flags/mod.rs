@@ -1,9 +1,8 @@
 //! Flags of the examples: `--name value` or `--name`, nothing more.
 //!
-//! Shared by the examples so that each of them is about its subject. A flag that an example does not know is an error
-//! that lists the known ones; `--help` prints them and ends the program.
+//! Shared by the examples so that each of them is about its subject. `--help` prints the flags and ends the program; so
+//! does a flag that the example does not know, as an error.
 
-use std::error::Error;
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -12,7 +11,7 @@ pub struct Flags(Vec<(String, String)>);
 
 impl Flags {
     /// Reads the command line. `known` lists each flag with a line of help; `about` says what the example shows.
-    pub fn parse(about: &str, known: &[(&str, &str)]) -> Result<Flags, Box<dyn Error>> {
+    pub fn parse(about: &str, known: &[(&str, &str)]) -> Flags {
         let mut args = std::env::args().skip(1).peekable();
         let mut given = Vec::new();
         while let Some(arg) = args.next() {
@@ -21,13 +20,15 @@ impl Flags {
                 println!("{about}\n\n{help}");
                 std::process::exit(0);
             }
-            let name = arg.strip_prefix("--").filter(|name| known.iter().any(|k| k.0 == *name));
-            let name = name.ok_or_else(|| format!("`{arg}` is not a flag of this example; the flags are:\n{help}"))?;
+            let Some((name, _)) = known.iter().find(|(name, _)| arg.strip_prefix("--") == Some(*name)) else {
+                eprintln!("`{arg}` is not a flag of this example; the flags are:\n{help}");
+                std::process::exit(2);
+            };
             // A flag without a value is a switch that is on.
             let value = args.next_if(|next| !next.starts_with("--")).unwrap_or_else(|| "true".into());
-            given.push((name.to_owned(), value));
+            given.push(((*name).to_owned(), value));
         }
-        Ok(Flags(given))
+        Flags(given)
     }
 
     /// The value of a flag, or `default` if it was not given; the last one counts.

@@ -1,16 +1,18 @@
-//! `dot` and `explain`: programs as pictures and as reasons.
+//! `dot`, `explain` and `ops`: programs as pictures and as reasons, and what they can be made of.
 
 use std::fmt::Write;
-use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use cotangent::graph::Registry;
 use cotangent::graph::dot::{DotOptions, dot as draw};
+use cotangent::graph::reference;
 use cotangent::graph::samples::environment;
 use cotangent::kernel::Step;
 use cotangent::prelude::{Compiler, Executable, InputView, Runtime, Seed, Session, StageView, TensorData, Threads};
 
+use crate::opt::write_or_print;
 use crate::{Failure, print, program};
 
 /// A stage of a program.
@@ -58,6 +60,14 @@ pub(crate) struct ExplainArgs {
     threads: usize,
 }
 
+/// What `ops` takes.
+#[derive(Debug, Args)]
+pub(crate) struct OpsArgs {
+    /// The op; all of them unless given
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+}
+
 /// Steps run to measure a plan.
 const MEASURED_STEPS: usize = 50;
 
@@ -92,23 +102,27 @@ fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure>
 
 pub(crate) fn dot(args: &DotArgs) -> Result<(), Failure> {
     let graph = program::graph(&args.source)?;
-    let compile = || Compiler::new().fuse(!args.no_fuse).compile(&graph).map_err(Failure::error);
+    let compile = || {
+        Compiler::new()
+            .fuse(!args.no_fuse)
+            .compile(&graph)
+            .map_err(|error| Failure::compile(error, &graph, Path::new("")))
+    };
     let text = match args.stage {
         // Not compiled, so that a graph can be looked at when it does not compile.
         Stage::Source => draw(&graph, &DotOptions::default()),
         Stage::Optimized => compile()?.dot(StageView::Optimized),
         Stage::Fused => compile()?.dot(StageView::Fused),
     };
-    match &args.output {
-        None => print(&text),
-        Some(path) => fs::write(path, text)
-            .map_err(|error| Failure::Error(format!("could not write `{}`: {error}", path.display()))),
-    }
+    write_or_print(&text, args.output.as_deref())
 }
 
 pub(crate) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     let graph = program::graph(&args.source)?;
-    let program = Compiler::new().fuse(!args.no_fuse).compile(&graph).map_err(Failure::error)?;
+    let program = Compiler::new()
+        .fuse(!args.no_fuse)
+        .compile(&graph)
+        .map_err(|error| Failure::compile(error, &graph, Path::new("")))?;
     let mut text = String::new();
     let _ = writeln!(text, "passes");
     for report in program.pass_reports() {
@@ -131,4 +145,16 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
         t.total, t.passes, t.plan, t.codegen
     );
     print(&text)
+}
+
+pub(crate) fn ops(args: &OpsArgs) -> Result<(), Failure> {
+    let registry = Registry::builtin();
+    let Some(name) = &args.name else { return print(&reference::reference(&registry)) };
+    match registry.get(name) {
+        Some(op) => print(&reference::section(op.0)),
+        None => Err(Failure::Usage(match registry.nearest(name) {
+            Some(near) => format!("no op is named '{name}'; did you mean '{near}'?"),
+            None => format!("no op is named '{name}'; `cotangent ops` lists them"),
+        })),
+    }
 }

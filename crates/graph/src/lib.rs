@@ -13,6 +13,7 @@ pub mod interp;
 pub mod ir;
 pub mod op;
 pub mod ops;
+pub mod reference;
 pub mod rng;
 pub mod samples;
 pub mod tensor;

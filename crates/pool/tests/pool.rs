@@ -183,22 +183,6 @@ fn split_covers_in_order_and_aligned() {
     assert_eq!(split(10, 0, 0, 0), 0..10);
 }
 
-/// Indicative only: prints the cost of an empty run (`cargo test --release -- --ignored --nocapture`).
-#[test]
-#[ignore = "a measurement, not a check"]
-fn launch_time() {
-    let pool = Pool::new(2);
-    let mut times: Vec<f64> = (0..20000)
-        .map(|_| {
-            let start = Instant::now();
-            pool.run(2, &|_| {});
-            start.elapsed().as_secs_f64() * 1e9
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    println!("empty run of two parts: median {:.0} ns, best {:.0} ns", times[times.len() / 2], times[0]);
-}
-
 fn spin_for(time: Duration) {
     let start = Instant::now();
     while start.elapsed() < time {

@@ -1,5 +1,8 @@
 //! The command line as a user meets it: exit codes, what goes where, JSON keys, closed pipes.
 
+mod run;
+mod tools;
+
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -25,10 +28,10 @@ fn run(args: &[&str]) -> Output {
     cotangent(args).output().unwrap()
 }
 
-fn run_with_stdin(args: &[&str], input: &str) -> Output {
+fn run_with_stdin(args: &[&str], input: &[u8]) -> Output {
     let mut command = cotangent(args);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -136,8 +139,8 @@ fn mistakes_in_the_input_exit_with_1() {
     check_failure(&run(&["bench", "-w", "xor", "--load", "no-such-file.npz"]), 1, "no-such-file.npz");
     check_failure(&run(&["bench", "-w", "elementwise", "--n", "999999999999999999"]), 1, "E0106");
     check_failure(&run(&["dot", "no-such-file.ct"]), 1, "it is no workload either (those are xor, mlp-s");
-    check_failure(&run_with_stdin(&["explain", "-"], "cotangent 1 graph"), 1, "error[E0201]");
-    check_failure(&run_with_stdin(&["dot", "-"], ""), 1, "error[");
+    check_failure(&run_with_stdin(&["explain", "-"], b"cotangent 1 graph"), 1, "error[E0201]");
+    check_failure(&run_with_stdin(&["dot", "-"], b""), 1, "error[");
     check_failure(&run(&["dot", "xor", "-o", "no/such/folder/x.dot"]), 1, "could not write `no/such/folder/x.dot`");
     let broken = Scratch::new("broken.npz");
     std::fs::write(&broken.0, b"not an archive").unwrap();
@@ -152,7 +155,7 @@ fn dot_draws_each_stage_of_workloads_files_and_the_standard_input() {
         assert!(stdout.starts_with("digraph ") && stdout.ends_with("}\n"), "{stdout}");
         assert_eq!(stdout.contains("subgraph"), stage == "fused", "{stdout}");
     }
-    let piped = run_with_stdin(&["dot", "-", "--stage", "source"], GRAPH);
+    let piped = run_with_stdin(&["dot", "-", "--stage", "source"], GRAPH.as_bytes());
     assert!(check_success(&piped).contains("exp"));
     let (graph, drawing) = (Scratch::new("demo.ct"), Scratch::new("demo.dot"));
     std::fs::write(&graph.0, GRAPH).unwrap();
@@ -168,7 +171,7 @@ fn explain_tells_passes_fusion_and_plan() {
     for part in ["passes\n", "differentiate", "\nfusion\n", "\nplan\n", "\ncompiled in "] {
         assert!(stdout.contains(part), "{part:?} is missing in {stdout}");
     }
-    check_success(&run_with_stdin(&["explain", "-", "--no-fuse"], GRAPH));
+    check_success(&run_with_stdin(&["explain", "-", "--no-fuse"], GRAPH.as_bytes()));
 }
 
 #[test]

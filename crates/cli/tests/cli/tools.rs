@@ -1,0 +1,124 @@
+//! `opt`, `check`, `reduce` and `ops`: text in, text out.
+
+use crate::{GRAPH, Scratch, check_failure, check_success, run, run_with_stdin, text};
+
+/// A graph whose step is an error: the logarithm of what is never positive.
+const FAILING: &str = r#"cotangent 1
+graph @failing {
+  %0 = input "x" : f32[8]
+  %1 = param "w" {init = ones} : f32[8]
+  %2 = mul %0, %1
+  %3 = exp %2
+  %4 = mul %2, %2
+  %5 = neg %4
+  %6 = log %5
+  %7 = tanh %6
+  %8 = check_finite %7
+  %9 = add %8, %3
+  %10 = reduce_sum %9 {axes = [0]}
+  output "loss" = %10
+  output "y" = %3
+}
+"#;
+
+#[test]
+fn opt_prints_what_it_reads_again() {
+    let source = run(&["opt", "xor", "--passes", ""]);
+    let source = check_success(&source);
+    assert!(source.contains(" = grad "), "{source}");
+    let again = run_with_stdin(&["opt", "-", "--passes="], source.as_bytes());
+    assert_eq!(check_success(&again), source);
+    let optimized = run_with_stdin(&["opt", "-"], source.as_bytes());
+    let optimized = check_success(&optimized);
+    assert!(!optimized.contains(" = grad "), "{optimized}");
+    let twice = run_with_stdin(&["opt", "-"], optimized.as_bytes());
+    assert_eq!(check_success(&twice), optimized);
+    let file = Scratch::new("optimized.ct");
+    assert!(check_success(&run(&["opt", "xor", "-o", file.path()])).is_empty());
+    assert_eq!(std::fs::read_to_string(&file.0).unwrap(), optimized);
+}
+
+#[test]
+fn opt_verifies_and_times_on_the_standard_error() {
+    let plain = run(&["opt", "xor"]);
+    let told = run(&["opt", "xor", "--verify", "--times", "--seed", "3"]);
+    assert_eq!((told.status.code(), &told.stdout), (Some(0), &plain.stdout), "{}", text(&told.stderr));
+    let stderr = text(&told.stderr);
+    assert!(stderr.contains("differentiate  differences") && stderr.contains(" nodes "), "{stderr}");
+    let stopped = run(&["opt", "xor", "--fuel", "0"]);
+    assert_ne!(check_success(&stopped), text(&plain.stdout));
+}
+
+#[test]
+fn opt_tells_unknown_and_misplaced_passes() {
+    let output = run(&["opt", "xor", "--passes", "simplfy"]);
+    check_failure(&output, 2, "no pass is named 'simplfy'; did you mean 'simplify'?");
+    check_failure(&run(&["opt", "xor", "--passes", "dce,what-is-this"]), 2, "the passes are: stabilize, differentiate");
+    check_failure(&run(&["opt", "xor", "--passes", "simplify"]), 1, "run the passes before it as well");
+    let broken = run_with_stdin(&["opt", "-"], b"cotangent 1\ngraph @g {\n  %0 = ad %1\n}\n");
+    check_failure(&broken, 1, "<stdin>:3:8");
+    check_failure(&run(&["opt", "xor", "-o", "no/such/folder/x.ct"]), 1, "could not write");
+}
+
+#[test]
+fn check_reports_a_gradient_and_fails_unless_it_is_confirmed() {
+    let output = run(&["check", "xor", "--order", "2", "--elements", "3"]);
+    let stdout = check_success(&output);
+    assert!(
+        stdout.starts_with("gradient of `loss` against central differences") && stdout.contains("\n2  "),
+        "{stdout}"
+    );
+    // Without parameters, by the inputs.
+    let inputs = run_with_stdin(&["check", "-"], GRAPH.as_bytes());
+    assert!(check_success(&inputs).contains("\n1      x "));
+    // The logarithm of what is never positive has no gradient.
+    let nowhere =
+        b"cotangent 1 graph @n { %0 = input \"x\" : f32[4] %1 = mul %0, %0 %2 = neg %1 %3 = log %2 output \"y\" = %3 }";
+    let failed = run_with_stdin(&["check", "-"], nowhere);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(text(&failed.stdout).contains("NOT FINITE"), "{}", text(&failed.stdout));
+    assert!(text(&failed.stderr).contains("central differences do not confirm the gradient"));
+}
+
+#[test]
+fn check_tells_what_cannot_be_differentiated() {
+    check_failure(&run(&["check", "xor", "--order", "3"]), 2, "--order");
+    check_failure(&run(&["check", "xor", "--loss", "los"]), 1, "no float result is named `los`");
+    check_failure(&run(&["check", "xor", "--wrt", "nothing"]), 1, "no input, parameter or state is named `nothing`");
+    let integers = b"cotangent 1 graph @i { %0 = input \"x\" : i32[4] output \"y\" = %0 }";
+    check_failure(&run_with_stdin(&["check", "-"], integers), 1, "no float result");
+    let constant = b"cotangent 1 graph @c { %0 = constant {value = 1.0} : f32[] output \"y\" = %0 }";
+    check_failure(&run_with_stdin(&["check", "-"], constant), 1, "to differentiate by");
+}
+
+#[test]
+fn reduce_makes_a_failing_graph_small() {
+    for more in [&[][..], &["--verify"], &["--no-fuse"]] {
+        let output = run_with_stdin(&[&["reduce", "-"], more].concat(), FAILING.as_bytes());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("which show the same: error E0305 of a step"));
+        let small = text(&output.stdout);
+        assert!(small.contains("log") && small.contains("check_finite"), "{small}");
+        assert_eq!(small.matches(" = ").count() - small.matches("output").count(), 3, "{small}");
+        // It still fails, and cannot be made smaller.
+        assert_eq!(run_with_stdin(&["reduce", "-"], &output.stdout).stdout, output.stdout);
+    }
+}
+
+#[test]
+fn reduce_needs_a_graph_that_fails() {
+    check_failure(&run(&["reduce", "xor"]), 1, "there is nothing to reduce");
+    check_failure(&run_with_stdin(&["reduce", "-"], b"cotangent 2"), 1, "error[E02");
+}
+
+#[test]
+fn ops_prints_the_reference() {
+    let all = run(&["ops"]);
+    let page = check_success(&all);
+    assert!(page.starts_with("# Ops\n") && page.contains("\n## matmul\n"));
+    let one = run(&["ops", "matmul"]);
+    let section = check_success(&one);
+    assert!(section.starts_with("## matmul\n") && page.contains(section), "{section}");
+    check_failure(&run(&["ops", "matmull"]), 2, "did you mean 'matmul'?");
+    check_failure(&run(&["ops", "no-such-thing"]), 2, "`cotangent ops` lists them");
+}

@@ -1,0 +1,210 @@
+//! NumPy archives, stored and deflated, whole and mutated: no panic, and memory in proportion to the archive.
+//!
+//! Arrays and archives are made here, byte by byte, so that the reader is not tested with its own writer. Arrays are also
+//! mutated before they are packed, for an archive's checksums would stop most mutations of its contents. An archive that
+//! was not mutated must be read, with all of its arrays.
+
+use std::fmt;
+use std::io::Write;
+
+use cotangent_data::npz::parse_npz;
+use cotangent_testkit::Rng;
+use flate2::write::DeflateEncoder;
+use flate2::{Compression, Crc};
+
+use super::mutate::mutate;
+use super::{Fault, Limits, Mode, drive, keep, meter, replay};
+
+const DESCRS: [(&str, usize); 8] =
+    [("<f4", 4), (">f4", 4), ("<f8", 8), (">f8", 8), ("<i4", 4), ("<i8", 8), ("|u1", 1), ("|b1", 1)];
+const NPY_TOKENS: [&[u8]; 14] = [
+    b"'<f4'",
+    b"'>i8'",
+    b"'|b1'",
+    b"'|O'",
+    b"True",
+    b"False",
+    b"()",
+    b"(,)",
+    b"(4294967296, 4294967296,)",
+    b"'shape': ",
+    b"'descr': ",
+    b"((((((",
+    b"[",
+    b"\x93NUMPY\x02\x00",
+];
+const ZIP_TOKENS: [&[u8]; 7] =
+    [b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06", b"\x00\x00\xff\xff", b"\x08\x00", b"\xff\xff\xff\xff"];
+
+/// The most places that a file is changed in, and each array again.
+const MOST: usize = 5;
+/// What a reader may hold beyond what a plain file accounts for: messages, the parser of array headers.
+const SLACK: usize = 32 << 10;
+/// The same for a compressed one: the tables and the window of the decoder.
+const DECODER: usize = 128 << 10;
+/// Bytes that may be held for each byte of a file: the contents, a buffer that doubles, the elements, names.
+const FACTOR: usize = 8;
+/// The most that deflate expands.
+const EXPANSION: usize = 1032;
+
+/// The most memory that was needed for a byte of a file, beyond the slack.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Budget {
+    plain: f64,
+    compressed: f64,
+}
+
+impl Budget {
+    /// Whether the peak of a case is within what its file accounts for.
+    pub fn check(&mut self, n_bytes: usize, peak: usize, compressed: bool) -> Result<(), Fault> {
+        let (slack, factor) = if compressed { (DECODER, FACTOR * EXPANSION) } else { (SLACK, FACTOR) };
+        let ratio = peak.saturating_sub(slack) as f64 / n_bytes.max(1) as f64;
+        let worst = if compressed { &mut self.compressed } else { &mut self.plain };
+        *worst = worst.max(ratio);
+        if peak <= slack + factor * n_bytes {
+            return Ok(());
+        }
+        Err(Fault::new("memory", format!("{peak} bytes were held for a file of {n_bytes} (compressed: {compressed})")))
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "held at most {} KiB + {:.2} bytes per byte of a plain file, {} KiB + {:.2} of a compressed one",
+            SLACK >> 10,
+            self.plain,
+            DECODER >> 10,
+            self.compressed
+        )
+    }
+}
+
+fn npy(rng: &mut Rng) -> Vec<u8> {
+    let (descr, size) = *rng.pick(&DESCRS);
+    let mut shape: Vec<usize> = (0..rng.below(4)).map(|_| *rng.pick(&[0, 1, 2, 3, 7, 16, 25])).collect();
+    if rng.chance(0.01) {
+        shape = vec![1 + rng.below(200), 1 + rng.below(200)];
+    }
+    let extents: String = shape.iter().map(|extent| format!("{extent}, ")).collect();
+    let order = if rng.chance(0.3) { "True" } else { "False" };
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': ({extents}), }}");
+    // The elements start at a multiple of 64 bytes.
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    let (uniform, is_bool) = (rng.chance(0.3), descr == "|b1");
+    let element = |rng: &mut Rng| if uniform { 0 } else { rng.bits() as u8 & if is_bool { 1 } else { 255 } };
+    bytes.extend((0..size * shape.iter().product::<usize>()).map(|_| element(rng)));
+    bytes
+}
+
+fn deflate(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+    let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
+    // Writing to memory does not fail; a mistake here would show as an unreadable whole archive.
+    written.unwrap_or_default()
+}
+
+/// An archive of entries: name, contents, whether they are deflated.
+fn zip(entries: &[(String, Vec<u8>, bool)]) -> Vec<u8> {
+    let (mut out, mut directory) = (Vec::new(), Vec::new());
+    for (name, contents, deflated) in entries {
+        let mut crc = Crc::new();
+        crc.update(contents);
+        let packed = if *deflated { deflate(contents) } else { contents.clone() };
+        let start = out.len() as u32;
+        // Version, flags, method, time and date, as both headers have them.
+        let mut common = Vec::new();
+        for field in [20u16, 0, if *deflated { 8 } else { 0 }, 0, 0] {
+            common.extend(field.to_le_bytes());
+        }
+        for field in [crc.sum(), packed.len() as u32, contents.len() as u32] {
+            common.extend(field.to_le_bytes());
+        }
+        common.extend((name.len() as u16).to_le_bytes());
+        common.extend([0, 0]);
+        out.extend(b"PK\x03\x04");
+        out.extend(&common);
+        out.extend(name.as_bytes());
+        out.extend(packed);
+        directory.extend(b"PK\x01\x02\x14\x00");
+        directory.extend(&common);
+        // Comment length, disk, attributes.
+        directory.extend([0; 10]);
+        directory.extend(start.to_le_bytes());
+        directory.extend(name.as_bytes());
+    }
+    let start = out.len() as u32;
+    out.extend(&directory);
+    out.extend(b"PK\x05\x06\0\0\0\0");
+    for _ in 0..2 {
+        out.extend((entries.len() as u16).to_le_bytes());
+    }
+    out.extend((directory.len() as u32).to_le_bytes());
+    out.extend(start.to_le_bytes());
+    out.extend([0, 0]);
+    out
+}
+
+/// An archive of a case, and its number of arrays if it is whole.
+struct File {
+    bytes: Vec<u8>,
+    n_arrays: Option<usize>,
+    compressed: bool,
+}
+
+fn entries(rng: &mut Rng) -> Vec<(String, Vec<u8>, bool)> {
+    let deflated = rng.chance(0.5);
+    (0..rng.below(4)).map(|k| (format!("array{k}.npy"), npy(rng), deflated && rng.chance(0.8))).collect()
+}
+
+fn file(seed: u64) -> File {
+    let mut rng = Rng::new(seed ^ 0x09b2);
+    let mut inner = entries(&mut rng);
+    let other = npy(&mut rng);
+    let whole = rng.chance(0.05);
+    if !whole && rng.chance(0.6) {
+        for (_, contents, _) in &mut inner {
+            mutate(&mut rng, MOST, contents, &other, &NPY_TOKENS);
+        }
+    }
+    let compressed = inner.iter().any(|entry| entry.2);
+    let (n_arrays, mut bytes) = (inner.len(), zip(&inner));
+    if !whole && rng.chance(0.7) {
+        let other = zip(&entries(&mut rng));
+        mutate(&mut rng, MOST, &mut bytes, &other, &ZIP_TOKENS);
+    }
+    File { bytes, n_arrays: whole.then_some(n_arrays), compressed }
+}
+
+/// Runs the mode; returns the number of failures.
+pub fn run(limits: &Limits) -> usize {
+    let (mut n_read, mut n_bytes, mut worst) = (0u64, 0u64, Budget::default());
+    let case = |seed| {
+        let file = file(seed);
+        let (result, peak) = meter::measured(|| parse_npz(&file.bytes, "fuzz"));
+        n_bytes += file.bytes.len() as u64;
+        n_read += u64::from(result.is_ok());
+        worst.check(file.bytes.len(), peak, file.compressed)?;
+        match (&result, file.n_arrays) {
+            (Err(error), Some(_)) => Err(Fault::new("whole file", error.to_string())),
+            (Ok(arrays), Some(n)) if arrays.len() != n => {
+                Err(Fault::new("whole file", format!("it has {n} arrays, {} were read", arrays.len())))
+            }
+            _ => Ok(()),
+        }
+    };
+    let write = |seed: u64, _: &Fault| {
+        let kept = keep(limits, &format!("npz-{seed}.npz"), &file(seed).bytes);
+        format!("{kept}; {}", replay(Mode::Npz, &format!("--seed {seed} --count 1")))
+    };
+    let done = drive(Mode::Npz, limits, case, write);
+    done.summary(Mode::Npz, limits, &format!("{n_read} read without error, {n_bytes} bytes, {worst}"));
+    done.n_failures
+}
