@@ -224,7 +224,8 @@ where
             bar.set_message(epoch.to_string());
             history.push(epoch);
             if let Some(session) = &mut self.session
-                && on_epoch(&epoch, session.store_mut()).is_break()
+                // Printing there must not tear the bar.
+                && bar.suspend(|| on_epoch(&epoch, session.store_mut())).is_break()
             {
                 break;
             }
