@@ -5,11 +5,12 @@ use ndarray::{Array, Array1, Array2};
 
 const N_STEPS: usize = 20;
 
-/// A train step whose layers are long enough to be divided between threads.
+/// A train step whose layers are long enough to be divided between threads, and whose parameters and states are too large
+/// for one core's cache: smaller ones run on one thread whatever the runtime has.
 fn net(g: &GraphBuilder, batch: usize) {
     let x = g.input("x", F32, [batch, 120]);
     let y = g.input("y", I64, [batch]);
-    let hidden = x.dropout("noise", 0.1).dense("first", 300).tanh().dropout("drop", 0.3).dense("second", 70).gelu();
+    let hidden = x.dropout("noise", 0.1).dense("first", 700).tanh().dropout("drop", 0.3).dense("second", 70).gelu();
     let loss = hidden.dense("out", 10).cross_entropy(y).mean();
     g.output("loss", loss);
     g.minimize(loss, Adam::new(1e-2));
@@ -25,6 +26,8 @@ fn batch(batch: usize, step: usize) -> (Array2<f32>, Array1<i64>) {
 fn train(rows: usize, fuse: bool, n_threads: usize) -> (Vec<u64>, Vec<(String, TensorData)>) {
     let program = Compiler::new().fuse(fuse).compile(&build(|g| net(g, rows)).unwrap()).unwrap();
     let mut session = Session::new(&Runtime::new(Threads::Exactly(n_threads)), program, Seed(11)).unwrap();
+    let stored: usize = session.store().iter().map(|(_, ty)| ty.n_bytes()).sum();
+    assert!(stored > 1 << 20, "{stored} bytes run on one thread");
     let losses = (0..N_STEPS).map(|step| {
         let (x, y) = batch(rows, step);
         session.step([("x", (&x).into()), ("y", (&y).into())]).unwrap().scalar("loss").unwrap().to_bits()

@@ -55,9 +55,11 @@ pub mod prelude {
     pub use cotangent_nn::*;
 }
 
-/// The pages under `docs/` whose examples are run as tests.
+/// The pages whose examples are run as tests.
 #[cfg(doctest)]
 mod pages {
+    #[doc = include_str!("../../../README.md")]
+    struct Readme;
     #[doc = include_str!("../../../docs/tour.md")]
     struct Tour;
     #[doc = include_str!("../../../docs/errors.md")]
