@@ -7,7 +7,7 @@
 //! Runtime (the pool) ──▶ Session ◀── Store (parameters, states, counters)
 //! ```
 //!
-//! Unsafe code is confined to [`machine`](self): it calls kernels and slices the arena, relying on what the plan verifier
+//! Unsafe code is confined to `machine.rs`: it calls kernels and slices the arena, relying on what the plan verifier
 //! and [`cotangent_kernel::ir::Kernel::check_bounds`] have proven.
 
 mod check;

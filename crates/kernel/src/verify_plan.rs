@@ -11,8 +11,8 @@
 //! 6. Nothing is read before it is written (inputs, constants, counters, parameters and states are there from the start).
 //! 7. Inputs, constants and counters are never written, nor parameters and states that are not declared updated.
 //! 8. Every declared update is written, by one step (or neighboring steps that make one value together).
-//! 9. A parameter or state is written only after the last read of its old value; in the same step only by an elementwise
-//!    kernel that reads the element it writes.
+//! 9. A parameter or state is written only after the last read of its old value; in the same step only by a
+//!    kernel that visits each element once and reads the one it writes: elementwise, or after a reduction.
 //! 10. Every check comes before the first write to a parameter or state.
 //! 11. A kernel's arguments that share memory with one it writes are read at the element under way only.
 //! 12. Lifetimes cover every use, and outputs live to the end and are written.
