@@ -93,3 +93,11 @@ fn a_checked_session_agrees_and_the_search_finds_where_a_nan_starts() {
     assert!(found.message.contains("`sqrt` makes it"), "{found}");
     assert!(found.at.to_string().ends_with(&format!("train.rs:{line}")), "{found}");
 }
+
+#[test]
+fn updates_made_after_a_reduction_are_in_place_too() {
+    // The biases' gradients are column sums, and Adam continues with them in the same kernel.
+    let program = Compiler::new().compile(&build(|g| mlp(g, 32)).unwrap()).unwrap();
+    let copies = program.plan().steps.iter().filter(|s| matches!(s, cotangent_kernel::Step::Copy { .. })).count();
+    assert_eq!(copies, 0, "{}", program.plan_text());
+}
