@@ -270,6 +270,10 @@ impl GraphBuilder {
             self.diags.borrow_mut().push(Diag::new(Code::DuplicateName, format!("two outputs are named `{name}`")));
             return;
         }
+        if let Err(diag) = check_result(&self.graph.borrow(), name, value.id) {
+            self.diags.borrow_mut().push(diag.at(Loc::here()).note("the tuple was made", value.loc()));
+            return;
+        }
         self.graph.borrow_mut().add_output(Output { name: name.into(), value: value.id, role: Role::Result });
     }
 
@@ -373,6 +377,16 @@ fn check_size(op: &str, ty: &Type, depth: usize) -> Result<(), Fault> {
         }
         Type::Tensor { .. } => Ok(()),
     }
+}
+
+/// Checks that a result is a tensor.
+pub fn check_result(graph: &Graph, name: &str, value: NodeId) -> Result<(), Diag> {
+    let ty = graph.ty(value);
+    if ty.as_tensor().is_some() {
+        return Ok(());
+    }
+    let text = format!("output `{name}` requires a tensor, got the tuple {ty}");
+    Err(Diag::new(Code::BadUpdate, text).at(Loc::Internal).help("take it apart with `item`, one output for each"))
 }
 
 /// Checks an update and returns the name of its target.

@@ -81,7 +81,7 @@ codes! {
     UnknownName = "E0108";
     /// A tensor of one graph was used in another.
     ForeignTensor = "E0109";
-    /// An update does not name a parameter or state, or its type differs, or there are two of it.
+    /// A result is not a tensor; or an update does not name a parameter or state, or its type differs, or there are two of it.
     BadUpdate = "E0110";
     /// The graph has no outputs.
     NoOutputs = "E0111";

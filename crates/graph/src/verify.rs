@@ -5,7 +5,7 @@
 //! * The attributes are those that the op declares, in its order, of their kinds.
 //! * The type of a node is the one that its op infers from its operands.
 //! * Inputs, parameters and states have distinct names.
-//! * Every output names an existing node; results have distinct names.
+//! * Every output names an existing node; results are tensors and have distinct names.
 //! * An update's target is a parameter or state, is updated once, and the types are equal.
 //! * Bodies are closed graphs that hold these invariants themselves.
 //! * At the primitive stage there are no composites, regions, tuples or `grad`.
@@ -13,7 +13,7 @@
 use std::collections::HashSet;
 
 use crate::attrs::Attrs;
-use crate::builder::infer_type;
+use crate::builder::{check_result, infer_type};
 use crate::diag::Code;
 use crate::ir::{Graph, Role};
 use crate::op::{Fault, Lower, OpDef, OpTraits};
@@ -79,6 +79,9 @@ fn verify_outputs(graph: &Graph, errors: &mut Vec<String>) {
             Role::Result => {
                 if !results.insert(&output.name) {
                     wrong("the name is used twice".into());
+                }
+                if let Err(diag) = check_result(graph, &output.name, output.value) {
+                    wrong(diag.message);
                 }
             }
             Role::Update(target) if target.index() >= graph.n_nodes() => wrong("its target does not exist".into()),

@@ -212,6 +212,16 @@ fn updates_must_fit_and_graphs_need_outputs() {
 }
 
 #[test]
+fn a_tuple_is_no_result() {
+    let diag = only_error(|g| {
+        let x = g.input("x", F32, [2]);
+        g.output("pair", g.op(&cotangent_graph::ops::region::TUPLE, &[x, -x], Attrs::none(), None));
+    });
+    assert_eq!(diag.code, Code::BadUpdate);
+    assert!(diag.to_string().contains("`item`"), "{diag}");
+}
+
+#[test]
 fn equal_nodes_are_one_and_remember_both_lines() {
     let builder = GraphBuilder::new("main");
     let x = builder.input("x", F32, [2]);

@@ -265,6 +265,11 @@ const MALFORMED: &[(&str, &[Error])] = &[
     ("  output \"x\" %0", &[(Code::Syntax, 4, 14)]),
     ("  output \"x\" = %9", &[(Code::UnknownName, 4, 16)]),
     ("  output \"q\" = %0\n  output \"q\" = %0", &[(Code::DuplicateName, 5, 10)]),
+    (
+        "  body 0 @b {\n    %0 = input \"0\" : f32[2,3]\n    output \"0\" = %0\n    output \"1\" = %0\n  }\n  %1 = call %0 {body = body 0}\n  \
+         output \"q\" = %1",
+        &[(Code::BadUpdate, 10, 10)],
+    ),
     ("  update \"nope\" = %0", &[(Code::UnknownName, 4, 10)]),
     ("  update \"x\" = %0", &[(Code::BadUpdate, 4, 10)]),
     ("  %1 = param \"w\" {init = zeros} : f32[2]\n  update \"w\" = %0", &[(Code::BadUpdate, 5, 10)]),

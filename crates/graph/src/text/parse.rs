@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::cursor::{Cursor, Kind, Token, shorten};
 use super::{VERSION, value};
 use crate::attrs::{Attr, AttrKind, AttrSpec, Attrs};
-use crate::builder::{check_update, infer_type};
+use crate::builder::{check_result, check_update, infer_type};
 use crate::diag::{Code, Diag, Diags, Loc, nearest};
 use crate::ir::{BodyId, Graph, Inputs, NodeId, OpRef, Origin, Output, Role};
 use crate::op::{Fault, Lower, OpDef, OpTraits, Registry};
@@ -450,7 +450,10 @@ impl Parser<'_, '_> {
             ));
         }
         if let Some(value) = operand {
-            scope.graph.add_output(Output { name: name.into(), value, role: Role::Result });
+            match check_result(&scope.graph, &shorten(&name), value) {
+                Ok(()) => scope.graph.add_output(Output { name: name.into(), value, role: Role::Result }),
+                Err(diag) => self.report(diag.at(self.cursor.loc(token.start))),
+            }
         }
         Ok(())
     }
