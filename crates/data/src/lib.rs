@@ -8,6 +8,7 @@
 //! | [`idx`] | IDX files (the format of MNIST), plain or gzip |
 //! | [`npz`] | NumPy archives, read and written |
 //! | [`mnist`] | the two splits of MNIST, scaled to `[0, 1]` |
+//! | [`files`] | files written whole or not at all |
 //! | [`batches`] | [`Dataset`] and its batches, in order or shuffled by a key |
 //! | [`synthetic`] | the lecture's toy sets: moons, spirals, XOR, linear regression |
 //!
@@ -18,6 +19,7 @@
 
 pub mod batches;
 mod error;
+pub mod files;
 pub mod idx;
 pub mod mnist;
 pub mod npz;

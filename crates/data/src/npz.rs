@@ -10,16 +10,16 @@
 //! never meets half of one.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ndarray::ArrayD;
 use ndarray_npy::npy::header::Header;
 use ndarray_npy::{NpzWriter, ReadNpyExt, ReadableElement, WriteNpyExt, WriteNpzError};
 
 use crate::DataError;
+use crate::files::write_durably;
 use crate::idx::checked_n_bytes;
 use crate::zip;
 
@@ -129,21 +129,8 @@ pub fn parse_npz(bytes: &[u8], name: &str) -> Result<BTreeMap<String, NpzArray>,
 /// # Errors
 /// [`DataError::Mismatch`] for a name that the format cannot hold, [`DataError::Io`] if the system refuses.
 pub fn write_npz(path: impl AsRef<Path>, arrays: &BTreeMap<String, NpzArray>) -> Result<(), DataError> {
-    let path = path.as_ref();
     check_names(arrays)?;
-    let mut partial = OsString::from(path);
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let file = File::create(&partial).map_err(|source| DataError::io(&partial, "write", source))?;
-    let written = write_arrays(file, arrays)
-        .map_err(|error| DataError::io(&partial, "write", into_io(error)))
-        .and_then(|file| file.sync_all().map_err(|source| DataError::io(&partial, "write", source)))
-        .and_then(|()| fs::rename(&partial, path).map_err(|source| DataError::io(path, "rename", source)));
-    if written.is_err() {
-        // The first error is the one that matters; a leftover that cannot be removed is no second one.
-        let _ = fs::remove_file(&partial);
-    }
-    written
+    write_durably(path, |file| write_arrays(file, arrays).map(|_| ()).map_err(into_io))
 }
 
 fn check_names(arrays: &BTreeMap<String, NpzArray>) -> Result<(), DataError> {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`trainer`] | [`Trainer`]: epochs, shuffled mini-batches of any size, evaluation, history |
 //! | [`objective`] | what is minimized: [`CrossEntropy`], [`BinaryCrossEntropy`], [`MeanSquared`], or the user's own |
+//! | [`plot`] | charts as SVG |
 //! | [`workloads`] | named networks, expressions and products, in one table |
 //! | [`bench`](mod@bench) | how a workload is timed, and the report |
 //! | [`checksum`](mod@checksum) | a stable hash of weights, to compare runs bit for bit |
@@ -19,10 +20,12 @@ pub mod bench;
 pub mod checksum;
 mod error;
 pub mod objective;
+pub mod plot;
 pub mod trainer;
 pub mod workloads;
 
 pub use checksum::{checksum, checksum_all};
 pub use error::TrainError;
 pub use objective::{BinaryCrossEntropy, CrossEntropy, Label, MeanSquared, Objective};
+pub use plot::Plot;
 pub use trainer::{Epoch, Evaluation, History, Options, Trainer};
