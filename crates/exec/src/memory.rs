@@ -44,6 +44,28 @@ impl AlignedBytes {
         }
     }
 
+    /// All bytes, elements of `size` bytes turned to little-endian.
+    pub(crate) fn to_le_bytes(&self, size: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.lines.len() * 64);
+        self.lines.iter().for_each(|line| bytes.extend_from_slice(&line.0));
+        bytes.truncate(self.n_bytes);
+        if cfg!(target_endian = "big") {
+            bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+        }
+        bytes
+    }
+
+    /// Copies little-endian elements of `size` bytes to the start. They must fit.
+    pub(crate) fn write_le_bytes(&mut self, bytes: &[u8], size: usize) {
+        for (line, piece) in self.lines.iter_mut().zip(bytes.chunks(64)) {
+            let line = &mut line.0[..piece.len()];
+            line.copy_from_slice(piece);
+            if cfg!(target_endian = "big") {
+                line.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+            }
+        }
+    }
+
     /// The elements from the start as a tensor.
     pub(crate) fn read_tensor(&self, dtype: DType, shape: &Shape) -> TensorData {
         let bytes = self.lines.iter().flat_map(|l| l.0.iter().copied());

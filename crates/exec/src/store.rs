@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use cotangent_graph::diag::nearest;
-use cotangent_graph::{Code, Diag, TensorData, Type};
+use cotangent_graph::{Code, DType, Diag, TensorData, Type};
 
 use crate::memory::AlignedBytes;
 
@@ -85,6 +85,65 @@ impl Store {
         slot.data.write_tensor(&value);
         slot.version += 1;
         Ok(())
+    }
+
+    /// The type of a value, if there is one of this name.
+    pub fn type_of(&self, name: &str) -> Option<&Type> {
+        self.slots.get(name).map(|slot| &slot.ty)
+    }
+
+    /// A copy of a value as bytes: the elements in row-major order, little-endian; `bool` as bytes of 0 and 1.
+    ///
+    /// # Errors
+    /// `E0304` if there is none of this name.
+    #[track_caller]
+    pub fn to_bytes(&self, name: &str) -> Result<Vec<u8>, Diag> {
+        match self.slots.get(name) {
+            Some(slot) => Ok(slot.data.to_le_bytes(slot.ty.dtype().size_bytes())),
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    /// Replaces a value, or makes one if the name is new, from bytes as [`Store::to_bytes`] gives them. Programs that are
+    /// loaded later find it there.
+    ///
+    /// # Errors
+    /// `E0302` if there is a value of another type, if the type is no tensor, or if the bytes are not those of such a
+    /// value; nothing has changed then.
+    #[track_caller]
+    pub fn insert_bytes(&mut self, name: &str, ty: &Type, bytes: &[u8]) -> Result<(), Diag> {
+        let wrong = |required: String, got: String| {
+            Err(Diag::new(Code::InputType, format!("`{name}` requires {required}, got {got}")))
+        };
+        let Some((dtype, _)) = ty.as_tensor() else { return wrong("a tensor".to_owned(), ty.to_string()) };
+        if let Some(slot) = self.slots.get(name).filter(|slot| slot.ty != *ty) {
+            return wrong(slot.ty.to_string(), ty.to_string());
+        }
+        if bytes.len() != ty.n_bytes() {
+            return wrong(format!("{} bytes for {ty}", ty.n_bytes()), bytes.len().to_string());
+        }
+        if dtype == DType::Bool && bytes.iter().any(|&byte| byte > 1) {
+            return wrong("truth values of 0 and 1".to_owned(), "another byte".to_owned());
+        }
+        let new = || Slot { ty: ty.clone(), data: AlignedBytes::zeroed(ty.n_bytes()), version: 0 };
+        let slot = self.slots.entry(name.to_owned()).or_insert_with(new);
+        slot.data.write_le_bytes(bytes, dtype.size_bytes());
+        slot.version += 1;
+        Ok(())
+    }
+
+    /// Replaces a value, or makes one if the name is new: [`Store::set`] for states of the caller's own.
+    ///
+    /// # Errors
+    /// `E0302` if there is a value of another type.
+    #[track_caller]
+    pub fn insert(&mut self, name: &str, value: impl Into<TensorData>) -> Result<(), Diag> {
+        let value = value.into();
+        if !self.slots.contains_key(name) {
+            let zeros = vec![0; value.ty().n_bytes()];
+            self.insert_bytes(name, &value.ty(), &zeros)?;
+        }
+        self.set(name, value)
     }
 
     /// How often a value was replaced from outside.
