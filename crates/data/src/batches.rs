@@ -10,13 +10,30 @@ use std::mem;
 
 use cotangent_scalar::philox::PhiloxRng;
 use ndarray::{Array1, ArrayD, ArrayView1, ArrayViewD, Axis, IxDyn, Slice};
-use rand::Rng;
 use rand::seq::SliceRandom;
+use rand::{Rng, RngExt};
 
 use crate::DataError;
 
 /// Keeps the shuffles' random streams apart from every other use of the same seed; the epoch is combined with it.
 const SHUFFLE_STREAM: u64 = u64::from_be_bytes(*b"shuffle\0");
+/// The stream of [`Dataset::split`].
+const SPLIT_STREAM: u64 = u64::from_be_bytes(*b"split\0\0\0");
+
+/// In which order the examples of an epoch are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// As they stand.
+    Given,
+    /// Every permutation is equally likely.
+    #[default]
+    Shuffled,
+    /// Shuffled so that every batch, of any size, has each label in its share of the whole set, up to two examples.
+    Stratified,
+    /// As many examples as the set has, every label equally often in every batch, up to one example: those of rare labels
+    /// come several times, of frequent ones some are left out.
+    Balanced,
+}
 
 /// The features `[batch, ..]` and labels `[batch]` of one batch.
 pub type Batch<T = i64> = (ArrayD<f32>, Array1<T>);
@@ -40,7 +57,7 @@ pub struct Dataset<T = i64> {
     labels: Array1<T>,
 }
 
-impl<T: Copy> Dataset<T> {
+impl<T: Copy + PartialOrd> Dataset<T> {
     /// Joins features `[n, ..]` with `n` labels; features in another memory order are copied to row-major.
     ///
     /// # Errors
@@ -103,11 +120,11 @@ impl<T: Copy> Dataset<T> {
 
     /// The batches of one pass, in the order of the set. A `size` of zero yields no batch.
     pub fn batches(&self, size: usize) -> Batches<'_, T> {
-        Batches::new(self, size, None)
+        Batches::new(self, size, Order::Given, 0)
     }
 
     /// The batches of one pass, in an order keyed by `seed` and the epoch (0 unless set by [`Batches::epoch`]).
-    /// A `size` of zero yields no batch.
+    /// A `size` of zero yields no batch. Other orders are chosen with [`Batches::order`].
     ///
     /// ```
     /// # use cotangent_data::synthetic;
@@ -119,7 +136,54 @@ impl<T: Copy> Dataset<T> {
     /// }
     /// ```
     pub fn shuffled_batches(&self, size: usize, seed: u64) -> Batches<'_, T> {
-        Batches::new(self, size, Some(seed))
+        Batches::new(self, size, Order::Shuffled, seed)
+    }
+
+    /// A copy of the examples at these places, in their order; a place may come several times.
+    ///
+    /// # Errors
+    /// [`DataError::Mismatch`] for a place that the set has not.
+    pub fn select(&self, places: &[usize]) -> Result<Self, DataError> {
+        if let Some(place) = places.iter().find(|&&place| place >= self.len()) {
+            return Err(DataError::Mismatch {
+                of: "selection".to_owned(),
+                required: format!("places below {}", self.len()),
+                got: place.to_string(),
+                fix: "select among the examples of the set".to_owned(),
+            });
+        }
+        Ok(Self { features: self.features.select(Axis(0), places), labels: self.labels.select(Axis(0), places) })
+    }
+
+    /// Two disjoint parts: what is left to train on, and a share of the set (from 0 to 1, rounded to whole examples) to
+    /// validate on, drawn as `order` says: [`Order::Stratified`] keeps the shares of the labels. Within each part the
+    /// examples stand as before.
+    ///
+    /// # Errors
+    /// [`DataError::Mismatch`] if the share is not in [0, 1], or for [`Order::Balanced`], which repeats examples.
+    pub fn split(&self, share: f64, order: Order, seed: u64) -> Result<(Self, Self), DataError> {
+        let mismatch = |required: &str, got: String| DataError::Mismatch {
+            of: "split".to_owned(),
+            required: required.to_owned(),
+            got,
+            fix: "split(0.1, Order::Shuffled, seed) keeps a tenth apart".to_owned(),
+        };
+        if !(0.0..=1.0).contains(&share) {
+            return Err(mismatch("a share from 0 to 1", share.to_string()));
+        }
+        if order == Order::Balanced {
+            return Err(mismatch("an order that takes every example once", "Order::Balanced".to_owned()));
+        }
+        let n = (share * self.len() as f64).round() as usize;
+        let places =
+            places_in(order, self.labels.as_slice().unwrap_or_default(), &mut PhiloxRng::new(seed, SPLIT_STREAM));
+        let (held_out, kept) = places.split_at(n);
+        let sorted = |places: &[usize]| {
+            let mut places = places.to_vec();
+            places.sort_unstable();
+            places
+        };
+        Ok((self.select(&sorted(kept))?, self.select(&sorted(held_out))?))
     }
 }
 
@@ -137,16 +201,17 @@ pub struct Batches<'a, T = i64> {
     row_len: usize,
     size: usize,
     last: LastBatch,
-    seed: Option<u64>,
+    order: Order,
+    seed: u64,
     epoch: u64,
-    /// The permutation, drawn when the first batch is taken; unused if in order.
-    order: Option<Vec<usize>>,
+    /// The places in their order, drawn when the first batch is taken; unused for [`Order::Given`].
+    places: Option<Vec<usize>>,
     /// Examples taken so far.
     position: usize,
 }
 
-impl<'a, T: Copy> Batches<'a, T> {
-    fn new(dataset: &'a Dataset<T>, size: usize, seed: Option<u64>) -> Self {
+impl<'a, T: Copy + PartialOrd> Batches<'a, T> {
+    fn new(dataset: &'a Dataset<T>, size: usize, order: Order, seed: u64) -> Self {
         const INVARIANT: &str = "Dataset::new makes both arrays row-major";
         let shape = dataset.features.shape().to_vec();
         Self {
@@ -156,18 +221,34 @@ impl<'a, T: Copy> Batches<'a, T> {
             shape,
             size,
             last: LastBatch::default(),
+            order,
             seed,
             epoch: 0,
-            order: None,
+            places: None,
             position: 0,
         }
     }
 
-    /// Chooses the epoch, and with it the permutation. Without effect on batches in order.
+    /// Chooses the epoch, and with it the permutation. Without effect on [`Order::Given`].
     #[must_use]
     pub fn epoch(mut self, epoch: u64) -> Self {
         self.epoch = epoch;
-        self.order = None;
+        self.places = None;
+        self
+    }
+
+    /// Chooses another order.
+    #[must_use]
+    pub fn order(mut self, order: Order) -> Self {
+        self.order = order;
+        self.places = None;
+        self
+    }
+
+    /// Passes over so many examples, for a run that goes on in the middle of an epoch.
+    #[must_use]
+    pub fn skip_examples(mut self, n: usize) -> Self {
+        self.position = n.min(self.labels.len());
         self
     }
 
@@ -198,22 +279,19 @@ impl<'a, T: Copy> Batches<'a, T> {
         let end = self.labels.len().min(start.saturating_add(self.size));
         let mut features = recycle(mem::take(&mut batch.0));
         let mut labels = recycle(mem::replace(&mut batch.1, Array1::from_vec(Vec::new())));
-        match self.seed {
-            None => {
-                features.extend_from_slice(&self.features[start * self.row_len..end * self.row_len]);
-                labels.extend_from_slice(&self.labels[start..end]);
+        if self.order == Order::Given {
+            features.extend_from_slice(&self.features[start * self.row_len..end * self.row_len]);
+            labels.extend_from_slice(&self.labels[start..end]);
+        } else {
+            let places = self.places.get_or_insert_with(|| {
+                let mut rng = PhiloxRng::new(self.seed, SHUFFLE_STREAM.wrapping_add(self.epoch));
+                places_in(self.order, self.labels, &mut rng)
+            });
+            features.reserve((end - start) * self.row_len);
+            for &row in &places[start..end] {
+                features.extend_from_slice(&self.features[row * self.row_len..(row + 1) * self.row_len]);
             }
-            Some(seed) => {
-                let order = self.order.get_or_insert_with(|| {
-                    let mut rng = PhiloxRng::new(seed, SHUFFLE_STREAM.wrapping_add(self.epoch));
-                    permutation(self.labels.len(), &mut rng)
-                });
-                features.reserve((end - start) * self.row_len);
-                for &row in &order[start..end] {
-                    features.extend_from_slice(&self.features[row * self.row_len..(row + 1) * self.row_len]);
-                }
-                labels.extend(order[start..end].iter().map(|&row| self.labels[row]));
-            }
+            labels.extend(places[start..end].iter().map(|&row| self.labels[row]));
         }
         self.position = end;
         self.shape[0] = end - start;
@@ -224,7 +302,7 @@ impl<'a, T: Copy> Batches<'a, T> {
     }
 }
 
-impl<T: Copy> Iterator for Batches<'_, T> {
+impl<T: Copy + PartialOrd> Iterator for Batches<'_, T> {
     type Item = Batch<T>;
 
     fn next(&mut self) -> Option<Batch<T>> {
@@ -237,7 +315,53 @@ impl<T: Copy> Iterator for Batches<'_, T> {
     }
 }
 
-impl<T: Copy> ExactSizeIterator for Batches<'_, T> {}
+impl<T: Copy + PartialOrd> ExactSizeIterator for Batches<'_, T> {}
+
+/// The places of the labels in an order; as many as there are labels.
+fn places_in<T: Copy + PartialOrd, R: Rng + ?Sized>(order: Order, labels: &[T], rng: &mut R) -> Vec<usize> {
+    let shuffled = |rng: &mut R| permutation(labels.len(), rng);
+    match order {
+        Order::Given => (0..labels.len()).collect(),
+        Order::Shuffled => shuffled(rng),
+        Order::Stratified => {
+            // Each class is spread evenly over the epoch, from a random start on, so that no stretch of it has too many.
+            let mut keyed = Vec::with_capacity(labels.len());
+            for class in classes(labels, shuffled(rng)) {
+                let start: f64 = rng.random();
+                let spread = |(j, &place): (usize, &usize)| ((j as f64 + start) / class.len() as f64, place);
+                keyed.extend(class.iter().enumerate().map(spread));
+            }
+            keyed.sort_by(|a, b| a.0.total_cmp(&b.0));
+            keyed.into_iter().map(|(_, place)| place).collect()
+        }
+        Order::Balanced => {
+            let mut classes = classes(labels, shuffled(rng));
+            let mut taken = vec![0; classes.len()];
+            let mut places = Vec::with_capacity(labels.len());
+            while places.len() < labels.len() {
+                // One of each class, the classes in random order because the last round may be cut short.
+                for class in permutation(classes.len(), rng) {
+                    if taken[class] == classes[class].len() {
+                        classes[class].shuffle(rng);
+                        taken[class] = 0;
+                    }
+                    places.push(classes[class][taken[class]]);
+                    taken[class] += 1;
+                }
+            }
+            places.truncate(labels.len());
+            places
+        }
+    }
+}
+
+/// The places of each label, in the order given.
+fn classes<T: Copy + PartialOrd>(labels: &[T], mut places: Vec<usize>) -> Vec<Vec<usize>> {
+    let compare = |a: usize, b: usize| labels[a].partial_cmp(&labels[b]).unwrap_or(std::cmp::Ordering::Equal);
+    // The sort is stable, so that each class stays shuffled.
+    places.sort_by(|&a, &b| compare(a, b));
+    places.chunk_by(|&a, &b| compare(a, b).is_eq()).map(<[usize]>::to_vec).collect()
+}
 
 /// A permutation of `0..n`, every one equally likely (Fisher–Yates).
 fn permutation<R: Rng + ?Sized>(n: usize, rng: &mut R) -> Vec<usize> {
@@ -327,6 +451,83 @@ mod tests {
             }
         }
         assert!(counts.iter().flatten().all(|count| (count - 1000).abs() < 137), "{counts:?}");
+    }
+
+    /// 60 examples of label 0, 30 of 1, 10 of 2.
+    fn unequal() -> Dataset {
+        let labels: Vec<i64> = (0..100).map(|i| if i < 60 { 0 } else { 1 + i64::from(i >= 90) }).collect();
+        let features = Array2::from_shape_fn((100, 1), |(row, _)| row as f32);
+        Dataset::new(features.into_dyn(), labels.into()).unwrap()
+    }
+
+    fn counts(labels: &Array1<i64>) -> [usize; 3] {
+        [0, 1, 2].map(|class| labels.iter().filter(|&&label| label == class).count())
+    }
+
+    #[test]
+    fn stratified_batches_have_the_shares_of_the_set() {
+        let set = unequal();
+        for (size, epoch) in [(10, 0), (20, 1), (7, 2), (100, 3)] {
+            let mut seen = Vec::new();
+            for (features, labels) in set.shuffled_batches(size, 5).order(Order::Stratified).epoch(epoch) {
+                for (count, share) in counts(&labels).into_iter().zip([0.6, 0.3, 0.1]) {
+                    assert!((count as f64 - share * labels.len() as f64).abs() <= 2.0, "{labels}");
+                }
+                seen.extend(features.iter().map(|&v| v as usize));
+            }
+            assert_ne!(seen, (0..100).collect::<Vec<_>>());
+            seen.sort_unstable();
+            assert_eq!(seen, (0..100).collect::<Vec<_>>(), "every example once");
+        }
+    }
+
+    #[test]
+    fn balanced_batches_have_every_label_equally_often() {
+        let set = unequal();
+        let batches: Vec<_> = set.shuffled_batches(9, 5).order(Order::Balanced).collect();
+        assert_eq!(batches.iter().map(|(_, labels)| labels.len()).sum::<usize>(), 100);
+        for (_, labels) in &batches[..batches.len() - 1] {
+            assert_eq!(counts(labels), [3, 3, 3]);
+        }
+        // All ten of the rare label come before one of them comes again.
+        let rare = batches.iter().flat_map(|(x, y)| x.iter().zip(y).filter(|(_, y)| **y == 2).map(|(x, _)| *x as i64));
+        let mut first: Vec<i64> = rare.take(10).collect();
+        first.sort_unstable();
+        assert_eq!(first, (90..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn batches_go_on_in_the_middle_of_an_epoch() {
+        let set = set(10);
+        for order in [Order::Given, Order::Shuffled, Order::Stratified, Order::Balanced] {
+            let all: Vec<_> = set.shuffled_batches(4, 3).order(order).epoch(2).collect();
+            let rest: Vec<_> = set.shuffled_batches(4, 3).order(order).epoch(2).skip_examples(4).collect();
+            assert_eq!(all[1..], rest);
+        }
+        assert_eq!(set.batches(4).skip_examples(99).count(), 0);
+    }
+
+    #[test]
+    fn splits_are_disjoint_and_may_keep_shares() {
+        let set = unequal();
+        for order in [Order::Given, Order::Shuffled, Order::Stratified] {
+            let (train, rest) = set.split(0.2, order, 1).unwrap();
+            assert_eq!((train.len(), rest.len()), (80, 20));
+            let mut all: Vec<i64> = train.features().iter().chain(rest.features()).map(|&v| v as i64).collect();
+            assert!(all[..80].is_sorted() && all[80..].is_sorted());
+            all.sort_unstable();
+            assert_eq!(all, (0..100).collect::<Vec<_>>());
+            if order == Order::Stratified {
+                let kept = counts(&rest.labels().to_owned());
+                assert!(kept[0].abs_diff(12) <= 1 && kept[1].abs_diff(6) <= 1 && kept[2].abs_diff(2) <= 1, "{kept:?}");
+            }
+        }
+        assert!(set.split(0.0, Order::Shuffled, 1).unwrap().1.is_empty());
+        for (share, order) in [(1.5, Order::Shuffled), (f64::NAN, Order::Shuffled), (0.5, Order::Balanced)] {
+            assert!(matches!(set.split(share, order, 1), Err(DataError::Mismatch { .. })));
+        }
+        assert!(set.select(&[0, 100]).is_err());
+        assert_eq!(set.select(&[7, 7]).unwrap().features().iter().copied().collect::<Vec<_>>(), [7.0, 7.0]);
     }
 
     #[test]

@@ -7,9 +7,11 @@
 //! |---|---|
 //! | [`idx`] | IDX files (the format of MNIST), plain or gzip |
 //! | [`npz`] | NumPy archives, read and written |
+//! | [`safetensors`] | named tensors as checkpoints keep them, read and written |
 //! | [`mnist`] | the two splits of MNIST, scaled to `[0, 1]` |
 //! | [`files`] | files written whole or not at all |
-//! | [`batches`] | [`Dataset`] and its batches, in order or shuffled by a key |
+//! | [`batches`] | [`Dataset`] and its batches: in order, shuffled, stratified or balanced by a key; splits |
+//! | [`mod@normalize`] | feature normalization and whitening, fitted on the training part |
 //! | [`synthetic`] | the lecture's toy sets: moons, spirals, XOR, linear regression |
 //!
 //! Assumes: files are hostile until checked. Promises: no reader panics on any input, none allocates more than a small
@@ -18,14 +20,18 @@
 #![forbid(unsafe_code)]
 
 pub mod batches;
+mod eigen;
 mod error;
 pub mod files;
 pub mod idx;
 pub mod mnist;
+pub mod normalize;
 pub mod npz;
+pub mod safetensors;
 pub mod synthetic;
 mod zip;
 
-pub use batches::{Batch, Batches, Dataset, LastBatch};
+pub use batches::{Batch, Batches, Dataset, LastBatch, Order};
 pub use error::DataError;
 pub use mnist::Mnist;
+pub use normalize::{Standardizer, Whitening};

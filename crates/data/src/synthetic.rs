@@ -96,7 +96,7 @@ fn classified<R: Rng + ?Sized>(points: impl Iterator<Item = ([f64; 2], i64)>, no
     dataset(features, 2, labels)
 }
 
-fn dataset<T: Copy>(features: Vec<f32>, n_features: usize, labels: Vec<T>) -> Dataset<T> {
+fn dataset<T: Copy + PartialOrd>(features: Vec<f32>, n_features: usize, labels: Vec<T>) -> Dataset<T> {
     let shape = IxDyn(&[labels.len(), n_features]);
     let features = ArrayD::from_shape_vec(shape, features).expect("every point brought as many features as the others");
     Dataset::new(features, Array1::from_vec(labels)).expect("every point brought one label")

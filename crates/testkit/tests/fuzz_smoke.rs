@@ -40,6 +40,11 @@ fn idx() {
     check("idx", 3000);
 }
 
+#[test]
+fn safetensors() {
+    check("safetensors", 3000);
+}
+
 /// A graph in a file is checked in place of random ones.
 #[test]
 fn a_file_is_checked() {

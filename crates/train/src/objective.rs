@@ -11,7 +11,7 @@ use cotangent_nn::Metrics;
 use ndarray::Array1;
 
 /// The element type of labels: `i64` for classes, `f32` for targets.
-pub trait Label: Copy {
+pub trait Label: Copy + PartialOrd {
     /// The element type in the graph.
     const DTYPE: DType;
 

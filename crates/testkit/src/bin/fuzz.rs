@@ -1,4 +1,5 @@
-//! Long fuzz runs in one command: `fuzz [graphs|kernels|text|npz|idx|all] [--count N] [--seconds S] [--seed S]`.
+//! Long fuzz runs in one command: `fuzz [graphs|kernels|text|npz|idx|safetensors|all] [--count N]
+//! [--seconds S] [--seed S]`.
 //!
 //! It exists for runs that are too long for `cargo test`. Cases are numbered: case `k` of a run with `--seed s` is case
 //! `s + k` of any run, so `--seed K --count 1` is case `K` again. `--file F` (with `--seed`) checks a graph from a file in
@@ -58,8 +59,8 @@ unsafe impl GlobalAlloc for Metered {
 #[global_allocator]
 static ALLOCATOR: Metered = Metered;
 
-const USAGE: &str = "usage: fuzz [graphs|kernels|text|npz|idx|all] [--count N] [--seconds S] [--seed S] [--out DIR] \
-                     [--file GRAPH]";
+const USAGE: &str = "usage: fuzz [graphs|kernels|text|npz|idx|safetensors|all] [--count N] [--seconds S] [--seed S] \
+                     [--out DIR] [--file GRAPH]";
 
 /// Cases of a mode where neither a count nor a time is given.
 const DEFAULT_COUNT: u64 = 1000;

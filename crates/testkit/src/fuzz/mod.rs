@@ -9,6 +9,7 @@ pub mod kernels;
 pub mod meter;
 pub mod mutate;
 pub mod npz;
+pub mod safetensors;
 pub mod text;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,11 +35,13 @@ pub enum Mode {
     Npz,
     /// Mutated IDX files.
     Idx,
+    /// Mutated safetensors files.
+    SafeTensors,
 }
 
 impl Mode {
     /// Every mode, in the order that `all` runs them.
-    pub const ALL: [Mode; 5] = [Mode::Graphs, Mode::Kernels, Mode::Text, Mode::Npz, Mode::Idx];
+    pub const ALL: [Mode; 6] = [Mode::Graphs, Mode::Kernels, Mode::Text, Mode::Npz, Mode::Idx, Mode::SafeTensors];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
@@ -48,6 +51,7 @@ impl Mode {
             Mode::Text => "text",
             Mode::Npz => "npz",
             Mode::Idx => "idx",
+            Mode::SafeTensors => "safetensors",
         }
     }
 
@@ -122,6 +126,7 @@ pub fn run(mode: Mode, limits: &Limits) -> usize {
         Mode::Text => text::run(limits),
         Mode::Npz => npz::run(limits),
         Mode::Idx => idx::run(limits),
+        Mode::SafeTensors => safetensors::run(limits),
     }
 }
 
