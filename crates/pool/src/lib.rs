@@ -118,12 +118,20 @@ impl Pool {
         });
         let mut workers = Vec::with_capacity(wanted - 1);
         for id in 1..wanted {
-            let shared = Arc::clone(&shared);
+            let worker = Arc::clone(&shared);
             let builder = std::thread::Builder::new().name(format!("cotangent-{id}"));
-            match builder.spawn(move || work(&shared, id)) {
+            shared.n_running.0.fetch_add(1, Ordering::Relaxed);
+            match builder.spawn(move || work(&worker, id)) {
                 Ok(worker) => workers.push(worker),
-                Err(_) => break,
+                Err(_) => {
+                    shared.n_running.0.fetch_sub(1, Ordering::Relaxed);
+                    break;
+                }
             }
+        }
+        // The start counts as a run, so that no later one pays for it: a thread allocates before it gets to its work.
+        while shared.n_running.0.load(Ordering::Acquire) != 0 {
+            std::thread::yield_now();
         }
         // The first run is published after this store, with release ordering: every worker of a run sees it.
         shared.n_threads.store(workers.len() + 1, Ordering::Relaxed);
@@ -259,6 +267,7 @@ fn wait(looks: u32, oversubscribed: bool) -> u32 {
 
 /// The life of worker `id`.
 fn work(shared: &Shared, id: usize) {
+    shared.n_running.0.fetch_sub(1, Ordering::Release);
     let mut seen = 0;
     loop {
         let word = next_word(shared, id, seen);
