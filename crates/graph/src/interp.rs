@@ -90,7 +90,7 @@ pub fn interpret_named(graph: &Graph, env: &Env) -> Result<Vec<(String, TensorDa
     Ok(names.zip(interpret(graph, env)?).collect())
 }
 
-/// Evaluates every node that an output needs.
+/// Evaluates every node that an output or a check needs.
 pub fn interpret_nodes(graph: &Graph, env: &Env) -> Result<Vec<Option<Value>>, Diag> {
     match trace(graph, env) {
         (values, None) => Ok(values),
@@ -98,7 +98,7 @@ pub fn interpret_nodes(graph: &Graph, env: &Env) -> Result<Vec<Option<Value>>, D
     }
 }
 
-/// Evaluates every node that an output needs, up to the first error: the values so far, and the error.
+/// Evaluates every node that an output or a check needs, up to the first error: the values so far, and the error.
 pub fn trace(graph: &Graph, env: &Env) -> (Vec<Option<Value>>, Option<Diag>) {
     let live = graph.live();
     let mut values: Vec<Option<Value>> = vec![None; graph.n_nodes()];

@@ -4,6 +4,9 @@
 //! topological order and nothing dangles; passes rebuild into a fresh graph. Pure ops are hash-consed, so common
 //! sub-expressions are shared by construction. Sources (inputs, parameters, states, random numbers) are not: they are
 //! identified by name.
+//!
+//! What a step must do is what outputs need, and every check: an op that tests run-time values stays, whether or not a value
+//! is computed from its result, so no optimization can take a check away by taking its readers away.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,9 +15,9 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use crate::attrs::Attrs;
+use crate::attrs::{Attr, Attrs};
 use crate::diag::Loc;
-use crate::op::{OpDef, OpTraits};
+use crate::op::{Lower, OpDef, OpTraits};
 use crate::types::Type;
 
 /// A node of a graph.
@@ -161,6 +164,7 @@ pub struct Graph {
     name: Arc<str>,
     nodes: Vec<Node>,
     outputs: Vec<Output>,
+    checks: Vec<NodeId>,
     bodies: Vec<Arc<Graph>>,
     interned: FxHashMap<NodeKey, NodeId>,
     /// Bodies by the hash of their text.
@@ -232,9 +236,29 @@ impl Graph {
             return known;
         }
         let NodeKey { inputs, attrs, ty, .. } = key.clone();
+        if self.is_check(op, &attrs) {
+            self.checks.push(id);
+        }
         self.nodes.push(Node { op, inputs, attrs, ty, origin });
         self.interned.insert(key, id);
         id
+    }
+
+    /// Whether an op tests run-time values: a check, or a call of a body that has one.
+    fn is_check(&self, op: OpRef, attrs: &Attrs) -> bool {
+        let body = |attr: &Attr| if let Attr::Body(id) = attr { self.bodies.get(id.index()) } else { None };
+        let checks = |attr: &Attr| body(attr).is_some_and(|body| !body.checks.is_empty());
+        matches!(op.lower, Lower::Check(_)) || attrs.iter().any(|(_, attr)| checks(attr))
+    }
+
+    /// The nodes that test run-time values and stay whatever outputs need: checks, and calls of bodies with checks.
+    pub fn checks(&self) -> &[NodeId] {
+        &self.checks
+    }
+
+    /// Says that a check has become needless: the value that stands for it is known to pass.
+    pub fn drop_check(&mut self, id: NodeId) {
+        self.checks.retain(|check| *check != id);
     }
 
     /// Adds a body; an equal one is returned instead.
@@ -257,9 +281,12 @@ impl Graph {
         self.outputs.push(output);
     }
 
-    /// For each node, whether an output needs it.
+    /// For each node, whether an output or a check needs it.
     pub fn live(&self) -> Vec<bool> {
         let mut live = vec![false; self.nodes.len()];
+        for check in &self.checks {
+            live[check.index()] = true;
+        }
         for output in &self.outputs {
             live[output.value.index()] = true;
             if let Role::Update(target) = output.role {

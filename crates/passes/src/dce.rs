@@ -1,7 +1,7 @@
 //! `dce`: what no output needs is left out.
 //!
-//! Inputs stay, so that a step accepts every input that its source declares; parameters and states that nothing reads or
-//! updates go.
+//! Checks of run-time values stay, whoever reads their results. Inputs stay, so that a step accepts every input that its
+//! source declares; parameters and states that nothing reads or updates go.
 
 use cotangent_graph::{Attr, Graph, GraphBuilder, NodeId, Stage};
 

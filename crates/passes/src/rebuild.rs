@@ -1,7 +1,7 @@
 //! Rebuilding a graph: how every pass makes its result.
 //!
-//! Graphs are append-only, so a pass copies what outputs need into a fresh builder, node by node in topological order, and
-//! puts something else in the place of what it replaces. Inputs are always copied, also unused ones: a step accepts what
+//! Graphs are append-only, so a pass copies what outputs and checks need into a fresh builder, node by node in topological
+//! order, and puts something else in the place of what it replaces. Inputs are always copied, also unused ones: a step accepts what
 //! its source declared, and the operands of a call are bound by position. Bodies follow the nodes that name them, so that
 //! unused ones vanish.
 
@@ -31,7 +31,7 @@ impl<'g, 'a> Copier<'g, 'a> {
         Copier { graph, builder, bodies, body_ids: vec![None; bodies.len()], map: vec![None; graph.n_nodes()] }
     }
 
-    /// The nodes to copy, in topological order: what outputs need, and all inputs.
+    /// The nodes to copy, in topological order: what outputs and checks need, and all inputs.
     pub fn order(&self) -> Vec<NodeId> {
         kept(self.graph)
     }

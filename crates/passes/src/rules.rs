@@ -313,7 +313,8 @@ fn sweep(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Result<Option<G
     let n_uses = uses(graph, &order);
     for id in order {
         let node = graph.node(id);
-        let mut tensor = copier.copy(id);
+        let copied = copier.copy(id);
+        let mut tensor = copied;
         let mut single_use = 0;
         for (k, input) in node.inputs.iter().enumerate().take(32) {
             single_use |= u32::from(n_uses[input.index()] == 1) << k;
@@ -325,6 +326,10 @@ fn sweep(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Result<Option<G
             }
             changed = true;
             single_use = 0;
+        }
+        if tensor.id() != copied.id() {
+            // What a rule puts in the place of a check says as much.
+            builder.drop_check(copied);
         }
         copier.set(id, tensor);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cotangent_graph::{Attrs, Graph, Node, NodeId, Origin, Output, Role, Type};
 
-/// A copy of the nodes that outputs need (and of all inputs), with some changed.
+/// A copy of the nodes that outputs and checks need (and of all inputs), with some changed.
 ///
 /// `change` sees each node with its operands already replaced by ids of the copy, and may add nodes to the copy; it
 /// returns the node that takes its place, or `None` for the node itself. `keep` chooses and changes the outputs. Updates whose target
@@ -16,6 +16,7 @@ pub fn copy(
 ) -> Graph {
     let outputs: Vec<Output> = graph.outputs().iter().enumerate().filter_map(|(k, output)| keep(k, output)).collect();
     let mut live = vec![false; graph.n_nodes()];
+    graph.checks().iter().for_each(|check| live[check.index()] = true);
     for output in &outputs {
         live[output.value.index()] = true;
         if let Role::Update(target) = output.role {

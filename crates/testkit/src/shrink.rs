@@ -89,7 +89,7 @@ fn cut_nodes(best: &mut Graph, accept: &mut Accept<'_>) {
     }
 }
 
-/// Makes a result of an update, and an operand of a result the result.
+/// Makes a result of an update, and an operand of a result, or a check, the result.
 fn lift_outputs(best: &mut Graph, accept: &mut Accept<'_>) {
     let mut k = 0;
     while k < best.outputs().len() {
@@ -97,7 +97,8 @@ fn lift_outputs(best: &mut Graph, accept: &mut Accept<'_>) {
         let replacements: Vec<Output> = match output.role {
             Role::Update(_) => vec![Output { name: format!("update{k}").into(), role: Role::Result, ..output }],
             Role::Result => {
-                let operands = best.node(output.value).inputs.iter().filter(|id| best.ty(**id).as_tensor().is_some());
+                let operands = best.node(output.value).inputs.iter().chain(best.checks());
+                let operands = operands.filter(|id| best.ty(**id).as_tensor().is_some());
                 operands.map(|&value| Output { value, ..output.clone() }).collect()
             }
         };

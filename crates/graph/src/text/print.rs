@@ -1,8 +1,8 @@
 //! The printer: equal graphs print equal text.
 //!
 //! Nodes are numbered by post-order from the outputs, so the numbers do not depend on the order of construction; nodes
-//! that no output needs are not printed, except the inputs. Comments give the user's lines. Attributes that are `false` are
-//! left out: that is what they are when absent.
+//! that no output needs are not printed, except inputs and checks. Comments give the user's lines. Attributes that are
+//! `false` are left out: that is what they are when absent.
 
 use std::fmt::{self, Write};
 
@@ -33,7 +33,7 @@ pub fn print(graph: &Graph, style: Style) -> String {
     out
 }
 
-/// The nodes that outputs need, in post-order.
+/// The nodes that outputs and checks need, in post-order.
 pub fn post_order(graph: &Graph) -> Vec<NodeId> {
     let mut order = Vec::new();
     let mut done = vec![false; graph.n_nodes()];
@@ -64,6 +64,9 @@ pub fn post_order(graph: &Graph) -> Vec<NodeId> {
         if let Role::Update(target) = output.role {
             visit(target, &mut done, &mut order);
         }
+    }
+    for &check in graph.checks() {
+        visit(check, &mut done, &mut order);
     }
     order
 }

@@ -25,7 +25,12 @@ pub static ROWS: &[Rule] = &[
         apply: |cx| {
             let (args, inner) = cx.parts(cx.x(), &CHECK_INDEX)?;
             let bound = inner.int("bound").min(cx.attrs.int("bound"));
-            Some(args[0].check_index(usize::try_from(bound).ok()?))
+            let both = args[0].check_index(usize::try_from(bound).ok()?);
+            if both.id() != cx.x().id() {
+                // What passes both passes the inner one.
+                cx.g.drop_check(cx.x());
+            }
+            Some(both)
         },
     },
 ];

@@ -1,5 +1,6 @@
 //! The tests of this crate, in one binary: derivatives, each rule, the pipeline as a whole.
 
+mod checks;
 mod common;
 mod gradients;
 mod pipeline;
