@@ -1,5 +1,6 @@
 //! Two ops defined outside of the compiler: one scalar, one composite. Both differentiate, fuse, print and parse like the
-//! built-in ones, because an op is one record and the registry is a value.
+//! built-in ones, because an op is one record and the registry is a value. Every test that follows from an op's record is
+//! one call, which is meant for a `#[test]` of the crate that defines the op.
 //!
 //! ```text
 //! cargo run --release --example custom_op
@@ -14,6 +15,7 @@ use cotangent::graph::{AttrKind, AttrSpec, Attrs, eval, text};
 use cotangent::passes::gradcheck::{GradCheck, check_gradients};
 use cotangent::prelude::*;
 use cotangent::scalar::math;
+use cotangent_testkit::derived::{check_op, check_values};
 use ndarray::Array2;
 use smallvec::smallvec;
 
@@ -89,16 +91,34 @@ fn main() -> Result<(), Box<dyn Error>> {
         printed.lines().filter(|l| l.contains("snake") || l.contains("gated")).collect::<Vec<_>>().join("\n")
     );
 
-    // Its gradient is right.
+    // What follows from their records: types, text, every pass, machine code, and both orders of derivatives.
+    println!();
+    for op in [&SNAKE, &GATED] {
+        println!("{}", check_op(op).map_err(|failures| failures.join("\n"))?);
+    }
+    check_values(&SNAKE, |x, attrs| {
+        let a = attrs.float("a");
+        x[0] + (a * x[0]).sin().powi(2) / a
+    })
+    .map_err(|failures| failures.join("\n"))?;
+    check_values(&GATED, |x, _| x[0] / (1.0 + (-x[1]).exp())).map_err(|failures| failures.join("\n"))?;
+
+    // The gradient of a model of them is right.
     println!("\n{}", check_gradients(&graph, &GradCheck::default())?);
 
-    // It runs inside of fused kernels.
+    // They share one kernel with built-in ops, and so do their derivatives.
+    let chain = Compiler::new().compile(&build(|g| {
+        let (x, gate) = (g.input("x", F32, [64, 32]), g.input("gate", F32, [64, 32]));
+        let y = (x * 2.0).snake(1.5).gated(gate.tanh()) + 1.0;
+        g.output("y", y);
+        let seed = g.input("dy", F32, [64, 32]);
+        g.output("dx", g.grad_with_seed(y, seed, &[x])[0]);
+    })?)?;
+    let kernels: Vec<&str> = chain.plan().kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+    println!("one kernel for value and derivative: {}", kernels.join(", "));
+    assert_eq!((kernels.len(), chain.plan().steps.len()), (1, 1), "{}", chain.explain());
+
     let program = Compiler::new().compile(&graph)?;
-    for kernel in &program.plan().kernels {
-        if kernel.name.contains("snake") {
-            println!("fused: {}", kernel.name);
-        }
-    }
     let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(1))?;
     let x = Array2::from_shape_fn((16, 8), |(i, j)| ((i * 7 + j * 3) % 11) as f32 / 5.0 - 1.0);
     let (mut first, mut last) = (0.0, 0.0);

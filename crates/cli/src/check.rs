@@ -3,7 +3,7 @@
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use cotangent::graph::{Graph, Lower, Source};
-use cotangent::passes::{GradCheck, Wrt, check_gradients};
+use cotangent::passes::{GradCheck, PassError, Wrt, check_gradients};
 
 use crate::{Failure, print, program};
 
@@ -44,8 +44,10 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), Failure> {
         tolerance: args.tolerance,
         env: None,
     };
-    let report =
-        check_gradients(&graph, &options).map_err(|error| Failure::pass(error, &graph, std::path::Path::new("")))?;
+    let report = check_gradients(&graph, &options).map_err(|error| match error {
+        PassError::Bug(bug) => Failure::found(bug, &graph),
+        error => error.into(),
+    })?;
     if report.entries.is_empty() {
         return Err(Failure::error("the graph has no parameter and no input of floats to differentiate by"));
     }

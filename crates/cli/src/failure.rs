@@ -2,10 +2,9 @@
 //!
 //! Four kinds look different and have different exit codes: a command line that makes no sense (2), a mistake in the input
 //! or something that the machine lacks (1), a bug of the compiler (3), and a reader of the results that is gone (0). A bug
-//! leaves `reproducer.ct` behind, and its text ends with the command that shows it again.
+//! leaves `reproducer.ct` behind, and its text ends with the command that shows it again. That is so for panics too.
 
 use std::fmt::Display;
-use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
@@ -13,8 +12,10 @@ use cotangent::exec::CompileError;
 use cotangent::graph::{Code, CompilerBug, Diag, Graph};
 use cotangent::passes::PassError;
 
+use crate::program;
+
 /// The file that a bug leaves behind.
-const REPRODUCER: &str = "reproducer.ct";
+pub(crate) const REPRODUCER: &str = "reproducer.ct";
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -27,6 +28,47 @@ pub(crate) enum Failure {
     Bug(String),
     /// The reader of the results is gone, which is no failure.
     ClosedPipe,
+}
+
+impl From<PassError> for Failure {
+    fn from(error: PassError) -> Self {
+        match error {
+            PassError::Diags(diags) => Failure::error(diags),
+            PassError::Environment(text) => Failure::Error(text),
+            PassError::Bug(bug) => Failure::Bug(bug.to_string()),
+        }
+    }
+}
+
+impl From<CompileError> for Failure {
+    fn from(error: CompileError) -> Self {
+        match error {
+            CompileError::User(diags) => Failure::error(diags),
+            CompileError::Environment(text) => Failure::Error(text),
+            CompileError::Bug(bug) => Failure::Bug(bug.to_string()),
+        }
+    }
+}
+
+/// This command, on another file.
+fn command_on(file: &str) -> String {
+    replay(std::env::args().skip(1), file)
+}
+
+/// A command line with `file` in the place of its source: the first word after the subcommand that is no option's.
+fn replay(arguments: impl Iterator<Item = String>, file: &str) -> String {
+    let source = program::last_source();
+    let mut words = vec!["cotangent".to_owned()];
+    let mut replaced = false;
+    for word in arguments {
+        let is_source = !replaced && source.as_ref().is_some_and(|source| *source == word);
+        replaced |= is_source;
+        let word = if is_source { file.to_owned() } else { word };
+        let plain = |c: char| c.is_alphanumeric() || "-_./=,:+".contains(c);
+        let quoted = || format!("'{}'", word.replace('\'', r"'\''"));
+        words.push(if !word.is_empty() && word.chars().all(plain) { word } else { quoted() });
+    }
+    words.join(" ")
 }
 
 impl Failure {
@@ -43,49 +85,25 @@ impl Failure {
         }
     }
 
-    /// A pass that failed on this graph.
-    pub(crate) fn pass(error: PassError, source: &Graph, directory: &Path) -> Self {
-        match error {
-            PassError::Diags(diags) => Failure::error(diags),
-            PassError::Environment(text) => Failure::Error(text),
-            PassError::Bug(bug) => Failure::bug(bug, source, directory),
-        }
-    }
-
-    /// A compilation of this graph that failed.
-    pub(crate) fn compile(error: CompileError, source: &Graph, directory: &Path) -> Self {
-        match error {
-            CompileError::User(diags) => Failure::error(diags),
-            CompileError::Environment(text) => Failure::Error(text),
-            CompileError::Bug(bug) => Failure::bug(bug, source, directory),
-        }
-    }
-
     /// A step of this graph that failed: a result that is not the interpreter's is a bug.
-    pub(crate) fn step(diag: Diag, source: &Graph, directory: &Path) -> Self {
+    pub(crate) fn step(diag: Diag, source: &Graph) -> Self {
         match diag.code {
-            Code::Diverged => Failure::bug(CompilerBug::new("step", diag.to_string()), source, directory),
+            Code::Diverged => Failure::found(CompilerBug::new("step", diag.message), source),
             _ => Failure::error(diag),
         }
     }
 
-    /// A bug: writes the graph that shows it, unless validation has done so.
-    pub(crate) fn bug(mut bug: CompilerBug, source: &Graph, directory: &Path) -> Self {
-        let graph = bug.graph.take();
-        if bug.message.contains("\n  replay: ") {
-            return Failure::Bug(bug.to_string());
+    /// A bug that this command has found by itself: the command is what replays it.
+    pub(crate) fn found(bug: CompilerBug, source: &Graph) -> Self {
+        Failure::Bug(bug.reproduce(Path::new(REPRODUCER), || source.to_string(), command_on).to_string())
+    }
+
+    /// A panic outside of what the compiler guards, while the command worked on a graph of this text.
+    pub(crate) fn panic(bug: CompilerBug, source: Option<String>) -> Self {
+        match source {
+            Some(text) => Failure::Bug(bug.reproduce(Path::new(REPRODUCER), || text, command_on).to_string()),
+            None => Failure::Bug(bug.to_string()),
         }
-        let path = directory.join(REPRODUCER);
-        let replay = match &graph {
-            // A graph that a bug carries is the one before the pass.
-            Some(_) => format!("cotangent opt {} --passes {} --verify", path.display(), bug.pass),
-            None => format!("cotangent reduce {} --verify", path.display()),
-        };
-        let note = match fs::write(&path, graph.unwrap_or_else(|| source.to_string())) {
-            Ok(()) => format!("replay: {replay}"),
-            Err(error) => format!("`{}` could not be written: {error}", path.display()),
-        };
-        Failure::Bug(format!("{bug}\n  {note}"))
     }
 
     /// The exit code, and the text for the standard error.

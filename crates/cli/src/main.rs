@@ -16,10 +16,10 @@ mod run;
 mod show;
 
 use std::io::{self, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use cotangent::graph::CompilerBug;
 
 pub(crate) use failure::Failure;
 
@@ -62,6 +62,11 @@ pub(crate) fn tell(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
+/// Runs a command. No input may cause a panic, so one is a bug, which leaves the graph that it happened on.
+fn guarded(command: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    CompilerBug::guard("command", command).unwrap_or_else(|bug| Err(Failure::panic(bug, program::last_text())))
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let command = || match &cli.command {
@@ -74,14 +79,32 @@ fn main() -> ExitCode {
         Command::Reduce(args) => reduce::reduce(args),
         Command::Run(args) => run::run(args),
     };
-    // No input may cause a panic, so one that comes here is a bug; its message is out already.
-    let result = catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|_| {
-        let text = "internal compiler error: the program panicked, see above\n  this is a bug in the compiler, not in \
-                    your program; please report it, with what `cotangent reduce` makes of the graph";
-        Err(Failure::Bug(text.to_owned()))
-    });
-    let Err(failure) = result else { return ExitCode::SUCCESS };
+    let Err(failure) = guarded(command) else { return ExitCode::SUCCESS };
     let (code, text) = failure.report();
     tell(&text);
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_leaves_the_graph_and_the_command_that_replays_it() {
+        let folder = std::env::temp_dir().join(format!("cotangent-cli-panic-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::env::set_current_dir(&folder).unwrap();
+        let command = || {
+            program::graph("xor")?;
+            panic!("on purpose")
+        };
+        let (code, text) = guarded(command).unwrap_err().report();
+        let left = std::fs::read_to_string("reproducer.ct").unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(code, 3);
+        assert!(text.starts_with("internal compiler error in `command`: it panicked: on purpose"), "{text}");
+        assert!(text.contains("the graph in reproducer.ct\n  replay: cotangent "), "{text}");
+        assert_eq!(left, program::graph("xor").unwrap().to_string());
+        assert!(guarded(|| Ok(())).is_ok());
+    }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use cotangent::graph::Graph;
 use cotangent::graph::diag::nearest;
-use cotangent::passes::{Pass, PassOptions, ValidateOptions, Validator, optimize_with, pipeline};
+use cotangent::passes::{Pass, PassError, PassOptions, ValidateOptions, Validator, optimize_with, pipeline};
 
 use crate::{Failure, print, program, tell};
 
@@ -53,9 +53,9 @@ pub(crate) fn opt(args: &OptArgs) -> Result<(), Failure> {
     let passes = pipeline();
     let only = args.passes.as_deref().map(|names| chosen(&passes, names)).transpose()?;
     let graph = program::graph(&args.source)?;
-    let mut options = PassOptions { only, fuel: args.fuel, ..PassOptions::default() };
+    let mut options = PassOptions { only, fuel: args.fuel, ..program::pass_options() };
     options.verify |= args.verify;
-    let (optimized, report) = optimized(&passes, &graph, options, args.verify.then_some(args.seed), Path::new(""))?;
+    let (optimized, report) = optimized(&passes, &graph, options, args.verify.then_some(args.seed))?;
     if args.times {
         tell(&report.passes);
     }
@@ -96,32 +96,32 @@ struct Report {
     validation: String,
 }
 
-/// The graph after the passes; with a seed, every change is validated, and a mistake leaves its reproducer in `directory`.
+/// The graph after the passes; with a seed, every change is validated.
 fn optimized(
     passes: &[&dyn Pass],
     graph: &Graph,
     options: PassOptions,
     seed: Option<u64>,
-    directory: &Path,
 ) -> Result<(Graph, Report), Failure> {
-    let validator = seed.map(|seed| validator(seed, directory));
+    let validator = seed.map(validator);
     let validate = validator.as_ref().map(Validator::hook);
-    let result = optimize_with(passes, graph, &PassOptions { validate, ..options }).map_err(|error| {
-        match (Failure::pass(error, graph, directory), seed) {
-            (Failure::Bug(text), Some(seed)) if seed > 0 => {
-                Failure::Bug(format!("{text}\n  replay with: --seed {seed}"))
+    let result = optimize_with(passes, graph, &PassOptions { validate, ..options }).map_err(|error| match error {
+        PassError::Bug(mut bug) => {
+            if let (Some(reproducer), Some(seed @ 1..)) = (&mut bug.reproducer, seed) {
+                reproducer.command += &format!(" --seed {seed}");
             }
-            (failure, _) => failure,
+            Failure::Bug(bug.to_string())
         }
+        error => error.into(),
     })?;
     let lines = result.report.iter().map(|report| format!("{report}\n")).collect();
     let validation = validator.map(|validator| validator.report().to_string()).unwrap_or_default();
     Ok((result.graph, Report { passes: lines, validation }))
 }
 
-/// A validator that leaves its reproducer in a folder.
-pub(crate) fn validator(seed: u64, directory: &Path) -> Validator {
-    Validator::new(ValidateOptions { seed, directory: Some(directory.to_owned()), ..ValidateOptions::default() })
+/// A validator of this seed.
+pub(crate) fn validator(seed: u64) -> Validator {
+    Validator::new(ValidateOptions { seed, ..ValidateOptions::default() })
 }
 
 #[cfg(test)]
@@ -130,7 +130,7 @@ mod tests {
 
     use cotangent::graph::text::parse;
     use cotangent::graph::{NodeId, Output, Registry, Stage};
-    use cotangent::passes::{PassCx, PassError};
+    use cotangent::passes::PassCx;
 
     use super::*;
 
@@ -163,14 +163,13 @@ mod tests {
         }
     }
 
-    fn failed(pass: &Broken, folder: &str) -> (u8, String, String) {
-        let directory = std::env::temp_dir().join(format!("cotangent-opt-{}-{folder}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
+    fn failed(pass: &Broken, name: &str) -> (u8, String, String) {
+        let file = std::env::temp_dir().join(format!("cotangent-opt-{}-{name}.ct", std::process::id()));
         let graph = parse(GRAPH, "bad.ct", &Registry::builtin()).unwrap();
-        let options = PassOptions { verify: true, ..PassOptions::default() };
-        let (code, text) = optimized(&[pass], &graph, options, Some(5), &directory).unwrap_err().report();
-        let reproducer = fs::read_to_string(directory.join("reproducer.ct")).unwrap();
-        fs::remove_dir_all(&directory).unwrap();
+        let options = PassOptions { verify: true, reproducer: Some(file.clone()), ..PassOptions::default() };
+        let (code, text) = optimized(&[pass], &graph, options, Some(5)).unwrap_err().report();
+        let reproducer = fs::read_to_string(&file).unwrap();
+        fs::remove_file(&file).unwrap();
         assert_eq!(reproducer, graph.to_string());
         (code, text, reproducer)
     }
@@ -180,7 +179,7 @@ mod tests {
         let (code, text, _) = failed(&Broken { honest: true }, "meaning");
         assert_eq!(code, 3);
         assert!(text.starts_with("internal compiler error in `broken`: its result has another meaning"), "{text}");
-        assert!(text.contains("reproducer.ct --passes broken --verify"), "{text}");
+        assert!(text.contains("-meaning.ct --passes broken --verify --seed 5\n"), "{text}");
     }
 
     #[test]
@@ -188,6 +187,6 @@ mod tests {
         let (code, text, _) = failed(&Broken { honest: false }, "claim");
         assert_eq!(code, 3);
         assert!(text.contains("it reports a change and has made none"), "{text}");
-        assert!(text.ends_with("reproducer.ct --passes broken --verify\n  replay with: --seed 5\n"), "{text}");
+        assert!(text.contains("-claim.ct --passes broken --verify --seed 5\n"), "{text}");
     }
 }

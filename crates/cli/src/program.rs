@@ -6,16 +6,50 @@
 use std::fs;
 use std::io::{self, Read};
 
+use std::sync::{Mutex, PoisonError};
+
 use cotangent::graph::text::parse;
 use cotangent::graph::{Graph, Registry};
+use cotangent::passes::PassOptions;
+use cotangent::prelude::Compiler;
 use cotangent_train::workloads::{Workload, names};
 
 use crate::Failure;
+use crate::failure::REPRODUCER;
+
+/// The source that was read last, as the command line names it, and its text: what a panic happened on.
+static LAST: Mutex<Option<(String, String)>> = Mutex::new(None);
+
+fn keep(source: &str, text: &str) {
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some((source.to_owned(), text.to_owned()));
+}
+
+/// The name of the source that was read last.
+pub(crate) fn last_source() -> Option<String> {
+    LAST.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|last| last.0.clone())
+}
+
+/// The text of the source that was read last.
+pub(crate) fn last_text() -> Option<String> {
+    LAST.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|last| last.1.clone())
+}
+
+/// A compiler whose bugs leave their reproducer in the current folder.
+pub(crate) fn compiler() -> Compiler {
+    Compiler::new().reproducer(REPRODUCER)
+}
+
+/// Options of passes whose bugs leave their reproducer in the current folder.
+pub(crate) fn pass_options() -> PassOptions {
+    PassOptions { reproducer: Some(REPRODUCER.into()), ..PassOptions::default() }
+}
 
 /// The graph that `source` stands for.
 pub(crate) fn graph(source: &str) -> Result<Graph, Failure> {
     if names().any(|name| name == source) {
-        return Workload::named(source).and_then(|workload| workload.build()).map_err(Failure::error);
+        let graph = Workload::named(source).and_then(|workload| workload.build()).map_err(Failure::error)?;
+        keep(source, &graph.to_string());
+        return Ok(graph);
     }
     let (text, file) = if source == "-" {
         let mut text = String::new();
@@ -29,5 +63,6 @@ pub(crate) fn graph(source: &str) -> Result<Graph, Failure> {
         })?;
         (text, source)
     };
+    keep(source, &text);
     parse(&text, file, &Registry::builtin()).map_err(Failure::error)
 }

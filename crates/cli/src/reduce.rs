@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::Args;
 use cotangent::graph::samples::environment;
 use cotangent::passes::{PassOptions, ValidateOptions, validate};
-use cotangent::prelude::{CompileError, Compiler, Graph, InputView, Runtime, Seed, Session, Threads};
+use cotangent::prelude::{CompileError, Compiler, Graph, Runtime, Session, Threads};
 use cotangent_testkit::shrink;
 
 use crate::opt::write_or_print;
@@ -73,16 +73,9 @@ fn symptom(graph: &Graph, args: &ReduceArgs, runtime: &Runtime) -> Option<String
     };
     let env = environment(graph, args.seed);
     let checked_step = || {
-        let mut session = Session::new(runtime, program.clone(), Seed(env.counters.seed))?;
+        let mut session = Session::with_env(runtime, program.clone(), &env)?;
         session.set_checked(true);
-        let names: Vec<String> = session.store().iter().map(|(name, _)| name.to_owned()).collect();
-        for name in names {
-            if let Some(value) = env.values.get(&name) {
-                session.store_mut().set(&name, value.clone())?;
-            }
-        }
-        let inputs = program.inputs().filter_map(|(name, _)| Some((name, InputView::from(env.values.get(name)?))));
-        session.step(inputs.collect::<Vec<_>>()).map(|_| ())
+        session.step(program.inputs_of(&env)).map(|_| ())
     };
     checked_step().err().map(|diag| format!("error {} of a step", diag.code))
 }

@@ -6,10 +6,8 @@
 //! run can be given to the next. All ways to run agree bit for bit, except that the oracle does no passes but derivatives.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 
 use clap::{Args, ValueEnum};
-use cotangent::exec::CompileError;
 use cotangent::graph::diag::nearest;
 use cotangent::graph::interp::interpret;
 use cotangent::graph::{
@@ -17,7 +15,7 @@ use cotangent::graph::{
 };
 use cotangent::kernel::{ClusterOptions, PlanMachine, RunError, plan, verify_plan};
 use cotangent::passes::{PassOptions, optimize};
-use cotangent::prelude::{Compiler, InputView, Runtime, Seed, Session, Threads};
+use cotangent::prelude::{InputView, Runtime, Seed, Session, Threads};
 
 use crate::opt::validator;
 use crate::{Failure, arrays, print, program, tell};
@@ -68,11 +66,6 @@ pub(crate) struct RunArgs {
 
 /// Results by name.
 type Results = Vec<(String, TensorData)>;
-
-/// Where bugs leave their reproducer: the current folder.
-fn here() -> &'static Path {
-    Path::new("")
-}
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let n_piped = args.inputs.iter().chain([&args.source]).filter(|path| *path == "-").count();
@@ -189,8 +182,8 @@ fn archive(results: Results, stored: HashMap<String, TensorData>) -> BTreeMap<St
 /// The options of the passes, and what is to be told after them.
 fn checked_passes(args: &RunArgs) -> (PassOptions, impl Fn()) {
     // The seed that `opt` replays with.
-    let validator = args.verify.then(|| validator(0, here()));
-    let mut options = PassOptions { validate: validator.as_ref().map(|v| v.hook()), ..PassOptions::default() };
+    let validator = args.verify.then(|| validator(0));
+    let mut options = PassOptions { validate: validator.as_ref().map(|v| v.hook()), ..program::pass_options() };
     options.verify |= args.verify;
     (options, move || tell(&validator.as_ref().map(|v| v.report().to_string()).unwrap_or_default()))
 }
@@ -199,8 +192,8 @@ fn checked_passes(args: &RunArgs) -> (PassOptions, impl Fn()) {
 fn compiled(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Results, Failure> {
     let (mut passes, report) = checked_passes(args);
     passes.dump = std::env::var_os("COTANGENT_DUMP").map(Into::into);
-    let compiler = Compiler::new().fuse(!args.no_fuse).passes(passes);
-    let program = compiler.compile(graph).map_err(|error| Failure::compile(error, graph, here()))?;
+    let compiler = program::compiler().fuse(!args.no_fuse).passes(passes);
+    let program = compiler.compile(graph)?;
     report();
     let runtime = Runtime::new(args.threads.map_or(Threads::All, |n| Threads::Exactly(n.into())));
     let mut session = Session::new(&runtime, program.clone(), Seed(args.seed)).map_err(Failure::error)?;
@@ -217,7 +210,7 @@ fn compiled(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Result
     let mut results = Vec::new();
     for step in 1..=args.steps {
         let inputs = values.inputs.iter().map(|(name, value)| (name.as_str(), InputView::from(value)));
-        let outputs = session.step(inputs).map_err(|diag| Failure::step(diag, graph, here()))?;
+        let outputs = session.step(inputs).map_err(|diag| Failure::step(diag, graph))?;
         if step == args.steps {
             let result = |(name, _): (&str, _)| Ok((name.to_owned(), outputs.tensor(name)?));
             results = outputs.iter().map(result).collect::<Result<Results, Diag>>().map_err(Failure::error)?;
@@ -232,9 +225,9 @@ fn compiled(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Result
 
 /// Follows the plan without machine code.
 fn planned(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Results, Failure> {
-    let bug = |bug: CompilerBug| Failure::compile(CompileError::Bug(bug), graph, here());
+    let bug = |bug: CompilerBug| Failure::found(bug, graph);
     let (passes, report) = checked_passes(args);
-    let optimized = optimize(graph, &passes).map_err(|error| Failure::pass(error, graph, here()))?.graph;
+    let optimized = optimize(graph, &passes)?.graph;
     report();
     let options = ClusterOptions { fuse: !args.no_fuse, ..ClusterOptions::default() };
     let plan = plan(&optimized, &options).map_err(bug)?;
@@ -248,7 +241,7 @@ fn planned(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Results
     for _ in 0..args.steps {
         let before = args.verify.then(|| environment(values, counters));
         results = machine.run(&values.inputs, &mut values.stored, counters).map_err(|error| match error {
-            RunError::User(diag) => Failure::step(diag, graph, here()),
+            RunError::User(diag) => Failure::step(diag, graph),
             RunError::Bug(found) => bug(found),
         })?;
         if let Some(env) = before {
@@ -264,8 +257,8 @@ fn planned(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Results
 /// nothing in f32.
 fn interpreted(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Results, Failure> {
     let only = Some(vec!["differentiate".to_owned()]);
-    let options = PassOptions { only, ..PassOptions::default() };
-    let graph = optimize(graph, &options).map_err(|error| Failure::pass(error, graph, here()))?.graph;
+    let options = PassOptions { only, ..program::pass_options() };
+    let graph = optimize(graph, &options)?.graph;
     let mut counters = Counters { seed: args.seed, step: 0 };
     let mut results = Vec::new();
     for _ in 0..args.steps {

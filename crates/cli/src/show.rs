@@ -1,7 +1,7 @@
 //! `dot`, `explain` and `ops`: programs as pictures and as reasons, and what they can be made of.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -10,7 +10,7 @@ use cotangent::graph::dot::{DotOptions, dot as draw};
 use cotangent::graph::reference;
 use cotangent::graph::samples::environment;
 use cotangent::kernel::Step;
-use cotangent::prelude::{Compiler, Executable, InputView, Runtime, Seed, Session, StageView, TensorData, Threads};
+use cotangent::prelude::{Executable, Runtime, Seed, Session, StageView, Threads};
 
 use crate::opt::write_or_print;
 use crate::{Failure, print, program};
@@ -74,13 +74,10 @@ const MEASURED_STEPS: usize = 50;
 /// The time of every step of a plan, on random inputs.
 fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure> {
     let env = environment(program.source(), 1);
-    let inputs: Vec<(&str, &TensorData)> =
-        program.inputs().filter_map(|(name, _)| Some((name, env.values.get(name)?))).collect();
     let runtime = Runtime::new(Threads::Exactly(threads));
     let mut session = Session::new(&runtime, program.clone(), Seed(1)).map_err(Failure::error)?;
     let main = session.main();
-    let bound = inputs.iter().map(|&(name, tensor)| (name, InputView::from(tensor)));
-    let times = session.profile(main, bound, MEASURED_STEPS).map_err(Failure::error)?;
+    let times = session.profile(main, program.inputs_of(&env), MEASURED_STEPS).map_err(Failure::error)?;
     let plan = program.plan();
     let total: f64 = times.iter().map(|t| t.as_secs_f64()).sum();
     let mut text = String::new();
@@ -102,12 +99,7 @@ fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure>
 
 pub(crate) fn dot(args: &DotArgs) -> Result<(), Failure> {
     let graph = program::graph(&args.source)?;
-    let compile = || {
-        Compiler::new()
-            .fuse(!args.no_fuse)
-            .compile(&graph)
-            .map_err(|error| Failure::compile(error, &graph, Path::new("")))
-    };
+    let compile = || program::compiler().fuse(!args.no_fuse).compile(&graph).map_err(Failure::from);
     let text = match args.stage {
         // Not compiled, so that a graph can be looked at when it does not compile.
         Stage::Source => draw(&graph, &DotOptions::default()),
@@ -119,10 +111,7 @@ pub(crate) fn dot(args: &DotArgs) -> Result<(), Failure> {
 
 pub(crate) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     let graph = program::graph(&args.source)?;
-    let program = Compiler::new()
-        .fuse(!args.no_fuse)
-        .compile(&graph)
-        .map_err(|error| Failure::compile(error, &graph, Path::new("")))?;
+    let program = program::compiler().fuse(!args.no_fuse).compile(&graph)?;
     let mut text = String::new();
     let _ = writeln!(text, "passes");
     for report in program.pass_reports() {

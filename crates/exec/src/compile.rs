@@ -1,7 +1,7 @@
 //! The compiler driver: passes, clusters, plan, machine code, each stage timed and open to inspection.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use cotangent_codegen::{Backend, CodegenError, Compiled, CraneliftBackend};
 use cotangent_gemm::Gemm;
 use cotangent_graph::dot::{DotOptions, dot};
 use cotangent_graph::text::print::{Style, print};
-use cotangent_graph::{Code, CompilerBug, DType, Diag, Diags, Graph, Init, NodeId, OpTraits, Type};
+use cotangent_graph::{Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, NodeId, OpTraits, Type};
 use cotangent_kernel::{ClusterOptions, Home, Plan, Step, plan, verify_plan};
 use cotangent_passes::{PassError, PassOptions, PassReport, optimize};
 
@@ -92,6 +92,7 @@ pub enum StageView {
 pub struct Compiler {
     fuse: bool,
     passes: PassOptions,
+    reproducer: PathBuf,
 }
 
 impl Default for Compiler {
@@ -104,7 +105,15 @@ impl Compiler {
     /// A compiler with everything on. `COTANGENT_DUMP=dir` writes each changed stage there.
     pub fn new() -> Self {
         let passes = PassOptions { dump: std::env::var_os("COTANGENT_DUMP").map(Into::into), ..PassOptions::default() };
-        Compiler { fuse: true, passes }
+        let reproducer = std::env::temp_dir().join(format!("cotangent-reproducer-{}.ct", std::process::id()));
+        Compiler { fuse: true, passes, reproducer }
+    }
+
+    /// Where a bug of the compiler leaves the graph that shows it; the error says how to replay it. By default a file in the
+    /// folder for temporary files.
+    pub fn reproducer(mut self, file: impl Into<PathBuf>) -> Self {
+        self.reproducer = file.into();
+        self
     }
 
     /// Whether ops share kernels; without fusion each op runs as a kernel of its own, on the same path.
@@ -122,23 +131,51 @@ impl Compiler {
     /// Compiles a graph for this machine.
     ///
     /// # Errors
-    /// The mistakes of the user, all at once; or a bug of the compiler; or what this machine lacks.
+    /// The mistakes of the user, all at once; or a bug of the compiler, panics among them, which leaves its reproducer; or
+    /// what this machine lacks.
     pub fn compile(&self, graph: &Graph) -> Result<Arc<Executable>, CompileError> {
+        self.compile_with(graph, |_| {})
+    }
+
+    /// Compiles with a plan that was changed before it is verified and becomes code: how tests plant bugs in kernels.
+    pub(crate) fn compile_with(
+        &self,
+        graph: &Graph,
+        change: impl FnOnce(&mut Plan),
+    ) -> Result<Arc<Executable>, CompileError> {
+        self.stages(graph, change).map_err(|error| match error {
+            CompileError::Bug(bug) => CompileError::Bug(bug.reproduce(
+                &self.reproducer,
+                || graph.to_string(),
+                |file| format!("cotangent explain {file}{}", if self.fuse { "" } else { " --no-fuse" }),
+            )),
+            error => error,
+        })
+    }
+
+    fn stages(&self, graph: &Graph, change: impl FnOnce(&mut Plan)) -> Result<Arc<Executable>, CompileError> {
         let start = Instant::now();
-        let optimized = optimize(graph, &self.passes)?;
+        let reproducer = self.passes.reproducer.clone().or_else(|| Some(self.reproducer.clone()));
+        let optimized = optimize(graph, &PassOptions { reproducer, ..self.passes.clone() })?;
         let passes = start.elapsed();
         let options = ClusterOptions { fuse: self.fuse, ..ClusterOptions::default() };
-        let plan = plan(&optimized.graph, &options)?;
+        let plan = CompilerBug::guard("plan", || {
+            let mut plan = plan(&optimized.graph, &options)?;
+            change(&mut plan);
+            Ok::<_, CompilerBug>(plan)
+        })??;
         // Memory safety rests on these proofs, so they are made in release builds too.
-        let errors = verify_plan(&plan);
+        let errors = CompilerBug::guard("plan", || verify_plan(&plan))?;
         if !errors.is_empty() {
             return Err(CompilerBug::new("plan", errors.join("\n")).into());
         }
         let planned = start.elapsed();
         let keep_clif = self.passes.dump.is_some();
-        let backend = CraneliftBackend::new(cotangent_codegen::Options { keep_clif, ..Default::default() })?;
         let kernels: Vec<&cotangent_kernel::Kernel> = plan.kernels.iter().collect();
-        let compiled = backend.compile(&kernels)?;
+        let (compiled, backend) = CompilerBug::guard("codegen", || {
+            let backend = CraneliftBackend::new(cotangent_codegen::Options { keep_clif, ..Default::default() })?;
+            backend.compile(&kernels).map(|compiled| (compiled, backend.name()))
+        })??;
         let total = start.elapsed();
         let timings = Timings { passes, plan: planned - passes, codegen: total - planned, total };
         let interface = Interface::of(&optimized.graph, graph);
@@ -154,8 +191,9 @@ impl Compiler {
             gemms,
             interface,
             timings,
-            backend: backend.name(),
+            backend,
             fused: self.fuse,
+            reproducer: self.reproducer.clone(),
         };
         if let Some(dir) = &self.passes.dump {
             executable
@@ -228,6 +266,8 @@ pub struct Executable {
     timings: Timings,
     backend: &'static str,
     fused: bool,
+    /// Where a bug that shows only in a step leaves the graph.
+    pub(crate) reproducer: PathBuf,
 }
 
 impl fmt::Debug for Executable {
@@ -280,6 +320,11 @@ impl Executable {
     /// Names and types of the inputs, in order.
     pub fn inputs(&self) -> impl Iterator<Item = (&str, &Type)> {
         self.interface.input_names.iter().map(String::as_str).zip(&self.interface.input_types)
+    }
+
+    /// The inputs of a step whose values stand in an environment; one that it does not name is left out.
+    pub fn inputs_of<'a>(&self, env: &'a Env) -> Vec<(&str, InputView<'a>)> {
+        self.inputs().filter_map(|(name, _)| Some((name, InputView::from(env.values.get(name)?)))).collect()
     }
 
     /// The id of an input, for steps that should not look names up.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cotangent_graph::{Code, Diag, Element, TensorData, Type};
+use cotangent_graph::{Code, Diag, Element, Env, TensorData, Type};
 use ndarray::ArrayViewD;
 use smallvec::SmallVec;
 
@@ -48,6 +48,23 @@ impl Session {
         let checked = std::env::var_os("COTANGENT_CHECK").is_some_and(|v| v == "1");
         let mut session = Session { programs: Vec::new(), store, runtime: runtime.clone(), checked };
         session.load(program)?;
+        Ok(session)
+    }
+
+    /// A session that starts where an environment is: its seed and step, and its values of parameters and states. What it does
+    /// not name starts as the program says. [`Executable::inputs_of`] gives the inputs.
+    ///
+    /// # Errors
+    /// `E0302` if a value has another type than the program says.
+    pub fn with_env(runtime: &Runtime, program: Arc<Executable>, env: &Env) -> Result<Self, Diag> {
+        let mut store = Store::new(Seed(env.counters.seed));
+        store.set_step(env.counters.step);
+        let mut session = Session::with_store(runtime, Arc::clone(&program), store)?;
+        for (name, ..) in &program.interface.stored {
+            if let Some(value) = env.values.get(name) {
+                session.store.set(name, value.clone())?;
+            }
+        }
         Ok(session)
     }
 
@@ -187,7 +204,16 @@ impl Session {
             let env = check::environment(&self.store, held.iter().map(|(p, v)| (names[*p].as_str(), v)));
             let oracle = check::Oracle::new(executable, &env);
             let mut observe = |machine: &Machine, s: usize| oracle.compare(executable, machine, s);
-            machine.run(executable, &self.runtime, seed, step, Some(&mut observe))
+            let result = machine.run(executable, &self.runtime, seed, step, Some(&mut observe));
+            if result.as_ref().is_err_and(|diag| diag.code == Code::Diverged) {
+                // Other steps may have updated something before: all of it goes back.
+                for (name, ..) in &executable.interface.stored {
+                    if let Some(value) = env.values.get(name) {
+                        self.store.restore(name, value);
+                    }
+                }
+            }
+            result
         } else {
             machine.run(executable, &self.runtime, seed, step, None)
         };

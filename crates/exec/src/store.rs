@@ -146,6 +146,13 @@ impl Store {
         self.set(name, value)
     }
 
+    /// Puts back what was read from the same store before.
+    pub(crate) fn restore(&mut self, name: &str, value: &TensorData) {
+        if let Some(slot) = self.slots.get_mut(name) {
+            slot.data.write_tensor(value);
+        }
+    }
+
     /// How often a value was replaced from outside.
     pub fn version(&self, name: &str) -> Option<u64> {
         self.slots.get(name).map(|s| s.version)

@@ -4,8 +4,11 @@
 //! that all are reported at once. Bugs of the compiler are [`CompilerBug`], a different type that looks different. No
 //! message contains the values of a tensor beyond the single offending index or label.
 
+use std::any::Any;
 use std::fmt;
-use std::panic::Location;
+use std::fs;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A place in the user's code or in a text file.
@@ -204,6 +207,15 @@ impl From<Diag> for Diags {
     }
 }
 
+/// Where a bug of the compiler can be seen again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reproducer {
+    /// The file with the graph that shows it, in text form.
+    pub file: PathBuf,
+    /// The command that shows it.
+    pub command: String,
+}
+
 /// A bug of the compiler: something that no input should be able to cause.
 #[derive(Clone, Debug)]
 pub struct CompilerBug {
@@ -213,23 +225,74 @@ pub struct CompilerBug {
     pub message: String,
     /// The graph before the pass, in text form, if there is one.
     pub graph: Option<String>,
+    /// The file and the command that show it again, once they are written.
+    pub reproducer: Option<Reproducer>,
 }
 
 impl CompilerBug {
     /// A bug found by `pass`.
     pub fn new(pass: impl Into<String>, message: impl Into<String>) -> Self {
-        CompilerBug { pass: pass.into(), message: message.into(), graph: None }
+        CompilerBug { pass: pass.into(), message: message.into(), graph: None, reproducer: None }
     }
+
+    /// What a stage of the compiler computes; a panic in it is a bug of that stage. The panic's own message, with its place,
+    /// goes where the panic hook sends it.
+    ///
+    /// # Errors
+    /// The bug, if the stage panicked.
+    pub fn guard<T>(stage: &str, f: impl FnOnce() -> T) -> Result<T, CompilerBug> {
+        // What a panic leaves half done is never looked at again: the stage's result is lost with it.
+        catch_unwind(AssertUnwindSafe(f))
+            .map_err(|payload| CompilerBug::new(stage, format!("it panicked: {}", panic_text(&*payload))))
+    }
+
+    /// The same bug with a reproducer: the graph that the bug carries, or else `graph`, is written to `file`, and `command`
+    /// says how a file of this name shows the bug. A bug that has a reproducer keeps it.
+    pub fn reproduce(
+        mut self,
+        file: &Path,
+        graph: impl FnOnce() -> String,
+        command: impl FnOnce(&str) -> String,
+    ) -> Self {
+        if self.reproducer.is_some() {
+            return self;
+        }
+        let text = self.graph.take().unwrap_or_else(graph);
+        match fs::write(file, &text) {
+            Ok(()) => {
+                let command = command(&file.display().to_string());
+                self.reproducer = Some(Reproducer { file: file.to_owned(), command });
+            }
+            Err(error) => {
+                self.message += &format!("\n  `{}` could not be written: {error}", file.display());
+            }
+        }
+        self.graph = Some(text);
+        self
+    }
+}
+
+/// What a panic says.
+fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }
 
 impl fmt::Display for CompilerBug {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "internal compiler error in `{}`: {}", self.pass, self.message)?;
         write!(f, "\n  this is a bug in the compiler, not in your program; please report it")?;
-        if let Some(graph) = &self.graph {
-            write!(f, "\n  the graph before it:\n{graph}")?;
+        match (&self.reproducer, &self.graph) {
+            (Some(Reproducer { file, command }), _) => {
+                let file = file.display();
+                write!(
+                    f,
+                    " with the graph in {file}\n  replay: {command}\n  make it smaller: cotangent reduce {file} --verify"
+                )
+            }
+            (None, Some(graph)) => write!(f, "\n  the graph before it:\n{graph}"),
+            (None, None) => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -92,6 +92,8 @@ pub struct PassOptions {
     pub fuel: Option<u64>,
     /// Translation validation, called after each change.
     pub validate: Option<ValidateHook>,
+    /// Where a bug leaves the graph that shows it.
+    pub reproducer: Option<PathBuf>,
     /// Allow rules that hold only where no value is infinite or NaN.
     pub finite_only: bool,
     /// Allow rules that round differently.
@@ -107,6 +109,7 @@ impl Default for PassOptions {
             only: None,
             fuel: None,
             validate: None,
+            reproducer: None,
             finite_only: false,
             reassociate: false,
         }
@@ -133,6 +136,7 @@ impl fmt::Debug for PassOptions {
             .field("only", &self.only)
             .field("fuel", &self.fuel)
             .field("validate", &self.validate.is_some())
+            .field("reproducer", &self.reproducer)
             .field("finite_only", &self.finite_only)
             .field("reassociate", &self.reassociate)
             .finish()

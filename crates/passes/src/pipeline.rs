@@ -78,12 +78,23 @@ pub fn optimize(graph: &Graph, options: &PassOptions) -> Result<Optimized, PassE
 /// # Errors
 /// As [`optimize`].
 pub fn optimize_with(passes: &[&dyn Pass], graph: &Graph, options: &PassOptions) -> Result<Optimized, PassError> {
+    run_all(passes, graph, options).map_err(|error| match (error, &options.reproducer) {
+        (PassError::Bug(bug), Some(file)) => {
+            let is_pass = passes.iter().any(|pass| pass.name() == bug.pass);
+            let only = if is_pass { format!(" --passes {}", bug.pass) } else { String::new() };
+            bug.reproduce(file, || graph.to_string(), |file| format!("cotangent opt {file}{only} --verify")).into()
+        }
+        (error, _) => error,
+    })
+}
+
+fn run_all(passes: &[&dyn Pass], graph: &Graph, options: &PassOptions) -> Result<Optimized, PassError> {
     let chosen = choose(passes, options)?;
     if options.verify {
         let errors = verify(graph, Stage::Source);
         if !errors.is_empty() {
             let message = format!("the graph handed in is not well formed:\n{}", errors.join("\n"));
-            return Err(CompilerBug { pass: "source".into(), message, graph: Some(graph.to_string()) }.into());
+            return Err(CompilerBug { graph: Some(graph.to_string()), ..CompilerBug::new("source", message) }.into());
         }
     }
     let mut run = Run {
@@ -190,13 +201,17 @@ impl Run<'_> {
         let mut cx = PassCx::new(self.options);
         cx.fuel = self.fuel;
         let start = Instant::now();
-        let result = pass.run(&self.graph, &mut cx)?;
+        let result = CompilerBug::guard(pass.name(), || pass.run(&self.graph, &mut cx))
+            .map_err(|bug| CompilerBug { graph: Some(self.graph.to_string()), ..bug })?
+            .map_err(|error| self.blamed(error, pass))?;
         let micros = start.elapsed().as_micros() as u64;
         self.fuel = cx.fuel;
         let before = self.graph.n_nodes();
         let changed = result.is_some();
         if let Some(new) = result {
-            self.check(pass, &new, promised)?;
+            CompilerBug::guard(pass.name(), || self.check(pass, &new, promised))
+                .map_err(|bug| CompilerBug { graph: Some(self.graph.to_string()), ..bug })?
+                .map_err(|error| self.with_rule(error, pass, cx.counters.values().sum()))?;
             self.graph = new;
             self.dump(pass.name())?;
         }
@@ -215,10 +230,56 @@ impl Run<'_> {
         Ok(changed)
     }
 
+    /// A bug that a pass finds in itself, with the graph before the pass; rules call themselves by their own name.
+    fn blamed(&self, error: PassError, pass: &dyn Pass) -> PassError {
+        let PassError::Bug(mut bug) = error else { return error };
+        if bug.pass != pass.name() {
+            bug.message = format!("`{}`: {}", bug.pass, bug.message);
+            bug.pass = pass.name().to_owned();
+        }
+        bug.graph.get_or_insert_with(|| self.graph.to_string());
+        PassError::Bug(bug)
+    }
+
+    /// A bug that was found in a pass's result, with the rule that is to blame if one is: the pass is run again with less
+    /// fuel, to find a last rule without which nothing is wrong.
+    fn with_rule(&self, error: PassError, pass: &dyn Pass, n_rules: u64) -> PassError {
+        let PassError::Bug(mut bug) = error else { return error };
+        let attempt = |fuel: u64| {
+            let mut cx = PassCx::new(self.options);
+            cx.fuel = fuel;
+            let result = CompilerBug::guard(pass.name(), || pass.run(&self.graph, &mut cx));
+            let wrong = match result {
+                Ok(Ok(Some(new))) => self.check(pass, &new, pass.stage().1).is_err(),
+                _ => false,
+            };
+            (wrong, cx.counters)
+        };
+        let (mut right, mut wrong) = (0, n_rules);
+        if n_rules == 0 || attempt(right).0 || !attempt(wrong).0 {
+            return PassError::Bug(bug);
+        }
+        while wrong - right > 1 {
+            let middle = right + (wrong - right) / 2;
+            if attempt(middle).0 {
+                wrong = middle;
+            } else {
+                right = middle;
+            }
+        }
+        let (fewer, more) = (attempt(right).1, attempt(wrong).1);
+        if let Some((rule, _)) = more.iter().find(|(rule, n)| fewer.get(*rule).unwrap_or(&0) < n) {
+            bug.message = format!("the rule `{rule}` is to blame, application {wrong} of the pass: {}", bug.message);
+        }
+        PassError::Bug(bug)
+    }
+
     /// Checks what a pass made: honest, well formed, and of the same meaning.
     fn check(&self, pass: &dyn Pass, new: &Graph, stage: Stage) -> Result<(), PassError> {
-        let bug =
-            |message: String| CompilerBug { pass: pass.name().into(), message, graph: Some(self.graph.to_string()) };
+        let bug = |message: String| CompilerBug {
+            graph: Some(self.graph.to_string()),
+            ..CompilerBug::new(pass.name(), message)
+        };
         if self.options.verify {
             // Dead nodes do not print, so leaving them out is a change that only the count shows.
             if new.n_nodes() == self.graph.n_nodes() && new.to_string() == self.graph.to_string() {

@@ -8,7 +8,6 @@
 //! and the report says so.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cotangent_graph::expand::one_op_graph;
@@ -47,8 +46,6 @@ pub struct ValidateOptions {
     pub max_gradient_elements: usize,
     /// The most operations on elements that the interpreter may spend on one pass: by default about half a second.
     pub budget: u64,
-    /// Where `reproducer.ct`, the graph before a pass that fails, is written.
-    pub directory: Option<PathBuf>,
     /// Every pass may round differently: rules that reassociate or assume finite values were allowed.
     pub relaxed: bool,
     /// Passes of your own that may round differently.
@@ -63,7 +60,6 @@ impl Default for ValidateOptions {
             tolerance: 1e-6,
             max_gradient_elements: 64,
             budget: 1 << 26,
-            directory: None,
             relaxed: false,
             approximate: Vec::new(),
         }
@@ -153,7 +149,7 @@ impl Validator {
     /// Compares the graphs before and after a pass.
     ///
     /// # Errors
-    /// What differs, and the command that replays it.
+    /// What differs.
     pub fn check(&self, pass: &str, before: &Graph, after: &Graph) -> Result<(), String> {
         let mut checked = Checked {
             pass: pass.to_owned(),
@@ -166,26 +162,7 @@ impl Validator {
         let mut run = Run { options: &self.options, before, after, checked: &mut checked };
         let result = run.check();
         self.report.lock().unwrap_or_else(PoisonError::into_inner).checks.push(checked);
-        result.map_err(|text| self.failure(pass, before, &text))
-    }
-
-    /// The text of a failure, with the command that replays it; writes the reproducer.
-    fn failure(&self, pass: &str, before: &Graph, text: &str) -> String {
-        let mut file = "reproducer.ct".to_owned();
-        let mut note = "";
-        match &self.options.directory {
-            Some(directory) => {
-                let path = directory.join("reproducer.ct");
-                let written =
-                    std::fs::create_dir_all(directory).and_then(|()| std::fs::write(&path, before.to_string()));
-                file = path.display().to_string();
-                if written.is_err() {
-                    note = " (it could not be written: save the graph before the pass under this name)";
-                }
-            }
-            None => note = " (save the graph before the pass under this name)",
-        }
-        format!("{text}\n  replay: cotangent opt {file} --passes {pass} --verify{note}")
+        result
     }
 }
 

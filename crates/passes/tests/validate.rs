@@ -1,16 +1,17 @@
 //! Translation validation: quiet about passes that are right, and exact about those that are not.
 
 use cotangent_graph::DType::{self, F32, F64, I64};
-use cotangent_graph::ops::arithmetic::{SUB, pointwise};
+use cotangent_graph::ops::arithmetic::{ADD, SUB, pointwise};
 use cotangent_graph::ops::infer_float;
 use cotangent_graph::text::parse::parse;
 use cotangent_graph::{
-    Attrs, Graph, GraphBuilder, Init, OpDef, OpTraits, Registry, Role, Stage, Tensor, Vjp, build, samples,
+    Attrs, CompilerBug, Graph, GraphBuilder, Init, OpDef, OpTraits, Registry, Role, Stage, Tensor, Vjp, build, samples,
 };
 use cotangent_passes::rebuild::rebuild;
 use cotangent_passes::validate::How;
 use cotangent_passes::{
-    Optimized, Pass, PassCx, PassError, PassOptions, ValidateOptions, Validator, optimize, optimize_with, pipeline,
+    Optimized, Pass, PassCx, PassError, PassOptions, Roots, Rule, RuleSet, Safety, ValidateOptions, Validator,
+    apply_rules, optimize, optimize_with, pipeline,
 };
 
 fn graph(f: impl FnOnce(&GraphBuilder)) -> Graph {
@@ -167,11 +168,21 @@ impl Pass for Planted {
 }
 
 /// Runs the pipeline with a planted pass at its end; the bug that validation reports.
-fn caught(source: &Graph, planted: &Planted, options: ValidateOptions) -> cotangent_graph::CompilerBug {
+fn caught(source: &Graph, planted: &Planted, options: ValidateOptions) -> CompilerBug {
+    caught_in(source, planted, options, None)
+}
+
+/// The same, with a file for the graph that shows the bug.
+fn caught_in(
+    source: &Graph,
+    planted: &Planted,
+    options: ValidateOptions,
+    reproducer: Option<std::path::PathBuf>,
+) -> CompilerBug {
     let mut passes = pipeline();
     passes.push(planted);
     let validate = Some(Validator::new(options).hook());
-    let options = PassOptions { verify: true, validate, ..PassOptions::default() };
+    let options = PassOptions { verify: true, validate, reproducer, ..PassOptions::default() };
     match optimize_with(&passes, source, &options) {
         Err(PassError::Bug(bug)) => bug,
         Err(other) => panic!("{other}"),
@@ -189,21 +200,94 @@ fn sum_and_product(g: &GraphBuilder) {
 fn a_changed_value_names_the_pass_the_element_and_the_replay() {
     let planted =
         Planted { name: "planted", change: |g, op, x| (op == "add").then(|| g.op(&SUB, x, Attrs::none(), None)) };
-    let folder = std::env::temp_dir().join(format!("cotangent-validate-{}", std::process::id()));
-    let options = ValidateOptions { directory: Some(folder.clone()), ..ValidateOptions::default() };
+    let file = std::env::temp_dir().join(format!("cotangent-validate-{}.ct", std::process::id()));
     let source = graph(sum_and_product);
-    let bug = caught(&source, &planted, options);
+    let bug = caught_in(&source, &planted, ValidateOptions::default(), Some(file.clone()));
     assert_eq!(bug.pass, "planted");
     assert!(bug.graph.as_ref().is_some_and(|text| text.contains("= add ")), "{bug}");
     for part in ["output `sum` changes at element [0, 0]", "6 of 6 elements differ", "sample 0 (seed 0, Ordinary"] {
         assert!(bug.message.contains(part), "{part} in {bug}");
     }
-    assert!(bug.message.contains("--passes planted --verify"), "{bug}");
+    assert!(bug.to_string().contains(&format!("cotangent opt {} --passes planted --verify", file.display())), "{bug}");
     // The reproducer is the graph before the pass, and the bug is there again.
-    let text = std::fs::read_to_string(folder.join("reproducer.ct")).unwrap_or_else(|error| panic!("{error}"));
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{error}"));
     let again = parse(&text, "reproducer.ct", &Registry::builtin()).unwrap_or_else(|diags| panic!("{diags}"));
     assert_eq!(caught(&again, &planted, ValidateOptions::default()).pass, "planted");
-    std::fs::remove_dir_all(&folder).unwrap_or_else(|error| panic!("{error}"));
+    std::fs::remove_file(&file).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// A pass of two rules, one of which is wrong.
+struct Rules;
+
+/// The first is wrong, the second right.
+static RULES: [Rule; 2] = [
+    Rule {
+        name: "turned_around",
+        equation: "x - y = y - x",
+        safety: Safety::Exact,
+        roots: Roots::Ops(&[&SUB]),
+        apply: |cx| (cx.order_key(cx.x()) > cx.order_key(cx.y())).then(|| cx.y() - cx.x()),
+    },
+    Rule {
+        name: "fine",
+        equation: "x + x = x * 2",
+        safety: Safety::Exact,
+        roots: Roots::Ops(&[&ADD]),
+        apply: |cx| (cx.x().id() == cx.y().id()).then(|| cx.x() * 2.0),
+    },
+];
+
+impl Pass for Rules {
+    fn name(&self) -> &'static str {
+        "rules"
+    }
+
+    fn purpose(&self) -> &'static str {
+        "Has a rule that is wrong on purpose."
+    }
+
+    fn stage(&self) -> (Stage, Stage) {
+        (Stage::Source, Stage::Source)
+    }
+
+    fn run(&self, graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
+        apply_rules(graph, &RuleSet::new(&[&RULES]), cx)
+    }
+}
+
+#[test]
+fn a_broken_rule_is_named() {
+    let source = graph(|g| {
+        let (x, y) = (g.input("x", F32, [3]), g.input("y", F32, [3]));
+        let doubled = [x, y, x.exp(), y.exp()].map(|t| t + t);
+        g.output("a", doubled.into_iter().reduce(|a, b| a * b).unwrap_or(x));
+        g.output("b", (x - y) * (y - x));
+    });
+    match optimize_with(&[&Rules], &source, &PassOptions::checked(0)) {
+        Err(PassError::Bug(bug)) => {
+            assert_eq!(bug.pass, "rules");
+            assert!(bug.message.starts_with("the rule `turned_around` is to blame"), "{bug}");
+            assert!(bug.message.contains("output `b` changes at element"), "{bug}");
+        }
+        other => panic!("{:?}", other.map(|done| done.graph.to_string())),
+    }
+}
+
+#[test]
+fn a_pass_that_panics_is_named_and_leaves_its_graph() {
+    let planted = Planted { name: "planted", change: |_, op, _| if op == "add" { panic!("on purpose") } else { None } };
+    let file = std::env::temp_dir().join(format!("cotangent-panic-{}.ct", std::process::id()));
+    let source = graph(sum_and_product);
+    let bug = caught_in(&source, &planted, ValidateOptions::default(), Some(file.clone()));
+    assert_eq!((bug.pass.as_str(), bug.message.as_str()), ("planted", "it panicked: on purpose"));
+    assert!(bug.to_string().contains(&format!("replay: cotangent opt {} --passes planted", file.display())), "{bug}");
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{error}"));
+    assert!(text.contains("= add "), "{text}");
+    std::fs::remove_file(&file).unwrap_or_else(|error| panic!("{error}"));
+    // Where no file can be written, the message says so and holds the graph.
+    let nowhere = std::env::temp_dir().join("no-such-folder").join("x.ct");
+    let bug = caught_in(&source, &planted, ValidateOptions::default(), Some(nowhere));
+    assert!(bug.to_string().contains("could not be written") && bug.to_string().contains("= add "), "{bug}");
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! What tests need: files with the expected text beside the input, random graphs, finite differences, and a shrinker.
 //!
-//! For tests only: a mistake in a test file or in a generator panics. The library uses the graph crate alone, so that every
-//! crate above can use it; what it needs of them is handed in as closures. The binary `fuzz` beside it uses them all.
+//! For tests only: a mistake in a test file or in a generator panics. [`derived`] runs ops through the whole compiler, also
+//! ops of your own crate; everything else uses the graph crate alone, and what it needs of others is handed in as closures.
+//! The binary `fuzz` beside it uses them all.
 #![forbid(unsafe_code)]
 
 pub mod copy;
+pub mod derived;
 pub mod filetest;
 pub mod finite;
 pub mod random;

@@ -1,5 +1,6 @@
 //! The command line as a user meets it: exit codes, what goes where, JSON keys, closed pipes.
 
+mod anything;
 mod run;
 mod tools;
 

@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cotangent_exec::{Compiler, Executable, InputView, Runtime, Seed, Session, Store, Threads};
+use cotangent_exec::{Compiler, Executable, Runtime, Session, Threads};
 use cotangent_graph::interp::interpret_named;
 use cotangent_graph::samples::to_f64;
 use cotangent_graph::text::{parse, print, print::Style};
@@ -74,6 +74,8 @@ pub fn options(seed: u64) -> Options {
         3 => Options { grads: false, n_ops: 40, max_elements: 512, ..all },
         4 => Options::tame(),
         5 => Options { n_ops: 4, max_elements: 100, ..all },
+        6 => Options { doubles: 0.9, ..all },
+        7 => Options { max_elements: 40_000, n_ops: 6, grads: false, ..all },
         _ => all,
     }
 }
@@ -87,18 +89,10 @@ pub fn execute(program: &Arc<Executable>, runtime: &Runtime, env: &Env) -> Resul
     let value = |name: &str| {
         env.values.get(name).cloned().ok_or_else(|| Fault::new("session", format!("`{name}` has no value")))
     };
-    let mut store = Store::new(Seed(env.counters.seed));
-    store.set_step(env.counters.step);
-    let mut session = Session::with_store(runtime, Arc::clone(program), store).map_err(fault)?;
+    let mut session = Session::with_env(runtime, Arc::clone(program), env).map_err(fault)?;
     let names: Vec<String> = session.store().iter().map(|(name, _)| name.to_owned()).collect();
-    for name in &names {
-        session.store_mut().set(name, value(name)?).map_err(fault)?;
-    }
-    let inputs: Vec<(String, TensorData)> =
-        program.inputs().map(|(name, _)| Ok((name.to_owned(), value(name)?))).collect::<Result<_, Fault>>()?;
-    let views = inputs.iter().map(|(name, value)| (name.as_str(), InputView::from(value)));
     let mut values = Vec::new();
-    match session.step(views) {
+    match session.step(program.inputs_of(env)) {
         Ok(results) => {
             for (name, _) in results.iter() {
                 values.push((name.to_owned(), results.tensor(name).map_err(fault)?));

@@ -39,6 +39,8 @@ pub struct Options {
     pub integers: bool,
     /// Whether f64 occurs beside f32.
     pub mixed_floats: bool,
+    /// The probability that a float is f64, where it occurs.
+    pub doubles: f64,
     /// Whether gathers and scatters occur.
     pub gathers: bool,
     /// Whether matrix products occur.
@@ -61,6 +63,7 @@ impl Default for Options {
             random_numbers: true,
             integers: true,
             mixed_floats: true,
+            doubles: 0.12,
             gathers: true,
             matmuls: true,
             empty: true,
@@ -120,6 +123,10 @@ impl<'g, 'o> Pool<'g, 'o> {
         if options.max_elements >= 1024 && rng.chance(0.2) {
             extents[1] = 100 + rng.below(200);
         }
+        if options.max_elements >= 16_384 && rng.chance(0.5) {
+            // Past the chunks of full reductions (4,096) and the blocks of products (256 to 512), primes among them.
+            extents[2] = *rng.pick(&[521, 1021, 1024, 2053, 4096, 4099, 8191]);
+        }
         Pool { g, rng, options, extents, items: Vec::new(), n_names: 0, depth }
     }
 
@@ -145,7 +152,7 @@ impl<'g, 'o> Pool<'g, 'o> {
     }
 
     fn float_type(&mut self) -> DType {
-        if self.options.mixed_floats && self.rng.chance(0.12) { DType::F64 } else { DType::F32 }
+        if self.options.mixed_floats && self.rng.chance(self.options.doubles) { DType::F64 } else { DType::F32 }
     }
 
     fn push(&mut self, tensor: Tensor<'g>, magnitude: f64) {
@@ -237,6 +244,12 @@ impl<'g, 'o> Pool<'g, 'o> {
         let mut wrt: Vec<Tensor<'g>> = floats.iter().map(|i| i.tensor).filter(|t| is_carried(*t)).collect();
         if self.rng.chance(0.3) {
             wrt.push(floats[self.rng.below(floats.len())].tensor);
+        }
+        if self.options.second_order && self.rng.chance(0.15) && !wrt.is_empty() {
+            // Along a direction, which is a derivative of a derivative.
+            let x = wrt[self.rng.below(wrt.len())];
+            let direction = self.constant(x.dtype(), &x.shape(), -1.0, 1.0);
+            self.g.output("along", self.g.jvp(loss, x, direction));
         }
         let gradients = self.g.grad(loss, &wrt);
         self.g.output("loss", loss);

@@ -1,0 +1,190 @@
+//! Any graph that can be built can be written, read, run and differentiated from a file: all ops in one graph with their
+//! derivatives, and what is unusual about names, shapes, constants, initialisers and bodies.
+
+use std::collections::BTreeMap;
+
+use cotangent::data::npz::{NpzArray, read_npz, write_npz};
+use cotangent::graph::op::{Lower, OpTraits, Vjp};
+use cotangent::graph::samples::Sampler;
+use cotangent::graph::{Env, Registry, interp};
+use cotangent::prelude::*;
+
+use crate::{Scratch, check_success, run, run_with_stdin};
+
+fn tensors(arrays: &BTreeMap<String, NpzArray>) -> BTreeMap<String, TensorData> {
+    let tensor = |array: &NpzArray| match array.clone() {
+        NpzArray::F32(a) => TensorData::from(a),
+        NpzArray::F64(a) => a.into(),
+        NpzArray::I32(a) => a.into(),
+        NpzArray::I64(a) => a.into(),
+        NpzArray::U8(a) => a.into(),
+        NpzArray::Bool(a) => a.into(),
+    };
+    arrays.iter().map(|(name, array)| (name.clone(), tensor(array))).collect()
+}
+
+fn array(tensor: TensorData) -> NpzArray {
+    match tensor {
+        TensorData::F32(a) => NpzArray::F32(a),
+        TensorData::F64(a) => NpzArray::F64(a),
+        TensorData::I32(a) => NpzArray::I32(a),
+        TensorData::I64(a) => NpzArray::I64(a),
+        TensorData::U8(a) => NpzArray::U8(a),
+        TensorData::Bool(a) => NpzArray::Bool(a),
+    }
+}
+
+/// Every way to run agrees by bits (NaNs being equal), the oracle closely; returns what they give.
+fn every_way(name: &str, graph: &Graph, inputs: BTreeMap<String, TensorData>) -> BTreeMap<String, TensorData> {
+    let (text, npz) = (Scratch::new(&format!("{name}.ct")), Scratch::new(&format!("{name}.npz")));
+    std::fs::write(&text.0, graph.to_string()).unwrap();
+    write_npz(&npz.0, &inputs.into_iter().map(|(name, x)| (name, array(x))).collect()).unwrap();
+    let outputs = |way: &[&str]| {
+        let out = Scratch::new(&format!("{name}-out.npz"));
+        let output = run(&[&["run", text.path(), "-i", npz.path(), "-o", out.path(), "--seed", "3"], way].concat());
+        assert_eq!(output.status.code(), Some(0), "{way:?}: {}", String::from_utf8_lossy(&output.stderr));
+        tensors(&read_npz(&out.0).unwrap())
+    };
+    let base = outputs(&["--verify", "--threads", "2"]);
+    for way in [&["--no-fuse"][..], &["--backend", "interpreter"]] {
+        for (key, value) in outputs(way) {
+            assert!(value.same_bits(&base[&key]), "{way:?}: `{key}` is\n{value}\nnot\n{}", base[&key]);
+        }
+    }
+    for (key, value) in outputs(&["--interpret"]) {
+        let (got, exact) = (base[&key].to_f64(), value.to_f64());
+        let near =
+            |(a, b): (&f64, &f64)| a == b || (a - b).abs() <= 1e-4 * b.abs().max(1.0) || (a.is_nan() && b.is_nan());
+        assert!(got.iter().zip(&exact).all(near), "the oracle's `{key}` is\n{value}\nnot\n{}", base[&key]);
+    }
+    // Optimized by itself, it is the same graph to every other command.
+    let optimized = run_with_stdin(&["opt", "-"], graph.to_string().as_bytes());
+    let again = run_with_stdin(&["opt", "-"], &optimized.stdout);
+    assert_eq!(check_success(&again).as_bytes(), optimized.stdout);
+    check_success(&run_with_stdin(&["explain", "-"], graph.to_string().as_bytes()));
+    for stage in ["source", "optimized", "fused"] {
+        check_success(&run_with_stdin(&["dot", "-", "--stage", stage], graph.to_string().as_bytes()));
+    }
+    base
+}
+
+#[test]
+fn every_op_and_its_derivative_go_through_a_file() {
+    let mut inputs = BTreeMap::new();
+    let mut n_ops = 0;
+    let graph = build(|g| {
+        let sampled =
+            |op: &&cotangent::graph::OpRef| !op.traits.has(OpTraits::NAMED) && !matches!(op.lower, Lower::Grad);
+        for op in Registry::builtin().iter().collect::<Vec<_>>().iter().filter(sampled) {
+            for dtype in [F32, F64] {
+                for (n, sample) in (op.samples)(&mut Sampler::new(dtype, 11)).into_iter().enumerate() {
+                    let prefix = format!("{}.{n}.{dtype}", op.name);
+                    let mut operands: Vec<Tensor<'_>> = Vec::new();
+                    for (k, x) in sample.inputs.iter().enumerate() {
+                        inputs.insert(format!("{prefix}.x{k}"), x.clone());
+                        operands.push(g.input(&format!("{prefix}.x{k}"), x.dtype(), x.shape()));
+                    }
+                    let y = g.op(op.0, &operands, sample.attrs.clone(), sample.declared.clone());
+                    g.output(&format!("{prefix}.y"), y);
+                    let floats: Vec<_> = operands.into_iter().filter(|x| x.is_float()).collect();
+                    if y.is_float() && !matches!(op.vjp, Vjp::None(_)) {
+                        for (k, slope) in g.grad(y.sum(), &floats).into_iter().enumerate() {
+                            g.output(&format!("{prefix}.d{k}"), slope);
+                        }
+                    }
+                    n_ops += usize::from(n == 0 && dtype == F32);
+                }
+            }
+        }
+    });
+    let graph = graph.unwrap_or_else(|diags| panic!("{diags}"));
+    assert!(n_ops > 90, "{n_ops}");
+    every_way("all-ops", &graph, inputs);
+}
+
+#[test]
+fn what_is_unusual_goes_through_a_file_too() {
+    let mut s = Sampler::new(F32, 4);
+    let names =
+        ["", " ", "a b", "q\"uo\"te", "back\\slash", "new\nline\ttab", "péché 😀", "../up", "-", "%0", "; no comment"];
+    let mut inputs: BTreeMap<String, TensorData> =
+        names.iter().map(|name| (format!("x{name}"), s.float_in(-1.0..1.0, [2, 3]))).collect();
+    inputs.insert("none".into(), TensorData::from_bits(F32, &[0, 3].into(), &[]));
+    inputs.insert("one".into(), TensorData::from_bits(F64, &[1, 1, 1].into(), &[1.5f64.to_bits()]));
+    inputs.insert("bytes".into(), TensorData::from_bits(U8, &[3].into(), &[0, 128, 255]));
+    inputs.insert("long".into(), TensorData::from_bits(I64, &[2].into(), &[i64::MIN as u64, i64::MAX as u64]));
+    inputs.insert("truth".into(), TensorData::from_bits(Bool, &[2].into(), &[1, 0]));
+    let graph = build(|g| {
+        let x: Vec<Tensor<'_>> = names.iter().map(|name| g.input(&format!("x{name}"), F32, [2, 3])).collect();
+        // Bodies that call bodies and give several results, of other element types too; one is used twice.
+        let body = g.body("a \"body\"", &[x[0].ty(), x[1].ty()], |g, v| {
+            let inner =
+                g.body("inner", &[v[0].ty()], |g, v| vec![v[0].tanh(), v[0].gt(g.scalar(0.0, F32)), v[0].cast(F64)]);
+            let r = g.call(&inner, &[v[0] * v[1]]);
+            vec![r[0] + v[1], r[1].select(v[0], v[1]), r[2].exp()]
+        });
+        let (first, second) = (g.call(&body, &[x[0], x[1]]), g.call(&body, &[x[2], x[3]]));
+        for (name, result) in ["a", "b", "c"].iter().zip(&first) {
+            g.output(&format!("first {name}"), *result);
+        }
+        let loss = first[0].sum() + (second[1] * first[1]).mean() + second[2].sum().cast(F32);
+        g.output("loss", loss);
+        for (name, slope) in names.iter().zip(g.grad(loss, &x)) {
+            g.output(&format!("d{name}"), slope);
+        }
+        g.output("d2", g.grad(g.grad(loss, &x[..1])[0].square().sum(), &x[1..2])[0]);
+        // Nothing, and next to nothing.
+        let (none, one) = (g.input("none", F32, [0, 3]), g.input("one", F64, [1, 1, 1]));
+        g.output("empty sum", none.reduce_sum(&[0]));
+        g.output("empty max", none.exp().reduce_max(&[0]));
+        g.output("empty", none.t().matmul(none) + 1.0);
+        g.output("d none", g.grad(none.square().sum(), &[none])[0]);
+        g.output("single", one.softmax(2).log() + one.reduce_sum(&[0, 1, 2]));
+        // Other element types.
+        let (bytes, long, truth) = (g.input("bytes", U8, [3]), g.input("long", I64, [2]), g.input("truth", Bool, [2]));
+        g.output("bytes2", bytes * 3 + 200);
+        g.output("long2", long - 1);
+        g.output("truth2", !truth);
+        // Constants of every kind of number, and a large one.
+        let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, f32::MIN_POSITIVE / 2.0, f32::MAX, 0.1];
+        let bits: Vec<u64> = special.iter().map(|v| u64::from(v.to_bits())).chain([0x7fc0_1234]).collect();
+        g.output("special", g.constant(TensorData::from_bits(F32, &[8].into(), &bits)) * g.input("x8", F32, [8]));
+        let large = g.constant(Sampler::new(F32, 9).float_in(-1.0..1.0, [200, 300]));
+        g.output("large", large.reduce_sum(&[0]) * 2.0);
+        // Every initialiser, in both float types; and counters.
+        let inits = [
+            Init::ZEROS,
+            Init::ONES,
+            Init::constant(-0.1),
+            Init::uniform(-0.5, 0.25),
+            Init::normal(1.0, 0.5),
+            Init::GlorotUniform,
+            Init::GlorotNormal,
+            Init::HeUniform,
+            Init::HeNormal,
+            Init::LecunNormal,
+        ];
+        for (k, init) in inits.into_iter().enumerate() {
+            for dtype in [F32, F64] {
+                let w = g.param(&format!("w{k} {dtype}"), dtype, [4, 5], init);
+                g.output(&format!("w{k} {dtype} after"), w * 2.0);
+                g.update(w, w * 0.5);
+            }
+        }
+        let n = g.state("n", I64, [], Init::ZEROS);
+        g.update(n, n + 1);
+        g.output("noise", x[0].dropout("drop", 0.5) + g.normal("noise", F32, [2, 3]));
+    });
+    let graph = graph.unwrap_or_else(|diags| panic!("{diags}"));
+    inputs.insert("x8".into(), s.float_in(0.5..1.0, [8]));
+    let got = every_way("unusual", &graph, inputs.clone());
+    assert!(graph.outputs().iter().all(|o| got.contains_key(&*o.name)), "{:?}", got.keys());
+    // What was written is what the library computes.
+    let mut env = Env { values: inputs.into_iter().collect(), ..Env::default() };
+    env.initialize(&graph, 3);
+    let program = Compiler::new().compile(&graph).unwrap();
+    for (name, value) in interp::interpret_named(program.optimized(), &env).unwrap() {
+        let key = name.strip_prefix("update ").unwrap_or(&name);
+        assert!(value.same_bits(&got[key]), "{name}");
+    }
+}
