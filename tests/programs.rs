@@ -77,7 +77,7 @@ fn training_evaluation_and_the_last_partial_batch_share_a_store() {
     }
     // Each step counts once, whatever its program.
     assert_eq!(session.store().step(), 30 * 7);
-    assert_eq!(session.store().get("adam.t").unwrap().as_scalar(), Some(210.0));
+    assert_eq!(session.store().get("optimizer.t").unwrap().as_scalar(), Some(210.0));
     assert!(n_correct[29] > 0.8 * N as f64 && n_correct[29] > n_correct[0], "{n_correct:?}");
 }
 

@@ -35,6 +35,19 @@ impl fmt::Debug for Tensor<'_> {
     }
 }
 
+/// What layers that behave differently in training and at test time (dropout, noise, batch norm) shall do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Mode {
+    /// Dropout and noise are on; normalizations take their statistics from the batch and keep averages of them.
+    #[default]
+    Train,
+    /// Dropout and noise are off; normalizations use the averages. Nothing is changed.
+    Evaluate,
+    /// Dropout and noise are off; normalizations take their statistics from the batch and average them over all batches
+    /// since their count of rows was set to zero: a pass over the training data that measures the averages anew.
+    Calibrate,
+}
+
 /// Builds one graph. See the module's documentation.
 #[derive(Debug)]
 pub struct GraphBuilder {
@@ -44,7 +57,8 @@ pub struct GraphBuilder {
     names: RefCell<HashMap<String, NodeId>>,
     streams: RefCell<HashSet<String>>,
     origin: RefCell<Option<Origin>>,
-    training: Cell<bool>,
+    mode: Cell<Mode>,
+    params_from: RefCell<Option<String>>,
 }
 
 /// Builds a graph with a closure; all errors at once.
@@ -64,18 +78,29 @@ impl GraphBuilder {
             names: RefCell::default(),
             streams: RefCell::default(),
             origin: RefCell::default(),
-            training: Cell::new(true),
+            mode: Cell::default(),
+            params_from: RefCell::default(),
         }
     }
 
-    /// Whether layers that behave differently in training and evaluation (dropout, batch norm) train; true at first.
-    pub fn is_training(&self) -> bool {
-        self.training.get()
+    /// What layers that behave differently in training and at test time do; [`Mode::Train`] at first.
+    pub fn mode(&self) -> Mode {
+        self.mode.get()
     }
 
-    /// Chooses training or evaluation for the layers that follow.
+    /// Chooses what such layers do from here on.
+    pub fn set_mode(&self, mode: Mode) {
+        self.mode.set(mode);
+    }
+
+    /// Whether the mode is [`Mode::Train`].
+    pub fn is_training(&self) -> bool {
+        self.mode() == Mode::Train
+    }
+
+    /// Chooses [`Mode::Train`] or [`Mode::Evaluate`] for the layers that follow.
     pub fn set_training(&self, training: bool) {
-        self.training.set(training);
+        self.set_mode(if training { Mode::Train } else { Mode::Evaluate });
     }
 
     // ---- sources -------------------------------------------------------------------------------------------------
@@ -90,6 +115,10 @@ impl GraphBuilder {
     #[track_caller]
     pub fn param(&self, name: &str, dtype: DType, shape: impl Into<Shape>, init: crate::init::Init) -> Tensor<'_> {
         let attrs = Attrs::none().with("init", init);
+        let replaced = self.params_from.borrow().as_ref().map(|prefix| format!("{prefix}.{}", self.scoped(name)));
+        if let Some(state) = replaced {
+            return self.named(&crate::ops::source::STATE, state, attrs, Type::tensor(dtype, shape));
+        }
         self.named(&crate::ops::source::PARAM, self.scoped(name), attrs, Type::tensor(dtype, shape))
     }
 
@@ -98,6 +127,15 @@ impl GraphBuilder {
     pub fn state(&self, name: &str, dtype: DType, shape: impl Into<Shape>, init: crate::init::Init) -> Tensor<'_> {
         let attrs = Attrs::none().with("init", init);
         self.named(&crate::ops::source::STATE, self.scoped(name), attrs, Type::tensor(dtype, shape))
+    }
+
+    /// Runs `f` with the state `prefix.name` in the place of every parameter `name` made inside: a model that reads, for
+    /// example, running averages of its weights, as a program beside the one that trains them.
+    pub fn params_from<R>(&self, prefix: &str, f: impl FnOnce() -> R) -> R {
+        let before = self.params_from.replace(Some(self.scoped(prefix)));
+        let result = f();
+        self.params_from.replace(before);
+        result
     }
 
     #[track_caller]
@@ -126,8 +164,11 @@ impl GraphBuilder {
     #[track_caller]
     pub fn shared(&self, name: &str) -> Tensor<'_> {
         let full = self.scoped(name);
-        if let Some(&id) = self.names.borrow().get(&full) {
-            return Tensor { builder: self, id };
+        let replaced = self.params_from.borrow().as_ref().map(|prefix| format!("{prefix}.{full}"));
+        for known in replaced.iter().chain([&full]) {
+            if let Some(&id) = self.names.borrow().get(known) {
+                return Tensor { builder: self, id };
+            }
         }
         let mut diag = Diag::new(Code::UnknownName, format!("no input, parameter or state is named `{full}`"));
         if let Some(near) = nearest(&full, self.names.borrow().keys().map(String::as_str)) {
@@ -183,10 +224,9 @@ impl GraphBuilder {
 
     // ---- ops -----------------------------------------------------------------------------------------------------
 
-    /// Records an error and returns a poisoned tensor.
-    #[track_caller]
+    /// Records an error and returns a poisoned tensor; see [`GraphBuilder::error`].
     pub fn poison(&self, diag: Diag) -> Tensor<'_> {
-        self.diags.borrow_mut().push(diag);
+        self.error(diag);
         self.poisoned()
     }
 
@@ -306,8 +346,13 @@ impl GraphBuilder {
         !value.is_poisoned()
     }
 
-    /// Records an error that belongs to no tensor.
+    /// Records an error that belongs to no tensor. It is at the origin that was set, if one was: see
+    /// [`GraphBuilder::set_origin`].
     pub fn error(&self, diag: Diag) {
+        let diag = match &*self.origin.borrow() {
+            Some(origin) => diag.at(origin.loc()),
+            None => diag,
+        };
         self.diags.borrow_mut().push(diag);
     }
 

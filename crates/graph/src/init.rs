@@ -49,8 +49,16 @@ pub enum Init {
     HeUniform,
     /// He et al. 2015 for ReLU, normal with variance 2/n_in.
     HeNormal,
+    /// LeCun et al. 1998, uniform on ±√(3/n_in), which has variance 1/n_in.
+    LecunUniform,
     /// LeCun et al. 1998, normal with variance 1/n_in.
     LecunNormal,
+    /// Normal with mean and standard deviation, but for the tails beyond two standard deviations, which are cut off; the
+    /// variance that is left is 0.7737 times that of the whole.
+    TruncatedNormal(Real, Real),
+    /// Saxe et al. 2014: the `n_in × n_out` matrix has orthonormal columns (rows, if it is wide) times a gain. It is
+    /// uniform among such matrices.
+    Orthogonal(Real),
 }
 
 impl Init {
@@ -74,10 +82,21 @@ impl Init {
         Init::Normal(Real(mean), Real(std))
     }
 
+    /// Normal with the given mean and standard deviation, cut off beyond two standard deviations.
+    pub fn truncated_normal(mean: f64, std: f64) -> Self {
+        Init::TruncatedNormal(Real(mean), Real(std))
+    }
+
+    /// Orthonormal columns (or rows) times a gain.
+    pub fn orthogonal(gain: f64) -> Self {
+        Init::Orthogonal(Real(gain))
+    }
+
     /// The starting value of a parameter of this name, type and shape, under a seed.
     pub fn sample(&self, seed: u64, name: &str, dtype: DType, shape: &Shape) -> TensorData {
         let n = shape.n_elements();
         let n_out = shape.last().copied().unwrap_or(1).max(1);
+        let columns = n_out;
         let n_in = (n / n_out).max(1);
         let (n_in, n_out) = (n_in as f64, n_out as f64);
         let stream = philox::stream_of(name);
@@ -92,6 +111,7 @@ impl Init {
             philox::fill_normal_f32(&words, &mut values);
             values.iter().map(|&v| dtype.bits_of_f64(mean + std * f64::from(v))).collect()
         };
+        let bits_of = |values: Vec<f64>| values.into_iter().map(|v| dtype.bits_of_f64(v)).collect::<Vec<u64>>();
         let bits = match *self {
             Init::Constant(v) => vec![dtype.bits_of_f64(v.0); n],
             Init::Uniform(low, high) => uniform(low.0, high.0),
@@ -106,10 +126,73 @@ impl Init {
                 uniform(-limit, limit)
             }
             Init::HeNormal => normal(0.0, (2.0 / n_in).sqrt()),
+            Init::LecunUniform => {
+                let limit = (3.0 / n_in).sqrt();
+                uniform(-limit, limit)
+            }
             Init::LecunNormal => normal(0.0, (1.0 / n_in).sqrt()),
+            Init::TruncatedNormal(mean, std) => {
+                // The word's share of all words, squeezed to the share below which 2.3 and above which 97.7 % lie.
+                const TAIL: f64 = 0.022_750_131_948_179_21;
+                let inner =
+                    |i| ((TAIL + (1.0 - 2.0 * TAIL) * f64::from(word(i)) / 4_294_967_296.0) * 4_294_967_296.0) as u32;
+                let mut values = vec![0.0; n];
+                philox::fill_normal_f64(&(0..n).map(inner).collect::<Vec<u32>>(), &mut values);
+                bits_of(values.into_iter().map(|v| mean.0 + std.0 * v).collect())
+            }
+            Init::Orthogonal(gain) => {
+                let mut values = vec![0.0; n];
+                philox::fill_normal_f64(&(0..n).map(word).collect::<Vec<u32>>(), &mut values);
+                bits_of(orthonormal(values, columns).into_iter().map(|v| gain.0 * v).collect())
+            }
         };
         TensorData::from_bits(dtype, shape, &bits)
     }
+}
+
+/// The row-major matrix with its columns made orthonormal, or its rows if it has fewer of them.
+///
+/// By the modified method of Gram and Schmidt, once more where most of a vector cancels. The diagonal of the triangular
+/// factor is positive, so normal entries give the uniform distribution (Mezzadri 2007).
+fn orthonormal(values: Vec<f64>, n_columns: usize) -> Vec<f64> {
+    let n_rows = values.len() / n_columns;
+    let wide = n_columns > n_rows;
+    let (n_vectors, len) = if wide { (n_rows, n_columns) } else { (n_columns, n_rows) };
+    let at = |vector: usize, i: usize| if wide { vector * n_columns + i } else { i * n_columns + vector };
+    let mut vectors: Vec<Vec<f64>> = (0..n_vectors).map(|v| (0..len).map(|i| values[at(v, i)]).collect()).collect();
+    for v in 0..n_vectors {
+        let (done, rest) = vectors.split_at_mut(v);
+        let current = &mut rest[0];
+        loop {
+            let before = dot(current, current);
+            for other in done.iter() {
+                let along = dot(current, other);
+                current.iter_mut().zip(other).for_each(|(c, o)| *c -= along * o);
+            }
+            // What cancels leaves rounding errors behind, which another round removes (Daniel et al. 1976).
+            if dot(current, current) > 0.5 * before || before == 0.0 {
+                break;
+            }
+        }
+        let norm = dot(current, current).sqrt();
+        current.iter_mut().for_each(|c| *c /= norm);
+    }
+    let mut result = values;
+    for (v, vector) in vectors.iter().enumerate() {
+        vector.iter().enumerate().for_each(|(i, value)| result[at(v, i)] = *value);
+    }
+    result
+}
+
+/// The inner product, summed in eight lanes so that it vectorizes.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut lanes = [0.0; 8];
+    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
+    let tail: f64 = a8.remainder().iter().zip(b8.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in a8.zip(b8) {
+        (0..8).for_each(|i| lanes[i] += x[i] * y[i]);
+    }
+    lanes.iter().sum::<f64>() + tail
 }
 
 impl fmt::Display for Init {
@@ -124,7 +207,10 @@ impl fmt::Display for Init {
             Init::GlorotNormal => f.write_str("glorot_normal"),
             Init::HeUniform => f.write_str("he_uniform"),
             Init::HeNormal => f.write_str("he_normal"),
+            Init::LecunUniform => f.write_str("lecun_uniform"),
             Init::LecunNormal => f.write_str("lecun_normal"),
+            Init::TruncatedNormal(mean, std) => write!(f, "truncated_normal({:?}, {:?})", mean.0, std.0),
+            Init::Orthogonal(gain) => write!(f, "orthogonal({:?})", gain.0),
         }
     }
 }
@@ -153,11 +239,15 @@ impl FromStr for Init {
             ("glorot_normal", []) => Init::GlorotNormal,
             ("he_uniform", []) => Init::HeUniform,
             ("he_normal", []) => Init::HeNormal,
+            ("lecun_uniform", []) => Init::LecunUniform,
             ("lecun_normal", []) => Init::LecunNormal,
+            ("truncated_normal", [mean, std]) => Init::truncated_normal(*mean, *std),
+            ("orthogonal", [gain]) => Init::orthogonal(*gain),
             _ => {
                 return Err(format!(
                     "unknown initialiser `{text}`: expected zeros, ones, constant(v), uniform(low, high), normal(mean, std), \
-                     glorot_uniform, glorot_normal, he_uniform, he_normal or lecun_normal"
+                     truncated_normal(mean, std), orthogonal(gain), glorot_uniform, glorot_normal, he_uniform, he_normal, \
+                     lecun_uniform or lecun_normal"
                 ));
             }
         })

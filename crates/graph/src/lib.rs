@@ -23,7 +23,7 @@ pub mod verify;
 pub mod view;
 
 pub use attrs::{Attr, AttrKind, AttrSpec, Attrs};
-pub use builder::{GraphBuilder, Tensor, build};
+pub use builder::{GraphBuilder, Mode, Tensor, build};
 pub use cotangent_scalar::DType;
 pub use diag::{Code, CompilerBug, Diag, Diags, Loc};
 pub use init::{Init, Real};

@@ -473,6 +473,10 @@ fn normalizations_and_losses_of_rows_agree_with_loops() {
         let all = [data.clone(), gain, bias];
         let layer = eval(&all, |_, x| x[0].layer_norm(x[1], x[2], 0.01));
         check("layer_norm", layer, each(&|v, j| normal(v, j) * g[j] + b[j]));
+        let columns_of = |j: usize| (0..rows).map(|r| x[r * n + j]).collect::<Vec<f64>>();
+        let batch = eval(&all, |_, x| x[0].batch_norm(x[1], x[2], &[0], 0.01));
+        let of_column = |r: usize, j: usize| normal(&columns_of(j), r) * g[j] + b[j];
+        check("batch_norm", batch, (0..rows).flat_map(|r| (0..n).map(move |j| of_column(r, j))).collect());
         let log_sum = |v: &[f64]| v.iter().map(|x| x.exp()).sum::<f64>().ln();
         check("log_sum_exp", eval(one, |_, x| x[0].log_sum_exp(1)), of_rows(&log_sum));
         // Far from zero as well: 700 + log Σ exp(x) with nothing overflowing.
@@ -492,6 +496,11 @@ fn normalizations_and_losses_of_rows_agree_with_loops() {
         // Target probabilities with exact zeros: their terms count as nothing, even where p is 0 too.
         let p = tensor(dtype, &[0.0, 0.25, 0.75, 0.5, 0.5, 0.0]);
         let y = tensor(dtype, &[0.0, 0.5, 0.5, 1.0, 0.0, 0.0]);
+        let logits = tensor(dtype, &[1e4, 0.0, -1e4, 1.0, 2.0, 3.0]);
+        let rows = [logits, y.clone()];
+        let soft = eval(&rows, |_, x| x[0].reshape([2, 3]).soft_cross_entropy(x[1].reshape([2, 3])));
+        let log_sum = (1f64.exp() + 2f64.exp() + 3f64.exp()).ln();
+        check("soft_cross_entropy", soft, vec![0.5 * 1e4 + 0.5 * 2e4, log_sum - 1.0]);
         let loss = eval(&[p, y], |_, x| x[0].reshape([2, 3]).cross_entropy_of_probabilities(x[1].reshape([2, 3])));
         check("cross_entropy_of_probabilities", loss, vec![-0.5 * (0.25f64.ln() + 0.75f64.ln()), 2f64.ln()]);
     }

@@ -143,7 +143,10 @@ fn the_number_of_every_initializer_survives() {
         Init::GlorotNormal,
         Init::HeUniform,
         Init::HeNormal,
+        Init::LecunUniform,
         Init::LecunNormal,
+        Init::truncated_normal(0.1, 0.02),
+        Init::orthogonal(1.5),
     ];
     for init in inits {
         let graph = build(|g| g.output("y", g.param("w", DType::F32, [2], init))).unwrap();

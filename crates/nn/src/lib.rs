@@ -25,9 +25,19 @@
 #![forbid(unsafe_code)]
 
 pub mod layers;
+pub mod losses;
 pub mod metrics;
 pub mod optim;
+mod summary;
 
-pub use layers::{DenseOptions, EmbeddingOptions, Layers};
+pub use layers::{
+    BatchNorm, Dense, Dropout, Embedding, GaussianNoise, GroupNorm, InstanceNorm, Layer, LayerNorm, Layers, PRelu,
+    RmsNorm, Sequential, Statistics, Whitening,
+};
+pub use losses::{CrossEntropyOptions, Losses};
 pub use metrics::Metrics;
-pub use optim::{AdaGrad, Adam, AdamW, Minimize, Momentum, Nesterov, Optimizer, RmsProp, Sgd, UpdateCx};
+pub use optim::{
+    AdaDelta, AdaGrad, Adam, AdamW, Group, Lamb, Lion, Minimize, Momentum, NAdam, Nesterov, Optimizer, ParamInfo,
+    Plateau, Recipe, RmsProp, Schedule, Sgd, Tuned, UpdateCx, global_norm, pruning,
+};
+pub use summary::{Summary, SummaryRow, product_flops, summary};

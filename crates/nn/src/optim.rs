@@ -1,18 +1,32 @@
 //! Optimisers: how a parameter's gradient becomes its next value, as ops of the same graph.
 //!
 //! An [`Optimizer`] states one formula over a parameter, its gradient and its own states; [`Minimize`] finds the
-//! parameters, makes the gradients and declares the updates. Every formula is pointwise in the parameter's shape, with
-//! scalars that are computed once a step, so that it fuses into one sweep, or into the product that makes the gradient.
+//! parameters, makes the gradients and declares the updates; a [`Recipe`] says what stands around the formula: schedule,
+//! groups, penalties, clipping, averages. Every formula (but that of [`Lamb`], which needs lengths) is pointwise in the
+//! parameter's shape, with scalars that are computed once a step, so that it fuses into one sweep, or into the product that
+//! makes the gradient.
 //!
 //! Names, behind the scopes that are open at the call: the learning rate is the state `optimizer.lr`, which no graph
-//! updates, so that a schedule sets it in the store and recompiles nothing; a slot is `adam.m.hidden.weight`; the number of
-//! steps taken is `adam.t`. Two optimisers of one graph with different learning rates stand in scopes of their own.
+//! updates, so that setting it in the store recompiles nothing; a slot is `adam.m.hidden.weight`; the number of steps taken
+//! is `optimizer.t`, if anything depends on it. Two optimisers of one graph with different learning rates stand in scopes of
+//! their own.
+//!
+//! The formulas are those of the papers named; where ε stands, and whether bias is corrected, differs between textbooks and
+//! libraries, so each type says what it does by default and has a method for the other convention.
 
+mod adam;
 mod minimize;
+mod prune;
+mod recipe;
 mod rules;
+mod schedule;
 
+pub use adam::{Adam, AdamW, Lamb, Lion, NAdam};
 pub use minimize::Minimize;
-pub use rules::{AdaGrad, Adam, AdamW, Momentum, Nesterov, RmsProp, Sgd};
+pub use prune::pruning;
+pub use recipe::{Group, ParamInfo, Recipe, Tuned, global_norm};
+pub use rules::{AdaDelta, AdaGrad, Momentum, Nesterov, RmsProp, Sgd};
+pub use schedule::{Plateau, Schedule};
 
 use cotangent_graph::{Code, DType, Diag, GraphBuilder, Init, Loc, Role, Tensor};
 
@@ -32,6 +46,20 @@ pub trait Optimizer {
     /// The next value of the parameter `cx.param`, whose gradient is `cx.grad`. Declares the updates of its own states.
     #[track_caller]
     fn step<'g>(&self, cx: &UpdateCx<'g>) -> Tensor<'g>;
+
+    /// What stands around the formula; nothing by default.
+    fn recipe(&self) -> Option<&Recipe> {
+        None
+    }
+
+    /// This optimiser with a recipe around its formula, in the place of one that it has:
+    /// `Adam::new(1e-3).with(Recipe::new().clip_norm(1.0))`.
+    fn with(self, recipe: Recipe) -> Tuned<Self>
+    where
+        Self: Sized,
+    {
+        Tuned { optimizer: self, recipe }
+    }
 }
 
 macro_rules! forward {
@@ -50,6 +78,9 @@ macro_rules! forward {
             fn step<'g>(&self, cx: &UpdateCx<'g>) -> Tensor<'g> {
                 (**self).step(cx)
             }
+            fn recipe(&self) -> Option<&Recipe> {
+                (**self).recipe()
+            }
         })*
     };
 }
@@ -63,8 +94,10 @@ pub struct UpdateCx<'g> {
     /// The gradient, of the parameter's type.
     pub grad: Tensor<'g>,
     rate: Tensor<'g>,
+    regularized: bool,
     optimizer: &'static str,
     param_name: String,
+    hyper_dtype: DType,
 }
 
 impl<'g> UpdateCx<'g> {
@@ -73,7 +106,7 @@ impl<'g> UpdateCx<'g> {
         self.param.builder()
     }
 
-    /// The learning rate as a scalar of the parameter's element type.
+    /// The learning rate as a scalar of the parameter's element type, with all factors.
     #[track_caller]
     pub fn rate(&self) -> Tensor<'g> {
         self.rate.cast(self.param.dtype())
@@ -85,10 +118,22 @@ impl<'g> UpdateCx<'g> {
         self.rate.cast(DType::F64)
     }
 
+    /// Whether decay is for this parameter: by default if its rank is 2 or more; see [`Group::regularized`].
+    pub fn is_regularized(&self) -> bool {
+        self.regularized
+    }
+
     /// A scalar f64 as one of the parameter's element type.
     #[track_caller]
     pub fn narrow(&self, scalar: Tensor<'g>) -> Tensor<'g> {
         scalar.cast(self.param.dtype())
+    }
+
+    /// A number that can be set in the store: the state `optimizer.<name>`, as a scalar of the parameter's element type. No
+    /// graph updates it. Parameters of one scope share it.
+    #[track_caller]
+    pub fn hyper(&self, name: &str, start: f64) -> Tensor<'g> {
+        hyper(self.builder(), name, start, self.hyper_dtype).cast(self.param.dtype())
     }
 
     /// A state of the parameter's type that starts at zero, named `<optimizer>.<slot>.<param>`.
@@ -98,22 +143,43 @@ impl<'g> UpdateCx<'g> {
         self.builder().state(&name, self.param.dtype(), self.param.shape(), Init::ZEROS)
     }
 
-    /// The number of this step, 1 at first, as a scalar f64. Its state `<optimizer>.t` (i64, the steps taken) is made and
+    /// The number of this step, 1 at first, as a scalar f64. The state `optimizer.t` (i64, the steps taken) is made and
     /// counted up once a graph, however many parameters ask for it.
     #[track_caller]
     pub fn step_number(&self) -> Tensor<'g> {
-        let g = self.builder();
-        let name = format!("{}.t", self.optimizer);
-        let taken = match known_state(g, &name) {
-            Some(taken) => taken,
-            None => g.state(&name, DType::I64, [], Init::ZEROS),
-        };
-        let now = taken + 1;
-        if !taken.is_poisoned() && !is_updated(g, taken) {
-            g.update(taken, now);
-        }
-        now.cast(DType::F64)
+        step_number(self.builder())
     }
+
+    /// A scalar f64 carried from step to step, `<optimizer>.<name>`, that is the same for all parameters: the value before
+    /// this step. The caller declares its update with [`UpdateCx::update_shared`].
+    #[track_caller]
+    pub fn shared(&self, name: &str, start: f64) -> Tensor<'g> {
+        let (g, name) = (self.builder(), format!("{}.{name}", self.optimizer));
+        known_state(g, &name).unwrap_or_else(|| g.state(&name, DType::F64, [], Init::constant(start)))
+    }
+
+    /// Declares the next value of a state that parameters share, unless another parameter has done so.
+    #[track_caller]
+    pub fn update_shared(&self, state: Tensor<'g>, next: Tensor<'g>) {
+        if !state.is_poisoned() && !is_updated(self.builder(), state) {
+            self.builder().update(state, next);
+        }
+    }
+}
+
+/// The number of this step, 1 at first, as a scalar f64; its counter is made and counted up once a graph.
+#[track_caller]
+fn step_number(g: &GraphBuilder) -> Tensor<'_> {
+    const NAME: &str = "optimizer.t";
+    let taken = match known_state(g, NAME) {
+        Some(taken) => taken,
+        None => g.state(NAME, DType::I64, [], Init::ZEROS),
+    };
+    let now = taken + 1;
+    if !taken.is_poisoned() && !is_updated(g, taken) {
+        g.update(taken, now);
+    }
+    now.cast(DType::F64)
 }
 
 /// The state of this (scoped) name, if it was made earlier.
@@ -128,24 +194,24 @@ fn is_updated(g: &GraphBuilder, target: Tensor<'_>) -> bool {
     g.with_graph(|graph| graph.outputs().iter().any(|o| o.role == Role::Update(target.id())))
 }
 
-/// The learning rate's state, shared by optimisers of one scope that agree on where it starts.
+/// The state `optimizer.<name>`, a scalar shared by optimisers of one scope that agree on where it starts.
 #[track_caller]
-fn rate_state(g: &GraphBuilder, rate: f64, dtype: DType) -> Tensor<'_> {
-    const NAME: &str = "optimizer.lr";
-    let Some(known) = known_state(g, NAME) else {
-        return g.state(NAME, dtype, [], Init::constant(rate));
+fn hyper<'g>(g: &'g GraphBuilder, name: &str, start: f64, dtype: DType) -> Tensor<'g> {
+    let name = format!("optimizer.{name}");
+    let Some(known) = known_state(g, &name) else {
+        return g.state(&name, dtype, [], Init::constant(start));
     };
     let (init, loc) = g.with_graph(|graph| {
         let node = graph.node(known.id());
         (node.attrs.init("init").copied(), node.origin.loc())
     });
-    if init == Some(Init::constant(rate)) {
+    if init == Some(Init::constant(start)) {
         return known;
     }
     let started = init.map(|i| i.to_string()).unwrap_or_default();
-    let text = format!("`{}` starts as {started} and cannot start as {rate} too", g.scoped(NAME));
+    let text = format!("`{}` starts as {started} and cannot start as {start} too", g.scoped(&name));
     let diag = Diag::new(Code::DuplicateName, text).note("first used", loc);
-    g.poison(diag.help("two optimisers with different learning rates need a `g.scope(name, ..)` each"))
+    g.poison(diag.help("two optimisers with different settings need a `g.scope(name, ..)` each"))
 }
 
 /// Where a tensor was made.

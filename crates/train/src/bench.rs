@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use cotangent_data::npz::NpzArray;
 use cotangent_exec::{Compiler, Executable, InputId, InputView, Runtime, Seed, Session, Threads};
-use cotangent_graph::{Diag, Graph, TensorData};
+use cotangent_graph::{Diag, TensorData};
+use cotangent_nn::product_flops;
 
 use crate::TrainError;
 use crate::workloads::{Feed, Kind, What, Workload, load_params};
@@ -304,7 +305,7 @@ pub fn bench(workload: &Workload, options: &BenchOptions) -> Result<Report, Trai
         n_kernels: plan.kernels.len(),
         n_distinct_kernels: program.compiled().n_distinct(),
         loss_first5,
-        flops: flops(program.optimized()),
+        flops: product_flops(program.optimized()) as f64,
         io_bytes: io_bytes(&program),
         plan_bytes: plan_bytes(&program),
         elementwise,
@@ -328,16 +329,6 @@ fn time_steps(runner: &mut Runner, protocol: &Protocol) -> Result<StepTimes, Dia
         times.push(runner.step(false)?.0);
     }
     Ok(StepTimes::of(times))
-}
-
-/// Additions and multiplications in the matrix products of a graph.
-fn flops(graph: &Graph) -> f64 {
-    let product = |node: &cotangent_graph::Node| -> f64 {
-        let a = graph.ty(node.inputs[0]).shape();
-        let inner = if node.attrs.bool("ta") { a.len() - 2 } else { a.len() - 1 };
-        2.0 * node.ty.shape().n_elements() as f64 * a[inner] as f64
-    };
-    graph.nodes().iter().filter(|n| n.op.name == "matmul").map(product).sum()
 }
 
 /// Bytes of inputs and results.

@@ -4,8 +4,9 @@
 //! workload is; graph, starting values and batches follow from its row and nothing else.
 //!
 //! Assumes: four batches in memory are taken in rotation (one for what has no batches), as in the peers' protocol.
-//! Promises: parameters are named `W0`, `b0`, … and inputs `x`, `y`; arrays handed in carry those names, a batch's number
-//! behind the inputs' (`x0`, `y0`, … `x3`, `y3`). Without arrays everything random comes from Philox under a seed.
+//! Promises: parameters are named `W0`, `b0`, … (gains and biases of batch norm `g0`, `h0`, …) and inputs `x`, `y`; arrays
+//! handed in carry those names, a batch's number behind the inputs' (`x0`, `y0`, … `x3`, `y3`). Without arrays everything
+//! random comes from Philox under a seed.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use cotangent_exec::Store;
 use cotangent_graph::DType::{F32, I64};
 use cotangent_graph::diag::nearest;
 use cotangent_graph::{DType, Graph, GraphBuilder, Init, Shape, Tensor, TensorData, Type, build};
-use cotangent_nn::{Adam, Minimize, Momentum, Sgd};
+use cotangent_nn::{Adam, BatchNorm, Minimize, Momentum, Sgd};
 use cotangent_scalar::philox;
 
 use crate::TrainError;
@@ -52,6 +53,8 @@ pub struct Mlp {
     pub dims: &'static [usize],
     /// Between layers.
     pub activation: Activation,
+    /// Whether hidden layers are normalized over the batch before their activation.
+    pub batch_norm: bool,
     /// What is minimized.
     pub loss: Loss,
     /// How.
@@ -69,6 +72,8 @@ pub enum Activation {
     Tanh,
     /// max(x, 0); weights of variance 2/n (He et al. 2015).
     Relu,
+    /// x·Φ(x), exact; weights of variance 2/n.
+    Gelu,
 }
 
 /// The loss, and with it the labels: the mean over the batch.
@@ -95,6 +100,7 @@ const MLP: Mlp = Mlp {
     batch: 0,
     dims: &[],
     activation: Activation::Relu,
+    batch_norm: false,
     loss: Loss::CrossEntropy,
     optimizer: Optimizer::Sgd(0.0),
     drop_input: 0.0,
@@ -102,7 +108,7 @@ const MLP: Mlp = Mlp {
 };
 
 /// Every workload.
-pub static SPECS: [Spec; 6] = [
+pub static SPECS: [Spec; 7] = [
     Spec {
         name: "xor",
         doc: "2-8-1, tanh, binary cross-entropy, batch 4, gradient descent 0.5",
@@ -137,6 +143,19 @@ pub static SPECS: [Spec; 6] = [
             optimizer: Optimizer::Momentum(0.01),
             drop_input: 0.2,
             drop_hidden: 0.5,
+            ..MLP
+        }),
+        n_batches: 4,
+    },
+    Spec {
+        name: "bn-mlp",
+        doc: "784-512-512-512-512-10, batch norm, exact GELU, cross-entropy, batch 128, Adam 0.001",
+        kind: Kind::Mlp(Mlp {
+            batch: 128,
+            dims: &[784, 512, 512, 512, 512, 10],
+            activation: Activation::Gelu,
+            batch_norm: true,
+            optimizer: Optimizer::Adam(1e-3),
             ..MLP
         }),
         n_batches: 4,
@@ -346,14 +365,15 @@ impl Activation {
         match self {
             Activation::Tanh => x.tanh(),
             Activation::Relu => x.relu(),
+            Activation::Gelu => x.gelu(),
         }
     }
 
-    /// Normal with variance gain / n_in, the gain being 2 for ReLU and 1 otherwise.
+    /// Normal with variance gain / n_in, the gain being 1 for tanh and 2 otherwise.
     fn init(self) -> Init {
         match self {
             Activation::Tanh => Init::LecunNormal,
-            Activation::Relu => Init::HeNormal,
+            Activation::Relu | Activation::Gelu => Init::HeNormal,
         }
     }
 }
@@ -397,6 +417,9 @@ impl Mlp {
             let bias = g.param(&format!("b{i}"), F32, [ends[1]], Init::ZEROS);
             h = h.matmul(weight) + bias;
             if i + 1 < n_layers {
+                if self.batch_norm {
+                    h = batch_norm(g, h, i, ends[1]);
+                }
                 h = self.activation.apply(h).dropout(&format!("drop.{i}"), self.drop_hidden);
             }
         }
@@ -404,6 +427,13 @@ impl Mlp {
         g.output("loss", loss);
         self.optimizer.apply(g, loss);
     }
+}
+
+/// Batch norm of layer `i` with gain `g0`, …, and bias `h0`, …
+fn batch_norm<'g>(g: &'g GraphBuilder, x: Tensor<'g>, i: usize, n: usize) -> Tensor<'g> {
+    let gain = g.param(&format!("g{i}"), F32, [n], Init::ONES);
+    let bias = g.param(&format!("h{i}"), F32, [n], Init::ZEROS);
+    BatchNorm::new().apply_with(&format!("norm.{i}"), x, gain, bias)
 }
 
 fn elementwise(g: &GraphBuilder, n: usize, what: What) {

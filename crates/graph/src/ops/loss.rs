@@ -231,15 +231,62 @@ pub static CROSS_ENTROPY_OF_PROBABILITIES: OpDef = OpDef {
     samples: |s| vec![Sample::new(vec![s.float_in(0.1..0.9, [3, 4]), s.float_in(0.1..0.9, [3, 4])])],
 };
 
+/// Cross-entropy of logits and target probabilities.
+pub static SOFT_CROSS_ENTROPY: OpDef = OpDef {
+    name: "soft_cross_entropy",
+    doc: "`-Σ y · log softmax(a)` along the last axis, of logits `a` and target probabilities `y`, `[.., classes]` both; finite \
+          for any finite logits. The targets need not sum to 1.",
+    arity: Arity::Exact(2),
+    attrs: &[],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let ty = infer_float(cx)?;
+        let rank = ty.shape().rank();
+        if rank == 0 || ty.shape().last() == Some(&0) {
+            return Err(cx.shape_fault(format_args!("requires logits [.., classes], got {}", ty.shape())));
+        }
+        Ok(Type::tensor(ty.dtype(), ty.shape().without(&[rank - 1])))
+    },
+    eval: eval::unbound,
+    vjp: Vjp::Rule(|cx| {
+        let (a, y) = (cx.inputs[0], cx.inputs[1]);
+        let (shape, axis) = (a.shape(), a.rank() - 1);
+        let dy = cx.dy.repeat_along(&shape, &[axis]);
+        let total = y.reduce_sum(&[axis]).repeat_along(&shape, &[axis]);
+        smallvec![Some((a.softmax(axis) * total - y) * dy), Some(-(a.log_softmax(axis) * dy))]
+    }),
+    lower: Lower::Expand(|cx| {
+        let (a, y) = (cx.inputs[0], cx.inputs[1]);
+        let axis = a.rank() - 1;
+        smallvec![-((a.log_softmax(axis) * y).reduce_sum(&[axis]))]
+    }),
+    samples: |s| vec![Sample::new(vec![s.float_in(-3.0..3.0, [3, 4]), s.float_in(0.1..0.9, [3, 4])])],
+};
+
 /// The ops of this file.
-pub(crate) static OPS: &[&OpDef] =
-    &[&CROSS_ENTROPY, &BCE_WITH_LOGITS, &MSE, &HUBER, &HINGE, &KL_DIVERGENCE, &NLL, &CROSS_ENTROPY_OF_PROBABILITIES];
+pub(crate) static OPS: &[&OpDef] = &[
+    &CROSS_ENTROPY,
+    &SOFT_CROSS_ENTROPY,
+    &BCE_WITH_LOGITS,
+    &MSE,
+    &HUBER,
+    &HINGE,
+    &KL_DIVERGENCE,
+    &NLL,
+    &CROSS_ENTROPY_OF_PROBABILITIES,
+];
 
 impl<'g> Tensor<'g> {
     /// Cross-entropy of these logits `[.., classes]` and class indices `[..]`: one number a row.
     #[track_caller]
     pub fn cross_entropy(self, labels: Tensor<'_>) -> Tensor<'g> {
         self.builder().op(&CROSS_ENTROPY, &[self, labels], Attrs::none(), None)
+    }
+
+    /// Cross-entropy of these logits and target probabilities, `[.., classes]` both: one number a row.
+    #[track_caller]
+    pub fn soft_cross_entropy(self, targets: Tensor<'_>) -> Tensor<'g> {
+        self.binary(&SOFT_CROSS_ENTROPY, targets)
     }
 
     /// Binary cross-entropy of these logits and targets, element by element.

@@ -78,9 +78,14 @@ pub static VARIANCE: OpDef = OpDef {
     },
 };
 
+/// 1/√(variance + eps).
+fn inverse_deviation<'g>(x: Tensor<'g>, axes: &[usize], eps: f64) -> Tensor<'g> {
+    (centered(x, axes).square().mean_over(axes) + eps).rsqrt()
+}
+
 /// 1/√(variance + eps), repeated to the operand's shape.
 fn spread_scale<'g>(x: Tensor<'g>, axes: &[usize], eps: f64) -> Tensor<'g> {
-    (centered(x, axes).square().mean_over(axes) + eps).rsqrt().repeat_along(&x.shape(), axes)
+    inverse_deviation(x, axes, eps).repeat_along(&x.shape(), axes)
 }
 
 /// The cotangent of the operand of `normalize`, given that of its value.
@@ -176,6 +181,60 @@ pub static LAYER_NORM: OpDef = OpDef {
     },
 };
 
+/// Batch normalization with gain and bias.
+pub static BATCH_NORM: OpDef = OpDef {
+    name: "batch_norm",
+    doc: "`normalize(x) · gain + bias` with statistics over `axes` and one gain and one bias for each place along the others \
+          (Ioffe and Szegedy 2015): `[n, c]`, `[c]`, `[c]` for `axes = [0]`. Its derivative reduces the cotangent twice, and \
+          the gradients of gain and bias are those very sums.",
+    arity: Arity::Exact(3),
+    attrs: &[AXES, EPS],
+    traits: OpTraits::NONE,
+    infer: |cx| {
+        let ((dtype, shape), (gain_dtype, gain), (bias_dtype, bias)) = (cx.tensor(0)?, cx.tensor(1)?, cx.tensor(2)?);
+        if !dtype.is_float() || dtype != gain_dtype || dtype != bias_dtype {
+            let text =
+                format_args!("requires three f32 or three f64 operands, got {dtype}, {gain_dtype} and {bias_dtype}");
+            return Err(cx.dtype_fault(text).help("convert with `cast`"));
+        }
+        let axes = checked_axes(cx, shape)?;
+        let kept = shape.without(&axes);
+        if axes.iter().any(|&a| shape[a] == 0) {
+            return Err(
+                cx.shape_fault(format_args!("of no elements is undefined: axes {:?} of {shape}", axes.as_slice()))
+            );
+        }
+        if *gain != kept || *bias != kept {
+            let text = format_args!("requires a gain and a bias {kept} for {shape}, got {gain} and {bias}");
+            return Err(cx.shape_fault(text));
+        }
+        Ok(Type::tensor(dtype, shape))
+    },
+    eval: eval::unbound,
+    vjp: Vjp::Rule(|cx| {
+        let (x, gain, axes) = (cx.inputs[0], cx.inputs[1], cx.attrs.sizes("axes"));
+        let n: usize = axes.iter().map(|&a| x.shape()[a]).product();
+        let (shape, mean) = (x.shape(), 1.0 / n as f64);
+        let scale = inverse_deviation(x, &axes, cx.attrs.float("eps"));
+        let y = centered(x, &axes) * scale.repeat_along(&shape, &axes);
+        let (along, total) = ((cx.dy * y).reduce_sum(&axes), cx.dy.reduce_sum(&axes));
+        let mean_along = (along * mean).repeat_along(&shape, &axes);
+        let mean_total = (total * mean).repeat_along(&shape, &axes);
+        let dx = (cx.dy - mean_total - y * mean_along) * (gain * scale).repeat_along(&shape, &axes);
+        smallvec![Some(dx), Some(along), Some(total)]
+    }),
+    lower: Lower::Expand(|cx| {
+        let (x, axes) = (cx.inputs[0], cx.attrs.sizes("axes"));
+        let y = centered(x, &axes) * spread_scale(x, &axes, cx.attrs.float("eps"));
+        smallvec![y * cx.inputs[1].repeat_along(&x.shape(), &axes) + cx.inputs[2].repeat_along(&x.shape(), &axes)]
+    }),
+    samples: |s| {
+        let flat = vec![s.float_in(-2.0..2.0, [5, 3]), s.float_in(0.5..1.5, [3]), s.float_in(-1.0..1.0, [3])];
+        let deep = vec![s.float_in(-2.0..2.0, [2, 3, 2]), s.float_in(0.5..1.5, [3]), s.float_in(-1.0..1.0, [3])];
+        vec![Sample::new(flat).attrs(axes_and_eps(&[0], 1e-3)), Sample::new(deep).attrs(axes_and_eps(&[0, 2], 1e-3))]
+    },
+};
+
 /// log Σ eˣ.
 pub static LOG_SUM_EXP: OpDef = OpDef {
     name: "log_sum_exp",
@@ -214,7 +273,7 @@ pub static LOG_SUM_EXP: OpDef = OpDef {
 };
 
 /// The ops of this file.
-pub(crate) static OPS: &[&OpDef] = &[&VARIANCE, &NORMALIZE, &RMS_NORM, &LAYER_NORM, &LOG_SUM_EXP];
+pub(crate) static OPS: &[&OpDef] = &[&VARIANCE, &NORMALIZE, &RMS_NORM, &LAYER_NORM, &BATCH_NORM, &LOG_SUM_EXP];
 
 impl<'g> Tensor<'g> {
     /// Population variance over axes.
@@ -241,6 +300,12 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub fn layer_norm(self, gain: Tensor<'_>, bias: Tensor<'_>, eps: f64) -> Tensor<'g> {
         self.builder().op(&LAYER_NORM, &[self, gain, bias], Attrs::none().with("eps", eps), None)
+    }
+
+    /// Batch normalization over `axes` with a gain and a bias for each place along the other axes.
+    #[track_caller]
+    pub fn batch_norm(self, gain: Tensor<'_>, bias: Tensor<'_>, axes: &[usize], eps: f64) -> Tensor<'g> {
+        self.builder().op(&BATCH_NORM, &[self, gain, bias], axes_and_eps(axes, eps), None)
     }
 
     /// log Σ eˣ along an axis.

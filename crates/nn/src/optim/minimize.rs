@@ -5,7 +5,8 @@
 
 use cotangent_graph::{Code, DType, Diag, Graph, GraphBuilder, Loc, NodeId, Origin, Tensor, Vjp};
 
-use super::{Optimizer, UpdateCx, is_updated, made_at, rate_state};
+use super::recipe::{ParamInfo, accumulator};
+use super::{Optimizer, Recipe, UpdateCx, hyper, is_updated, made_at, step_number};
 
 /// Training as methods of the builder.
 pub trait Minimize {
@@ -25,6 +26,12 @@ pub trait Minimize {
     #[track_caller]
     fn apply_gradients(&self, gradients: &[(Tensor<'_>, Tensor<'_>)], optimizer: impl Optimizer);
 
+    /// Adds the gradients of `loss` to the sums in the states `optimizer.accumulated.<param>`, for the parameters that
+    /// [`Minimize::minimize`] with the same optimiser would train; nothing else changes. A program for the first `n - 1` of
+    /// `n` batches whose optimiser has [`Recipe::accumulate`].
+    #[track_caller]
+    fn accumulate(&self, loss: Tensor<'_>, optimizer: impl Optimizer);
+
     /// The parameters that a gradient of `value` flows to, in the order in which they were made. Empty if `value` is the
     /// result of an error or belongs to another graph.
     fn params_of(&self, value: Tensor<'_>) -> Vec<Tensor<'_>>;
@@ -33,16 +40,7 @@ pub trait Minimize {
 impl Minimize for GraphBuilder {
     #[track_caller]
     fn minimize(&self, loss: Tensor<'_>, optimizer: impl Optimizer) {
-        let Some(loss) = checked_loss(self, loss, "minimize") else { return };
-        let params = self.params_of(loss);
-        if params.is_empty() {
-            let text = "`minimize` requires a loss that depends on parameters, got one that depends on none";
-            let diag = Diag::new(Code::NotDifferentiable, text).note("the loss was made", made_at(loss));
-            self.error(diag.help(
-                "parameters come from layers or `g.param`; no gradient flows through `stop_gradient`, comparisons or integers",
-            ));
-            return;
-        }
+        let Some((loss, params)) = trained(self, loss, &optimizer, "minimize") else { return };
         apply(self, &with_gradients(self, loss, &params, &optimizer), &optimizer, "minimize");
     }
 
@@ -85,6 +83,21 @@ impl Minimize for GraphBuilder {
             pairs.push((param, grad));
         }
         apply(self, &pairs, &optimizer, CALL);
+    }
+
+    #[track_caller]
+    fn accumulate(&self, loss: Tensor<'_>, optimizer: impl Optimizer) {
+        const CALL: &str = "accumulate";
+        let Some((loss, params)) = trained(self, loss, &optimizer, CALL) else { return };
+        let pairs = with_gradients(self, loss, &params, &optimizer);
+        let outer = self.set_origin(Some(origin(&optimizer)));
+        if let Some(updates) = contexts(self, &pairs, &optimizer, CALL) {
+            for cx in updates {
+                let sum = accumulator(self, &cx);
+                self.update(sum, sum + cx.grad);
+            }
+        }
+        self.set_origin(outer);
     }
 
     fn params_of(&self, value: Tensor<'_>) -> Vec<Tensor<'_>> {
@@ -168,9 +181,9 @@ fn with_gradients<'g>(
     params: &[Tensor<'g>],
     optimizer: &impl Optimizer,
 ) -> Vec<(Tensor<'g>, Tensor<'g>)> {
-    g.set_origin(Some(origin(optimizer)));
+    let outer = g.set_origin(Some(origin(optimizer)));
     let gradients = g.grad(loss, params);
-    g.set_origin(None);
+    g.set_origin(outer);
     params.iter().copied().zip(gradients).collect()
 }
 
@@ -179,26 +192,61 @@ fn origin(optimizer: &impl Optimizer) -> Origin {
     Origin { rule: Some(optimizer.name()), ..Origin::at(Loc::here()) }
 }
 
-/// Declares the updates of parameters by their gradients.
+/// The loss, checked, and the parameters that training changes: those that a gradient flows to and no group freezes.
 #[track_caller]
-fn apply<'g>(g: &'g GraphBuilder, pairs: &[(Tensor<'g>, Tensor<'g>)], optimizer: &impl Optimizer, call: &str) {
+fn trained<'g>(
+    g: &'g GraphBuilder,
+    loss: Tensor<'_>,
+    optimizer: &impl Optimizer,
+    call: &str,
+) -> Option<(Tensor<'g>, Vec<Tensor<'g>>)> {
+    let loss = checked_loss(g, loss, call)?;
+    let reached = g.params_of(loss);
+    let none = reached.is_empty();
+    let params: Vec<_> = reached.into_iter().filter(|&param| !is_frozen(g, param, optimizer)).collect();
+    if !params.is_empty() {
+        return Some((loss, params));
+    }
+    let text = format!("`{call}` requires a loss that depends on parameters, got one that depends on none");
+    let diag = Diag::new(Code::NotDifferentiable, text).note("the loss was made", made_at(loss));
+    g.error(diag.help(if none {
+        "parameters come from layers or `g.param`; no gradient flows through `stop_gradient`, comparisons or integers"
+    } else {
+        "the groups of the optimiser's recipe freeze all that it depends on"
+    }));
+    None
+}
+
+fn is_frozen(g: &GraphBuilder, param: Tensor<'_>, optimizer: &impl Optimizer) -> bool {
+    let (Some(recipe), Some(name)) = (optimizer.recipe(), param_name(g, param)) else { return false };
+    recipe.treatment(&ParamInfo { name: &name, shape: &param.shape() }).frozen
+}
+
+/// What the optimiser sees of each parameter that is to be updated. The origin must be set.
+#[track_caller]
+fn contexts<'g>(
+    g: &'g GraphBuilder,
+    pairs: &[(Tensor<'g>, Tensor<'g>)],
+    optimizer: &impl Optimizer,
+    call: &str,
+) -> Option<Vec<UpdateCx<'g>>> {
     let rate = optimizer.learning_rate();
     let in_range = if rate.is_finite() && rate >= 0.0 {
-        optimizer.check()
+        optimizer.check().and(optimizer.recipe().map_or(Ok(()), Recipe::check))
     } else {
         Err(format!("a learning rate that is finite and not negative, got {rate}"))
     };
     if let Err(required) = in_range {
         let text = format!("the optimiser `{}` requires {required}", optimizer.name());
         g.error(Diag::new(Code::BadAttribute, text));
-        return;
+        return None;
     }
-    if pairs.is_empty() {
-        return;
-    }
-    g.set_origin(Some(origin(optimizer)));
+    let plain = Recipe::new();
+    let recipe = optimizer.recipe().unwrap_or(&plain);
     let wide = pairs.iter().any(|(param, _)| param.dtype() == DType::F64);
-    let rate = rate_state(g, rate, if wide { DType::F64 } else { DType::F32 });
+    let hyper_dtype = if wide { DType::F64 } else { DType::F32 };
+    let mut common: Option<Tensor<'g>> = None;
+    let mut updates = Vec::new();
     for &(param, grad) in pairs {
         let Some(param_name) = param_name(g, param) else { continue };
         if is_updated(g, param) {
@@ -207,8 +255,46 @@ fn apply<'g>(g: &'g GraphBuilder, pairs: &[(Tensor<'g>, Tensor<'g>)], optimizer:
             g.error(diag.help("one step replaces a parameter once: add the losses, or list the parameters of each"));
             continue;
         }
-        let cx = UpdateCx { param, grad, rate, optimizer: optimizer.name(), param_name };
-        g.update(param, optimizer.step(&cx));
+        let shape = param.shape();
+        let treatment = recipe.treatment(&ParamInfo { name: &param_name, shape: &shape });
+        if treatment.frozen {
+            continue;
+        }
+        let mut rate = match common {
+            Some(rate) => rate,
+            None => scheduled_rate(g, rate, hyper_dtype, recipe),
+        };
+        common = Some(rate);
+        for (group, factor) in treatment.rates {
+            let factor = hyper(g, &format!("{group}.rate"), factor, hyper_dtype);
+            rate = rate.cast(DType::F64) * factor.cast(DType::F64);
+        }
+        let (regularized, optimizer) = (treatment.regularized, optimizer.name());
+        updates.push(UpdateCx { param, grad, rate, regularized, optimizer, param_name, hyper_dtype });
     }
-    g.set_origin(None);
+    Some(updates)
+}
+
+/// The rate in the store, times the schedule's factor at this step.
+#[track_caller]
+fn scheduled_rate<'g>(g: &'g GraphBuilder, rate: f64, dtype: DType, recipe: &Recipe) -> Tensor<'g> {
+    let rate = hyper(g, "lr", rate, dtype);
+    let Some(schedule) = &recipe.schedule else { return rate };
+    rate.cast(DType::F64) * schedule.factor_of(g, step_number(g) - 1.0)
+}
+
+/// Declares the updates of parameters by their gradients.
+#[track_caller]
+fn apply<'g>(g: &'g GraphBuilder, pairs: &[(Tensor<'g>, Tensor<'g>)], optimizer: &impl Optimizer, call: &str) {
+    let outer = g.set_origin(Some(origin(optimizer)));
+    if let Some(mut updates) = contexts(g, pairs, optimizer, call) {
+        let plain = Recipe::new();
+        let recipe = optimizer.recipe().unwrap_or(&plain);
+        recipe.shape_gradients(g, &mut updates);
+        for cx in &updates {
+            let formula = optimizer.step(cx);
+            g.update(cx.param, recipe.finish(cx, formula));
+        }
+    }
+    g.set_origin(outer);
 }

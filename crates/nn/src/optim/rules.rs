@@ -4,17 +4,23 @@
 //! are folded into scalars in f64 before they meet a tensor, so that an element costs a few multiplications, one root
 //! and one division.
 
-use cotangent_graph::{DType, Tensor};
+use cotangent_graph::Tensor;
 
 use super::{Optimizer, UpdateCx};
 
+/// `√(v + ε)`, or `√v + ε` where ε stands outside of the root.
+#[track_caller]
+pub(super) fn root(v: Tensor<'_>, eps: f64, outside: bool) -> Tensor<'_> {
+    if outside { v.sqrt() + eps } else { (v + eps).sqrt() }
+}
+
 /// Reads as "`name` in [0, 1)".
-fn fraction(name: &str, value: f64) -> Result<(), String> {
+pub(super) fn fraction(name: &str, value: f64) -> Result<(), String> {
     if (0.0..1.0).contains(&value) { Ok(()) } else { Err(format!("{name} in [0, 1), got {value}")) }
 }
 
 /// Reads as "`name` finite and not negative".
-fn not_negative(name: &str, value: f64) -> Result<(), String> {
+pub(super) fn not_negative(name: &str, value: f64) -> Result<(), String> {
     if value.is_finite() && value >= 0.0 {
         Ok(())
     } else {
@@ -144,17 +150,24 @@ impl Optimizer for Nesterov {
 pub struct AdaGrad {
     rate: f64,
     eps: f64,
+    outside: bool,
 }
 
 impl AdaGrad {
     /// AdaGrad with learning rate `rate` and ε = 1e-8.
     pub fn new(rate: f64) -> Self {
-        AdaGrad { rate, eps: 1e-8 }
+        AdaGrad { rate, eps: 1e-8, outside: false }
     }
 
     /// Another ε.
     pub fn eps(mut self, eps: f64) -> Self {
         self.eps = eps;
+        self
+    }
+
+    /// ε outside of the root, `√v + ε`, as in PyTorch.
+    pub fn eps_outside_root(mut self) -> Self {
+        self.outside = true;
         self
     }
 }
@@ -177,7 +190,7 @@ impl Optimizer for AdaGrad {
         let v = cx.slot("v");
         let v_next = v + cx.grad * cx.grad;
         cx.builder().update(v, v_next);
-        cx.param - cx.rate() * cx.grad / (v_next + self.eps).sqrt()
+        cx.param - cx.rate() * cx.grad / root(v_next, self.eps, self.outside)
     }
 }
 
@@ -187,12 +200,13 @@ pub struct RmsProp {
     rate: f64,
     beta: f64,
     eps: f64,
+    outside: bool,
 }
 
 impl RmsProp {
     /// RMSprop with learning rate `rate`, β = 0.9 and ε = 1e-8.
     pub fn new(rate: f64) -> Self {
-        RmsProp { rate, beta: 0.9, eps: 1e-8 }
+        RmsProp { rate, beta: 0.9, eps: 1e-8, outside: false }
     }
 
     /// Another β.
@@ -204,6 +218,12 @@ impl RmsProp {
     /// Another ε.
     pub fn eps(mut self, eps: f64) -> Self {
         self.eps = eps;
+        self
+    }
+
+    /// ε outside of the root, `√v + ε`, as in PyTorch.
+    pub fn eps_outside_root(mut self) -> Self {
+        self.outside = true;
         self
     }
 }
@@ -226,38 +246,36 @@ impl Optimizer for RmsProp {
         let v = cx.slot("v");
         let v_next = v * self.beta + cx.grad * cx.grad * (1.0 - self.beta);
         cx.builder().update(v, v_next);
-        cx.param - cx.rate() * cx.grad / (v_next + self.eps).sqrt()
+        cx.param - cx.rate() * cx.grad / root(v_next, self.eps, self.outside)
     }
 }
 
-/// Adam (Kingma and Ba 2014), with the paper's bias correction and ε outside the root:
-/// `m ← β₁ m + (1 − β₁) g; v ← β₂ v + (1 − β₂) g²; m̂ = m/(1 − β₁ᵗ); v̂ = v/(1 − β₂ᵗ); w ← w − η m̂/(√v̂ + ε)`.
-///
-/// The corrections are scalars, computed in f64 once a step and folded into the step size `η/(1 − β₁ᵗ)` and the scale
-/// `1/√(1 − β₂ᵗ)` of the root, which changes the textbook's result by rounding only.
+/// AdaDelta (Zeiler 2012): `v ← β v + (1 − β) g²; Δ = −√(h + ε)/√(v + ε) · g; w ← w + η Δ; h ← γ h + (1 − γ) Δ²`, with ε inside
+/// the roots, as in PyTorch. The paper's formula has η = 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Adam {
+pub struct AdaDelta {
     rate: f64,
-    beta1: f64,
-    beta2: f64,
+    beta: f64,
+    gamma: f64,
     eps: f64,
+    sums: bool,
 }
 
-impl Adam {
-    /// Adam with learning rate `rate`, β₁ = 0.9, β₂ = 0.999 and ε = 1e-8.
+impl AdaDelta {
+    /// AdaDelta with learning rate `rate`, usually 1, β = γ = 0.9 and ε = 1e-6.
     pub fn new(rate: f64) -> Self {
-        Adam { rate, beta1: 0.9, beta2: 0.999, eps: 1e-8 }
+        AdaDelta { rate, beta: 0.9, gamma: 0.9, eps: 1e-6, sums: false }
     }
 
-    /// Another β₁, the share of the old mean gradient that is kept.
-    pub fn beta1(mut self, beta1: f64) -> Self {
-        self.beta1 = beta1;
+    /// Another β, the share of the old mean square of gradients that is kept.
+    pub fn beta(mut self, beta: f64) -> Self {
+        self.beta = beta;
         self
     }
 
-    /// Another β₂, the share of the old mean square that is kept.
-    pub fn beta2(mut self, beta2: f64) -> Self {
-        self.beta2 = beta2;
+    /// Another γ, the share of the old mean square of changes that is kept.
+    pub fn gamma(mut self, gamma: f64) -> Self {
+        self.gamma = gamma;
         self
     }
 
@@ -267,31 +285,16 @@ impl Adam {
         self
     }
 
-    fn check_all(&self) -> Result<(), String> {
-        fraction("beta1", self.beta1).and(fraction("beta2", self.beta2)).and(not_negative("eps", self.eps))
-    }
-
-    /// What the parameter is changed by, with the states' updates declared.
-    #[track_caller]
-    fn change<'g>(&self, cx: &UpdateCx<'g>) -> Tensor<'g> {
-        let g = cx.builder();
-        let t = cx.step_number();
-        let correction1: Tensor<'g> = 1.0 - g.scalar(self.beta1, DType::F64).pow(t);
-        let correction2: Tensor<'g> = 1.0 - g.scalar(self.beta2, DType::F64).pow(t);
-        let step_size = cx.narrow(cx.rate_f64() / correction1);
-        let root_scale = cx.narrow(1.0 / correction2.sqrt());
-        let (m, v) = (cx.slot("m"), cx.slot("v"));
-        let m_next = m * self.beta1 + cx.grad * (1.0 - self.beta1);
-        let v_next = v * self.beta2 + cx.grad * cx.grad * (1.0 - self.beta2);
-        g.update(m, m_next);
-        g.update(v, v_next);
-        step_size * m_next / (v_next.sqrt() * root_scale + self.eps)
+    /// The sum of all squared gradients in the place of their running mean: `v ← v + g²`, as in AdaGrad.
+    pub fn with_sums(mut self) -> Self {
+        self.sums = true;
+        self
     }
 }
 
-impl Optimizer for Adam {
+impl Optimizer for AdaDelta {
     fn name(&self) -> &'static str {
-        "adam"
+        "adadelta"
     }
 
     fn learning_rate(&self) -> f64 {
@@ -299,69 +302,17 @@ impl Optimizer for Adam {
     }
 
     fn check(&self) -> Result<(), String> {
-        self.check_all()
+        fraction("beta", self.beta).and(fraction("gamma", self.gamma)).and(not_negative("eps", self.eps))
     }
 
     #[track_caller]
     fn step<'g>(&self, cx: &UpdateCx<'g>) -> Tensor<'g> {
-        cx.param - self.change(cx)
-    }
-}
-
-/// Adam with decoupled weight decay (Loshchilov and Hutter 2017): `w ← (1 − η λ) w − η m̂/(√v̂ + ε)`.
-///
-/// Only parameters of rank 2 or more decay: weights and tables, not biases nor the scales of norms.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamW {
-    adam: Adam,
-    decay: f64,
-}
-
-impl AdamW {
-    /// AdamW with learning rate `rate`, decay λ = `decay`, β₁ = 0.9, β₂ = 0.999 and ε = 1e-8.
-    pub fn new(rate: f64, decay: f64) -> Self {
-        AdamW { adam: Adam::new(rate), decay }
-    }
-
-    /// Another β₁, the share of the old mean gradient that is kept.
-    pub fn beta1(mut self, beta1: f64) -> Self {
-        self.adam.beta1 = beta1;
-        self
-    }
-
-    /// Another β₂, the share of the old mean square that is kept.
-    pub fn beta2(mut self, beta2: f64) -> Self {
-        self.adam.beta2 = beta2;
-        self
-    }
-
-    /// Another ε.
-    pub fn eps(mut self, eps: f64) -> Self {
-        self.adam.eps = eps;
-        self
-    }
-}
-
-impl Optimizer for AdamW {
-    fn name(&self) -> &'static str {
-        "adamw"
-    }
-
-    fn learning_rate(&self) -> f64 {
-        self.adam.rate
-    }
-
-    fn check(&self) -> Result<(), String> {
-        self.adam.check_all().and(not_negative("decay", self.decay))
-    }
-
-    #[track_caller]
-    fn step<'g>(&self, cx: &UpdateCx<'g>) -> Tensor<'g> {
-        let change = self.adam.change(cx);
-        if cx.param.rank() < 2 {
-            return cx.param - change;
-        }
-        let kept = cx.narrow(1.0 - cx.rate_f64() * self.decay);
-        cx.param * kept - change
+        let (v, h) = (cx.slot("v"), cx.slot("h"));
+        let square = cx.grad * cx.grad;
+        let v_next = if self.sums { v + square } else { v * self.beta + square * (1.0 - self.beta) };
+        let change = -((h + self.eps).sqrt() / (v_next + self.eps).sqrt() * cx.grad);
+        cx.builder().update(v, v_next);
+        cx.builder().update(h, h * self.gamma + change * change * (1.0 - self.gamma));
+        cx.param + cx.rate() * change
     }
 }

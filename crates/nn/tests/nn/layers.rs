@@ -3,7 +3,7 @@
 use cotangent_graph::DType::{F32, F64, I64};
 use cotangent_graph::interp::{Env, interpret_named};
 use cotangent_graph::{Init, Tensor, TensorData};
-use cotangent_nn::{DenseOptions, EmbeddingOptions, Layers};
+use cotangent_nn::{Dense, Embedding, Layers};
 use ndarray::{Array, Array2, ArrayD, IxDyn};
 
 use crate::{graph, value};
@@ -61,9 +61,9 @@ fn dense_takes_its_element_type_from_the_input_and_its_name_from_the_scopes() {
 fn dense_options_choose_initialisers_and_drop_the_bias() {
     let g = graph(|g| {
         let x = g.input("x", F32, [2, 3]);
-        let plain = DenseOptions { init: Init::HeNormal, bias: false, ..DenseOptions::default() };
-        let shifted = DenseOptions { bias_init: Init::constant(0.1), ..DenseOptions::default() };
-        g.output("y", x.dense_with("a", 4, plain).dense_with("b", 4, shifted));
+        let plain = Dense::new(4).init(Init::HeNormal).without_bias();
+        let shifted = Dense::new(4).bias_init(Init::constant(0.1));
+        g.output("y", x.layer("a", plain).layer("b", shifted));
     });
     let init = |name: &str| g.node(g.source(name).unwrap_or_else(|| panic!("no `{name}`"))).attrs.init("init").copied();
     assert_eq!(init("a.weight"), Some(Init::HeNormal));
@@ -98,8 +98,7 @@ fn default_weights_are_glorot_uniform_and_biases_zero() {
 fn embedding_picks_rows() {
     let g = graph(|g| {
         let ids = g.input("ids", I64, [2, 2]);
-        let options = EmbeddingOptions { dtype: F64, ..EmbeddingOptions::default() };
-        let rows: Tensor<'_> = ids.embedding_with("words", 3, 2, options);
+        let rows: Tensor<'_> = ids.layer("words", Embedding::new(3, 2).dtype(F64));
         assert_eq!(rows.shape().to_vec(), [2, 2, 2]);
         assert_eq!(ids.embedding("other", 3, 4).ty().to_string(), "f32[2,2,4]");
         g.output("rows", rows);

@@ -1,10 +1,16 @@
 //! Tests of the crate through the interpreter, which evaluates `grad` by central differences: small f64 models train end
 //! to end without the compiler's passes.
 
+mod averages;
 mod errors;
 mod layers;
+mod losses;
 mod metrics;
+mod norms;
 mod optim;
+mod recipe;
+mod schedules;
+mod summary;
 
 use cotangent_graph::{Diags, Graph, GraphBuilder, Loc, Stage, TensorData, build, verify};
 

@@ -5,18 +5,21 @@ use std::collections::{BTreeMap, HashSet};
 use cotangent_graph::DType::{F32, F64, I64};
 use cotangent_graph::interp::{Env, interpret_named};
 use cotangent_graph::{DType, Graph, GraphBuilder, Init, NodeId, OpTraits, Role, TensorData};
-use cotangent_nn::{AdaGrad, Adam, AdamW, Layers, Minimize, Momentum, Nesterov, Optimizer, RmsProp, Sgd};
+use cotangent_nn::{
+    AdaDelta, AdaGrad, Adam, AdamW, Lamb, Layers, Lion, Minimize, Momentum, NAdam, Nesterov, Optimizer, Recipe,
+    RmsProp, Sgd,
+};
 use ndarray::{Array2, array};
 
 use crate::{errors, graph, value};
 
-const CURVATURE: [f64; 8] = [1.0, 2.0, 0.5, 3.0, 0.1, 1.5, 0.7, 2.5];
-const TARGET: [f64; 8] = [0.3, -1.0, 2.0, 0.0, 4.0, -0.5, 1.0, -2.0];
-const START: [f64; 8] = [1.0, 1.0, 0.5, -1.0, 0.0, 2.0, -0.3, 0.25];
-const RATE: f64 = 0.05;
+pub(crate) const CURVATURE: [f64; 8] = [1.0, 2.0, 0.5, 3.0, 0.1, 1.5, 0.7, 2.5];
+pub(crate) const TARGET: [f64; 8] = [0.3, -1.0, 2.0, 0.0, 4.0, -0.5, 1.0, -2.0];
+pub(crate) const START: [f64; 8] = [1.0, 1.0, 0.5, -1.0, 0.0, 2.0, -0.3, 0.25];
+pub(crate) const RATE: f64 = 0.05;
 
 /// `½ Σ a (w − b)²` of a matrix `[3, 2]` and a vector `[2]`; central differences are exact for it up to rounding.
-fn quadratic(g: &GraphBuilder, optimizer: impl Optimizer) {
+pub(crate) fn quadratic(g: &GraphBuilder, optimizer: impl Optimizer) {
     let loss = |name: &str, shape: &[usize], at: std::ops::Range<usize>| {
         let w = g.param(name, F64, shape, Init::ZEROS);
         let constant = |values: &[f64]| {
@@ -31,17 +34,17 @@ fn quadratic(g: &GraphBuilder, optimizer: impl Optimizer) {
 }
 
 /// The gradient of the quadratic at element `i`.
-fn slope(i: usize, w: f64) -> f64 {
+pub(crate) fn slope(i: usize, w: f64) -> f64 {
     CURVATURE[i] * (w - TARGET[i])
 }
 
-fn start() -> Env {
+pub(crate) fn start() -> Env {
     let weight = Array2::from_shape_vec((3, 2), START[..6].to_vec()).expect("shape");
     Env::default().with("layer.weight", weight).with("layer.bias", array![START[6], START[7]])
 }
 
 /// Runs one step and stores the updates.
-fn step(graph: &Graph, env: &mut Env) {
+pub(crate) fn step(graph: &Graph, env: &mut Env) {
     for (name, value) in interpret_named(graph, env).expect("runs") {
         if let Some(target) = name.strip_prefix("update ") {
             env.values.insert(target.to_owned(), value);
@@ -51,7 +54,14 @@ fn step(graph: &Graph, env: &mut Env) {
 
 /// Compares ten steps with `next(t, i, w, states)`, the textbook's rule for one element, which keeps up to three states
 /// and answers with the value that the graph's parameter must have. Returns the graph.
-fn check(optimizer: impl Optimizer, next: impl Fn(i32, usize, &mut [f64; 3]) -> f64) -> Graph {
+pub(crate) fn check(optimizer: impl Optimizer, next: impl Fn(i32, usize, &mut [f64; 3]) -> f64) -> Graph {
+    let graph = check_steps(optimizer, next);
+    assert_cheap(&graph);
+    graph
+}
+
+/// [`check`] for formulas that are not pointwise.
+pub(crate) fn check_steps(optimizer: impl Optimizer, next: impl Fn(i32, usize, &mut [f64; 3]) -> f64) -> Graph {
     let graph = graph(|g| quadratic(g, optimizer));
     let mut env = start();
     env.initialize(&graph, 0);
@@ -64,7 +74,6 @@ fn check(optimizer: impl Optimizer, next: impl Fn(i32, usize, &mut [f64; 3]) -> 
             assert!((got[i] - want).abs() <= 1e-8 * want.abs().max(1.0), "step {t}, element {i}: {} {want}", got[i]);
         }
     }
-    assert_cheap(&graph);
     graph
 }
 
@@ -88,7 +97,7 @@ fn assert_cheap(graph: &Graph) {
 }
 
 /// The names of all states, and of all updates, in order.
-fn names(graph: &Graph) -> (Vec<String>, Vec<String>) {
+pub(crate) fn names(graph: &Graph) -> (Vec<String>, Vec<String>) {
     let states = graph.nodes().iter().filter(|n| n.op.name == "state").map(|n| n.attrs.str("name").to_owned());
     let updates = graph.outputs().iter().filter(|o| matches!(o.role, Role::Update(_))).map(|o| o.name.to_string());
     let (mut states, mut updates): (Vec<_>, Vec<_>) = (states.collect(), updates.collect());
@@ -168,9 +177,9 @@ fn adam(t: i32, i: usize, [w, m, v]: &mut [f64; 3], (beta1, beta2, eps): (f64, f
 fn adam_is_the_textbooks() {
     let graph = check(Adam::new(RATE), |t, i, s| adam(t, i, s, (0.9, 0.999, 1e-8), 1.0));
     let (states, updates) = names(&graph);
-    let slots = ["adam.m.layer.bias", "adam.m.layer.weight", "adam.t", "adam.v.layer.bias", "adam.v.layer.weight"];
-    assert_eq!(states, slots.iter().copied().chain(["optimizer.lr"]).collect::<Vec<_>>());
-    assert_eq!(updates, slots.iter().copied().chain(["layer.bias", "layer.weight"]).collect::<Vec<_>>());
+    let slots = ["adam.m.layer.bias", "adam.m.layer.weight", "adam.v.layer.bias", "adam.v.layer.weight"];
+    assert_eq!(states, slots.iter().copied().chain(["optimizer.lr", "optimizer.t"]).collect::<Vec<_>>());
+    assert_eq!(updates, slots.iter().copied().chain(["layer.bias", "layer.weight", "optimizer.t"]).collect::<Vec<_>>());
     // The corrections are computed once, as scalars, for both parameters.
     let powers: Vec<NodeId> = graph.ids().filter(|&id| graph.node(id).op.name == "pow").collect();
     assert_eq!(powers.len(), 2);
@@ -186,6 +195,272 @@ fn adamw_decays_matrices_and_not_vectors() {
 }
 
 #[test]
+fn adam_has_other_textbooks_forms() {
+    check(Adam::new(RATE).uncorrected().eps_inside_root().eps(1e-4), |_, i, [w, m, v]| {
+        let g = slope(i, *w);
+        *m = 0.9 * *m + 0.1 * g;
+        *v = 0.999 * *v + 0.001 * g * g;
+        *w -= RATE * *m / (*v + 1e-4).sqrt();
+        *w
+    });
+    check(Adam::new(RATE).eps_inside_root().eps(1e-2), |t, i, [w, m, v]| {
+        let g = slope(i, *w);
+        *m = 0.9 * *m + 0.1 * g;
+        *v = 0.999 * *v + 0.001 * g * g;
+        let (m_hat, v_hat) = (*m / (1.0 - 0.9f64.powi(t)), *v / (1.0 - 0.999f64.powi(t)));
+        *w -= RATE * m_hat / (v_hat + 1e-2).sqrt();
+        *w
+    });
+}
+
+#[test]
+fn adadelta_is_the_papers_and_the_lectures() {
+    for sums in [false, true] {
+        let optimizer = AdaDelta::new(1.0).beta(0.8).gamma(0.7).eps(1e-3);
+        check(if sums { optimizer.with_sums() } else { optimizer }, |_, i, [w, v, h]| {
+            let g = slope(i, *w);
+            *v = if sums { *v + g * g } else { 0.8 * *v + 0.2 * g * g };
+            let change = -(*h + 1e-3).sqrt() / (*v + 1e-3).sqrt() * g;
+            *w += change;
+            *h = 0.7 * *h + 0.3 * change * change;
+            *w
+        });
+    }
+}
+
+#[test]
+fn lion_is_the_papers() {
+    check(Lion::new(RATE, 0.3), |_, i, [w, m, _]| {
+        let g = slope(i, *w);
+        let direction = (0.9 * *m + 0.1 * g).signum();
+        *w = if i < 6 { (1.0 - RATE * 0.3) * *w } else { *w } - RATE * direction;
+        *m = 0.99 * *m + 0.01 * g;
+        *w
+    });
+}
+
+#[test]
+fn lamb_is_the_papers() {
+    // The factor is a parameter's, not an element's, so the twin moves all elements at once.
+    let graph = graph(|g| quadratic(g, Lamb::new(RATE, 0.1)));
+    let mut env = start();
+    env.initialize(&graph, 0);
+    let (mut w, mut m, mut v) = (START, [0.0; 8], [0.0f64; 8]);
+    for t in 1..=10 {
+        step(&graph, &mut env);
+        for part in [0..6, 6..8] {
+            let decay = if part.start == 0 { 0.1 } else { 0.0 };
+            let r: Vec<f64> = part
+                .clone()
+                .map(|i| {
+                    let g = slope(i, w[i]);
+                    m[i] = 0.9 * m[i] + 0.1 * g;
+                    v[i] = 0.999 * v[i] + 0.001 * g * g;
+                    let (m_hat, v_hat) = (m[i] / (1.0 - 0.9f64.powi(t)), v[i] / (1.0 - 0.999f64.powi(t)));
+                    m_hat / (v_hat.sqrt() + 1e-6) + decay * w[i]
+                })
+                .collect();
+            let length = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let trust = length(&w[part.clone()]) / length(&r);
+            part.clone().zip(&r).for_each(|(i, r)| w[i] -= RATE * trust * r);
+        }
+        let got = [env.values["layer.weight"].to_f64(), env.values["layer.bias"].to_f64()].concat();
+        for (got, want) in got.iter().zip(w) {
+            assert!((got - want).abs() < 1e-7, "step {t}: {got} {want}");
+        }
+    }
+}
+
+/// Ten steps of PyTorch 2's optimisers in f64 on the same function, as printed by them: an implementation that shares
+/// nothing with this one.
+#[test]
+fn ten_steps_are_those_of_pytorch() {
+    let l2 = |lambda: f64| Recipe::new().l2(lambda / 2.0);
+    let table: [(&str, Box<dyn Optimizer>, [f64; 8]); 12] = [
+        (
+            "SGD",
+            Box::new(Sgd::new(RATE)),
+            [
+                0.719115857467,
+                -0.3026431198,
+                0.835505568715,
+                -0.196874404341,
+                0.195559478137,
+                0.646455853562,
+                0.089633043601,
+                -1.408079953631,
+            ],
+        ),
+        (
+            "SGD momentum",
+            Box::new(Momentum::new(RATE, 0.9)),
+            [
+                0.082353962531,
+                -2.1775787776,
+                1.741484196518,
+                0.370791972961,
+                0.792112649815,
+                -1.850109924375,
+                1.073891779767,
+                -3.162453105787,
+            ],
+        ),
+        (
+            "SGD nesterov",
+            Box::new(Nesterov::new(RATE, 0.9)),
+            [
+                0.116605282632,
+                -1.693156343291,
+                1.79764586994,
+                0.130276637757,
+                0.888222224433,
+                -1.449150502139,
+                1.088262236996,
+                -2.554366048524,
+            ],
+        ),
+        (
+            "SGD wd",
+            Box::new(Momentum::new(RATE, 0.9).with(l2(0.2))),
+            [
+                -0.07144495615,
+                -2.000214498318,
+                1.481351271262,
+                0.30033688243,
+                0.724775197239,
+                -1.85109800184,
+                1.073891779767,
+                -3.162453105787,
+            ],
+        ),
+        (
+            "Adagrad",
+            Box::new(AdaGrad::new(RATE).eps(1e-4).eps_outside_root()),
+            [
+                0.768162466471,
+                0.755243800288,
+                0.74254254412,
+                -0.761994326308,
+                0.247925410323,
+                1.753949597815,
+                -0.058832424492,
+                0.004521363608,
+            ],
+        ),
+        (
+            "RMSprop",
+            Box::new(RmsProp::new(RATE).beta(0.8).eps(1e-4).eps_outside_root()),
+            [
+                0.465121096021,
+                0.367780767088,
+                1.117697218344,
+                -0.414982722873,
+                0.651416706663,
+                1.359711172808,
+                0.308208570303,
+                -0.386762137861,
+            ],
+        ),
+        (
+            "Adadelta",
+            Box::new(AdaDelta::new(1.0)),
+            [
+                0.966746796678,
+                0.966422757399,
+                0.533518862113,
+                -0.966597031162,
+                0.03366324884,
+                1.966387916001,
+                -0.26651678314,
+                0.216403394339,
+            ],
+        ),
+        (
+            "Adam",
+            Box::new(Adam::new(RATE).eps(1e-3)),
+            [
+                0.521958599435,
+                0.505085359286,
+                0.992209459566,
+                -0.512469846555,
+                0.496498054167,
+                1.503938096916,
+                0.190868463909,
+                -0.245605279851,
+            ],
+        ),
+        (
+            "Adam amsgrad",
+            Box::new(Adam::new(RATE).beta1(0.5).beta2(0.6).amsgrad()),
+            [
+                0.572707172937,
+                0.514773107212,
+                0.977073450467,
+                -0.543565354787,
+                0.495399295132,
+                1.510117576719,
+                0.17078484261,
+                -0.237826028284,
+            ],
+        ),
+        (
+            "AdamW",
+            Box::new(AdamW::new(RATE, 0.3)),
+            [
+                0.422443551128,
+                0.398469340889,
+                0.892136706642,
+                -0.408792151816,
+                0.465508198772,
+                1.258084550986,
+                0.191445239008,
+                -0.245697075201,
+            ],
+        ),
+        (
+            "NAdam",
+            Box::new(NAdam::new(RATE)),
+            [
+                0.640311361663,
+                0.610028089061,
+                0.884956924058,
+                -0.62562538424,
+                0.397154594214,
+                1.607106489093,
+                0.081779523082,
+                -0.141603063366,
+            ],
+        ),
+        (
+            "clip",
+            Box::new(Momentum::new(RATE, 0.9).with(Recipe::new().clip_norm(1.0))),
+            [
+                0.816855411669,
+                0.018519612853,
+                0.702568804318,
+                -0.310177568785,
+                0.110806634302,
+                1.04976492054,
+                -0.057318730935,
+                -1.086236141364,
+            ],
+        ),
+    ];
+    for (name, optimizer, expected) in table {
+        let graph = graph(|g| quadratic(g, optimizer));
+        let mut env = start();
+        env.initialize(&graph, 0);
+        (0..10).for_each(|_| step(&graph, &mut env));
+        let got = [env.values["layer.weight"].to_f64(), env.values["layer.bias"].to_f64()].concat();
+        // PyTorch divides by ‖g‖ + 1e-6 when it clips.
+        let tolerance = if name == "clip" { 1e-6 } else { 1e-8 };
+        for (got, want) in got.iter().zip(expected) {
+            assert!((got - want).abs() < tolerance, "{name}: {got} {want}");
+        }
+    }
+}
+
+#[test]
 fn the_learning_rate_is_a_state_that_nothing_updates() {
     let graph = graph(|g| quadratic(g, Adam::new(RATE)));
     let mut env = start();
@@ -195,7 +470,7 @@ fn the_learning_rate_is_a_state_that_nothing_updates() {
     env.values.insert("optimizer.lr".into(), TensorData::from(0.0));
     step(&graph, &mut env);
     assert_eq!(env.values["layer.bias"].to_f64(), START[6..]);
-    assert_eq!(env.values["adam.t"], TensorData::from(1i64));
+    assert_eq!(env.values["optimizer.t"], TensorData::from(1i64));
     assert_eq!(env.values["optimizer.lr"], TensorData::from(0.0));
 }
 
@@ -256,7 +531,9 @@ fn two_optimisers_in_scopes_of_their_own_keep_apart() {
         g.scope("g", || g.minimize(generator, Adam::new(1e-3)));
         g.scope("c", || g.minimize(critic, Adam::new(1e-4)));
     });
-    for name in ["g.optimizer.lr", "c.optimizer.lr", "g.adam.t", "c.adam.m.critic.weight", "g.adam.v.generator.bias"] {
+    for name in
+        ["g.optimizer.lr", "c.optimizer.lr", "g.optimizer.t", "c.adam.m.critic.weight", "g.adam.v.generator.bias"]
+    {
         assert!(graph.source(name).is_some(), "no `{name}`");
     }
 }
@@ -273,7 +550,7 @@ fn one_scope_shares_rate_and_step_number() {
     for _ in 0..3 {
         step(&graph, &mut env);
     }
-    assert_eq!(env.values["adam.t"], TensorData::from(3i64));
+    assert_eq!(env.values["optimizer.t"], TensorData::from(3i64));
     assert_eq!(env.values["a"].to_f64(), env.values["b"].to_f64());
 }
 

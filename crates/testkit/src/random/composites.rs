@@ -69,7 +69,7 @@ impl<'g> Pool<'g, '_> {
         }
         let n: usize = axes.iter().map(|&a| shape[a]).product();
         let spread = (n as f64).sqrt();
-        let (tensor, magnitude) = match self.rng.below(5) {
+        let (tensor, magnitude) = match self.rng.below(6) {
             0 => (x.variance(&axes), m * m),
             1 => (x.normalize(&axes, 1e-2), spread),
             2 => (x.rms_norm(&axes, 1e-2), spread),
@@ -78,6 +78,12 @@ impl<'g> Pool<'g, '_> {
                 let gain = self.constant(x.dtype(), &last, 0.5, 1.5);
                 let bias = self.constant(x.dtype(), &last, -1.0, 1.0);
                 (x.layer_norm(gain, bias, 1e-2), 2.0 * (last[0] as f64).sqrt() + 1.0)
+            }
+            4 => {
+                let kept = shape.without(&axes);
+                let gain = self.constant(x.dtype(), &kept, 0.5, 1.5);
+                let bias = self.constant(x.dtype(), &kept, -1.0, 1.0);
+                (x.batch_norm(gain, bias, &axes, 1e-2), 2.0 * spread + 1.0)
             }
             _ => (x.log_sum_exp(axes[0]), m + 8.0),
         };
@@ -90,7 +96,11 @@ impl<'g> Pool<'g, '_> {
         let (x, shape) = (item.tensor, item.tensor.shape());
         let axis = shape.rank() - 1;
         let labels = self.indices(shape[axis], &Shape::new(&shape[..axis]));
-        let loss = if self.rng.chance(0.3) { x.log_softmax(axis).nll(labels) } else { x.cross_entropy(labels) };
+        let loss = match self.rng.below(4) {
+            0 => x.log_softmax(axis).nll(labels),
+            1 => x.soft_cross_entropy(self.constant(x.dtype(), &shape, 0.0, 1.0).softmax(axis)),
+            _ => x.cross_entropy(labels),
+        };
         self.push(loss, 2.0 * item.magnitude + 8.0);
         Some(())
     }

@@ -1,0 +1,312 @@
+//! Normalizations with trained gains and biases: batch, layer, instance, group and RMS norm. They differ in the axes that
+//! statistics run over, and in what happens at test time.
+//!
+//! Gains start as 1 and biases as 0: `name.gain`, `name.bias`. Features (channels) are along the last axis unless `axis`
+//! says otherwise. ε is added to the variance, 1e-5 by default.
+
+use cotangent_graph::{Code, DType, Diag, Init, Mode, Shape, Tensor};
+
+use super::{Layer, takes};
+
+/// ε of every normalization unless another one is asked for.
+const EPS: f64 = 1e-5;
+
+/// How batch norm makes the averages that it uses at test time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Statistics {
+    /// `average ← (1 - momentum) · average + momentum · batch`, from mean 0 and variance 1 on.
+    Exponential {
+        /// The weight of the newest batch.
+        momentum: f64,
+    },
+    /// The mean over all batches trained on, weighted by their rows.
+    Average,
+}
+
+/// Batch normalization (Ioffe and Szegedy 2015): `(x - μ)/√(σ² + ε) · gain + bias`, with μ and σ² over all axes but that of
+/// the features. Put it before or after the activation.
+///
+/// In training μ and σ² are those of the batch. At test time they are the states `name.mean` and `name.variance`, which
+/// training keeps up as [`Statistics`] says; variances are averaged in their unbiased form, σ²·n/(n − 1). The third way is
+/// a pass over the training data after training: set `name.rows` to 0 in the store and step through the data with a program
+/// built in [`Mode::Calibrate`]; the averages are then those of the pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BatchNorm {
+    axis: Option<usize>,
+    eps: f64,
+    statistics: Statistics,
+}
+
+impl BatchNorm {
+    /// Features along the last axis, ε = 1e-5, an exponential average with momentum 0.1.
+    pub fn new() -> Self {
+        BatchNorm { axis: None, eps: EPS, statistics: Statistics::Exponential { momentum: 0.1 } }
+    }
+
+    /// Features along another axis.
+    pub fn axis(mut self, axis: usize) -> Self {
+        self.axis = Some(axis);
+        self
+    }
+
+    /// Another ε.
+    pub fn eps(mut self, eps: f64) -> Self {
+        self.eps = eps;
+        self
+    }
+
+    /// Another way to the averages.
+    pub fn statistics(mut self, statistics: Statistics) -> Self {
+        self.statistics = statistics;
+        self
+    }
+
+    /// [`Layer::apply`] with a gain and a bias `[features]` that the caller made; only the states are named `name.…`.
+    #[track_caller]
+    pub fn apply_with<'g>(&self, name: &str, x: Tensor<'g>, gain: Tensor<'g>, bias: Tensor<'g>) -> Tensor<'g> {
+        let g = x.builder();
+        let Some(axis) = features("batch_norm", name, x, self.axis) else { return g.poisoned() };
+        let (shape, dtype) = (x.shape(), x.dtype());
+        let axes: Vec<usize> = (0..shape.rank()).filter(|&a| a != axis).collect();
+        let kept = [shape[axis]];
+        let mean = g.state(&format!("{name}.mean"), dtype, kept, Init::ZEROS);
+        let variance = g.state(&format!("{name}.variance"), dtype, kept, Init::ONES);
+        if g.mode() == Mode::Evaluate {
+            let along = |t: Tensor<'g>| t.repeat_along(&shape, &axes);
+            let scale = (variance + self.eps).rsqrt() * gain;
+            return (x - along(mean)) * along(scale) + along(bias);
+        }
+        let y = x.batch_norm(gain, bias, &axes, self.eps);
+        if y.is_poisoned() {
+            return y;
+        }
+        let n: usize = axes.iter().map(|&a| shape[a]).product();
+        // Of a single row there is no unbiased variance; it counts as 0.
+        let unbiased = n as f64 / (n.max(2) - 1) as f64;
+        let batch = [x.mean_over(&axes), x.variance(&axes) * unbiased];
+        let weight = match self.statistics {
+            Statistics::Exponential { momentum } if g.is_training() => g.scalar(momentum, dtype),
+            _ => {
+                let rows = g.state(&format!("{name}.rows"), DType::I64, [], Init::ZEROS);
+                let seen = rows + n as i64;
+                g.update(rows, seen);
+                (n as f64 / seen.cast(DType::F64)).cast(dtype)
+            }
+        };
+        for (average, batch) in [mean, variance].into_iter().zip(batch) {
+            g.update(average, average + (batch - average) * weight);
+        }
+        y
+    }
+}
+
+impl Default for BatchNorm {
+    fn default() -> Self {
+        BatchNorm::new()
+    }
+}
+
+impl Layer for BatchNorm {
+    #[track_caller]
+    fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
+        let Some(axis) = features("batch_norm", name, x, self.axis) else { return x.builder().poisoned() };
+        let (gain, bias) = gain_and_bias(name, x, x.shape()[axis]);
+        self.apply_with(name, x, gain, bias)
+    }
+}
+
+/// Layer normalization (Ba et al. 2016): statistics over the last axis, each row by itself, the same at test time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerNorm {
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// ε = 1e-5.
+    pub fn new() -> Self {
+        LayerNorm { eps: EPS }
+    }
+
+    /// Another ε.
+    pub fn eps(mut self, eps: f64) -> Self {
+        self.eps = eps;
+        self
+    }
+}
+
+impl Default for LayerNorm {
+    fn default() -> Self {
+        LayerNorm::new()
+    }
+}
+
+impl Layer for LayerNorm {
+    #[track_caller]
+    fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
+        let Some(axis) = features("layer_norm", name, x, None) else { return x.builder().poisoned() };
+        let (gain, bias) = gain_and_bias(name, x, x.shape()[axis]);
+        x.layer_norm(gain, bias, self.eps)
+    }
+}
+
+/// RMS normalization (Zhang and Sennrich 2019): `x/√(mean(x²) + ε) · gain` over the last axis, without centering or bias.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RmsNorm {
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// ε = 1e-5.
+    pub fn new() -> Self {
+        RmsNorm { eps: EPS }
+    }
+
+    /// Another ε.
+    pub fn eps(mut self, eps: f64) -> Self {
+        self.eps = eps;
+        self
+    }
+}
+
+impl Default for RmsNorm {
+    fn default() -> Self {
+        RmsNorm::new()
+    }
+}
+
+impl Layer for RmsNorm {
+    #[track_caller]
+    fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
+        let Some(axis) = features("rms_norm", name, x, None) else { return x.builder().poisoned() };
+        let gain = x.builder().param(&format!("{name}.gain"), x.dtype(), [x.shape()[axis]], Init::ONES);
+        x.rms_norm(&[axis], self.eps) * gain
+    }
+}
+
+/// Group normalization (Wu and He 2018): statistics over the features of a group and all places of an example, each example
+/// (axis 0) by itself, the same at test time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GroupNorm {
+    n_groups: usize,
+    axis: Option<usize>,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// So many groups, which must divide the number of features; ε = 1e-5.
+    pub fn new(n_groups: usize) -> Self {
+        GroupNorm { n_groups, axis: None, eps: EPS }
+    }
+
+    /// Features along another axis than the last.
+    pub fn axis(mut self, axis: usize) -> Self {
+        self.axis = Some(axis);
+        self
+    }
+
+    /// Another ε.
+    pub fn eps(mut self, eps: f64) -> Self {
+        self.eps = eps;
+        self
+    }
+}
+
+impl Layer for GroupNorm {
+    #[track_caller]
+    fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
+        grouped("group_norm", name, x, self.axis, Some(self.n_groups), self.eps)
+    }
+}
+
+/// Instance normalization (Ulyanov et al. 2016): group norm with a group for each feature. An example needs places to take
+/// statistics over, so the rank is 3 or more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InstanceNorm {
+    axis: Option<usize>,
+    eps: f64,
+}
+
+impl InstanceNorm {
+    /// Features along the last axis, ε = 1e-5.
+    pub fn new() -> Self {
+        InstanceNorm { axis: None, eps: EPS }
+    }
+
+    /// Features along another axis.
+    pub fn axis(mut self, axis: usize) -> Self {
+        self.axis = Some(axis);
+        self
+    }
+
+    /// Another ε.
+    pub fn eps(mut self, eps: f64) -> Self {
+        self.eps = eps;
+        self
+    }
+}
+
+impl Default for InstanceNorm {
+    fn default() -> Self {
+        InstanceNorm::new()
+    }
+}
+
+impl Layer for InstanceNorm {
+    #[track_caller]
+    fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
+        if !takes("instance_norm", name, x, 3, "statistics run over the axes between example and features") {
+            return x.builder().poisoned();
+        }
+        grouped("instance_norm", name, x, self.axis, None, self.eps)
+    }
+}
+
+/// Normalization of groups of features; a group for each feature if no number is given.
+#[track_caller]
+fn grouped<'g>(
+    kind: &str,
+    name: &str,
+    x: Tensor<'g>,
+    axis: Option<usize>,
+    n_groups: Option<usize>,
+    eps: f64,
+) -> Tensor<'g> {
+    let g = x.builder();
+    let Some(axis) = features(kind, name, x, axis) else { return g.poisoned() };
+    let shape = x.shape();
+    let n_features = shape[axis];
+    let n_groups = n_groups.unwrap_or(n_features);
+    if axis == 0 || n_groups == 0 || !n_features.is_multiple_of(n_groups) {
+        let text = format!(
+            "`{kind}` requires features behind axis 0 in a number that {n_groups} divides, got axis {axis} of {shape} for \
+             layer `{}`",
+            g.scoped(name)
+        );
+        return g.poison(Diag::new(Code::ShapeMismatch, text));
+    }
+    // The features' axis as two, groups and their members; everything but example and group is summed over.
+    let (before, after) = (&shape[..axis], &shape[axis + 1..]);
+    let members = [n_groups, n_features / n_groups];
+    let split: Shape = before.iter().chain(&members).chain(after).copied().collect();
+    let axes: Vec<usize> = (1..split.rank()).filter(|&a| a != axis).collect();
+    let y = x.reshape(split).normalize(&axes, eps).reshape(shape.clone());
+    let (gain, bias) = gain_and_bias(name, x, n_features);
+    y * gain.broadcast_along(&shape, &[axis]) + bias.broadcast_along(&shape, &[axis])
+}
+
+/// The axis of the features, if `x` has it and there are floats along it.
+#[track_caller]
+fn features(kind: &str, name: &str, x: Tensor<'_>, axis: Option<usize>) -> Option<usize> {
+    let rank = axis.map_or(1, |axis| axis + 1);
+    takes(kind, name, x, rank, "features are along the last axis, or along the one given").then(|| {
+        // In range: `takes` has checked the rank.
+        axis.unwrap_or(x.rank() - 1)
+    })
+}
+
+#[track_caller]
+fn gain_and_bias<'g>(name: &str, x: Tensor<'g>, n: usize) -> (Tensor<'g>, Tensor<'g>) {
+    let g = x.builder();
+    let gain = g.param(&format!("{name}.gain"), x.dtype(), [n], Init::ONES);
+    (gain, g.param(&format!("{name}.bias"), x.dtype(), [n], Init::ZEROS))
+}
