@@ -24,20 +24,23 @@ fn target(x: f64) -> f64 {
     (5.0 * x).sin() * 0.6 + (x - 0.3).abs() - 0.5
 }
 
-/// A hidden layer's activation.
-type Activation = fn(Tensor<'_>) -> Tensor<'_>;
+/// A hidden layer's activation, and how large its weights are at first, given the width of the layer.
+type Activation = (fn(Tensor<'_>) -> Tensor<'_>, fn(f64) -> f64);
 
 const ACTIVATIONS: [(&str, Activation); 4] = [
-    ("sigmoid", |z| z.sigmoid()),
-    ("ReLU", |z| (z * 0.125).relu()),
-    ("z² (a polynomial)", |z| (z * 0.125).square()),
-    ("z³ (a polynomial)", |z| (z * 0.125).square() * (z * 0.125)),
+    // The more neurons, the less of the interval each one has to itself, and the steeper it has to be.
+    ("sigmoid", (|z| z.sigmoid(), |width| 4.0 + width)),
+    // Large weights scaled down again learn more slowly, and so do not kill their neurons.
+    ("ReLU", (|z| (z * 0.125).relu(), |_| 8.0)),
+    ("z² (a polynomial)", (|z| z.square(), |_| 1.0)),
+    ("z³ (a polynomial)", (|z| z.square() * z, |_| 1.0)),
 ];
 
-fn net<'g>(x: Tensor<'g>, width: usize, activation: Activation) -> Tensor<'g> {
-    // Steep neurons whose transitions lie all over the interval.
-    let hidden = Dense::new(width).init(Init::uniform(-8.0, 8.0)).bias_init(Init::uniform(-8.0, 8.0));
-    activation(x.layer("hidden", hidden)).dense("out", 1)
+fn net<'g>(x: Tensor<'g>, width: usize, (activation, scale): Activation) -> Tensor<'g> {
+    // Weights and biases of one size, so that the neurons' transitions lie all over the interval.
+    let scale = scale(width as f64);
+    let start = Init::uniform(-scale, scale);
+    activation(x.layer("hidden", Dense::new(width).init(start).bias_init(start))).dense("out", 1)
 }
 
 /// `n` points of [-1, 1] at equal distances.

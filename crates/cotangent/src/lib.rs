@@ -51,7 +51,7 @@ pub mod prelude {
         Threads,
     };
     pub use cotangent_graph::DType::{self, Bool, F32, F64, I32, I64, U8};
-    pub use cotangent_graph::{Diag, Diags, Graph, GraphBuilder, Init, Shape, Tensor, TensorData, Type, build};
+    pub use cotangent_graph::{Diag, Diags, Graph, GraphBuilder, Init, Mode, Shape, Tensor, TensorData, Type, build};
     pub use cotangent_nn::*;
 }
 
