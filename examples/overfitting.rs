@@ -20,7 +20,7 @@ use cotangent::train::plot::{Plot, save_grid};
 
 const BATCH: usize = 50;
 const N_TEST: usize = 4000;
-const WIDTH: usize = 400;
+const WIDTH: usize = 256;
 
 /// What stands in a net besides its two hidden layers, and how it is trained.
 #[derive(Clone, Default)]
@@ -138,12 +138,12 @@ fn train(
 fn main() -> Result<(), Box<dyn Error>> {
     let known = [
         ("pictures", "pictures to train on, a multiple of 50 (500)"),
-        ("steps", "steps of training for each net (1200)"),
+        ("steps", "steps of training for each net (1000)"),
         ("threads", "number of threads (2)"),
         ("out", "folder of the picture (target/overfitting)"),
     ];
     let flags = flags::Flags::parse("Overfitting and its cures", &known);
-    let (n, steps) = (flags.get("pictures", 500usize)?, flags.get("steps", 1200usize)?);
+    let (n, steps) = (flags.get("pictures", 500usize)?, flags.get("steps", 1000usize)?);
     let n_threads = flags.get("threads", 2)?;
     let out = flags.get("out", PathBuf::from("target/overfitting"))?;
     let mnist = Mnist::bundled()?;
