@@ -11,6 +11,7 @@ use cotangent_train::bench::{BenchOptions, Field, Protocol, Report, bench};
 use cotangent_train::workloads::{Kind, SPECS, What, Workload, names};
 use serde_json::{Map, Value, json};
 
+use crate::program::Backend;
 use crate::{Failure, print};
 
 /// Which of the elementwise programs.
@@ -35,6 +36,9 @@ pub(crate) struct BenchArgs {
     /// Give each op a kernel of its own
     #[arg(long)]
     no_fuse: bool,
+    /// The code generator
+    #[arg(long, value_enum, default_value_t)]
+    backend: Backend,
     /// Time exactly so many steps, instead of at least 30 and 2.5 seconds
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     steps: Option<u32>,
@@ -80,6 +84,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     let options = BenchOptions {
         threads: args.threads.map_or(Threads::All, |n| Threads::Exactly(n.into())),
         fuse: !args.no_fuse,
+        backend: args.backend.into(),
         protocol: Protocol { exact_steps: args.steps.map(|n| n as usize), ..Protocol::default() },
         arrays: args.load.as_ref().map(read_npz).transpose().map_err(Failure::error)?,
         seed: args.seed,

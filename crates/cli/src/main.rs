@@ -103,7 +103,7 @@ mod tests {
         std::fs::remove_dir_all(&folder).unwrap();
         assert_eq!(code, 3);
         assert!(text.starts_with("internal compiler error in `command`: it panicked: on purpose"), "{text}");
-        assert!(text.contains("the graph in reproducer.ct\n  replay: cotangent "), "{text}");
+        assert!(text.contains("the graph in reproducer.ct\n  replay: cotangent"), "{text}");
         assert_eq!(left, program::graph("xor").unwrap().to_string());
         assert!(guarded(|| Ok(())).is_ok());
     }

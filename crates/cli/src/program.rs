@@ -8,10 +8,11 @@ use std::io::{self, Read};
 
 use std::sync::{Mutex, PoisonError};
 
+use clap::ValueEnum;
 use cotangent::graph::text::parse;
 use cotangent::graph::{Graph, Registry};
 use cotangent::passes::PassOptions;
-use cotangent::prelude::Compiler;
+use cotangent::prelude::{BackendChoice, Compiler};
 use cotangent_train::workloads::{Workload, names};
 
 use crate::Failure;
@@ -32,6 +33,28 @@ pub(crate) fn last_source() -> Option<String> {
 /// The text of the source that was read last.
 pub(crate) fn last_text() -> Option<String> {
     LAST.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|last| last.1.clone())
+}
+
+/// The code generator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Backend {
+    /// The wide one where the CPU has AVX2 or AVX-512, Cranelift elsewhere
+    #[default]
+    Auto,
+    /// 128-bit vectors, on every platform
+    Cranelift,
+    /// AVX-512 or AVX2 (`COTANGENT_ISA` forces one); an error where the CPU has neither
+    Wide,
+}
+
+impl From<Backend> for BackendChoice {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Auto => BackendChoice::Auto,
+            Backend::Cranelift => BackendChoice::Cranelift,
+            Backend::Wide => BackendChoice::Wide,
+        }
+    }
 }
 
 /// A compiler whose bugs leave their reproducer in the current folder.

@@ -28,6 +28,9 @@ pub(crate) struct ReduceArgs {
     /// Give each op a kernel of its own
     #[arg(long)]
     no_fuse: bool,
+    /// The code generator
+    #[arg(long, value_enum, default_value_t)]
+    backend: program::Backend,
     /// The seed of the sample values
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -64,7 +67,8 @@ fn symptom(graph: &Graph, args: &ReduceArgs, runtime: &Runtime) -> Option<String
     let options = ValidateOptions { seed: args.seed, ..ValidateOptions::default() };
     let validate = args.verify.then(|| validate::validator(options));
     let passes = PassOptions { verify: true, validate, ..PassOptions::default() };
-    let program = match Compiler::new().fuse(!args.no_fuse).passes(passes).compile(graph) {
+    let compiler = Compiler::new().fuse(!args.no_fuse).backend(args.backend.into()).passes(passes);
+    let program = match compiler.compile(graph) {
         Ok(program) => program,
         Err(CompileError::User(diags)) => return diags.0.first().map(|diag| format!("error {}", diag.code)),
         Err(CompileError::Bug(bug)) => return Some(format!("a bug in `{}`", bug.pass)),

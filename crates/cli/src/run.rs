@@ -15,7 +15,7 @@ use cotangent::graph::{
 };
 use cotangent::kernel::{ClusterOptions, PlanMachine, RunError, plan, verify_plan};
 use cotangent::passes::{PassOptions, optimize};
-use cotangent::prelude::{InputView, Runtime, Seed, Session, Threads};
+use cotangent::prelude::{BackendChoice, InputView, Runtime, Seed, Session, Threads};
 
 use crate::opt::validator;
 use crate::{Failure, arrays, print, program, tell};
@@ -23,8 +23,12 @@ use crate::{Failure, arrays, print, program, tell};
 /// What executes the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Backend {
-    /// Machine code
+    /// Wide machine code where the CPU has AVX2 or AVX-512, Cranelift's elsewhere
+    Auto,
+    /// Cranelift's machine code: 128-bit vectors, on every platform
     Cranelift,
+    /// AVX-512 or AVX2 (`COTANGENT_ISA` forces one); an error where the CPU has neither
+    Wide,
     /// The slow, obvious twin: the plan, followed element by element
     Interpreter,
 }
@@ -45,7 +49,7 @@ pub(crate) struct RunArgs {
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
     /// What executes the plan
-    #[arg(long, value_enum, default_value_t = Backend::Cranelift)]
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
     /// Give each op a kernel of its own
     #[arg(long)]
@@ -192,7 +196,12 @@ fn checked_passes(args: &RunArgs) -> (PassOptions, impl Fn()) {
 fn compiled(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Results, Failure> {
     let (mut passes, report) = checked_passes(args);
     passes.dump = std::env::var_os("COTANGENT_DUMP").map(Into::into);
-    let compiler = program::compiler().fuse(!args.no_fuse).passes(passes);
+    let backend = match args.backend {
+        Backend::Cranelift => BackendChoice::Cranelift,
+        Backend::Wide => BackendChoice::Wide,
+        Backend::Auto | Backend::Interpreter => BackendChoice::Auto,
+    };
+    let compiler = program::compiler().fuse(!args.no_fuse).backend(backend).passes(passes);
     let program = compiler.compile(graph)?;
     report();
     let runtime = Runtime::new(args.threads.map_or(Threads::All, |n| Threads::Exactly(n.into())));

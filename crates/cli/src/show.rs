@@ -13,6 +13,7 @@ use cotangent::kernel::Step;
 use cotangent::prelude::{Executable, Runtime, Seed, Session, StageView, Threads};
 
 use crate::opt::write_or_print;
+use crate::program::Backend;
 use crate::{Failure, print, program};
 
 /// A stage of a program.
@@ -52,6 +53,9 @@ pub(crate) struct ExplainArgs {
     /// Give each op a kernel of its own
     #[arg(long)]
     no_fuse: bool,
+    /// The code generator
+    #[arg(long, value_enum, default_value_t)]
+    backend: Backend,
     /// Also run it on random inputs and print the time of every step of the plan
     #[arg(long)]
     measure: bool,
@@ -111,13 +115,14 @@ pub(crate) fn dot(args: &DotArgs) -> Result<(), Failure> {
 
 pub(crate) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     let graph = program::graph(&args.source)?;
-    let program = program::compiler().fuse(!args.no_fuse).compile(&graph)?;
+    let compiler = program::compiler().fuse(!args.no_fuse).backend(args.backend.into());
+    let program = compiler.compile(&graph)?;
     let mut text = String::new();
     let _ = writeln!(text, "passes");
     for report in program.pass_reports() {
         let _ = writeln!(text, "  {report}");
     }
-    let mut parts = vec![("fusion", program.explain()), ("plan", program.plan_text())];
+    let mut parts = vec![("fusion", program.explain()), ("plan", program.plan_text()), ("code", program.code_text())];
     if args.measure {
         parts.push(("times", measure(&program, args.threads)?));
     }

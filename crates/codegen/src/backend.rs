@@ -20,6 +20,7 @@ use cranelift_module::{FuncId, Linkage, Module, default_libcall_names};
 
 use crate::function;
 use crate::memory::{JitMemory, KernelFn};
+use crate::wide::{self, Isa};
 
 /// Why there is no machine code. Neither case is the user's doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,9 +63,30 @@ pub struct Options {
     pub baseline: bool,
 }
 
+/// Which code generator made a kernel's code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MadeBy {
+    /// The wide backend, for an instruction set.
+    Wide(Isa),
+    /// Cranelift; with the reason if the wide backend was asked first.
+    Cranelift(Option<String>),
+}
+
+impl fmt::Display for MadeBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MadeBy::Wide(isa) => write!(f, "wide, {}", isa.name()),
+            MadeBy::Cranelift(None) => f.write_str("cranelift"),
+            MadeBy::Cranelift(Some(reason)) => write!(f, "cranelift, because {reason}"),
+        }
+    }
+}
+
 /// The measures of one distinct kernel's code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {
+    /// Which code generator made it.
+    pub made_by: MadeBy,
     /// Bytes of machine code, constants included.
     pub code_bytes: usize,
     /// Time spent on translation and code generation.
@@ -204,16 +226,37 @@ impl CraneliftBackend {
         let id = module.declare_anonymous_function(&context.func.signature).map_err(|e| internal(&e))?;
         module.define_function(id, context).map_err(|e| internal(&format!("{e:?}")))?;
         let code_bytes = context.compiled_code().map_or(0, |code| code.code_buffer().len());
-        Ok((id, Stats { code_bytes, compile_time: started.elapsed(), clif }))
-    }
-}
-
-impl Backend for CraneliftBackend {
-    fn name(&self) -> &'static str {
-        "cranelift"
+        Ok((id, Stats { made_by: MadeBy::Cranelift(None), code_bytes, compile_time: started.elapsed(), clif }))
     }
 
-    fn compile(&self, kernels: &[&Kernel]) -> Result<Compiled, CodegenError> {
+    /// Wide code of a kernel, if the wide backend knows how; otherwise Cranelift's, with the reason.
+    fn define_wide(
+        &self,
+        module: &mut JITModule,
+        contexts: &mut (Context, FunctionBuilderContext),
+        kernel: &Kernel,
+        isa: Isa,
+    ) -> Result<(FuncId, Stats), CodegenError> {
+        let started = Instant::now();
+        let internal = |e: &dyn fmt::Display| CodegenError::Internal(format!("kernel {}: {e}", kernel.name));
+        let bytes = match wide::translate(kernel, isa) {
+            Ok(bytes) => bytes,
+            Err(reason) => {
+                let (id, mut stats) = self.define(module, contexts, kernel)?;
+                stats.made_by = MadeBy::Cranelift(Some(reason));
+                stats.compile_time = started.elapsed();
+                return Ok((id, stats));
+            }
+        };
+        let signature = signature(module, &[I64; 6], None);
+        let id = module.declare_anonymous_function(&signature).map_err(|e| internal(&e))?;
+        module.define_function_bytes(id, wide::ALIGNMENT as u64, &bytes, &[]).map_err(|e| internal(&e))?;
+        let code_bytes = bytes.len();
+        Ok((id, Stats { made_by: MadeBy::Wide(isa), code_bytes, compile_time: started.elapsed(), clif: None }))
+    }
+
+    /// Compiles a batch: with wide code for an instruction set where that is possible, if there is one.
+    pub(crate) fn compile_batch(&self, kernels: &[&Kernel], isa: Option<Isa>) -> Result<Compiled, CodegenError> {
         let mut module = self.module();
         let mut contexts = (module.make_context(), FunctionBuilderContext::new());
         let mut known: HashMap<CodeKey, usize> = HashMap::new();
@@ -227,7 +270,11 @@ impl Backend for CraneliftBackend {
                 distinct.push(number);
                 continue;
             }
-            match self.define(&mut module, &mut contexts, kernel) {
+            let defined = match isa {
+                Some(isa) => self.define_wide(&mut module, &mut contexts, kernel, isa),
+                None => self.define(&mut module, &mut contexts, kernel),
+            };
+            match defined {
                 Ok((id, stat)) => {
                     known.insert(key, ids.len());
                     distinct.push(ids.len());
@@ -257,6 +304,78 @@ impl Backend for CraneliftBackend {
             .collect();
         let functions = functions.ok_or_else(|| CodegenError::Internal("the module was dropped early".into()))?;
         Ok(Compiled { functions, distinct, stats })
+    }
+}
+
+impl Backend for CraneliftBackend {
+    fn name(&self) -> &'static str {
+        "cranelift"
+    }
+
+    fn compile(&self, kernels: &[&Kernel]) -> Result<Compiled, CodegenError> {
+        self.compile_batch(kernels, None)
+    }
+}
+
+/// x86-64 with AVX2 or AVX-512: code of our own for most kernels, in the same module as Cranelift's for the others.
+pub struct WideBackend {
+    isa: Isa,
+    cranelift: CraneliftBackend,
+}
+
+impl WideBackend {
+    /// A backend for an instruction set; the options are for Cranelift's part.
+    ///
+    /// # Errors
+    /// [`CodegenError::Environment`] if this machine does not run it.
+    pub fn new(isa: Isa, options: Options) -> Result<Self, CodegenError> {
+        if !isa.is_available() {
+            return Err(CodegenError::Environment(format!("this machine does not run {} code", isa.name())));
+        }
+        Ok(WideBackend { isa, cranelift: CraneliftBackend::new(options)? })
+    }
+}
+
+impl Backend for WideBackend {
+    fn name(&self) -> &'static str {
+        match self.isa {
+            Isa::Avx2 => "wide-avx2",
+            Isa::Avx512 => "wide-avx512",
+        }
+    }
+
+    fn compile(&self, kernels: &[&Kernel]) -> Result<Compiled, CodegenError> {
+        self.cranelift.compile_batch(kernels, Some(self.isa))
+    }
+}
+
+/// Which code generator makes the kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum BackendChoice {
+    /// The wide one where the CPU has AVX2 or AVX-512, Cranelift elsewhere.
+    #[default]
+    Auto,
+    /// Cranelift for every kernel: 128-bit vectors, on every platform.
+    Cranelift,
+    /// The wide one, or an error where the CPU lacks the instructions.
+    Wide,
+}
+
+impl BackendChoice {
+    /// The backend: with an instruction set for wide code, or with the widest that this machine has.
+    ///
+    /// # Errors
+    /// [`CodegenError::Environment`] if this machine does not run what was asked for.
+    pub fn backend(self, isa: Option<Isa>, options: Options) -> Result<Box<dyn Backend>, CodegenError> {
+        match (self, isa.or(Isa::best())) {
+            (BackendChoice::Cranelift, _) | (BackendChoice::Auto, None) => {
+                Ok(Box::new(CraneliftBackend::new(options)?))
+            }
+            (_, Some(isa)) => Ok(Box::new(WideBackend::new(isa, options)?)),
+            (BackendChoice::Wide, None) => {
+                Err(CodegenError::Environment("the wide backend needs an x86-64 CPU with AVX2, FMA and BMI2".into()))
+            }
+        }
     }
 }
 

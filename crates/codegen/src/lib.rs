@@ -1,4 +1,5 @@
-//! Kernels to machine code through Cranelift: the only crate that imports it.
+//! Kernels to machine code: through Cranelift, which only this crate imports, or wide, by a generator of our own for AVX2
+//! and AVX-512 whose code lies in the same module.
 //!
 //! A [`Backend`] compiles a batch of kernels into a [`Compiled`], which owns the code and hands out a [`KernelFn`] per
 //! kernel; kernels with equal code keys share code. The pipeline, outermost first:
@@ -12,8 +13,9 @@
 //! | `phase` | a scalar body: what varies along which dim, evaluation of several groups of lanes interleaved |
 //! | `access` | addresses, loads and stores |
 //! | `lanes`, `casts` | one scalar instruction on a group of four lanes |
+//! | `wide` | the same kernels straight to AVX2 and AVX-512 |
 //!
-//! Everything is computed on groups of four elements: one 128-bit vector for types of up to 4 bytes, two for those of
+//! In Cranelift's code everything is computed on groups of four elements: one 128-bit vector for types of up to 4 bytes, two for those of
 //! 8 bytes. Values that do not depend on the inner index are computed once, outside of the inner loop, as vectors of
 //! equal lanes; operations without a vector form are done lane by lane; ragged ends are groups whose surplus lanes
 //! repeat the last element and are never stored. So there is one translation of each instruction, and the same bits
@@ -29,6 +31,10 @@ mod lanes;
 mod memory;
 mod phase;
 mod row;
+mod wide;
 
-pub use backend::{Backend, CodegenError, Compiled, CraneliftBackend, Options, Stats};
+pub use backend::{
+    Backend, BackendChoice, CodegenError, Compiled, CraneliftBackend, MadeBy, Options, Stats, WideBackend,
+};
 pub use memory::KernelFn;
+pub use wide::Isa;

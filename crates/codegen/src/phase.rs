@@ -111,8 +111,13 @@ impl<'k> PhasePlan<'k> {
         insts.filter(|(inst, level)| level.inner && !inst.args.is_empty()).count()
     }
 
+    /// Whether a value is known not to be NaN.
+    pub(crate) fn is_not_nan(&self, value: ValueId) -> bool {
+        self.not_nan[value.index()]
+    }
+
     /// The values that leave the body.
-    fn roots(&self) -> impl Iterator<Item = ValueId> {
+    pub(crate) fn roots(&self) -> impl Iterator<Item = ValueId> {
         self.phase.stores.iter().map(|s| s.value).chain(self.phase.reduces.iter().map(|r| r.value))
     }
 }

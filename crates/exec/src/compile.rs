@@ -1,11 +1,11 @@
 //! The compiler driver: passes, clusters, plan, machine code, each stage timed and open to inspection.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cotangent_codegen::{Backend, CodegenError, Compiled, CraneliftBackend};
+use cotangent_codegen::{BackendChoice, CodegenError, Compiled, Isa, MadeBy};
 use cotangent_gemm::Gemm;
 use cotangent_graph::dot::{DotOptions, dot};
 use cotangent_graph::text::print::{Style, print};
@@ -91,9 +91,14 @@ pub enum StageView {
 #[derive(Clone, Debug)]
 pub struct Compiler {
     fuse: bool,
+    backend: BackendChoice,
+    isa: Option<Isa>,
     passes: PassOptions,
     reproducer: PathBuf,
 }
+
+/// The variable that names the instruction set of wide code.
+const ISA_VARIABLE: &str = "COTANGENT_ISA";
 
 impl Default for Compiler {
     fn default() -> Self {
@@ -106,7 +111,7 @@ impl Compiler {
     pub fn new() -> Self {
         let passes = PassOptions { dump: std::env::var_os("COTANGENT_DUMP").map(Into::into), ..PassOptions::default() };
         let reproducer = std::env::temp_dir().join(format!("cotangent-reproducer-{}.ct", std::process::id()));
-        Compiler { fuse: true, passes, reproducer }
+        Compiler { fuse: true, backend: BackendChoice::Auto, isa: None, passes, reproducer }
     }
 
     /// Where a bug of the compiler leaves the graph that shows it; the error says how to replay it. By default a file in the
@@ -120,6 +125,29 @@ impl Compiler {
     pub fn fuse(mut self, fuse: bool) -> Self {
         self.fuse = fuse;
         self
+    }
+
+    /// Which code generator makes the kernels; the bits do not depend on it.
+    pub fn backend(mut self, backend: BackendChoice) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// The instruction set of wide code. Unless given it is what `COTANGENT_ISA` names (`avx2`, `avx512`), or the widest
+    /// that the CPU has.
+    pub fn isa(mut self, isa: Isa) -> Self {
+        self.isa = Some(isa);
+        self
+    }
+
+    fn chosen_isa(&self) -> Result<Option<Isa>, CompileError> {
+        let named = std::env::var_os(ISA_VARIABLE);
+        let Some(name) = named.filter(|name| self.isa.is_none() && !name.is_empty()) else { return Ok(self.isa) };
+        let isa = name.to_str().and_then(Isa::named);
+        isa.map(Some).ok_or_else(|| {
+            let names = Isa::ALL.map(Isa::name).join(" or ");
+            CompileError::Environment(format!("{ISA_VARIABLE} requires {names}, got `{}`", name.display()))
+        })
     }
 
     /// The options of the passes.
@@ -147,7 +175,15 @@ impl Compiler {
             CompileError::Bug(bug) => CompileError::Bug(bug.reproduce(
                 &self.reproducer,
                 || graph.to_string(),
-                |file| format!("cotangent explain {file}{}", if self.fuse { "" } else { " --no-fuse" }),
+                |file| {
+                    let fuse = if self.fuse { "" } else { " --no-fuse" };
+                    let backend = match self.backend {
+                        BackendChoice::Auto => "",
+                        BackendChoice::Cranelift => " --backend cranelift",
+                        BackendChoice::Wide => " --backend wide",
+                    };
+                    format!("cotangent explain {file}{fuse}{backend}")
+                },
             )),
             error => error,
         })
@@ -172,8 +208,10 @@ impl Compiler {
         let planned = start.elapsed();
         let keep_clif = self.passes.dump.is_some();
         let kernels: Vec<&cotangent_kernel::Kernel> = plan.kernels.iter().collect();
+        let isa = self.chosen_isa()?;
         let (compiled, backend) = CompilerBug::guard("codegen", || {
-            let backend = CraneliftBackend::new(cotangent_codegen::Options { keep_clif, ..Default::default() })?;
+            let options = cotangent_codegen::Options { keep_clif, ..Default::default() };
+            let backend = self.backend.backend(isa, options)?;
             backend.compile(&kernels).map(|compiled| (compiled, backend.name()))
         })??;
         let total = start.elapsed();
@@ -426,6 +464,24 @@ impl Executable {
         cotangent_kernel::explain(&self.optimized, &self.plan)
     }
 
+    /// The number of kernels that have wide code.
+    pub fn n_wide_kernels(&self) -> usize {
+        let is_wide = |k: &usize| matches!(self.compiled.stats(*k).made_by, MadeBy::Wide(_));
+        (0..self.plan.kernels.len()).filter(is_wide).count()
+    }
+
+    /// Which code generator made each kernel, with the reason if it was not the one that was asked first; the code's size
+    /// and the time that it took.
+    pub fn code_text(&self) -> String {
+        let mut text = String::new();
+        for (k, kernel) in self.plan.kernels.iter().enumerate() {
+            let stats = self.compiled.stats(k);
+            let (bytes, time) = (stats.code_bytes, stats.compile_time);
+            let _ = writeln!(text, "kernel {k} {}: {bytes} bytes in {time:.1?}, {}", kernel.name, stats.made_by);
+        }
+        text
+    }
+
     /// Writes clusters, plan, decisions, kernels and their intermediate code into a directory.
     fn dump(&self, dir: &Path) -> std::io::Result<()> {
         std::fs::create_dir_all(dir)?;
@@ -435,7 +491,8 @@ impl Executable {
         let kernels: Vec<String> = self.plan.kernels.iter().map(|k| k.to_string()).collect();
         std::fs::write(dir.join("93-kernels.txt"), kernels.join("\n"))?;
         let clif = (0..self.plan.kernels.len()).filter_map(|k| self.compiled.stats(k).clif.clone());
-        std::fs::write(dir.join("94-clif.txt"), clif.collect::<Vec<_>>().join("\n"))
+        std::fs::write(dir.join("94-clif.txt"), clif.collect::<Vec<_>>().join("\n"))?;
+        std::fs::write(dir.join("95-code.txt"), self.code_text())
     }
 
     /// Bytes that steps hold besides parameters, states and inputs.

@@ -19,6 +19,8 @@ mod runtime;
 mod session;
 mod store;
 
+pub use cotangent_codegen::{BackendChoice, Isa};
+
 pub use compile::{CompileError, Compiler, Executable, StageView, Timings};
 pub use input::{InputId, InputKey, InputView};
 pub use runtime::{Runtime, Threads};

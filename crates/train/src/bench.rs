@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cotangent_data::npz::NpzArray;
-use cotangent_exec::{Compiler, Executable, InputId, InputView, Runtime, Seed, Session, Threads};
+use cotangent_exec::{BackendChoice, Compiler, Executable, InputId, InputView, Runtime, Seed, Session, Threads};
 use cotangent_graph::{Diag, TensorData};
 use cotangent_nn::product_flops;
 
@@ -67,6 +67,8 @@ pub struct BenchOptions {
     pub threads: Threads,
     /// Whether ops share kernels.
     pub fuse: bool,
+    /// Which code generator makes the kernels.
+    pub backend: BackendChoice,
     /// The timing.
     pub protocol: Protocol,
     /// Starting weights and batches; random if absent.
@@ -77,7 +79,14 @@ pub struct BenchOptions {
 
 impl Default for BenchOptions {
     fn default() -> Self {
-        BenchOptions { threads: Threads::All, fuse: true, protocol: Protocol::default(), arrays: None, seed: 1234 }
+        BenchOptions {
+            threads: Threads::All,
+            fuse: true,
+            backend: BackendChoice::Auto,
+            protocol: Protocol::default(),
+            arrays: None,
+            seed: 1234,
+        }
     }
 }
 
@@ -264,7 +273,7 @@ pub fn bench(workload: &Workload, options: &BenchOptions) -> Result<Report, Trai
     let build_ms = ms(start.elapsed());
 
     let start = Instant::now();
-    let program = Compiler::new().fuse(options.fuse).compile(&graph)?;
+    let program = Compiler::new().fuse(options.fuse).backend(options.backend).compile(&graph)?;
     let compile_ms = ms(start.elapsed());
 
     let runtime = Runtime::new(options.threads);

@@ -78,6 +78,7 @@ fn a_graph_from_the_builder_goes_through_a_file_and_every_way_to_run_agrees() {
     for way in [
         &["--steps", "5", "--threads", "2", "--verify"][..],
         &["--steps", "5", "--no-fuse"],
+        &["--steps", "5", "--backend", "cranelift"],
         &["--steps", "5", "--backend", "interpreter"],
         &["--steps", "5", "--backend", "interpreter", "--no-fuse", "--verify"],
     ] {
@@ -96,6 +97,26 @@ fn a_graph_from_the_builder_goes_through_a_file_and_every_way_to_run_agrees() {
     }
     let checked = run(&["check", text.path(), "--elements", "4"]);
     assert!(check_success(&checked).contains("hidden.weight"));
+}
+
+/// What stands under "code" in an explanation, with a backend and an instruction set.
+fn explained_code(backend: &str, isa: &str) -> Output {
+    cotangent(&["explain", "xor", "--backend", backend]).env("COTANGENT_ISA", isa).output().unwrap()
+}
+
+#[test]
+fn the_instruction_set_of_wide_code_can_be_forced() {
+    let cranelift = check_success(&explained_code("cranelift", "")).to_owned();
+    assert!(cranelift.contains(", cranelift\n") && !cranelift.contains(", wide, "), "{cranelift}");
+    for isa in cotangent::exec::Isa::ALL {
+        let forced = explained_code("wide", isa.name());
+        if isa.is_available() {
+            assert!(check_success(&forced).contains(&format!(", wide, {}\n", isa.name())), "{forced:?}");
+        } else {
+            check_failure(&forced, 1, isa.name());
+        }
+    }
+    check_failure(&explained_code("auto", "avx9000"), 1, "COTANGENT_ISA requires avx2 or avx512, got `avx9000`");
 }
 
 #[test]

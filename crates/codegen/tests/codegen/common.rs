@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use cotangent_codegen::{Backend, Compiled, CraneliftBackend, KernelFn, Options};
+use cotangent_codegen::{Backend, Compiled, CraneliftBackend, Isa, KernelFn, Options, WideBackend};
 use cotangent_kernel::interp::{self, Place};
 use cotangent_kernel::ir::{Arg, ArgId, IndexMap, Kernel, Sweep};
 use cotangent_scalar::DType;
@@ -177,12 +177,16 @@ pub fn kernel(
 
 /// Compiles kernels for this machine.
 pub fn compile(kernels: &[&Kernel]) -> Compiled {
-    compile_with(Options::default(), kernels)
+    CraneliftBackend::host().expect("a code generator").compile(kernels).expect("code")
 }
 
-/// Compiles kernels with options.
-pub fn compile_with(options: Options, kernels: &[&Kernel]) -> Compiled {
-    CraneliftBackend::new(options).expect("a code generator").compile(kernels).expect("code")
+/// Every backend of this machine: Cranelift, and the wide one for each instruction set.
+pub fn backends() -> Vec<Box<dyn Backend>> {
+    let mut all: Vec<Box<dyn Backend>> = vec![Box::new(CraneliftBackend::host().expect("a code generator"))];
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        all.push(Box::new(WideBackend::new(isa, Options::default()).expect("a code generator")));
+    }
+    all
 }
 
 /// Runs machine code on buffers, of which several arguments may share one.

@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cotangent_exec::{Compiler, Executable, Runtime, Session, Threads};
+use cotangent_exec::{BackendChoice, Compiler, Executable, Isa, Runtime, Session, Threads};
 use cotangent_graph::interp::interpret_named;
 use cotangent_graph::samples::to_f64;
 use cotangent_graph::text::{parse, print, print::Style};
@@ -55,12 +55,14 @@ pub struct Counts {
 pub struct Runtimes {
     one: Runtime,
     two: Runtime,
+    eight: Runtime,
 }
 
 impl Runtimes {
     /// Starts the threads.
     pub fn new() -> Self {
-        Runtimes { one: Runtime::new(Threads::Exactly(1)), two: Runtime::new(Threads::Exactly(2)) }
+        let runtime = |n| Runtime::new(Threads::Exactly(n));
+        Runtimes { one: runtime(1), two: runtime(2), eight: runtime(8) }
     }
 }
 
@@ -193,14 +195,11 @@ pub fn check(graph: &Graph, seed: u64, runtimes: &Runtimes, validate: bool, coun
         max_gradient_elements: GRADIENT_ELEMENTS,
         ..ValidateOptions::default()
     });
-    let compile = |graph: &Graph, fuse: bool, hook: Option<ValidateHook>| {
+    let compile_by = |compiler: Compiler, graph: &Graph, fuse: bool, hook: Option<ValidateHook>| {
         let passes = PassOptions { verify: true, validate: hook, ..PassOptions::default() };
-        Compiler::new()
-            .fuse(fuse)
-            .passes(passes)
-            .compile(graph)
-            .map_err(|error| Fault::new("passes", error.to_string()))
+        compiler.fuse(fuse).passes(passes).compile(graph).map_err(|error| Fault::new("passes", error.to_string()))
     };
+    let compile = |graph: &Graph, fuse, hook| compile_by(Compiler::new(), graph, fuse, hook);
     let hook = || validate.then(|| validator.hook());
     let fused = match compile(graph, true, hook()) {
         Err(fault) if unconfirmed(graph, &fault, |wide| compile(wide, true, hook()).is_ok()) => {
@@ -224,6 +223,14 @@ pub fn check(graph: &Graph, seed: u64, runtimes: &Runtimes, validate: bool, coun
         return Err(Fault::new("determinism", "the passes give another graph the second time"));
     }
     counts.n_elements += compare("unfused", &execute(&unfused, &runtimes.one, &env)?, &expected)?;
+    // `auto` took the widest instruction set that there is.
+    let cranelift = compile_by(Compiler::new().backend(BackendChoice::Cranelift), graph, true, None)?;
+    counts.n_elements += compare("cranelift", &execute(&cranelift, &runtimes.two, &env)?, &expected)?;
+    if Isa::Avx2.is_available() {
+        let avx2 = compile_by(Compiler::new().isa(Isa::Avx2), graph, true, None)?;
+        let runtime = if seed.is_multiple_of(8) { &runtimes.eight } else { &runtimes.one };
+        counts.n_elements += compare("avx2", &execute(&avx2, runtime, &env)?, &expected)?;
+    }
     Ok(())
 }
 

@@ -1,11 +1,12 @@
-//! Kernels of random graphs: the kernel interpreter, step by step on the plan's bytes, against machine code.
+//! Kernels of random graphs: the kernel interpreter, step by step on the plan's bytes, against the machine code of every
+//! backend that this machine runs.
 //!
 //! The kernels are those that lowering makes of graphs rich in elementwise work and reductions, fused and unfused. Kernels
 //! that lowering would never make are the business of `COTANGENT_KERNELS=n cargo test --release -p cotangent-codegen`.
 
 use std::collections::HashSet;
 
-use cotangent_exec::{Compiler, Runtime, Threads};
+use cotangent_exec::{BackendChoice, Compiler, Isa, Runtime, Threads};
 use cotangent_kernel::{PlanMachine, RunError};
 use cotangent_passes::PassOptions;
 use cotangent_testkit::random::{self, Options};
@@ -30,14 +31,17 @@ fn options(seed: u64) -> Options {
 /// Runs the mode; returns the number of failures.
 pub fn run(limits: &Limits) -> usize {
     let runtime = Runtime::new(Threads::Exactly(1));
-    let (mut n_kernels, mut n_elements, mut keys) = (0u64, 0u64, HashSet::new());
+    let (mut n_kernels, mut n_wide, mut n_elements, mut keys) = (0u64, 0u64, 0u64, HashSet::new());
     let case = |seed: u64| {
         let graph = random::graph(seed, &options(seed));
         let env = random::env(&graph, seed);
         for fuse in [true, false] {
             let passes = PassOptions { verify: false, ..PassOptions::default() };
-            let program = Compiler::new().fuse(fuse).passes(passes).compile(&graph);
-            let program = program.map_err(|error| Fault::new("compile", error.to_string()))?;
+            let compile = |compiler: Compiler| {
+                let program = compiler.fuse(fuse).passes(passes.clone()).compile(&graph);
+                program.map_err(|error| Fault::new("compile", error.to_string()))
+            };
+            let program = compile(Compiler::new().backend(BackendChoice::Cranelift))?;
             n_kernels += program.plan().kernels.len() as u64;
             keys.extend(program.plan().kernels.iter().map(|kernel| kernel.code_key()));
             let mut store = env.values.clone();
@@ -55,12 +59,20 @@ pub fn run(limits: &Limits) -> usize {
             };
             let kind = if fuse { "fused" } else { "unfused" };
             n_elements += compare(kind, &execute(&program, &runtime, &env)?, &expected)?;
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                let program = compile(Compiler::new().backend(BackendChoice::Wide).isa(isa))?;
+                n_wide += program.n_wide_kernels() as u64;
+                n_elements += compare(isa.name(), &execute(&program, &runtime, &env)?, &expected)?;
+            }
         }
         Ok(())
     };
     let write = |seed: u64, _: &Fault| replay(Mode::Kernels, &format!("--seed {seed} --count 1"));
     let done = drive(Mode::Kernels, limits, case, write);
-    let text = format!("{n_kernels} kernels, {} of them distinct, {n_elements} elements compared by bits", keys.len());
+    let text = format!(
+        "{n_kernels} kernels, {} of them distinct; {n_wide} times wide code; {n_elements} elements compared by bits",
+        keys.len()
+    );
     done.summary(Mode::Kernels, limits, &text);
     done.n_failures
 }

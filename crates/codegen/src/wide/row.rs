@@ -1,0 +1,273 @@
+//! The phases of one row of an `Elementwise` or a `Row` sweep.
+//!
+//! A row reduction follows `cotangent_scalar::order` with all 32 virtual lanes (16 of 8-byte types) whatever the extent:
+//! surplus lanes hold the identity, and combining with the identity changes no accumulator (a sum that started from +0 is
+//! never −0). The lanes are two or more vectors, the *accumulators*, which the groups of a row go to in turn. They stay in
+//! registers if there are not too many of them, otherwise in the frame.
+
+use cotangent_kernel::ir::{Reduce, Space, Stride, Sweep};
+use cotangent_scalar::DType;
+use iced_x86::Code;
+
+use crate::wide::alloc::{Allocator, choose_pins, preload, pressure};
+use crate::wide::body::{Kept, PhaseCode, Scope, Tail};
+use crate::wide::isa::{Isa, Op};
+use crate::wide::nest::{END, INNER, Nest};
+use crate::wide::select::lane;
+use crate::wide::vcode::{Class, Home, Reg, RegInfo, Vcode, What};
+
+/// Bodies with more operations than this are unrolled half as far: the code would leave the caches of the front end, for
+/// little gain.
+const LONG_OPS: usize = 128;
+
+/// Where an accumulator lives.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Cell {
+    Register(u8),
+    Slot(i32),
+}
+
+/// The accumulators of a reduction.
+pub(crate) struct Accumulators {
+    pub(crate) reduce: Reduce,
+    pub(crate) dtype: DType,
+    pub(crate) cells: Vec<Cell>,
+}
+
+/// Accumulators of reductions, `n` of each, and the registers they take.
+pub(crate) fn accumulators(nest: &mut Nest, phase: &PhaseCode, n: impl Fn(DType) -> usize) -> (Vec<Accumulators>, u32) {
+    let reduces = &phase.plan.phase.reduces;
+    let total: usize = reduces.iter().map(|r| n(phase.dtype(r.value))).sum();
+    let n_registers = nest.isa.n_vectors();
+    let in_registers = 5 * total <= 2 * n_registers;
+    let (mut taken, mut next) = (0u32, n_registers as u8);
+    let all = reduces
+        .iter()
+        .map(|&reduce| {
+            let dtype = phase.dtype(reduce.value);
+            let cells = (0..n(dtype))
+                .map(|_| {
+                    if !in_registers {
+                        return Cell::Slot(nest.new_slot());
+                    }
+                    next -= 1;
+                    taken |= 1 << next;
+                    Cell::Register(next)
+                })
+                .collect();
+            Accumulators { reduce, dtype, cells }
+        })
+        .collect();
+    (all, taken)
+}
+
+impl Accumulators {
+    /// An accumulator as a value.
+    pub(crate) fn value(&self, code: &mut Vcode, cell: usize) -> Reg {
+        let width = code.width(lane(self.dtype));
+        let (home, pinned) = match self.cells[cell] {
+            Cell::Register(register) => (None, Some(register)),
+            Cell::Slot(slot) => (Some(Home::Cell(slot)), None),
+        };
+        code.reg(RegInfo { class: Class::Vector, width, lane: 0, home, pinned })
+    }
+
+    /// Sets an accumulator to the identity.
+    pub(crate) fn reset(&self, code: &mut Vcode, cell: usize) {
+        let identity = code.splat(self.reduce.op.identity(self.dtype), self.dtype);
+        match self.cells[cell] {
+            Cell::Slot(slot) => {
+                code.push(What::Keep(slot), None, &[identity], 0);
+            }
+            Cell::Register(_) => {
+                let (to, width) = (self.value(code, cell), code.width_of(identity));
+                code.push(What::Op(Op::MovUps), Some(to), &[identity], width);
+            }
+        }
+    }
+
+    /// Combines values, each with the cell of its number modulo the number of cells.
+    pub(crate) fn take(&self, code: &mut Vcode, values: &[Reg]) -> Result<(), String> {
+        let n = self.cells.len();
+        for cell in 0..n.min(values.len()) {
+            let mut acc = self.value(code, cell);
+            for &value in values.iter().skip(cell).step_by(n) {
+                let combined = code.combine(self.reduce.op, self.dtype, acc, value)?;
+                match (self.cells[cell], code.insts.last_mut()) {
+                    (Cell::Register(_), Some(last)) if last.dst == Some(combined) => last.dst = Some(acc),
+                    (Cell::Register(_), _) => return Err("a reduction does not end in an instruction".into()),
+                    (Cell::Slot(_), _) => acc = combined,
+                }
+            }
+            if let Cell::Slot(slot) = self.cells[cell] {
+                code.push(What::Keep(slot), None, &[acc], 0);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'k> Nest<'k> {
+    /// All phases for one row.
+    pub(crate) fn row(&mut self, phases: &mut [PhaseCode<'k>]) -> Result<(), String> {
+        for phase in phases {
+            self.assign_bases(std::iter::empty());
+            if self.kernel.sweep == Sweep::Row && phase.plan.phase.space == Space::Reduced {
+                let mut code = self.vcode();
+                let scope = Scope { results: &self.results, n_groups: 1, tail: None };
+                let mut env = phase.evaluate(&mut code, &scope, |_| true)?;
+                phase.store_all(&mut code, &scope, &mut env, true)?;
+                self.write(code, 0);
+                continue;
+            }
+            self.keep(phase, 1, None, |level| !level.inner)?;
+            self.full_phase(phase)?;
+        }
+        Ok(())
+    }
+
+    /// The code of some groups: evaluation, reductions, stores.
+    fn groups(
+        &self,
+        phase: &PhaseCode,
+        accumulators: &[Accumulators],
+        n_groups: usize,
+        tail: Option<&Tail>,
+    ) -> Result<Vcode, String> {
+        let mut code = self.vcode();
+        let scope = Scope { results: &self.results, n_groups, tail };
+        let mut env = phase.evaluate(&mut code, &scope, |_| true)?;
+        for acc in accumulators {
+            let mut values = Vec::with_capacity(n_groups);
+            for group in 0..n_groups {
+                let mut value = phase.get(&mut code, &scope, &mut env, acc.reduce.value, group)?;
+                if let Some(tail) = tail {
+                    let size = lane(acc.dtype);
+                    let mask = code.tail_mask(tail, group, size);
+                    let identity = acc.reduce.op.identity(acc.dtype);
+                    value = if identity == 0 {
+                        code.keep(mask, value, size)
+                    } else {
+                        let identity = code.splat(identity, acc.dtype);
+                        code.blend(mask, value, identity, size)
+                    };
+                }
+                values.push(value);
+            }
+            acc.take(&mut code, &values)?;
+        }
+        phase.store_all(&mut code, &scope, &mut env, false)?;
+        code.prune();
+        Ok(code)
+    }
+
+    fn full_phase(&mut self, phase: &PhaseCode) -> Result<(), String> {
+        let lanes = self.lanes;
+        let n_lanes = |dtype: DType| if lane(dtype) == 8 { 16 } else { 32 };
+        let (accumulators, taken) = accumulators(self, phase, |dtype| n_lanes(dtype) / lanes);
+        // A round gives every accumulator its groups.
+        let round = accumulators.iter().map(|a| a.cells.len()).max().unwrap_or(1);
+        let mut tail = Tail::default();
+        self.begin_inner();
+        let inputs = phase.inputs.iter().zip(&phase.plan.accesses.inputs);
+        let moving = inputs.filter(|(_, a)| a.as_ref().is_some_and(|a| a.inner != Stride::Zero));
+        let sites: Vec<usize> = moving.filter_map(|(site, _)| *site).chain(phase.stores.iter().copied()).collect();
+        self.assign_bases(sites.into_iter());
+        if !accumulators.is_empty() {
+            let mut code = self.vcode();
+            for acc in &accumulators {
+                (0..acc.cells.len()).for_each(|cell| acc.reset(&mut code, cell));
+            }
+            self.write(code, taken);
+        }
+        let single = self.groups(phase, &accumulators, round, None)?;
+        let unroll = self.unroll(phase, &single, round, taken);
+        if unroll > round {
+            let code = self.groups(phase, &accumulators, unroll, None)?;
+            self.vector_loop(code, unroll * lanes, taken, true);
+        }
+        // On AVX2 masked accesses are slow; with mask registers they cost nothing.
+        if unroll == round || (self.isa == Isa::Avx2 && accumulators.is_empty()) {
+            self.vector_loop(single, round * lanes, taken, unroll == round);
+        }
+        let (again, done) = (self.out.asm.label(), self.out.asm.label());
+        self.out.asm.bind(again);
+        self.out.asm.rr(Code::Cmp_r64_rm64, INNER, END);
+        self.out.asm.jump(Code::Jge_rel32_64, done);
+        self.tail_masks(&mut tail, round);
+        let code = self.groups(phase, &accumulators, round, Some(&tail))?;
+        Allocator::run(&code, &mut self.out, taken);
+        self.out.asm.ri(Code::Add_rm64_imm32, INNER, (round * lanes) as i32);
+        self.out.asm.jump(Code::Jmp_rel32_64, again);
+        self.out.asm.bind(done);
+        if !accumulators.is_empty() {
+            self.halve(&accumulators, taken)?;
+        }
+        Ok(())
+    }
+
+    /// Groups in flight: as many as registers allow, a multiple of those that the accumulators need.
+    fn unroll(&self, phase: &PhaseCode, single: &Vcode, round: usize, taken: u32) -> usize {
+        let n_free = self.isa.n_vectors() - taken.count_ones() as usize;
+        let fits = n_free * round / pressure(single).max(1);
+        let longest = if phase.plan.n_varying_ops() > LONG_OPS { 2 } else { 4 };
+        let most = longest.min(self.most_groups).min(fits.max(1));
+        let rounds = (most / round).max(1);
+        // Powers of two keep the numbers of code variants and of leftovers low.
+        round << rounds.ilog2()
+    }
+
+    /// A loop over so many elements at a time while there are as many.
+    fn vector_loop(&mut self, mut code: Vcode, n: usize, taken: u32, pin: bool) {
+        let pins = if pin { choose_pins(&code, taken) } else { vec![] };
+        let mut taken = taken;
+        for &(reg, register) in &pins {
+            code.regs[reg.index()].pinned = Some(register);
+            taken |= 1 << register;
+        }
+        let after = self.out.asm.label();
+        self.jump_if_fewer(n, after);
+        preload(&code, &pins, &mut self.out);
+        let next = self.out.asm.here();
+        Allocator::run(&code, &mut self.out, taken);
+        self.repeat(n, next);
+        self.out.asm.bind(after);
+    }
+
+    /// Combines lanes by halving, lane `i` with lane `i + L/2`, until one is left; keeps it in all lanes of a slot.
+    fn halve(&mut self, accumulators: &[Accumulators], taken: u32) -> Result<(), String> {
+        let mut code = self.vcode();
+        for acc in accumulators {
+            let (op, dtype) = (acc.reduce.op, acc.dtype);
+            let mut parts: Vec<Reg> = (0..acc.cells.len()).map(|cell| acc.value(&mut code, cell)).collect();
+            while parts.len() > 1 {
+                let high = parts.split_off(parts.len() / 2);
+                for (low, high) in parts.iter_mut().zip(high) {
+                    *low = code.combine(op, dtype, *low, high)?;
+                }
+            }
+            let mut rest = parts[0];
+            let mut width = code.width_of(rest);
+            while width > 16 {
+                let high = code.op_to(width / 2, Op::Extracthigh, &[rest], width, 1);
+                let low = code.op_to(width / 2, Op::MovUps, &[rest], width / 2, 0);
+                rest = code.combine(op, dtype, low, high)?;
+                width /= 2;
+            }
+            // The high half of the vector, then (for four lanes) the second lane.
+            let shuffles: &[u8] = if lane(dtype) == 8 { &[0x4e] } else { &[0x4e, 0xb1] };
+            for &words in shuffles {
+                let other = code.op_imm(Op::PshufD, &[rest], words);
+                rest = code.combine(op, dtype, rest, other)?;
+            }
+            let width = code.width(lane(dtype));
+            let broadcast = if lane(dtype) == 8 { Op::PbroadcastQ } else { Op::PbroadcastD };
+            let result = code.op_to(width, broadcast, &[rest], width, 0);
+            let slot = self.new_slot();
+            code.push(What::Keep(slot), None, &[result], 0);
+            self.results[acc.reduce.slot as usize] = Some(Kept { slots: [slot].into_iter().collect(), lane: 0 });
+        }
+        self.write(code, taken);
+        Ok(())
+    }
+}
