@@ -6,7 +6,7 @@ use cotangent::data::npz::{NpzArray, read_npz, write_npz};
 use cotangent::prelude::*;
 use ndarray::{ArrayD, IxDyn, array};
 
-use crate::{GRAPH, Scratch, check_failure, check_success, run, run_with_stdin};
+use crate::{GRAPH, Scratch, check_failure, check_success, cotangent as command, run, run_with_stdin};
 
 /// A training step with layers, a stable loss and Adam.
 fn mlp() -> Graph {
@@ -100,8 +100,8 @@ fn a_graph_from_the_builder_goes_through_a_file_and_every_way_to_run_agrees() {
 }
 
 /// What stands under "code" in an explanation, with a backend and an instruction set.
-fn explained_code(backend: &str, isa: &str) -> Output {
-    cotangent(&["explain", "xor", "--backend", backend]).env("COTANGENT_ISA", isa).output().unwrap()
+fn explained_code(backend: &str, isa: &str) -> std::process::Output {
+    command(&["explain", "xor", "--backend", backend]).env("COTANGENT_ISA", isa).output().unwrap()
 }
 
 #[test]
