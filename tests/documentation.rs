@@ -1,5 +1,5 @@
 //! The written pages under `docs/` keep up with the code: every error code has its section, every knob its row, every
-//! crate with tests its line, and every link leads somewhere.
+//! crate with tests its line, every row of the lecture its test, and every link leads somewhere.
 //!
 //! The examples on the pages are run as documentation tests of the facade; the generated pages have `generated_docs.rs`.
 
@@ -174,6 +174,57 @@ fn links_lead_somewhere() {
         }
     }
     assert!(broken.is_empty(), "broken links:\n{}", broken.join("\n"));
+}
+
+/// Links of a line whose text is a name in code: the name and the file, from the folder of the pages.
+fn named_links(line: &str) -> impl Iterator<Item = (&str, &str)> {
+    line.match_indices("[`").filter_map(|(at, _)| {
+        let (name, rest) = line[at + 2..].split_once("`](")?;
+        Some((name, rest.split(')').next()?))
+    })
+}
+
+/// Whether a Rust file defines an item, a method or a variant of this name.
+fn defines(source: &str, name: &str) -> bool {
+    let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+    source.lines().map(str::trim_start).any(|line| {
+        let item =
+            ["fn ", "struct ", "enum ", "trait "].iter().find_map(|kind| line.split_once(kind)).map(|(_, rest)| rest);
+        let named = item.unwrap_or(line);
+        let variant = item.is_none() && named.strip_prefix(name).is_some_and(|rest| rest.starts_with([',', '(', '{']));
+        variant || item.is_some() && named.strip_prefix(name).is_some_and(ends)
+    })
+}
+
+#[test]
+fn every_row_of_the_lecture_names_a_test_and_every_name_exists() {
+    let page = read("docs/lecture.md");
+    let mut wrong = Vec::new();
+    // Between the heading and the last section, which is a table of figures.
+    let rows = page.split("## The lecture's net").next().unwrap_or_default();
+    for line in rows.lines() {
+        let mut has_test = false;
+        for (name, target) in named_links(line) {
+            let source = read(Path::new("docs").join(target));
+            if target.contains("/examples/") {
+                if !target.ends_with(&format!("/{name}.rs")) {
+                    wrong.push(format!("`{name}` is not {target}"));
+                }
+            } else if !defines(&source, name) {
+                wrong.push(format!("`{name}` is not in {target}"));
+            }
+            has_test |= source.contains(&format!("#[test]\nfn {name}()"))
+                || source.contains(&format!("#[test]\n    fn {name}()"));
+        }
+        let is_row = line.starts_with("| ") && !line.starts_with("| item") && !line.starts_with("|---");
+        if is_row && !has_test {
+            wrong.push(format!("no test is linked: {line}"));
+        }
+    }
+    assert!(named_links(rows).count() > 100 && wrong.is_empty(), "docs/lecture.md:\n{}", wrong.join("\n"));
+    // The check finds what is not there.
+    assert!(defines("    pub fn abc(self)", "abc") && defines("    Abc,", "Abc") && defines("pub struct Abc {", "Abc"));
+    assert!(!defines("fn abcd()", "abc") && !defines("// abc", "abc") && !defines("abc(1)", "ab"));
 }
 
 #[test]
