@@ -51,10 +51,10 @@ pub(crate) struct BenchArgs {
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
-    /// elementwise: the number of elements; matmul: columns of the result
+    /// elementwise: the number of elements; matmul: columns of the result; work on rows: their length
     #[arg(long, value_name = "N")]
     n: Option<usize>,
-    /// matmul: rows of the result
+    /// matmul: rows of the result; work on rows: their number
     #[arg(long, value_name = "N")]
     m: Option<usize>,
     /// matmul: length of the inner products
@@ -98,9 +98,10 @@ fn sized(args: &BenchArgs, workload: Workload) -> Result<Workload, Failure> {
     let (kind, mut sizes) = (workload.spec().kind, workload.sizes());
     let is_matmul = matches!(kind, Kind::Matmul);
     let is_elementwise = matches!(kind, Kind::Elementwise);
+    let is_rows = matches!(kind, Kind::Rows(_));
     let given = [
-        ("--n", args.n.is_some(), is_matmul || is_elementwise),
-        ("--m", args.m.is_some(), is_matmul),
+        ("--n", args.n.is_some(), is_matmul || is_elementwise || is_rows),
+        ("--m", args.m.is_some(), is_matmul || is_rows),
         ("--k", args.k.is_some(), is_matmul),
         ("--ta", args.ta, is_matmul),
         ("--tb", args.tb, is_matmul),

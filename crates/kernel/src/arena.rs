@@ -99,21 +99,23 @@ fn take_over(plan: &Plan, step: usize, same: &mut [BufferId]) {
 
 /// Whether the two arguments may be the same memory: every load of `from` is at the very element that `to` is stored at, and
 /// each element is visited once, its load before its store. That is so in elementwise kernels, and after a reduction for
-/// what is both loaded and stored only there.
+/// what is both loaded and stored only there, and not loaded again after a later sweep.
 pub(crate) fn aligned(kernel: &Kernel, from: usize, to: usize) -> bool {
-    let phases = &kernel.phases;
-    let stores =
-        phases.iter().flat_map(|p| p.stores.iter().filter(|s| s.arg.0 as usize == to).map(|s| (p.space, &s.map)));
-    let loads = phases.iter().flat_map(|p| {
+    let phases = || kernel.phases.iter().enumerate();
+    let stores = phases()
+        .flat_map(|(k, p)| p.stores.iter().filter(|s| s.arg.0 as usize == to).map(move |s| (k, (p.space, &s.map))));
+    let loads = phases().flat_map(|(k, p)| {
         p.inputs.iter().filter_map(move |input| match input {
-            Input::Load { arg, map } if arg.0 as usize == from => Some((p.space, map)),
+            Input::Load { arg, map } if arg.0 as usize == from => Some((k, (p.space, map))),
             _ => None,
         })
     });
     let visited_once = |space: Space| kernel.sweep == Sweep::Elementwise || space == Space::Reduced;
-    let mut accesses = stores.clone().chain(loads.clone());
+    let in_order = stores.clone().map(|s| s.0).min() >= loads.clone().map(|l| l.0).max();
+    let mut accesses = stores.clone().chain(loads.clone()).map(|access| access.1);
+    let first = stores.clone().map(|store| store.1).next();
     loads.clone().next().is_none()
-        || stores.clone().next().is_some_and(|first| visited_once(first.0) && accesses.all(|access| access == first))
+        || first.is_some_and(|first| visited_once(first.0) && in_order && accesses.all(|access| access == first))
 }
 
 /// Best fit in order of birth: the smallest free gap that is large enough, or the end.

@@ -9,8 +9,10 @@
 //! It assumes a primitive graph whose reductions each run over one group of adjacent axes (the pass `canonicalize` sees to
 //! that; the plan says so if not). It promises:
 //! * clusters do not wait for each other in a circle;
-//! * inside a cluster, members read each other at their own indices only, so lowering never has to recompute a member;
-//! * a cluster has at most one product, or reductions over one set of axes, never both;
+//! * inside a cluster, members read each other at their own indices, and results of reductions at every element that was
+//!   reduced, so a member is made once in each sweep that needs it;
+//! * a cluster has at most one product, or reductions over one set of axes, never both; reductions that wait for each other
+//!   are sweeps of one kernel, one after the other;
 //! * the work is near-linear in the number of nodes: union by size, and cycle tests inside a window of the order.
 
 mod grow;
@@ -53,6 +55,9 @@ pub enum Joined {
     IntoReduction,
     /// The reader continues with the reduction's result.
     OutOfReduction,
+    /// The reader needs the reduction's result at every element: it goes over the same elements again, while they are in
+    /// cache.
+    NextSweep,
     /// The product's tiles are finished while they are in cache.
     Epilogue,
     /// The producer is cheap and is recomputed by its reader.
@@ -70,7 +75,8 @@ pub enum Reason {
     WritesMemory(&'static str),
     /// The reader sees other indices than the producer makes (transposed, sliced, broadcast).
     OtherIndices,
-    /// The reader needs the reduction's result at every element it was made of: a second sweep.
+    /// The reader needs the reduction's result at every element it was made of, but these are too many to be still in cache
+    /// when they are swept again.
     SecondSweep,
     /// The two reduce over different axes, or run over different elements.
     OtherLoops,
@@ -103,6 +109,7 @@ impl fmt::Display for Verdict {
             Verdict::Fuse(Joined::SameElements) => f.write_str("fuse: same elements"),
             Verdict::Fuse(Joined::IntoReduction) => f.write_str("fuse: reduced as it is made"),
             Verdict::Fuse(Joined::OutOfReduction) => f.write_str("fuse: continues with the reduction's result"),
+            Verdict::Fuse(Joined::NextSweep) => f.write_str("fuse: the next sweep over the elements that were reduced"),
             Verdict::Fuse(Joined::Epilogue) => {
                 f.write_str("fuse: finishes the product's tiles while they are in cache")
             }
@@ -112,7 +119,7 @@ impl fmt::Display for Verdict {
             Verdict::Keep(Reason::WritesMemory(op)) => write!(f, "keep: `{op}` writes its result to memory"),
             Verdict::Keep(Reason::OtherIndices) => f.write_str("keep: read at other indices than it is made"),
             Verdict::Keep(Reason::SecondSweep) => {
-                f.write_str("keep: the reduction's result is needed in a second sweep")
+                f.write_str("keep: what was reduced is too long to be in cache for a second sweep")
             }
             Verdict::Keep(Reason::OtherLoops) => f.write_str("keep: the loops differ"),
             Verdict::Keep(Reason::ReducesProduct) => f.write_str("keep: a product's epilogue does not reduce"),
@@ -154,6 +161,11 @@ pub struct Loops {
 pub struct Cluster {
     /// The values (and the product), in topological order.
     pub nodes: Vec<NodeId>,
+    /// For each of them, the sweep that makes it: one more than that of the reductions whose results it needs at every
+    /// element.
+    pub sweeps: Vec<usize>,
+    /// For each of them, whether there is one for each row or column that is reduced, rather than for each element.
+    pub is_reduced: Vec<bool>,
     /// The elements that the loops run over.
     pub domain: Shape,
     /// The reduction loops, if there is a reduction.
@@ -190,13 +202,25 @@ impl Clusters {
     }
 }
 
+/// At which indices a node is read. A reduction's own indices are those of its operand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The reader's own.
+    Own,
+    /// The reader's own along some axes, repeated along the others: axis `i` of the node is axis `[i]` of the reader. An
+    /// axis of extent 1 may have any number here.
+    Along(SmallVec<[usize; 4]>),
+    /// Any others.
+    Other,
+}
+
 /// A read of one node by another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
     /// The node read.
     pub node: NodeId,
-    /// Whether at the reader's own indices, through no view.
-    pub direct: bool,
+    /// At which indices.
+    pub at: At,
 }
 
 /// What the clusterer may do.

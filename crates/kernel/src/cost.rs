@@ -13,10 +13,22 @@ pub struct CostModel {
     pub max_search: usize,
     /// Clusters of values of at most this many elements are joined even if they share nothing but their shape.
     pub tiny_elements: usize,
+    /// Elements of a row that may be swept several times: its operands and results are to stay in the second-level cache.
+    pub max_row: usize,
+    /// Elements of a column that may be swept several times, a strip of neighboring columns at once.
+    pub max_column: usize,
 }
 
 impl Default for CostModel {
     fn default() -> Self {
-        CostModel { cheap_ops: 4, max_ops: 600, max_args: 40, max_search: 4096, tiny_elements: 16 }
+        CostModel {
+            cheap_ops: 4,
+            max_ops: 600,
+            max_args: 40,
+            max_search: 4096,
+            tiny_elements: 16,
+            max_row: 1 << 15,
+            max_column: 1 << 12,
+        }
     }
 }

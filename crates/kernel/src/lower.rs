@@ -7,7 +7,7 @@
 
 mod split;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use cotangent_graph::op::{ScalarCx, ViewMap};
 use cotangent_graph::{Graph, Lower, NodeId, Shape, Source, rng};
@@ -87,12 +87,14 @@ pub(crate) fn identity(rank: usize) -> Index {
 
 /// The index whose axis `i` is loop `loops[i]` of `n`.
 fn on_loops(loops: &[usize], n: usize) -> Index {
-    let axis = |&l: &usize| {
-        let mut affine = Affine::constant(n);
-        affine.coeffs[l] = 1;
-        affine
-    };
-    loops.iter().map(axis).collect()
+    loops.iter().map(|&l| loop_index(l, n)).collect()
+}
+
+/// The index of loop `l` of `n`.
+fn loop_index(l: usize, n: usize) -> Affine {
+    let mut affine = Affine::constant(n);
+    affine.coeffs[l] = 1;
+    affine
 }
 
 /// The row-major position of an index in a shape.
@@ -221,6 +223,8 @@ impl Args {
 /// A phase under construction, its maps over the axes of the cluster's domain.
 struct Draft {
     space: Space,
+    /// Reductions of earlier sweeps than this have results.
+    sweep: usize,
     s: BodyBuilder,
     inputs: Vec<Input>,
     /// For each input, the node to force if its map stands in the way of merging loops.
@@ -231,9 +235,11 @@ struct Draft {
 }
 
 impl Draft {
-    fn new(space: Space) -> Self {
+    /// Phase of a sweep: over all elements, or after it.
+    fn new(space: Space, sweep: usize) -> Self {
         Draft {
             space,
+            sweep: sweep + usize::from(space == Space::Reduced),
             s: BodyBuilder::new(),
             inputs: Vec::new(),
             blame: Vec::new(),
@@ -268,7 +274,10 @@ struct Lowerer<'a> {
     index: usize,
     extents: SmallVec<[usize; 4]>,
     args: Args,
-    slots: HashMap<NodeId, u32>,
+    /// Each reduction's slot and sweep.
+    slots: HashMap<NodeId, (u32, usize)>,
+    /// The loops that are not reduced.
+    kept: SmallVec<[usize; 4]>,
 }
 
 /// The kernels of a cluster: one, or several for a full reduction of many elements.
@@ -279,36 +288,37 @@ pub fn lower_cluster(
     stored: &[NodeId],
 ) -> Result<Vec<Lowered>, Force> {
     let cluster = &clusters.clusters[index];
-    let reduces: Vec<NodeId> = cluster.nodes.iter().copied().filter(|n| clusters.reduces[n.index()]).collect();
-    let slots = reduces.iter().enumerate().map(|(k, &n)| (n, k as u32)).collect();
-    let extents: SmallVec<[usize; 4]> = cluster.domain.iter().copied().collect();
-    let mut lowerer = Lowerer { graph, clusters, index, extents, args: Args::default(), slots };
-    let name = name(graph, cluster);
     let rank = cluster.domain.rank();
-    let is_full = |n: &NodeId| graph.ty(*n).shape() == &cluster.domain && !lowerer.slots.contains_key(n);
-    let (full, reduced): (Vec<NodeId>, Vec<NodeId>) =
-        stored.iter().copied().filter(|n| Some(*n) != cluster.product).partition(is_full);
-
-    let mut sweep = Draft::new(Space::Full);
-    for node in full {
-        let value = lowerer.value(&mut sweep, node, &identity(rank), None)?;
-        lowerer.store(&mut sweep, node, value, &identity(rank));
-    }
-    for &node in &reduces {
-        let Lower::Reduce(op) = graph.node(node).op.lower else { continue };
-        let value = lowerer.value(&mut sweep, graph.node(node).inputs[0], &identity(rank), None)?;
-        sweep.reduces.push(Reduce { value, op, slot: lowerer.slots[&node] });
-    }
-    let mut phases = vec![sweep];
-    if !reduced.is_empty() {
-        let kept: Vec<usize> = (0..rank).filter(|a| !cluster.axes.contains(a)).collect();
-        let index = on_loops(&kept, rank);
-        let mut after = Draft::new(Space::Reduced);
-        for node in reduced {
-            let value = lowerer.value(&mut after, node, &index, None)?;
-            lowerer.store(&mut after, node, value, &index);
+    let members = || cluster.nodes.iter().copied().zip(&cluster.sweeps).map(|(node, &sweep)| (node, sweep));
+    let reduces = || members().filter(|(n, _)| clusters.reduces[n.index()]);
+    let slots = reduces().enumerate().map(|(k, (n, sweep))| (n, (k as u32, sweep))).collect();
+    let extents: SmallVec<[usize; 4]> = cluster.domain.iter().copied().collect();
+    let kept: SmallVec<[usize; 4]> = (0..rank).filter(|a| !cluster.axes.contains(a)).collect();
+    let (every, reduced) = (identity(rank), on_loops(&kept, rank));
+    let mut lowerer = Lowerer { graph, clusters, index, extents, args: Args::default(), slots, kept };
+    let name = name(graph, cluster);
+    let stored: HashSet<NodeId> = stored.iter().copied().filter(|n| Some(*n) != cluster.product).collect();
+    let is_stored = |n: NodeId| stored.contains(&n);
+    let mut phases: Vec<Draft> = Vec::new();
+    for sweep in 0..=cluster.sweeps.iter().copied().max().unwrap_or(0) {
+        let of_sweep =
+            || members().zip(&cluster.is_reduced).filter(|((_, s), _)| *s == sweep).map(|((n, _), r)| (n, *r));
+        let mut full = Draft::new(Space::Full, sweep);
+        for (node, _) in of_sweep().filter(|(n, is_reduced)| !is_reduced && is_stored(*n)) {
+            let value = lowerer.value(&mut full, node, &every, None)?;
+            lowerer.store(&mut full, node, value, &every);
         }
-        phases.push(after);
+        for (node, _) in reduces().filter(|r| r.1 == sweep) {
+            let Lower::Reduce(op) = graph.node(node).op.lower else { continue };
+            let value = lowerer.value(&mut full, graph.node(node).inputs[0], &every, None)?;
+            full.reduces.push(Reduce { value, op, slot: lowerer.slots[&node].0 });
+        }
+        let mut after = Draft::new(Space::Reduced, sweep);
+        for (node, _) in of_sweep().filter(|(n, is_reduced)| *is_reduced && is_stored(*n)) {
+            let value = lowerer.value(&mut after, node, &reduced, None)?;
+            lowerer.store(&mut after, node, value, &reduced);
+        }
+        phases.extend([full, after].into_iter().filter(|draft| !draft.stores.is_empty() || !draft.reduces.is_empty()));
     }
     let merged = merge(cluster, &mut phases)?;
     let Lowerer { args, .. } = lowerer;
@@ -391,8 +401,11 @@ impl Lowerer<'_> {
         match &node.op.lower {
             Lower::Reduce(_) if self.clusters.reduces[id.index()] => {
                 // A member's result exists once its sweep is over, at the kept axes.
-                let slot = self.slots.get(&id).copied().filter(|_| draft.space == Space::Reduced);
-                let slot = slot.ok_or(Force::new(id, READ_AS_MEMORY))?;
+                let at_kept =
+                    |(affine, &l): (&Affine, &usize)| self.extents[l] == 1 || *affine == loop_index(l, n_loops);
+                let slot = self.slots.get(&id).filter(|(_, sweep)| *sweep < draft.sweep);
+                let slot = slot.filter(|_| index.iter().zip(&self.kept).all(at_kept));
+                let slot = slot.ok_or(Force::new(id, READ_AS_MEMORY))?.0;
                 Ok(draft.input(Input::Reduced(slot), node.ty.dtype(), None))
             }
             Lower::View(_) | Lower::Reduce(_) => {
@@ -557,12 +570,26 @@ pub(crate) fn lower_copy(
     place: IndexMap,
 ) -> Result<Lowered, Force> {
     let shape = graph.ty(from).shape().clone();
-    let cluster =
-        Cluster { nodes: vec![from], domain: shape.clone(), loops: None, axes: SmallVec::new(), product: None };
+    let cluster = Cluster {
+        nodes: vec![from],
+        sweeps: vec![0],
+        is_reduced: vec![false],
+        domain: shape.clone(),
+        loops: None,
+        axes: SmallVec::new(),
+        product: None,
+    };
     let extents: SmallVec<[usize; 4]> = shape.iter().copied().collect();
-    let mut lowerer =
-        Lowerer { graph, clusters, index: usize::MAX, extents, args: Args::default(), slots: HashMap::new() };
-    let mut draft = Draft::new(Space::Full);
+    let mut lowerer = Lowerer {
+        graph,
+        clusters,
+        index: usize::MAX,
+        extents,
+        args: Args::default(),
+        slots: HashMap::new(),
+        kept: SmallVec::new(),
+    };
+    let mut draft = Draft::new(Space::Full, 0);
     let value = lowerer.value(&mut draft, from, &identity(shape.rank()), None)?;
     let arg = lowerer.args.write(ArgRef::Node(target), graph.ty(target).dtype());
     draft.stores.push((value, arg, place));
@@ -581,7 +608,7 @@ pub(crate) fn lower_fill(graph: &Graph, target: NodeId, bits: u64) -> Lowered {
     let ty = graph.ty(target);
     let n = ty.shape().n_elements();
     let mut args = Args::default();
-    let mut draft = Draft::new(Space::Full);
+    let mut draft = Draft::new(Space::Full, 0);
     let value = draft.s.const_from_bits(bits, ty.dtype());
     let arg = args.write(ArgRef::Node(target), ty.dtype());
     draft.stores.push((value, arg, IndexMap { offset: 0, strides: SmallVec::from_slice(&[1]) }));

@@ -156,6 +156,8 @@ pub struct Report {
     pub plan_bytes: usize,
     /// Of the elementwise workload: what, of how many elements, and the sum of all results as a check.
     pub elementwise: Option<(What, usize, f64)>,
+    /// Of work on rows: how many, of how many elements, and the sum of the sizes of all results as a check.
+    pub rows: Option<(usize, usize, f64)>,
 }
 
 /// A figure of a report.
@@ -214,6 +216,15 @@ impl Report {
                 ("check", Field::Real(sum)),
             ]);
         }
+        if let Some((m, n, sum)) = self.rows {
+            fields.extend([
+                ("m", Field::Count(m as u64)),
+                ("n", Field::Count(n as u64)),
+                ("bytes_moved", Field::Count(self.io_bytes as u64)),
+                ("gb_per_s", giga(self.io_bytes as f64, t.median_ms)),
+                ("check", Field::Real(sum)),
+            ]);
+        }
         if self.flops > 0.0 {
             fields.extend([
                 ("gflop", Field::Real(self.flops * 1e-9)),
@@ -251,13 +262,13 @@ impl Runner {
         Ok((time, if loss { Some(out.scalar("loss")?) } else { None }))
     }
 
-    /// The sum of all elements of all results of rank 1: a fingerprint that other systems can compute too.
-    fn sum_of_results(&mut self) -> Result<f64, Diag> {
+    /// The sum of `f` of each element of the results of certain ranks: a fingerprint that other systems can compute too.
+    fn sum_of_results(&mut self, of_rank: impl Fn(usize) -> bool, f: impl Fn(f64) -> f64) -> Result<f64, Diag> {
         let feed = &self.feeds[0];
         let out = self.session.step(feed.iter().map(|(id, value)| (*id, InputView::from(value))))?;
         let mut sum = 0.0;
-        for (name, _) in out.iter().filter(|(_, ty)| ty.shape().rank() == 1) {
-            sum += out.tensor(name)?.to_f64().iter().sum::<f64>();
+        for (name, _) in out.iter().filter(|(_, ty)| of_rank(ty.shape().rank())) {
+            sum += out.tensor(name)?.to_f64().into_iter().map(&f).sum::<f64>();
         }
         Ok(sum)
     }
@@ -292,10 +303,14 @@ pub fn bench(workload: &Workload, options: &BenchOptions) -> Result<Report, Trai
     }
     let times = time_steps(&mut runner, &options.protocol)?;
 
-    let elementwise = match workload.spec().kind {
-        Kind::Elementwise => Some((workload.sizes().what, workload.sizes().n, runner.sum_of_results()?)),
-        _ => None,
-    };
+    let sizes = workload.sizes();
+    let (mut elementwise, mut rows) = (None, None);
+    match workload.spec().kind {
+        // The gradients, without the sum that they are of.
+        Kind::Elementwise => elementwise = Some((sizes.what, sizes.n, runner.sum_of_results(|rank| rank == 1, |x| x)?)),
+        Kind::Rows(_) => rows = Some((sizes.m, sizes.n, runner.sum_of_results(|_| true, f64::abs)?)),
+        _ => {}
+    }
     let plan = program.plan();
     Ok(Report {
         workload: workload.spec().name,
@@ -318,6 +333,7 @@ pub fn bench(workload: &Workload, options: &BenchOptions) -> Result<Report, Trai
         io_bytes: io_bytes(&program),
         plan_bytes: plan_bytes(&program),
         elementwise,
+        rows,
     })
 }
 

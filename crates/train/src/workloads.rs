@@ -1,4 +1,4 @@
-//! Named workloads: networks, an elementwise expression and a matrix product, in one table.
+//! Named workloads: networks, an elementwise expression, work on whole rows and a matrix product, in one table.
 //!
 //! Why it exists: a measurement means something only if others run the very same arithmetic. [`SPECS`] says what each
 //! workload is; graph, starting values and batches follow from its row and nothing else.
@@ -40,8 +40,21 @@ pub enum Kind {
     Mlp(Mlp),
     /// `f = gelu_tanh(tanh(x·w + b)·σ(v) + ½x²)·exp(−x²) − v`, or the gradients of its sum.
     Elementwise,
+    /// Work on whole rows of a matrix.
+    Rows(Rows),
     /// One matrix product.
     Matmul,
+}
+
+/// What is done with the rows of a matrix `z` of m × n elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// The mean cross-entropy of rows of logits with class indices `y`, and its gradient.
+    SoftmaxXent,
+    /// Layer normalization with gain `g` and bias `b`, and the gradients of all three given the result's, `dy`.
+    LayerNorm,
+    /// log Σ exp of each row.
+    LogSumExp,
 }
 
 /// A network of dense layers and its training.
@@ -108,7 +121,7 @@ const MLP: Mlp = Mlp {
 };
 
 /// Every workload.
-pub static SPECS: [Spec; 7] = [
+pub static SPECS: [Spec; 10] = [
     Spec {
         name: "xor",
         doc: "2-8-1, tanh, binary cross-entropy, batch 4, gradient descent 0.5",
@@ -166,6 +179,24 @@ pub static SPECS: [Spec; 7] = [
         kind: Kind::Elementwise,
         n_batches: 1,
     },
+    Spec {
+        name: "softmax-xent",
+        doc: "mean cross-entropy of m rows of n logits, and its gradient",
+        kind: Kind::Rows(Rows::SoftmaxXent),
+        n_batches: 1,
+    },
+    Spec {
+        name: "layernorm",
+        doc: "layer normalization of m rows of n elements with gain and bias, and all three gradients",
+        kind: Kind::Rows(Rows::LayerNorm),
+        n_batches: 1,
+    },
+    Spec {
+        name: "logsumexp",
+        doc: "log-sum-exp of m rows of n elements",
+        kind: Kind::Rows(Rows::LogSumExp),
+        n_batches: 1,
+    },
     Spec { name: "matmul", doc: "one product of m×k and k×n matrices", kind: Kind::Matmul, n_batches: 1 },
 ];
 
@@ -196,9 +227,9 @@ impl What {
 /// The sizes of workloads that have no fixed ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// Elements (elementwise), or columns of the result (matmul).
+    /// Elements (elementwise), or columns of the result or matrix.
     pub n: usize,
-    /// Rows of the result.
+    /// Rows of the result or matrix.
     pub m: usize,
     /// Length of the inner products.
     pub k: usize,
@@ -211,10 +242,11 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Where each workload starts: 2²⁰ elements with gradients, products of 1024×1024 matrices.
+    /// Where each workload starts: 2²⁰ elements with gradients, 4096 rows of 1024, products of 1024×1024 matrices.
     pub fn of(kind: &Kind) -> Self {
         let n = if matches!(kind, Kind::Elementwise) { 1 << 20 } else { 1024 };
-        Sizes { n, m: 1024, k: 1024, ta: false, tb: false, what: What::Gradient }
+        let m = if matches!(kind, Kind::Rows(_)) { 4096 } else { 1024 };
+        Sizes { n, m, k: 1024, ta: false, tb: false, what: What::Gradient }
     }
 }
 
@@ -267,6 +299,7 @@ impl Workload {
         let graph = match self.spec.kind {
             Kind::Mlp(mlp) => build(|g| mlp.build(g)),
             Kind::Elementwise => build(|g| elementwise(g, sizes.n, sizes.what)),
+            Kind::Rows(what) => build(|g| what.build(g, sizes.m, sizes.n)),
             Kind::Matmul => build(|g| matmul(g, sizes)),
         };
         Ok(graph?)
@@ -314,8 +347,11 @@ impl Workload {
                 let bits: Vec<u64> = values.into_iter().map(|v| ty.dtype().bits_of_f64(v)).collect();
                 TensorData::from_bits(ty.dtype(), ty.shape(), &bits)
             }
-            Kind::Mlp(mlp) if ty.dtype() == I64 => {
-                let classes = mlp.dims.last().copied().unwrap_or(1) as u64;
+            Kind::Mlp(_) | Kind::Rows(_) if ty.dtype() == I64 => {
+                let classes = match self.spec.kind {
+                    Kind::Mlp(mlp) => mlp.dims.last().copied().unwrap_or(1) as u64,
+                    _ => self.sizes.n as u64,
+                };
                 let stream = philox::stream_of(key);
                 // The upper half of word × classes: uniform on 0..classes but for a bias of classes / 2³².
                 let class = |i: usize| (u64::from(philox::word(seed, stream, 0, i as u64)) * classes) >> 32;
@@ -448,6 +484,30 @@ fn elementwise(g: &GraphBuilder, n: usize, what: What) {
             for (name, grad) in ["dx", "dw", "db", "dv"].into_iter().zip(g.grad(sum, &[x, w, b, v])) {
                 g.output(name, grad);
             }
+        }
+    }
+}
+
+impl Rows {
+    fn build(self, g: &GraphBuilder, m: usize, n: usize) {
+        let z = g.input("z", F32, [m, n]);
+        match self {
+            Rows::SoftmaxXent => {
+                let loss = z.cross_entropy(g.input("y", I64, [m])).mean();
+                g.output("loss", loss);
+                for grad in g.grad(loss, &[z]) {
+                    g.output("dz", grad);
+                }
+            }
+            Rows::LayerNorm => {
+                let (gain, bias, dy) = (g.input("g", F32, [n]), g.input("b", F32, [n]), g.input("dy", F32, [m, n]));
+                let y = z.layer_norm(gain, bias, 1e-5);
+                g.output("out", y);
+                for (name, grad) in ["dz", "dg", "db"].into_iter().zip(g.grad_with_seed(y, dy, &[z, gain, bias])) {
+                    g.output(name, grad);
+                }
+            }
+            Rows::LogSumExp => g.output("out", z.log_sum_exp(1)),
         }
     }
 }

@@ -207,3 +207,62 @@ fn random_batches_are_normal_and_classes_cover_their_range() {
     feeds.iter().flat_map(|feed| feed[1].1.to_f64()).for_each(|class| seen[class as usize] = true);
     assert_eq!(seen, [true; 10]);
 }
+
+/// log Σ exp of a row in f64.
+fn log_sum_exp(row: &[f64]) -> f64 {
+    let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    most + row.iter().map(|x| (x - most).exp()).sum::<f64>().ln()
+}
+
+/// Output and gradients of layer normalization in f64: the sum of their sizes.
+fn layer_norm_by_hand(z: &[f64], g: &[f64], b: &[f64], dy: &[f64], n: usize) -> f64 {
+    let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / n as f64;
+    let (mut dg, mut db, mut sum) = (vec![0.0; n], vec![0.0; n], 0.0);
+    for (z, dy) in z.chunks(n).zip(dy.chunks(n)) {
+        let m = mean(&mut z.iter().copied());
+        let scale = 1.0 / (mean(&mut z.iter().map(|z| (z - m) * (z - m))) + 1e-5).sqrt();
+        let y: Vec<f64> = z.iter().map(|z| (z - m) * scale).collect();
+        let d: Vec<f64> = dy.iter().zip(g).map(|(dy, g)| dy * g).collect();
+        let (d_mean, dy_mean) = (mean(&mut d.iter().copied()), mean(&mut d.iter().zip(&y).map(|(d, y)| d * y)));
+        for j in 0..n {
+            dg[j] += dy[j] * y[j];
+            db[j] += dy[j];
+            sum += (y[j] * g[j] + b[j]).abs() + ((d[j] - d_mean - y[j] * dy_mean) * scale).abs();
+        }
+    }
+    sum + dg.iter().chain(&db).map(|x| x.abs()).sum::<f64>()
+}
+
+#[test]
+fn work_on_rows_is_the_formula() {
+    let (m, n) = (70, 37);
+    let value = |k: usize| move |i: usize| ((i * 7919 + k * 31) % 97) as f32 / 24.0 - 2.0;
+    let wide = |k: usize, n: usize| (0..n).map(|i| f64::from(value(k)(i))).collect::<Vec<_>>();
+    let class = |i: usize| (i * 5) % n;
+    let labels: ArrayD<i64> = Array::from_iter((0..m).map(|i| class(i) as i64)).into_dyn();
+    let arrays = BTreeMap::from([
+        ("z".to_owned(), array(&[m, n], value(0))),
+        ("y".to_owned(), labels.into()),
+        ("g".to_owned(), array(&[n], value(1))),
+        ("b".to_owned(), array(&[n], value(2))),
+        ("dy".to_owned(), array(&[m, n], value(3))),
+    ]);
+    let z = wide(0, m * n);
+    let (mut loss, mut gradient, mut sums) = (0.0, 0.0, 0.0);
+    for (i, row) in z.chunks(n).enumerate() {
+        let sum = log_sum_exp(row);
+        loss += (sum - row[class(i)]) / m as f64;
+        gradient += (0..n).map(|j| (((row[j] - sum).exp() - f64::from(j == class(i))) / m as f64).abs()).sum::<f64>();
+        sums += sum.abs();
+    }
+    let normalized = layer_norm_by_hand(&z, &wide(1, n), &wide(2, n), &wide(3, m * n), n);
+    for (name, expected) in [("softmax-xent", loss + gradient), ("layernorm", normalized), ("logsumexp", sums)] {
+        let workload = Workload::named(name).unwrap();
+        let workload = workload.clone().sized(Sizes { m, n, ..workload.sizes() });
+        let report = bench(&workload, &BenchOptions { arrays: Some(arrays.clone()), ..quick() }).unwrap();
+        let (_, _, check) = report.rows.unwrap();
+        assert!((check - expected).abs() < 1e-4 * expected, "{name}: {check} and {expected}");
+        assert_eq!(field(&report, "n"), Field::Count(n as u64));
+        assert!(matches!(field(&report, "gb_per_s"), Field::Real(_)));
+    }
+}

@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 
 use cotangent_graph::eval::reduction_groups;
 use cotangent_graph::{Graph, NodeId, Shape};
+use cotangent_scalar::order::FULL_CHUNK;
 use smallvec::SmallVec;
 
 use super::order::{Neighbors, Obstacle, Order};
 use super::parts::Roles;
-use super::{Cluster, ClusterOptions, Clusters, Edge, Joined, Loops, Part, Read, Reason, Verdict};
+use super::{At, Cluster, ClusterOptions, Clusters, Edge, Joined, Loops, Part, Read, Reason, Verdict};
 
 /// Clusters of tiny values that the next one is tried with.
 const OPEN_TINY: usize = 4;
@@ -27,7 +28,10 @@ struct Group {
     domain: Shape,
     reduction: Option<Reduction>,
     product: Option<NodeId>,
+    /// Scalar operations of all members, once each.
     n_ops: usize,
+    /// Sweeps over the elements, at most: a member may be made again in each of them.
+    n_sweeps: usize,
     /// What members read of others.
     inputs: HashSet<NodeId>,
     /// Members that others need.
@@ -39,7 +43,7 @@ struct Topology {
     parent: Vec<u32>,
     groups: Vec<Option<Group>>,
     reads: Vec<SmallVec<[Read; 4]>>,
-    /// The computed readers of each node, and whether each reads it at its own indices.
+    /// The computed readers of each node, and at which of their indices they read it.
     readers: Vec<SmallVec<[Read; 4]>>,
     is_computed: Vec<bool>,
 }
@@ -93,8 +97,25 @@ struct Joint {
     joined: Joined,
     domain: Shape,
     reduction: Option<Reduction>,
-    /// The reader's cluster becomes part of the reduced shape.
-    reader_is_reduced: bool,
+    /// The cluster whose members become part of the reduced shape.
+    lowered: Option<u32>,
+}
+
+impl Reduction {
+    fn kept(&self, domain: &Shape) -> SmallVec<[usize; 4]> {
+        (0..domain.rank()).filter(|a| !self.axes.contains(a)).collect()
+    }
+
+    /// Whether a value of the reduced shape is read at the element that it belongs to.
+    fn repeats(&self, domain: &Shape, at: &At) -> bool {
+        let kept = self.kept(domain);
+        match at {
+            At::Along(axes) => {
+                axes.len() == kept.len() && axes.iter().zip(&kept).all(|(a, &k)| *a == k || domain[k] == 1)
+            }
+            _ => false,
+        }
+    }
 }
 
 pub(super) fn run(graph: &Graph, options: &ClusterOptions, forced: &HashSet<NodeId>, mut roles: Roles) -> Clusters {
@@ -109,7 +130,7 @@ pub(super) fn run(graph: &Graph, options: &ClusterOptions, forced: &HashSet<Node
     };
     for id in graph.ids().filter(|id| topology.is_computed[id.index()]) {
         for read in &topology.reads[id.index()] {
-            topology.readers[read.node.index()].push(Read { node: id, direct: read.direct });
+            topology.readers[read.node.index()].push(Read { node: id, at: read.at.clone() });
         }
     }
     let n_outside: Vec<u32> = topology.readers.iter().map(|r| r.len() as u32).collect();
@@ -139,6 +160,7 @@ impl Group {
             reduction,
             product: (roles.parts[id.index()] == Part::Product).then_some(id),
             n_ops: roles.ops[id.index()],
+            n_sweeps: 1,
             inputs: topology.reads[id.index()].iter().map(|r| r.node).collect(),
             n_stored: usize::from(n_readers > 0 || roles.wanted[id.index()]),
         }
@@ -158,7 +180,7 @@ impl Clusterer<'_> {
             if self.topology.is_computed[id.index()] {
                 for read in self.topology.reads[id.index()].clone() {
                     if self.topology.is_computed[read.node.index()] {
-                        let verdict = self.decide(read, id);
+                        let verdict = self.decide(&read, id);
                         edges.push(Edge { from: read.node, to: id, verdict });
                     }
                 }
@@ -191,7 +213,9 @@ impl Clusterer<'_> {
             }
             let (loops, axes) = group.reduction.map_or((None, SmallVec::new()), |r| (Some(r.loops), r.axes));
             let Group { nodes, domain, product, .. } = group;
-            clusters.push(Cluster { nodes, domain, loops, axes, product });
+            let sweeps = self.sweeps(&nodes);
+            let is_reduced = nodes.iter().map(|n| self.is_reduced[n.index()]).collect();
+            clusters.push(Cluster { nodes, sweeps, is_reduced, domain, loops, axes, product });
         }
         let mut needed = self.roles.wanted;
         for id in self.graph.ids().filter(|id| self.topology.is_computed[id.index()]) {
@@ -204,7 +228,23 @@ impl Clusterer<'_> {
         Clusters { parts: self.roles.parts, of, clusters, edges, reads, reduces: self.roles.reduces, needed }
     }
 
-    fn decide(&mut self, read: Read, to: NodeId) -> Verdict {
+    /// The sweep that makes each of a cluster's members, which are in topological order.
+    fn sweeps(&self, nodes: &[NodeId]) -> Vec<usize> {
+        let mut known: HashMap<NodeId, usize> = HashMap::with_capacity(nodes.len());
+        let mut sweeps = Vec::with_capacity(nodes.len());
+        for &node in nodes {
+            let of_read = |read: &Read| {
+                let again = self.is_reduced[read.node.index()] && self.is_full(node);
+                known.get(&read.node).map(|sweep| sweep + usize::from(again))
+            };
+            let sweep = self.topology.reads[node.index()].iter().filter_map(of_read).max().unwrap_or(0);
+            known.insert(node, sweep);
+            sweeps.push(sweep);
+        }
+        sweeps
+    }
+
+    fn decide(&mut self, read: &Read, to: NodeId) -> Verdict {
         let from = read.node;
         let (from_op, to_op) = (self.graph.node(from).op.name, self.graph.node(to).op.name);
         if self.roles.parts[to.index()] != Part::Value {
@@ -237,6 +277,8 @@ impl Clusterer<'_> {
     fn joined(&self, from: NodeId, to: NodeId) -> Joined {
         if self.roles.parts[from.index()] == Part::Product {
             Joined::Epilogue
+        } else if self.is_reduced[from.index()] && self.is_full(to) {
+            Joined::NextSweep
         } else if self.is_reduced[from.index()] {
             Joined::OutOfReduction
         } else if self.roles.reduces[to.index()] {
@@ -246,21 +288,40 @@ impl Clusterer<'_> {
         }
     }
 
+    /// Whether a node reads others at the elements of its cluster's domain.
+    fn is_full(&self, id: NodeId) -> bool {
+        !self.is_reduced[id.index()] || self.roles.reduces[id.index()]
+    }
+
     /// The cluster that `read.node` and `to` would make, if their loops fit.
-    fn joint(&self, read: Read, to: NodeId) -> Result<Joint, Reason> {
-        let missing = Reason::OtherLoops;
-        let a = self.topology.group(self.topology.find(read.node)).ok_or(missing.clone())?;
-        let b = self.topology.group(self.topology.find(to)).ok_or(missing)?;
+    fn joint(&self, read: &Read, to: NodeId) -> Result<Joint, Reason> {
+        let (root_a, root_b) = (self.topology.find(read.node), self.topology.find(to));
+        let (Some(a), Some(b)) = (self.topology.group(root_a), self.topology.group(root_b)) else {
+            return Err(Reason::OtherLoops);
+        };
         let from_reduced = self.is_reduced[read.node.index()];
-        if !read.direct {
-            return Err(if from_reduced && a.domain == b.domain { Reason::SecondSweep } else { Reason::OtherIndices });
-        }
-        let (domain, reduction) = if from_reduced {
-            // The reader must be pointwise at the reduced shape, alone or with others like it.
-            if b.reduction.is_some() || b.product.is_some() || b.domain != *self.graph.ty(read.node).shape() {
-                return Err(Reason::OtherLoops);
+        // Whether a group without loops of its own can be made at the reduced shape of another.
+        let fits_below = |low: &Group, high: &Group| {
+            let plain = low.reduction.is_none() && low.product.is_none();
+            plain && high.reduction.as_ref().is_some_and(|r| low.domain == high.domain.without(&r.axes))
+        };
+        let lowered = match (&read.at, from_reduced) {
+            (At::Own, true) if fits_below(b, a) => Some(root_b),
+            (At::Own, false) if !self.is_full(to) && fits_below(a, b) => Some(root_a),
+            (At::Own, _) => None,
+            (At::Along(_), true) => {
+                let repeats = a.reduction.as_ref().is_some_and(|r| r.repeats(&a.domain, &read.at));
+                if !repeats || !self.is_full(to) {
+                    return Err(Reason::OtherIndices);
+                }
+                None
             }
+            (At::Along(_) | At::Other, _) => return Err(Reason::OtherIndices),
+        };
+        let (domain, reduction) = if lowered == Some(root_b) {
             (a.domain.clone(), a.reduction.clone())
+        } else if lowered == Some(root_a) {
+            (b.domain.clone(), b.reduction.clone())
         } else {
             let same_axes = match (&a.reduction, &b.reduction) {
                 (Some(x), Some(y)) => x == y,
@@ -277,8 +338,24 @@ impl Clusterer<'_> {
         if (a.product.is_some() || b.product.is_some()) && reduction.is_some() {
             return Err(Reason::ReducesProduct);
         }
-        let joined = if from_reduced { Joined::OutOfReduction } else { self.joined(read.node, to) };
-        Ok(Joint { joined, domain, reduction, reader_is_reduced: from_reduced })
+        if matches!(read.at, At::Along(_)) && !reduction.as_ref().is_some_and(|r| self.stays_in_cache(r)) {
+            return Err(Reason::SecondSweep);
+        }
+        let joined = match lowered {
+            Some(_) if from_reduced => Joined::OutOfReduction,
+            Some(_) => Joined::SameElements,
+            None => self.joined(read.node, to),
+        };
+        Ok(Joint { joined, domain, reduction, lowered })
+    }
+
+    /// Whether what is reduced is still in cache when it is swept again. A reduction of everything goes by chunks if it is
+    /// long, and then its result comes too late.
+    fn stays_in_cache(&self, reduction: &Reduction) -> bool {
+        let Loops { outer, reduced, inner } = reduction.loops;
+        let cost = &self.options.cost;
+        let is_chunked = outer == 1 && reduced > FULL_CHUNK;
+        if inner == 1 { reduced <= cost.max_row && !is_chunked } else { reduced <= cost.max_column }
     }
 
     /// Merges two clusters, `b` the reader's, unless members would read each other at other indices, the kernel would be
@@ -291,6 +368,7 @@ impl Clusterer<'_> {
         };
         // The smaller one's edges are all edges between the two.
         let mut now_inside: HashMap<NodeId, u32> = HashMap::new();
+        let mut sweeps_again = false;
         for &member in &s.nodes {
             let reads = self.topology.reads[member.index()].iter().map(|r| (r.node, member, r));
             let readers = self.topology.readers[member.index()].iter().map(|r| (member, r.node, r));
@@ -298,18 +376,27 @@ impl Clusterer<'_> {
                 if !self.topology.is_computed[edge.node.index()] || self.topology.find(edge.node) != large {
                     continue;
                 }
-                if !edge.direct {
-                    return Err(self.reads_elsewhere(from, to));
+                if edge.at != At::Own {
+                    let below = |n: NodeId| self.is_reduced[n.index()] || joint.lowered == Some(self.topology.find(n));
+                    let full = !below(to) || self.roles.reduces[to.index()];
+                    let fits = joint.reduction.as_ref().filter(|r| r.repeats(&joint.domain, &edge.at));
+                    match fits.filter(|_| below(from) && full) {
+                        None => return Err(self.reads_elsewhere(to)),
+                        Some(reduction) if !self.stays_in_cache(reduction) => return Err(Reason::SecondSweep),
+                        Some(_) => sweeps_again = true,
+                    }
                 }
                 *now_inside.entry(from).or_insert(0) += 1;
             }
         }
+        // At most: the longest chain of sweeps in the one, then the other's.
+        let n_sweeps = s.n_sweeps + l.n_sweeps - 1 + usize::from(sweeps_again);
         let n_new = s.inputs.iter().filter(|i| !l.inputs.contains(i) && self.topology.find(**i) != large).count();
         let n_gone = s.nodes.iter().filter(|m| l.inputs.contains(m)).count();
         let is_freed = |(n, k): &(&NodeId, &u32)| self.n_outside[n.index()] == **k && !self.roles.wanted[n.index()];
         let n_stored = s.n_stored + l.n_stored - now_inside.iter().filter(is_freed).count();
         let (n_ops, n_args) = (s.n_ops + l.n_ops, l.inputs.len() + n_new - n_gone + n_stored);
-        if n_ops > self.options.cost.max_ops || n_args > self.options.cost.max_args {
+        if n_ops * n_sweeps > self.options.cost.max_ops || n_args > self.options.cost.max_args {
             return Err(Reason::TooLarge);
         }
         self.order.merge(&self.topology, a, b, large).map_err(|obstacle| match obstacle {
@@ -319,8 +406,8 @@ impl Clusterer<'_> {
             }
             Obstacle::TooFar => Reason::TooFarApart,
         })?;
-        if joint.reader_is_reduced {
-            let group = self.topology.groups[b as usize].as_ref();
+        if let Some(root) = joint.lowered {
+            let group = self.topology.groups[root as usize].as_ref();
             for member in group.map_or(&[][..], |g| &g.nodes) {
                 self.is_reduced[member.index()] = true;
             }
@@ -344,17 +431,16 @@ impl Clusterer<'_> {
             l.inputs.extend(s.inputs.into_iter().filter(|i| !inside(i.0)));
             l.nodes.extend(s.nodes);
             l.product = l.product.or(s.product);
-            (l.domain, l.reduction, l.n_ops, l.n_stored) = (joint.domain, joint.reduction, n_ops, n_stored);
+            (l.domain, l.reduction) = (joint.domain, joint.reduction);
+            (l.n_ops, l.n_sweeps, l.n_stored) = (n_ops, n_sweeps, n_stored);
         }
         Ok(())
     }
 
     /// Why a member may not read another at other indices.
-    fn reads_elsewhere(&self, from: NodeId, to: NodeId) -> Reason {
+    fn reads_elsewhere(&self, to: NodeId) -> Reason {
         if self.roles.parts[to.index()] == Part::Product {
             Reason::Cycle(self.graph.node(to).op.name)
-        } else if self.is_reduced[from.index()] {
-            Reason::SecondSweep
         } else {
             Reason::OtherIndices
         }
@@ -378,7 +464,7 @@ impl Clusterer<'_> {
             for other in known.iter_mut() {
                 let (a, b) = (self.topology.find(NodeId(*other)), root);
                 let domain = domain.clone();
-                let joint = Joint { joined: Joined::SameElements, domain, reduction: None, reader_is_reduced: false };
+                let joint = Joint { joined: Joined::SameElements, domain, reduction: None, lowered: None };
                 if self.join(a, b, joint).is_ok() {
                     *other = self.topology.find(id);
                     done = true;

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 
 use cotangent_graph::eval::reduction_groups;
-use cotangent_graph::op::ScalarCx;
+use cotangent_graph::op::{ScalarCx, ViewMap};
 use cotangent_graph::{Graph, Lower, NodeId, Shape, Source};
 use cotangent_scalar::BodyBuilder;
 use smallvec::SmallVec;
 
-use super::{ClusterOptions, Part, Read};
+use super::{At, ClusterOptions, Part, Read};
 
 /// Scalar operations that a random number is taken to cost.
 const RNG_OPS: usize = 100;
@@ -204,17 +204,22 @@ fn reads(graph: &Graph, parts: &[Part], reduces: &[bool]) -> Vec<SmallVec<[Read;
         let lower = &graph.node(id).op.lower;
         let is_view = matches!(lower, Lower::View(_)) || matches!(lower, Lower::Reduce(_)) && !reduces[id.index()];
         // Products and steps of their own read memory, which nothing in the same kernel can have written.
-        let elsewhere = is_view || matches!(part, Part::Product | Part::Opaque);
+        let elsewhere = matches!(part, Part::Product | Part::Opaque);
         let mut found: SmallVec<[Read; 4]> = SmallVec::new();
         for &input in &graph.node(id).inputs {
             let inner: SmallVec<[Read; 4]> = match parts[input.index()] {
                 Part::View | Part::Virtual => reads[input.index()].clone(),
-                _ => SmallVec::from_iter([Read { node: input, direct: true }]),
+                _ => SmallVec::from_iter([Read { node: input, at: At::Own }]),
             };
             for mut read in inner {
-                read.direct &= !elsewhere;
+                if elsewhere {
+                    read.at = At::Other;
+                } else if is_view {
+                    read.at = through_view(graph, id, read.node, &read.at);
+                }
                 match found.iter_mut().find(|r| r.node == read.node) {
-                    Some(known) => known.direct &= read.direct,
+                    Some(known) if known.at == read.at => {}
+                    Some(known) => known.at = At::Other,
                     None => found.push(read),
                 }
             }
@@ -222,4 +227,55 @@ fn reads(graph: &Graph, parts: &[Part], reduces: &[bool]) -> Vec<SmallVec<[Read;
         reads[id.index()] = found;
     }
     reads
+}
+
+/// Where a view's reader reads a node that the view reads at `at`.
+fn through_view(graph: &Graph, view: NodeId, node: NodeId, at: &At) -> At {
+    let viewed = graph.node(view);
+    let (from, to) = (graph.ty(viewed.inputs[0]).shape(), viewed.ty.shape());
+    let own: SmallVec<[usize; 4]> = (0..from.rank()).collect();
+    let axes = match at {
+        At::Own => &own,
+        At::Along(axes) => axes,
+        At::Other => return At::Other,
+    };
+    let Some(map) = axes_through(graph, view, from, to) else { return At::Other };
+    let shape = graph.ty(node).shape();
+    // What has extent 1 may have the number of no axis.
+    let axes: SmallVec<[usize; 4]> = axes.iter().map(|&a| map.get(a).copied().unwrap_or(usize::MAX)).collect();
+    let stands = |(i, &axis): (usize, &usize)| axis == i || shape[i] == 1;
+    if shape == to && axes.iter().enumerate().all(stands) { At::Own } else { At::Along(axes) }
+}
+
+/// For each axis of a view's operand, the axis of the view that it is; those of extent 1 are none. `None` for views that do
+/// more than repeat, reorder, add and drop axes.
+fn axes_through(graph: &Graph, view: NodeId, from: &Shape, to: &Shape) -> Option<SmallVec<[usize; 4]>> {
+    let node = graph.node(view);
+    match &node.op.lower {
+        Lower::View(map) => match map(&node.attrs, from, to) {
+            ViewMap::Affine(axes) => axes
+                .iter()
+                .zip(from.iter())
+                .map(|(m, &extent)| match (m.offset, m.step) {
+                    _ if extent == 1 => Some(usize::MAX),
+                    (0, 1) => Some(m.axis),
+                    _ => None,
+                })
+                .collect(),
+            ViewMap::Reshape if is_squeeze(from, to) => {
+                let mut long = (0..to.rank()).filter(|&a| to[a] != 1);
+                Some(
+                    from.iter().map(|&n| if n == 1 { usize::MAX } else { long.next().unwrap_or(usize::MAX) }).collect(),
+                )
+            }
+            ViewMap::Reshape => None,
+        },
+        // A reduction over axes of extent 1 only drops them.
+        _ => {
+            let axes = node.attrs.sizes("axes");
+            let mut kept = 0..to.rank();
+            let axis = |a: usize| if axes.contains(&a) { None } else { kept.next() };
+            Some((0..from.rank()).map(axis).map(|a| a.unwrap_or(usize::MAX)).collect())
+        }
+    }
 }

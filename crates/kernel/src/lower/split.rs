@@ -36,7 +36,7 @@ pub(super) fn split_full(first: NodeId, lowered: Lowered) -> Vec<Lowered> {
     let (mut rows, mut level) = (n_rows, 0);
     loop {
         // The partial results of this level.
-        let mut draft = Draft::new(Space::Reduced);
+        let mut draft = Draft::new(Space::Reduced, 0);
         for (r, &dtype) in reduces.iter().zip(&dtypes) {
             let value = draft.input(Input::Reduced(r.slot), dtype, None);
             let arg = push_arg(&mut current, ArgRef::Partial(first, level, r.slot), dtype, true);
@@ -56,7 +56,7 @@ pub(super) fn split_full(first: NodeId, lowered: Lowered) -> Vec<Lowered> {
             if is_last { SmallVec::from_slice(&[1]) } else { SmallVec::from_slice(&[FULL_CHUNK as i64, 1]) };
         let kernel = Kernel { name, sweep: Sweep::Row, dims, total: rows, args: Vec::new(), phases: Vec::new() };
         current = Lowered { kernel, args: Vec::new() };
-        let mut draft = Draft::new(Space::Full);
+        let mut draft = Draft::new(Space::Full, 0);
         for (r, &dtype) in reduces.iter().zip(&dtypes) {
             let arg = push_arg(&mut current, ArgRef::Partial(first, level, r.slot), dtype, false);
             let map = IndexMap { offset: 0, strides: strides.clone() };

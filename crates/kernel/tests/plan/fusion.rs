@@ -1,7 +1,7 @@
 //! What fuses with what: the verdict on every edge of small graphs, and the kernels that come out.
 
-use cotangent_graph::{DType, Graph, Init};
-use cotangent_kernel::ir::Sweep;
+use cotangent_graph::{DType, Graph, GraphBuilder, Init};
+use cotangent_kernel::ir::{Space, Sweep};
 use cotangent_kernel::{Plan, Step, explain, plan};
 
 use crate::common::{fusion, optimized, planned, primitive};
@@ -152,13 +152,168 @@ fn readers_go_on_with_the_reductions_result() {
     assert_eq!(sweeps(&plan), [Sweep::Column]);
 }
 
-#[test]
-fn a_second_sweep_is_kept() {
-    let graph = optimized(&primitive(|g| g.output("y", g.input("x", F32, [6, 5]).softmax(1))));
+/// The kinds of phases of each kernel, `F` and `R`.
+fn phases(plan: &Plan) -> Vec<String> {
+    let letter = |p: &cotangent_kernel::ir::Phase| if p.space == Space::Full { 'F' } else { 'R' };
+    plan.calls().map(|call| plan.kernels[call.kernel].phases.iter().map(letter).collect()).collect()
+}
+
+/// Optimizes and plans a graph whose kernels are to have these phases.
+fn sweeps_of(expected: &[&str], f: impl FnOnce(&GraphBuilder)) -> Plan {
+    let graph = optimized(&primitive(f));
     let plan = planned(&graph);
-    let text = verdicts(&graph, &plan).join("\n");
-    assert_eq!(text.matches("keep: the reduction's result is needed in a second sweep").count(), 3, "{text}");
-    assert_eq!(plan.steps.len(), 3, "{plan}");
+    assert_eq!(phases(&plan), expected, "{graph}\n{plan}\n{}", explain(&graph, &plan));
+    plan
+}
+
+#[test]
+fn whole_rows_are_swept_by_one_kernel() {
+    let shapes = [[6, 5], [3, 70], [1, 9], [5, 1]];
+    for [m, n] in shapes.into_iter().take(2) {
+        let plan = sweeps_of(&["FFF"], |g| g.output("y", g.input("x", F32, [m, n]).softmax(1)));
+        assert_eq!(sweeps(&plan), [Sweep::Row]);
+        sweeps_of(&["FFF"], |g| g.output("y", g.input("x", F32, [m, n]).log_softmax(1)));
+        sweeps_of(&["FFR"], |g| g.output("y", g.input("x", F32, [m, n]).log_sum_exp(1)));
+        sweeps_of(&["FFR"], |g| g.output("y", g.input("x", F32, [m, n]).variance(&[1])));
+        sweeps_of(&["FFF"], |g| g.output("y", g.input("x", F32, [m, n]).normalize(&[1], 1e-5)));
+        sweeps_of(&["FF"], |g| g.output("y", g.input("x", F32, [m, n]).rms_norm(&[1], 1e-5)));
+        sweeps_of(&["FFF"], |g| {
+            let (gain, bias) = (g.input("gain", F32, [n]), g.input("bias", F32, [n]));
+            g.output("y", g.input("x", F32, [m, n]).layer_norm(gain, bias, 1e-5));
+        });
+        // Columns likewise, a strip of them at a time.
+        let plan = sweeps_of(&["FFF"], |g| g.output("y", g.input("x", F32, [m, n]).normalize(&[0], 1e-5)));
+        assert_eq!(sweeps(&plan), [Sweep::Column]);
+        sweeps_of(&["FFF"], |g| g.output("y", g.input("x", F32, [m, n]).softmax(0)));
+    }
+    for [m, n] in shapes {
+        for axis in [0, 1] {
+            let graph = optimized(&primitive(|g| g.output("y", g.input("x", F32, [m, n]).softmax(axis))));
+            assert_eq!(planned(&graph).figures().n_kernels, 1, "{graph}");
+        }
+    }
+}
+
+#[test]
+fn a_chain_and_its_gradient_are_one_kernel() {
+    // The loss and its gradient: the largest element; the sums; the losses of rows; the gradient. Then their mean.
+    sweeps_of(&["FFRF", "FR"], |g| {
+        let (x, y) = (g.input("x", F32, [6, 5]), g.input("y", DType::I64, [6]));
+        let loss = x.cross_entropy(y).mean();
+        g.output("loss", loss);
+        g.output("dx", g.grad(loss, &[x])[0]);
+    });
+    // Sum, variance, two sums that need the normalized row, and the gradient.
+    sweeps_of(&["FFFF"], |g| {
+        let (x, dy) = (g.input("x", F32, [6, 5]), g.input("dy", F32, [6, 5]));
+        let y = x.normalize(&[1], 1e-5);
+        g.output("y", y);
+        g.output("dx", g.grad_with_seed(y, dy, &[x])[0]);
+    });
+    sweeps_of(&["FFF"], |g| {
+        let (x, dy) = (g.input("x", F32, [6, 5]), g.input("dy", F32, [6, 5]));
+        let y = x.rms_norm(&[1], 1e-5);
+        g.output("y", y);
+        g.output("dx", g.grad_with_seed(y, dy, &[x])[0]);
+    });
+    sweeps_of(&["FFFF"], |g| {
+        let (x, dy) = (g.input("x", F32, [6, 5]), g.input("dy", F32, [6, 5]));
+        let y = x.normalize(&[0], 1e-5);
+        g.output("y", y);
+        g.output("dx", g.grad_with_seed(y, dy, &[x])[0]);
+    });
+}
+
+#[test]
+fn an_update_waits_for_the_last_sweep_that_reads_the_old_value() {
+    let graph = primitive(|g| {
+        let (x, w) = (g.input("x", F32, [6, 5]), g.param("w", F32, [6], Init::GlorotUniform));
+        let sum = x.exp().reduce_sum(&[1]);
+        g.update(w, w - sum * 0.1);
+        g.output("y", (x.exp() / sum.repeat_along(&[6, 5].into(), &[1])).square().reduce_sum(&[1]) * w);
+    });
+    let plan = planned(&graph);
+    assert_eq!(phases(&plan), ["FRFR"], "{plan}");
+    assert_eq!(
+        plan.figures().n_copies,
+        1,
+        "the new value is made after the first sweep, the old one read later\n{plan}"
+    );
+}
+
+#[test]
+fn rows_are_read_from_memory_once() {
+    let (m, n) = (64, 48);
+    let matrix = (m * n * 4) as u64;
+    // Each matrix once: read, or written. Then labels, losses and what else has an element for each row or column.
+    let plan = sweeps_of(&["FFRF", "FR"], |g| {
+        let (x, y) = (g.input("x", F32, [m, n]), g.input("y", DType::I64, [m]));
+        let loss = x.cross_entropy(y).mean();
+        g.output("loss", loss);
+        g.output("dx", g.grad(loss, &[x])[0]);
+    });
+    assert_eq!(plan.step_bytes(&plan.steps[1]), 2 * matrix + (8 + 4) * m as u64, "{plan}");
+    let plan = sweeps_of(&["FFFF"], |g| {
+        let (x, dy) = (g.input("x", F32, [m, n]), g.input("dy", F32, [m, n]));
+        let (gain, bias) = (g.input("gain", F32, [n]), g.input("bias", F32, [n]));
+        let y = x.layer_norm(gain, bias, 1e-5);
+        g.output("y", y);
+        g.output("dx", g.grad_with_seed(y, dy, &[x])[0]);
+    });
+    assert_eq!(plan.bytes_moved(), 4 * matrix + 2 * 4 * n as u64, "{plan}");
+    let plan = sweeps_of(&["FFR"], |g| g.output("y", g.input("x", F32, [m, n]).log_sum_exp(1)));
+    assert_eq!(plan.bytes_moved(), matrix + 4 * m as u64, "{plan}");
+}
+
+#[test]
+fn verdicts_on_sweeps() {
+    let softmax =
+        |shape: [usize; 2], axis| optimized(&primitive(move |g| g.output("y", g.input("x", F32, shape).softmax(axis))));
+    let graph = softmax([6, 5], 1);
+    check(
+        &graph,
+        &[
+            "sub → exp fuse: cheap, recomputed by its reader",
+            "reduce_max → exp fuse: the next sweep over the elements that were reduced",
+            "exp → reduce_sum fuse: reduced as it is made",
+            "exp → div fuse: same elements",
+            "reduce_sum → div fuse: the next sweep over the elements that were reduced",
+        ],
+    );
+    // Rows and columns that do not stay in cache, and a reduction of everything by chunks.
+    let kept = "keep: what was reduced is too long to be in cache for a second sweep";
+    for (shape, axis) in [([2, 1 << 16], 1), ([1, 5000], 1), ([1 << 13, 2], 0)] {
+        let graph = softmax(shape, axis);
+        let plan = plan(&graph, &fusion(true)).unwrap();
+        let text = verdicts(&graph, &plan).join("\n");
+        assert!(text.contains(kept), "{text}");
+        assert!(plan.figures().n_kernels >= 3, "{plan}");
+    }
+    planned(&softmax([1, 5000], 1));
+    // The result repeated along another axis than the one that was reduced.
+    let graph = primitive(|g| {
+        let x = g.input("x", F32, [5, 5]);
+        g.output("y", x.tanh() * x.exp().reduce_sum(&[1]).repeat_along(&[5, 5].into(), &[0]));
+    });
+    let plan = planned(&graph);
+    assert!(
+        verdicts(&graph, &plan).contains(&"reduce_sum → mul keep: read at other indices than it is made".to_owned())
+    );
+}
+
+#[test]
+fn values_of_rows_join_the_kernel_of_their_rows() {
+    // Weights of rows are made where the rows are reduced, and results of two chains over one axis share sweeps.
+    sweeps_of(&["FR"], |g| {
+        let (x, w) = (g.input("x", F32, [6, 5]), g.input("w", F32, [6]));
+        g.output("y", x.exp().reduce_sum(&[1]) * w.tanh().exp().sin());
+    });
+    sweeps_of(&["FRFR"], |g| {
+        let x = g.input("x", F32, [6, 5]).tanh();
+        let most = x.reduce_max(&[1]);
+        g.output("max", most);
+        g.output("sum", (x - most.repeat_along(&[6, 5].into(), &[1])).exp().reduce_sum(&[1]) + x.reduce_sum(&[1]));
+    });
 }
 
 #[test]
@@ -365,7 +520,7 @@ fn explain_names_every_edge() {
     let plan = planned(&graph);
     let text = explain(&graph, &plan);
     assert!(text.contains("fusion.rs:"), "{text}");
-    assert!(text.contains("second sweep") && text.contains("f32[4,5]"), "{text}");
+    assert!(text.contains("the next sweep") && text.contains("f32[4,5]"), "{text}");
     for edge in &plan.edges {
         assert!(text.contains(&format!("{} {}", edge.from, graph.node(edge.from).op.name)), "{text}");
         assert_eq!(plan.verdict(edge.from, edge.to), Some(&edge.verdict));
