@@ -24,6 +24,7 @@ use std::time::Instant;
 
 use cotangent::data::Mnist;
 use cotangent::prelude::*;
+use cotangent::train::callbacks::after_epoch;
 use cotangent::train::{CrossEntropy, Options, Trainer};
 
 const BATCH: usize = 128;
@@ -62,20 +63,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options = Options { epochs, batch_size: BATCH, seed, ..Options::default() };
     let mut trainer = Trainer::new(&runtime, net, CrossEntropy, Adam::new(RATE), options);
     let start = Instant::now();
-    let mut wrong = None;
-    let history = trainer.fit_with(train.dataset(), Some(test.dataset()), |epoch, store| {
+    let after = after_epoch(|epoch, store| {
         println!("{epoch}");
-        match store.set("optimizer.lr", rate(epoch.number as f64 / epochs as f64) as f32) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(diag) => {
-                wrong = Some(diag);
-                ControlFlow::Break(())
-            }
-        }
-    })?;
-    if let Some(diag) = wrong {
-        return Err(diag.into());
-    }
+        store.set("optimizer.lr", rate(epoch.number as f64 / epochs as f64) as f32)?;
+        Ok(ControlFlow::Continue(()))
+    });
+    let history = trainer.fit_with(train.dataset(), Some(test.dataset()), after)?;
     let in_steps: f64 = history.iter().map(|epoch| epoch.seconds).sum();
     println!(
         "{} threads, {:.1} s in all, {in_steps:.1} s of them training: {:.0} pictures per second",
@@ -83,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         start.elapsed().as_secs_f64(),
         (train.len() * history.len()) as f64 / in_steps
     );
-    println!("checksum of the weights: {:016x}", trainer.weights_checksum().unwrap_or_default());
+    println!("checksum of the weights: {:016x}", trainer.weights_checksum());
     let accuracy = trainer.evaluate(test.dataset())?.accuracy.unwrap_or_default();
     println!("test accuracy: {:.2} %", 100.0 * accuracy);
     Ok(())

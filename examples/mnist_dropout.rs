@@ -21,6 +21,7 @@ use std::time::Instant;
 use cotangent::data::Mnist;
 use cotangent::data::files::write_text;
 use cotangent::prelude::*;
+use cotangent::train::callbacks::after_epoch;
 use cotangent::train::{CrossEntropy, Options, Plot, Trainer};
 
 const BATCH: usize = 128;
@@ -59,12 +60,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut trainer = Trainer::new(&runtime, net, CrossEntropy, optimizer, options);
 
     let start = Instant::now();
-    let history = trainer.fit_with(train.dataset(), Some(test.dataset()), |epoch, _| {
+    let say = after_epoch(|epoch, _| {
         println!("{epoch}");
-        ControlFlow::Continue(())
-    })?;
+        Ok(ControlFlow::Continue(()))
+    });
+    let history = trainer.fit_with(train.dataset(), Some(test.dataset()), say)?;
     let error = |accuracy: Option<f64>| 100.0 * (1.0 - accuracy.unwrap_or_default());
-    let curve: Vec<(f64, f64)> = history.iter().map(|e| (e.number as f64, error(e.test_accuracy))).collect();
+    let curve: Vec<(f64, f64)> = history.iter().map(|e| (e.number as f64, error(e.validation_accuracy))).collect();
     let in_steps: f64 = history.iter().map(|epoch| epoch.seconds).sum();
     println!(
         "test error {:.2} % after {epochs} epochs, {:.0} s in all, {in_steps:.0} s of them training on {n_threads} threads",
@@ -74,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut table = String::from("epoch,train_loss,test_loss,test_error_percent,seconds\n");
     for (epoch, (_, error)) in history.iter().zip(&curve) {
-        let test_loss = epoch.test_loss.unwrap_or_default();
+        let test_loss = epoch.validation_loss.unwrap_or_default();
         writeln!(table, "{},{},{test_loss},{error:.2},{:.3}", epoch.number, epoch.train_loss, epoch.seconds)?;
     }
     write_text(out.join("history.csv"), &table)?;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use cotangent_graph::diag::nearest;
 use cotangent_graph::{Code, DType, Diag, TensorData, Type};
 
+use crate::compile::Executable;
 use crate::memory::AlignedBytes;
 
 /// The seed of a run: everything random follows from it.
@@ -153,6 +154,20 @@ impl Store {
         }
     }
 
+    /// Whether a program can work on this store: every parameter and state that both have is of one type.
+    ///
+    /// # Errors
+    /// `E0306` for the first that is not.
+    pub fn accepts(&self, program: &Executable) -> Result<(), Diag> {
+        program.interface.stored.iter().try_for_each(|(name, ty, _)| match self.slots.get(name) {
+            Some(slot) if slot.ty != *ty => {
+                let text = format!("the program requires `{name}` of type {ty}, the store has {}", slot.ty);
+                Err(Diag::new(Code::StoreMismatch, text).at(cotangent_graph::Loc::Internal))
+            }
+            _ => Ok(()),
+        })
+    }
+
     /// How often a value was replaced from outside.
     pub fn version(&self, name: &str) -> Option<u64> {
         self.slots.get(name).map(|s| s.version)
@@ -168,18 +183,12 @@ impl Store {
     }
 
     /// Makes room for a parameter or state, starting as `start` says, unless it is there.
-    pub(crate) fn provide(&mut self, name: &str, ty: &Type, start: impl FnOnce() -> TensorData) -> Result<(), Diag> {
-        if let Some(slot) = self.slots.get(name) {
-            if slot.ty == *ty {
-                return Ok(());
-            }
-            let text = format!("the program requires `{name}` of type {ty}, the store has {}", slot.ty);
-            return Err(Diag::new(Code::StoreMismatch, text).at(cotangent_graph::Loc::Internal));
+    pub(crate) fn provide(&mut self, name: &str, ty: &Type, start: impl FnOnce() -> TensorData) {
+        if !self.slots.contains_key(name) {
+            let mut data = AlignedBytes::zeroed(ty.n_bytes());
+            data.write_tensor(&start());
+            self.slots.insert(name.to_owned(), Slot { ty: ty.clone(), data, version: 0 });
         }
-        let mut data = AlignedBytes::zeroed(ty.n_bytes());
-        data.write_tensor(&start());
-        self.slots.insert(name.to_owned(), Slot { ty: ty.clone(), data, version: 0 });
-        Ok(())
     }
 
     /// The address of a value's elements.

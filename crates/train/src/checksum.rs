@@ -1,14 +1,43 @@
 //! A stable 64-bit hash of weights.
 //!
-//! Why it exists: "the same bits for any number of threads" is a promise that a run should be able to show in one line.
+//! Why it exists: "the same bits for any number of threads" is a promise that a run should be able to show in one line;
+//! and a checkpoint must notice when a byte of it has changed.
 //! Promises: the value depends on names, types and bits alone, in the order of the names, and is the same on every
-//! platform and for ever (FNV-1a in 64 bits). It guards against accidents, not against an adversary.
+//! platform and for ever (FNV-1a in 64 bits). It guards against accidents, not against an adversary: any one changed byte
+//! changes it, because each step of it is a bijection.
+
+use std::fmt;
 
 use cotangent_exec::Store;
 use cotangent_graph::Diag;
 
 const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const PRIME: u64 = 0x0000_0100_0000_01b3;
+
+/// FNV-1a over bytes; prints as 16 hexadecimal digits.
+pub(crate) struct Fnv(u64);
+
+impl Fnv {
+    pub(crate) fn new() -> Self {
+        Fnv(OFFSET)
+    }
+
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let mut hash = Fnv::new();
+        hash.write(bytes);
+        hash
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
+    }
+}
+
+impl fmt::Display for Fnv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
 
 /// The hash of the values of these names. The order in which they are given does not matter.
 ///
@@ -18,15 +47,14 @@ pub fn checksum<'a>(store: &Store, names: impl IntoIterator<Item = &'a str>) -> 
     let mut names: Vec<&str> = names.into_iter().collect();
     names.sort_unstable();
     names.dedup();
-    let mut hash = OFFSET;
+    let mut hash = Fnv::new();
     for name in names {
         let value = store.get(name)?;
         // A zero byte ends each text, so that names cannot run into each other.
-        let head = format!("{name}\0{}\0", value.ty());
-        hash = head.bytes().fold(hash, step);
-        hash = value.bits().into_iter().flat_map(u64::to_le_bytes).fold(hash, step);
+        hash.write(format!("{name}\0{}\0", value.ty()).as_bytes());
+        value.bits().into_iter().for_each(|bits| hash.write(&bits.to_le_bytes()));
     }
-    Ok(hash)
+    Ok(hash.0)
 }
 
 /// The hash of everything in the store, the optimizer's states included.
@@ -35,8 +63,4 @@ pub fn checksum<'a>(store: &Store, names: impl IntoIterator<Item = &'a str>) -> 
 /// None; the names come from the store itself.
 pub fn checksum_all(store: &Store) -> Result<u64, Diag> {
     checksum(store, store.iter().map(|(name, _)| name))
-}
-
-fn step(hash: u64, byte: u8) -> u64 {
-    (hash ^ u64::from(byte)).wrapping_mul(PRIME)
 }

@@ -6,6 +6,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::path::PathBuf;
 
 use cotangent_data::DataError;
 use cotangent_exec::CompileError;
@@ -39,6 +40,13 @@ pub enum TrainError {
         /// The label.
         got: String,
     },
+    /// There are checkpoints, and all of them are damaged.
+    NoCheckpoint {
+        /// The folder.
+        folder: PathBuf,
+        /// The files, newest first, with what is wrong.
+        damaged: Vec<(PathBuf, DataError)>,
+    },
 }
 
 impl TrainError {
@@ -57,6 +65,10 @@ impl fmt::Display for TrainError {
             TrainError::Label { example, required, got } => {
                 write!(f, "label of example {example}: required {required}, got {got}")
             }
+            TrainError::NoCheckpoint { folder, damaged } => {
+                write!(f, "{}: required a checkpoint that is whole, got damaged ones only", folder.display())?;
+                damaged.iter().try_for_each(|(_, error)| write!(f, "\n  {error}"))
+            }
         }
     }
 }
@@ -67,7 +79,7 @@ impl Error for TrainError {
             TrainError::Compile(error) => Some(error),
             TrainError::Step(diag) => Some(diag),
             TrainError::Data(error) => Some(error),
-            TrainError::Invalid { .. } | TrainError::Label { .. } => None,
+            TrainError::Invalid { .. } | TrainError::Label { .. } | TrainError::NoCheckpoint { .. } => None,
         }
     }
 }

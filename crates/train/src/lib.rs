@@ -5,7 +5,11 @@
 //!
 //! | module | what it gives |
 //! |---|---|
-//! | [`trainer`] | [`Trainer`]: epochs, shuffled mini-batches of any size, evaluation, history |
+//! | [`trainer`] | [`Trainer`]: epochs of mini-batches, validation, prediction; deterministic and resumable |
+//! | [`callbacks`] | early stopping, smaller rates on a plateau, snapshots, or the user's own |
+//! | [`checkpoint`] | a run in a file, checked and durable; the last few in a folder; weights of other models |
+//! | [`history`] | a line for each epoch, as CSV, JSON and curves |
+//! | [`metrics`] | top-k, confusion matrix, ensembles |
 //! | [`objective`] | what is minimized: [`CrossEntropy`], [`BinaryCrossEntropy`], [`MeanSquared`], or the user's own |
 //! | [`plot`] | charts as SVG |
 //! | [`workloads`] | named networks, expressions and products, in one table |
@@ -17,15 +21,23 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod callbacks;
+pub mod checkpoint;
 pub mod checksum;
 mod error;
+pub mod history;
+pub mod metrics;
 pub mod objective;
 pub mod plot;
 pub mod trainer;
 pub mod workloads;
 
+pub use callbacks::{Callback, Context, EarlyStopping, Flow, ReduceOnPlateau, Snapshots, Step};
+pub use checkpoint::{Checkpoint, Checkpoints};
 pub use checksum::{checksum, checksum_all};
 pub use error::TrainError;
+pub use history::{Epoch, History};
+pub use metrics::{Confusion, Ensemble};
 pub use objective::{BinaryCrossEntropy, CrossEntropy, Label, MeanSquared, Objective};
 pub use plot::Plot;
-pub use trainer::{Epoch, Evaluation, History, Options, Trainer};
+pub use trainer::{Evaluation, Loaded, Options, Resumed, Trainer};

@@ -1,11 +1,13 @@
-//! The trainer: epochs of shuffled mini-batches, evaluation, history.
+//! The trainer: epochs of mini-batches, validation, callbacks, history, checkpoints.
 //!
 //! Why it exists: programs have static shapes, so the last batch of an epoch, evaluation and prediction are programs of
-//! their own on the same store; which program a batch needs, and that each is compiled once, is looked after here.
+//! their own on the same store; which program a batch needs, and that each is compiled once, is looked after here. And a
+//! run of hours must survive a crash.
 //!
 //! Assumes: the model is a function that builds the same parameters for every batch size. Promises: everything follows
 //! from the seed (initial weights, shuffles, dropout), with the same bits for any number of threads; every example is
-//! seen once an epoch; a batch that is refused changes nothing.
+//! seen once an epoch (but in [`Order::Balanced`]); a batch that is refused changes nothing; a run that is killed at any
+//! moment and resumed ends with the same bits in the store as one that was not.
 //!
 //! ```
 //! use cotangent_data::synthetic::two_moons;
@@ -24,89 +26,84 @@
 //!     options,
 //! );
 //! let history = trainer.fit(&two_moons(200, 0.1, 1), Some(&two_moons(100, 0.1, 2)))?;
-//! assert!(history.last().and_then(|epoch| epoch.test_accuracy).is_some_and(|accuracy| accuracy > 0.95));
+//! assert!(history.last().and_then(|epoch| epoch.validation_accuracy).is_some_and(|accuracy| accuracy > 0.95));
 //! # Ok(())
 //! # }
 //! ```
 
-use std::collections::HashMap;
+mod cursor;
+mod programs;
+
 use std::fmt;
 use std::io::{IsTerminal, stderr};
-use std::ops::ControlFlow;
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use cotangent_data::Dataset;
-use cotangent_exec::{Compiler, InputId, ProgramId, Runtime, Seed, Session, Store};
-use cotangent_graph::{DType, Diag, Graph, GraphBuilder, Shape, Tensor, build};
-use cotangent_nn::{Minimize, Optimizer};
+use cotangent_data::safetensors::Tensors;
+use cotangent_data::{DataError, Dataset, Order};
+use cotangent_exec::{Compiler, Runtime, Seed, Store};
+use cotangent_graph::{Graph, GraphBuilder, Node, Tensor};
+use cotangent_nn::Optimizer;
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{Array1, ArrayD, ArrayViewD, Axis, IxDyn, Slice};
 
+use self::cursor::Cursor;
+use self::programs::{Mode, Programs};
 use crate::TrainError;
+use crate::callbacks::{Callback, Context, Nothing, Step};
+use crate::checkpoint::{Checkpoint, Checkpoints, put, tensors_of, type_of};
 use crate::checksum::checksum;
+use crate::history::{Epoch, History};
 use crate::objective::{Label, Objective};
 
 /// How a trainer works.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Passes over the training set.
+    /// Passes over the training set in a call of `fit`.
     pub epochs: usize,
     /// Rows of a batch in training; the last batch of an epoch may have fewer.
     pub batch_size: usize,
+    /// Other sizes later on: pairs of an epoch, counted from 1, and the size from then on. Larger batches do what a smaller
+    /// learning rate does (Smith et al. 2017), in less time.
+    pub batch_sizes: Vec<(u64, usize)>,
+    /// In which order the examples of an epoch are taken.
+    pub order: Order,
     /// Rows of a batch in evaluation and prediction.
     pub eval_batch_size: usize,
     /// Everything random follows from it.
     pub seed: Seed,
-    /// Whether a progress bar is drawn on the standard error, if that is a terminal.
+    /// Whether a progress bar is drawn on the standard error, if that is a terminal: examples a second, and the time left.
     pub progress: bool,
+    /// Where checkpoints are kept, if they are to be made.
+    pub checkpoints: Option<Checkpoints>,
     /// Makes the programs.
     pub compiler: Compiler,
 }
 
 impl Default for Options {
-    /// 10 epochs of batches of 32, evaluation by 256, seed 0, a progress bar.
+    /// 10 epochs of batches of 32, shuffled, evaluation by 256, seed 0, a progress bar, no checkpoints.
     fn default() -> Self {
         Options {
             epochs: 10,
             batch_size: 32,
+            batch_sizes: Vec::new(),
+            order: Order::Shuffled,
             eval_batch_size: 256,
             seed: Seed(0),
             progress: true,
+            checkpoints: None,
             compiler: Compiler::new(),
         }
     }
 }
 
-/// What an epoch achieved.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Epoch {
-    /// Its number, from 1 on, over all calls of `fit`.
-    pub number: u64,
-    /// The mean loss over the examples, each taken when its batch was trained on.
-    pub train_loss: f64,
-    /// The mean loss on the test set after the epoch.
-    pub test_loss: Option<f64>,
-    /// The share of the test set that is predicted correctly after the epoch.
-    pub test_accuracy: Option<f64>,
-    /// Time spent on training, without compilation and evaluation.
-    pub seconds: f64,
-}
-
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "epoch {}: train loss {:.4}", self.number, self.train_loss)?;
-        if let Some(loss) = self.test_loss {
-            write!(f, ", test loss {loss:.4}")?;
-        }
-        if let Some(accuracy) = self.test_accuracy {
-            write!(f, ", test accuracy {:.2} %", 100.0 * accuracy)?;
-        }
-        write!(f, ", {:.2} s", self.seconds)
+impl Options {
+    /// Rows of a batch in an epoch, counted from 1.
+    fn batch_size_in(&self, epoch: u64) -> usize {
+        let begun = self.batch_sizes.iter().filter(|(from, _)| *from <= epoch);
+        begun.max_by_key(|(from, _)| *from).map_or(self.batch_size, |&(_, size)| size)
     }
 }
-
-/// The epochs of a call of `fit`, in order.
-pub type History = Vec<Epoch>;
 
 /// The figures of a dataset under the current weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -117,43 +114,46 @@ pub struct Evaluation {
     pub accuracy: Option<f64>,
 }
 
-/// What a program is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Mode {
-    Train,
-    Evaluate,
-    Predict,
+/// What a run was resumed from.
+#[derive(Debug)]
+pub struct Resumed {
+    /// The checkpoint's file.
+    pub path: PathBuf,
+    /// Steps that it has behind it.
+    pub step: u32,
+    /// Whole epochs that it has behind it.
+    pub epochs: u64,
+    /// Newer files that were passed over because they are damaged, newest first, with what is wrong.
+    pub damaged: Vec<(PathBuf, DataError)>,
 }
 
-/// What tells programs apart: purpose, shape of the features, element type of the labels.
-type Key = (Mode, Vec<usize>, DType);
-
-/// A compiled program of the session.
-#[derive(Clone, Debug)]
-struct Program {
-    id: ProgramId,
-    x: InputId,
-    y: Option<InputId>,
-    /// The shape of the model's outputs.
-    outputs: Shape,
-    counts: bool,
+/// What became of weights that were handed to a model.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Loaded {
+    /// Names that the model took over.
+    pub taken: Vec<String>,
+    /// The model's names that were not among the weights: they start as the model says.
+    pub fresh: Vec<String>,
+    /// Names that the model does not have: they were left out.
+    pub unused: Vec<String>,
 }
 
 /// Trains a model. See the [module](self).
 pub struct Trainer<M, L, O> {
-    model: M,
-    objective: L,
-    optimizer: O,
+    programs: Programs<M, L, O>,
     options: Options,
-    runtime: Runtime,
-    session: Option<Session>,
-    programs: HashMap<Key, Program>,
-    n_epochs: u64,
+    cursor: Cursor,
+    /// Whether a call of `fit` was interrupted and the next one goes on with it.
+    interrupted: bool,
+    /// Whether the folder of checkpoints is this run's.
+    owns_folder: bool,
+    /// Parameters, and the states that the model reads at test time.
+    model_names: Vec<String>,
 }
 
 impl<M, L, O> fmt::Debug for Trainer<M, L, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Trainer({} programs, {} epochs done)", self.programs.len(), self.n_epochs)
+        write!(f, "Trainer({:?}, {} epochs done)", self.programs, self.cursor.epochs)
     }
 }
 
@@ -165,87 +165,171 @@ where
 {
     /// A trainer of a model, which makes outputs `[batch, ..]` from features `[batch, ..]`. Nothing is compiled yet.
     pub fn new(runtime: &Runtime, model: M, objective: L, optimizer: O, options: Options) -> Self {
+        let programs = Programs::new(runtime, model, objective, optimizer, options.compiler.clone(), options.seed);
         Trainer {
-            model,
-            objective,
-            optimizer,
+            programs,
             options,
-            runtime: runtime.clone(),
-            session: None,
-            programs: HashMap::new(),
-            n_epochs: 0,
+            cursor: Cursor::default(),
+            interrupted: false,
+            owns_folder: false,
+            model_names: Vec::new(),
         }
     }
 
-    /// Trains for the number of epochs in the options, and evaluates on the test set after each. Another call goes on.
+    // ---- training --------------------------------------------------------------------------------------------------
+
+    /// Trains for the number of epochs in the options, and evaluates on the validation set after each. Another call goes on
+    /// for as many; after an error, or after [`Trainer::resume`], the next call goes on with the one that was interrupted.
     ///
     /// # Errors
-    /// An empty set, a batch size of zero, a label without meaning, or what is wrong with the model.
-    pub fn fit<T: Label>(&mut self, train: &Dataset<T>, test: Option<&Dataset<T>>) -> Result<History, TrainError> {
-        self.fit_with(train, test, |_, _| ControlFlow::Continue(()))
+    /// An empty set, a batch size of zero, a label without meaning, or what is wrong with the model; a checkpoint that
+    /// could not be written. What was trained before stays.
+    pub fn fit<T: Label>(
+        &mut self,
+        train: &Dataset<T>,
+        validation: Option<&Dataset<T>>,
+    ) -> Result<History, TrainError> {
+        self.fit_with(train, validation, Nothing)
     }
 
-    /// [`Trainer::fit`] with a word in after each epoch: to report, to set `optimizer.lr` in the store, or to stop.
+    /// [`Trainer::fit`] with callbacks: early stopping, snapshots, or one's own; see [`callbacks`](crate::callbacks).
     ///
     /// # Errors
-    /// As [`Trainer::fit`].
+    /// As [`Trainer::fit`], and those of the callbacks.
     pub fn fit_with<T: Label>(
         &mut self,
         train: &Dataset<T>,
-        test: Option<&Dataset<T>>,
-        mut on_epoch: impl FnMut(&Epoch, &mut Store) -> ControlFlow<()>,
+        validation: Option<&Dataset<T>>,
+        mut callback: impl Callback,
     ) -> Result<History, TrainError> {
-        let size = self.options.batch_size;
-        self.check_set("training set", train, "batch_size", size)?;
-        // Whatever can be refused is refused before the first step, and compiled before the first clock starts.
-        for rows in [size.min(train.len()), train.len() % size] {
-            self.prepare(Mode::Train, train, rows)?;
+        if !self.interrupted {
+            self.cursor.base = self.cursor.epochs;
+            self.cursor.stopped = false;
         }
-        self.check_labels(Mode::Train, train, size.min(train.len()))?;
-        if let Some(test) = test {
-            self.check_evaluation(test)?;
-        }
+        self.prepare_all(train, validation)?;
+        self.check_folder()?;
+        self.interrupted = true;
 
-        let bar = self.progress_bar((self.options.epochs * train.len().div_ceil(size)) as u64);
-        let mut history = History::new();
-        for _ in 0..self.options.epochs {
-            let start = Instant::now();
-            let train_loss = self.train_epoch(train, &bar)?;
-            self.n_epochs += 1;
-            let seconds = start.elapsed().as_secs_f64();
-            let evaluation = test.map(|test| self.evaluate(test)).transpose()?;
-            let epoch = Epoch {
-                number: self.n_epochs,
-                train_loss,
-                test_loss: evaluation.map(|e| e.loss),
-                test_accuracy: evaluation.and_then(|e| e.accuracy),
-                seconds,
-            };
-            bar.set_message(epoch.to_string());
-            history.push(epoch);
-            if let Some(session) = &mut self.session
-                // Printing there must not tear the bar.
-                && bar.suspend(|| on_epoch(&epoch, session.store_mut())).is_break()
-            {
-                break;
-            }
+        let until = self.cursor.base + self.options.epochs as u64;
+        let bar = self.progress_bar(train.len() as u64, until);
+        self.cursor.stopped |= callback.on_start(&mut self.context())?.is_break();
+        while !self.cursor.stopped && self.cursor.epochs < until {
+            self.train_epoch(train, validation, &mut callback, &bar)?;
         }
         bar.finish_and_clear();
-        Ok(history)
+        callback.on_end(&mut self.context())?;
+        self.interrupted = false;
+        Ok(self.cursor.history.after(self.cursor.base))
     }
 
-    /// One pass over the training set; the mean loss.
-    fn train_epoch<T: Label>(&mut self, train: &Dataset<T>, bar: &ProgressBar) -> Result<f64, TrainError> {
-        let mut batches = train.shuffled_batches(self.options.batch_size, self.options.seed.0).epoch(self.n_epochs);
-        let mut batch = (ArrayD::zeros(IxDyn(&[0])), Array1::from_vec(Vec::new()));
-        let mut total = 0.0;
+    /// The rest of an epoch, its evaluation and its checkpoint.
+    fn train_epoch<T: Label>(
+        &mut self,
+        train: &Dataset<T>,
+        validation: Option<&Dataset<T>>,
+        callback: &mut impl Callback,
+        bar: &ProgressBar,
+    ) -> Result<(), TrainError> {
+        let number = self.cursor.epochs + 1;
+        let size = self.options.batch_size_in(number);
+        self.cursor.begin(train, size, self.options.order)?;
+        let batches = train.shuffled_batches(size, self.options.seed.0).order(self.options.order);
+        let mut batches = batches.epoch(self.cursor.epochs).skip_examples(self.cursor.examples);
+        let mut batch = empty_batch();
         while batches.next_into(&mut batch) {
-            let program = self.program::<T>(Mode::Train, batch.0.shape())?;
-            total += self.run(&program, &batch.0, &batch.1)?.0 * batch.1.len() as f64;
-            bar.inc(1);
+            let start = Instant::now();
+            let n_rows = batch.1.len();
+            let program = self.programs.program::<T>(Mode::Train, batch.0.shape())?;
+            let loss = self.programs.run(&program, &batch.0, &batch.1)?.0;
+            self.cursor.loss += loss * n_rows as f64;
+            self.cursor.examples += n_rows;
+            self.cursor.seconds += start.elapsed().as_secs_f64();
+            bar.inc(n_rows as u64);
+            let step = Step { number: self.programs.store().step(), epoch: number, n_rows, loss };
+            let stop = callback.on_step(&step, &mut self.context())?.is_break();
+            self.cursor.stopped |= stop;
+            if self.cursor.examples < train.len() && (stop || self.is_due(step.number)) {
+                self.save()?;
+            }
+            if stop && self.cursor.examples < train.len() {
+                return Ok(());
+            }
         }
-        Ok(total / train.len() as f64)
+        let evaluation = validation.map(|set| self.evaluate_checked(set)).transpose()?;
+        let store = self.programs.store();
+        let epoch = Epoch {
+            number,
+            step: store.step(),
+            batch_size: size,
+            train_loss: self.cursor.loss / train.len() as f64,
+            validation_loss: evaluation.map(|e| e.loss),
+            validation_accuracy: evaluation.and_then(|e| e.accuracy),
+            rate: store.get("optimizer.lr").ok().and_then(|rate| rate.as_scalar()),
+            seconds: self.cursor.seconds,
+        };
+        self.cursor.history.push(epoch);
+        self.cursor.epochs = number;
+        (self.cursor.examples, self.cursor.loss, self.cursor.seconds) = (0, 0.0, 0.0);
+        bar.set_message(epoch.to_string());
+        // Printing there must not tear the bar.
+        let flow = bar.suspend(|| callback.on_epoch(&epoch, &mut self.context()))?;
+        self.cursor.stopped |= flow.is_break();
+        self.save()
     }
+
+    /// Goes on with the newest checkpoint that is whole: parameters, states, counters, place in the data, history. The next
+    /// call of [`Trainer::fit`] finishes the call that made it; if that had done all its epochs, or a callback had ended it,
+    /// it returns at once with its history. `None` if there is no checkpoint yet; then nothing has changed and the run starts.
+    ///
+    /// # Errors
+    /// [`TrainError::NoCheckpoint`] if there are some and all are damaged; [`TrainError::Invalid`] if the options name no
+    /// folder, or the checkpoint has another seed. Nothing has changed then.
+    pub fn resume(&mut self) -> Result<Option<Resumed>, TrainError> {
+        let Some(checkpoints) = &self.options.checkpoints else {
+            return Err(TrainError::invalid("checkpoints", "a folder in the options, to resume from", "none"));
+        };
+        let found = checkpoints.latest()?;
+        if let Some(found) = &found {
+            let checkpoint = &found.checkpoint;
+            if checkpoint.seed != self.options.seed {
+                let required = format!("seed {}, as {} has", checkpoint.seed.0, found.path.display());
+                return Err(TrainError::invalid("options", required, format!("seed {}", self.options.seed.0)));
+            }
+            let cursor = Cursor::from_notes(&checkpoint.notes)?;
+            checkpoint.restore(self.programs.store_mut())?;
+            self.cursor = cursor;
+            self.interrupted = true;
+        }
+        self.owns_folder = true;
+        Ok(found.map(|found| Resumed {
+            step: found.checkpoint.step,
+            epochs: self.cursor.epochs,
+            path: found.path,
+            damaged: found.damaged,
+        }))
+    }
+
+    /// Everything that a run needs to go on, as it is now.
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { notes: self.cursor.to_notes(), ..Checkpoint::of_store(self.programs.store()) }
+    }
+
+    fn save(&self) -> Result<(), TrainError> {
+        if let Some(checkpoints) = &self.options.checkpoints {
+            checkpoints.save(self.checkpoint())?;
+        }
+        Ok(())
+    }
+
+    fn is_due(&self, step: u32) -> bool {
+        self.options.checkpoints.as_ref().is_some_and(|checkpoints| checkpoints.is_due(step))
+    }
+
+    fn context(&mut self) -> Context<'_> {
+        Context { store: self.programs.store_mut(), model: &self.model_names }
+    }
+
+    // ---- evaluation ------------------------------------------------------------------------------------------------
 
     /// Loss and accuracy on a dataset, without dropout and without changing anything.
     ///
@@ -253,12 +337,16 @@ where
     /// An empty set, an evaluation batch size of zero, a label without meaning, or what is wrong with the model.
     pub fn evaluate<T: Label>(&mut self, set: &Dataset<T>) -> Result<Evaluation, TrainError> {
         self.check_evaluation(set)?;
+        self.evaluate_checked(set)
+    }
+
+    fn evaluate_checked<T: Label>(&mut self, set: &Dataset<T>) -> Result<Evaluation, TrainError> {
         let mut batches = set.batches(self.options.eval_batch_size);
-        let mut batch = (ArrayD::zeros(IxDyn(&[0])), Array1::from_vec(Vec::new()));
+        let mut batch = empty_batch();
         let (mut total, mut n_correct) = (0.0, Some(0.0));
         while batches.next_into(&mut batch) {
-            let program = self.program::<T>(Mode::Evaluate, batch.0.shape())?;
-            let (loss, correct) = self.run(&program, &batch.0, &batch.1)?;
+            let program = self.programs.program::<T>(Mode::Evaluate, batch.0.shape())?;
+            let (loss, correct) = self.programs.run(&program, &batch.0, &batch.1)?;
             total += loss * batch.1.len() as f64;
             n_correct = n_correct.zip(correct).map(|(sum, n)| sum + n);
         }
@@ -266,7 +354,8 @@ where
         Ok(Evaluation { loss: total / n, accuracy: n_correct.map(|correct| correct / n) })
     }
 
-    /// The model's outputs for features `[n, ..]`, without dropout: `[n, ..]`.
+    /// The model's outputs for features `[n, ..]`, without dropout: `[n, ..]`. [`metrics`](crate::metrics) has what can be
+    /// said about them.
     ///
     /// # Errors
     /// No rows, an evaluation batch size of zero, or what is wrong with the model.
@@ -276,120 +365,125 @@ where
             return Err(TrainError::invalid("features", "at least one row", format!("shape {:?}", features.shape())));
         }
         let size = positive("eval_batch_size", self.options.eval_batch_size)?;
-        let mut parts = Vec::new();
-        for start in (0..n).step_by(size) {
-            let rows = features.slice_axis(Axis(0), Slice::from(start..n.min(start.saturating_add(size))));
-            let program = self.program::<i64>(Mode::Predict, rows.shape())?;
-            let outputs = self.session()?.run(program.id, [(program.x, rows.into())])?;
-            parts.push(outputs.view::<f32>("outputs")?.to_owned());
-        }
+        let rows = |start: usize| features.slice_axis(Axis(0), Slice::from(start..n.min(start.saturating_add(size))));
+        let parts = (0..n).step_by(size).map(|start| self.programs.predict(rows(start)));
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
         let parts: Vec<_> = parts.iter().map(|part| part.view()).collect();
         ndarray::concatenate(Axis(0), &parts)
             .map_err(|error| TrainError::invalid("outputs of the model", "one row for each row of features", error))
     }
 
-    /// The parameters, states and counters, once something has run.
-    pub fn store(&self) -> Option<&Store> {
-        self.session.as_ref().map(Session::store)
+    /// Does something with other values in the place of those in the store, and puts the old ones back: evaluates a snapshot
+    /// ([`Snapshots::taken`](crate::Snapshots::taken)), or the averaged weights
+    /// (`checkpoint::tensors_under(trainer.store(), "average")`).
+    ///
+    /// # Errors
+    /// `E0302` if the store has a value of one of these names with another type; nothing has changed then.
+    pub fn with_values<R>(&mut self, values: &Tensors, f: impl FnOnce(&mut Self) -> R) -> Result<R, TrainError> {
+        let old = tensors_of(self.store(), values.keys().map(String::as_str));
+        put(values, self.store_mut())?;
+        let result = f(self);
+        put(&old, self.store_mut())?;
+        Ok(result)
     }
 
-    /// The parameters, states and counters, to be changed, once something has run.
-    pub fn store_mut(&mut self) -> Option<&mut Store> {
-        self.session.as_mut().map(Session::store_mut)
-    }
+    // ---- weights ---------------------------------------------------------------------------------------------------
 
-    /// The hash of all parameters (see [`checksum`]), once something has run.
-    pub fn weights_checksum(&self) -> Option<u64> {
-        let session = self.session.as_ref()?;
-        let nodes = session.program().source().nodes().iter();
-        let names = nodes.filter(|node| node.op.name == "param").map(|node| node.attrs.str("name"));
-        checksum(session.store(), names).ok()
-    }
-
-    // ---- programs --------------------------------------------------------------------------------------------------
-
-    /// The program for a purpose and a shape of features, compiled when it is asked for first.
-    fn program<T: Label>(&mut self, mode: Mode, features: &[usize]) -> Result<Program, TrainError> {
-        let key = (mode, features.to_vec(), T::DTYPE);
-        if let Some(program) = self.programs.get(&key) {
-            return Ok(program.clone());
+    /// Hands weights to the model before it is trained on such a dataset, and says what became of each name. For weights of
+    /// another model, rename them first ([`checkpoint::renamed`](crate::checkpoint::renamed)).
+    ///
+    /// # Errors
+    /// [`TrainError::Invalid`] if a weight has another type than the model's of that name, or if the model has none of
+    /// the names; what is wrong with the model. Nothing has changed then.
+    pub fn load_weights<T: Label>(&mut self, weights: &Tensors, set: &Dataset<T>) -> Result<Loaded, TrainError> {
+        let (graph, ..) = self.programs.graph(Mode::Predict, &batch_shape(set, 1), T::DTYPE)?;
+        let (mut loaded, mut taken) = (Loaded::default(), Tensors::new());
+        for (name, node) in stored_names(&graph) {
+            let Some(weight) = weights.get(name) else {
+                loaded.fresh.push(name.to_owned());
+                continue;
+            };
+            if type_of(weight) != node.ty {
+                let required = format!("{}, as the model has", node.ty);
+                return Err(TrainError::invalid(format!("weights of `{name}`"), required, type_of(weight)));
+            }
+            taken.insert(name.to_owned(), weight.clone());
         }
-        let (graph, outputs, counts) = self.graph(mode, features, T::DTYPE)?;
-        let executable = self.options.compiler.compile(&graph)?;
-        let x = executable.input_id("x")?;
-        let y = if mode == Mode::Predict { None } else { Some(executable.input_id("y")?) };
-        let id = match &mut self.session {
-            Some(session) => session.load(executable)?,
-            None => {
-                let session = Session::new(&self.runtime, executable, self.options.seed)?;
-                let id = session.main();
-                self.session = Some(session);
-                id
-            }
-        };
-        let program = Program { id, x, y, outputs, counts };
-        self.programs.insert(key, program.clone());
-        Ok(program)
+        if taken.is_empty() {
+            let some = |names: Vec<&str>| names.into_iter().take(6).collect::<Vec<_>>().join(", ");
+            let required =
+                format!("names of the model, as {}", some(stored_names(&graph).map(|(name, _)| name).collect()));
+            let got = format!("only others: {}", some(weights.keys().map(String::as_str).collect()));
+            return Err(TrainError::invalid("weights", required, got));
+        }
+        put(&taken, self.store_mut())?;
+        loaded.unused = weights.keys().filter(|name| !taken.contains_key(*name)).cloned().collect();
+        loaded.taken = taken.into_keys().collect();
+        Ok(loaded)
     }
 
-    /// The graph of a program, the shape of the model's outputs, and whether it counts correct predictions.
-    fn graph(&self, mode: Mode, features: &[usize], label: DType) -> Result<(Graph, Shape, bool), TrainError> {
-        let (mut shape, mut counts) = (Shape::default(), false);
-        let graph = build(|g| {
-            g.set_training(mode == Mode::Train);
-            let x = g.input("x", DType::F32, Shape::new(features));
-            let outputs = (self.model)(g, x);
-            shape = outputs.shape();
-            if mode == Mode::Predict {
-                g.output("outputs", outputs);
-                return;
-            }
-            let y = g.input("y", label, Shape::new(&features[..1]));
-            let loss = self.objective.loss(outputs, y);
-            g.output("loss", loss);
-            if mode == Mode::Train {
-                g.minimize(loss, &self.optimizer);
-            } else if let Some(n_correct) = self.objective.n_correct(outputs, y) {
-                g.output("n_correct", n_correct);
-                counts = true;
-            }
-        })?;
-        Ok((graph, shape, counts))
+    /// The parameters, states and counters. Before anything ran it has only what was put in.
+    pub fn store(&self) -> &Store {
+        self.programs.store()
     }
 
-    /// One step with labels: the loss, and the number of correct predictions if the program counts them.
-    fn run<T: Label>(
-        &mut self,
-        program: &Program,
-        x: &ArrayD<f32>,
-        y: &Array1<T>,
-    ) -> Result<(f64, Option<f64>), TrainError> {
-        let inputs = [Some((program.x, x.into())), program.y.map(|id| (id, T::view(y)))];
-        let out = self.session()?.run(program.id, inputs.into_iter().flatten())?;
-        let n_correct = if program.counts { Some(out.scalar("n_correct")?) } else { None };
-        Ok((out.scalar("loss")?, n_correct))
+    /// The parameters, states and counters, to be changed.
+    pub fn store_mut(&mut self) -> &mut Store {
+        self.programs.store_mut()
     }
 
-    fn session(&mut self) -> Result<&mut Session, Diag> {
-        // Programs are made with the session, so whoever has a program has a session.
-        self.session.as_mut().ok_or_else(|| {
-            Diag::new(cotangent_graph::Code::NoSuchValue, "nothing was compiled, so there is nothing to run")
-        })
+    /// The values that make the model at test time, once it was trained: parameters, and states such as running statistics.
+    pub fn weights(&self) -> Tensors {
+        tensors_of(self.store(), self.model_names.iter().map(String::as_str))
+    }
+
+    /// The hash of these values (see [`checksum`]).
+    pub fn weights_checksum(&self) -> u64 {
+        // The names come from the model and the store has them, so there is no error.
+        checksum(self.store(), self.model_names.iter().map(String::as_str)).unwrap_or_default()
+    }
+
+    /// The epochs of all calls of `fit`.
+    pub fn history(&self) -> &History {
+        &self.cursor.history
     }
 
     // ---- checks ----------------------------------------------------------------------------------------------------
 
-    fn check_set<T: Label>(&self, of: &str, set: &Dataset<T>, name: &str, size: usize) -> Result<(), TrainError> {
-        positive(name, size)?;
-        if set.is_empty() {
-            return Err(TrainError::invalid(of, "at least one example", 0));
+    /// Whatever can be refused is refused before the first step, and compiled before the first clock starts.
+    fn prepare_all<T: Label>(&mut self, train: &Dataset<T>, validation: Option<&Dataset<T>>) -> Result<(), TrainError> {
+        let first = self.cursor.epochs + 1;
+        let last = first.max(self.cursor.base + self.options.epochs as u64);
+        let begun = self.options.batch_sizes.iter().filter(|(from, _)| (first..=last).contains(from));
+        let mut sizes = vec![self.options.batch_size_in(first)];
+        sizes.extend(begun.map(|(_, size)| size));
+        for size in sizes {
+            check_set("training set", train, "batch_size", size)?;
+            for rows in [size.min(train.len()), train.len() % size] {
+                self.prepare(Mode::Train, train, rows)?;
+            }
+            self.check_labels(Mode::Train, train, size.min(train.len()))?;
+        }
+        let (graph, ..) = self.programs.graph(Mode::Predict, &batch_shape(train, 1), T::DTYPE)?;
+        self.model_names = stored_names(&graph).map(|(name, _)| name.to_owned()).collect();
+        validation.map_or(Ok(()), |set| self.check_evaluation(set))
+    }
+
+    /// A folder with checkpoints of another run would be mixed up with this one's.
+    fn check_folder(&mut self) -> Result<(), TrainError> {
+        if let Some(checkpoints) = self.options.checkpoints.as_ref().filter(|_| !self.owns_folder) {
+            if let Some(path) = checkpoints.paths()?.first() {
+                let required = "an empty one, or a call of `resume` before `fit`";
+                return Err(TrainError::invalid("folder of checkpoints", required, path.display()));
+            }
+            self.owns_folder = true;
         }
         Ok(())
     }
 
     fn check_evaluation<T: Label>(&mut self, set: &Dataset<T>) -> Result<(), TrainError> {
         let size = self.options.eval_batch_size;
-        self.check_set("evaluation set", set, "eval_batch_size", size)?;
+        check_set("evaluation set", set, "eval_batch_size", size)?;
         for rows in [size.min(set.len()), set.len() % size] {
             self.prepare(Mode::Evaluate, set, rows)?;
         }
@@ -399,31 +493,42 @@ where
     /// Compiles the program for batches of so many rows, if there are such batches.
     fn prepare<T: Label>(&mut self, mode: Mode, set: &Dataset<T>, rows: usize) -> Result<(), TrainError> {
         if rows > 0 {
-            self.program::<T>(mode, &batch_shape(set, rows))?;
+            self.programs.program::<T>(mode, &batch_shape(set, rows))?;
         }
         Ok(())
     }
 
     fn check_labels<T: Label>(&mut self, mode: Mode, set: &Dataset<T>, rows: usize) -> Result<(), TrainError> {
-        let outputs = self.program::<T>(mode, &batch_shape(set, rows))?.outputs;
+        let outputs = self.programs.program::<T>(mode, &batch_shape(set, rows))?.outputs;
         for (example, label) in set.labels().iter().enumerate() {
-            if let Err(required) = self.objective.check_label(label.number(), &outputs) {
+            if let Err(required) = self.programs.objective.check_label(label.number(), &outputs) {
                 return Err(TrainError::Label { example, required, got: label.number().to_string() });
             }
         }
         Ok(())
     }
 
-    fn progress_bar(&self, n_steps: u64) -> ProgressBar {
+    fn progress_bar(&self, n_examples: u64, until: u64) -> ProgressBar {
         if !self.options.progress || !stderr().is_terminal() {
             return ProgressBar::hidden();
         }
-        let bar = ProgressBar::new(n_steps);
-        match ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left  {msg}") {
+        let bar = ProgressBar::new((until - self.cursor.base) * n_examples);
+        bar.set_position((self.cursor.epochs - self.cursor.base) * n_examples + self.cursor.examples as u64);
+        // What an interrupted call did does not count for the rate.
+        bar.reset_elapsed();
+        bar.reset_eta();
+        bar.enable_steady_tick(Duration::from_millis(200));
+        match ProgressStyle::with_template("{bar:30} {percent} %, {per_sec} examples, {eta} left  {msg}") {
             Ok(style) => bar.with_style(style),
             Err(_) => bar,
         }
     }
+}
+
+/// The parameters and states of a graph.
+fn stored_names(graph: &Graph) -> impl Iterator<Item = (&str, &Node)> {
+    let stored = graph.nodes().iter().filter(|node| matches!(node.op.name, "param" | "state"));
+    stored.map(|node| (node.attrs.str("name"), node))
 }
 
 /// The shape of the features of a batch of so many rows.
@@ -431,6 +536,18 @@ fn batch_shape<T: Label>(set: &Dataset<T>, rows: usize) -> Vec<usize> {
     let mut shape = set.features().shape().to_vec();
     shape[0] = rows;
     shape
+}
+
+fn empty_batch<T>() -> (ArrayD<f32>, Array1<T>) {
+    (ArrayD::zeros(IxDyn(&[0])), Array1::from_vec(Vec::new()))
+}
+
+fn check_set<T: Label>(of: &str, set: &Dataset<T>, name: &str, size: usize) -> Result<(), TrainError> {
+    positive(name, size)?;
+    if set.is_empty() {
+        return Err(TrainError::invalid(of, "at least one example", 0));
+    }
+    Ok(())
 }
 
 fn positive(name: &str, size: usize) -> Result<usize, TrainError> {

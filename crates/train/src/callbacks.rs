@@ -1,0 +1,405 @@
+//! What happens between steps and epochs: early stopping, smaller rates on a plateau, snapshots, and the user's own.
+//!
+//! A callback keeps what it must remember in the store, under a prefix of its own. So it is part of every checkpoint, and
+//! a run that is resumed stops, and falls back to the best weights, as one that was never interrupted.
+//!
+//! A closure becomes a callback by [`after_epoch`] or [`after_step`]. A tuple of callbacks is one too: they run in order, and
+//! any of them ends the run.
+
+use std::marker::PhantomData;
+use std::ops::ControlFlow::{self, Break, Continue};
+
+use cotangent_data::safetensors::Tensors;
+use cotangent_exec::Store;
+use cotangent_graph::DType;
+
+use crate::TrainError;
+use crate::checkpoint::{put, tensors_of, tensors_under};
+use crate::history::Epoch;
+
+/// Whether training goes on.
+pub type Flow = Result<ControlFlow<()>, TrainError>;
+
+/// A step that was taken.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// Steps taken, this one included, over all calls of `fit`.
+    pub number: u32,
+    /// The epoch that it belongs to, from 1 on.
+    pub epoch: u64,
+    /// Rows of its batch.
+    pub n_rows: usize,
+    /// The mean loss of its batch.
+    pub loss: f64,
+}
+
+/// What a callback may see and change.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// Parameters, states, hyper-parameters. What a callback inserts is part of every checkpoint.
+    pub store: &'a mut Store,
+    /// The names of what makes the model at test time: parameters, and states such as running statistics.
+    pub model: &'a [String],
+}
+
+/// Something that is told of steps and epochs. Every method does nothing unless it is written.
+pub trait Callback {
+    /// Before the first step of a call of `fit`. A run that ended before it was killed ends again here.
+    ///
+    /// # Errors
+    /// Whatever should end the call of `fit` as an error.
+    fn on_start(&mut self, _cx: &mut Context<'_>) -> Flow {
+        Ok(Continue(()))
+    }
+
+    /// After each step.
+    ///
+    /// # Errors
+    /// Whatever should end the call of `fit` as an error; the step is taken.
+    fn on_step(&mut self, _step: &Step, _cx: &mut Context<'_>) -> Flow {
+        Ok(Continue(()))
+    }
+
+    /// After each epoch and its evaluation, before its checkpoint.
+    ///
+    /// # Errors
+    /// Whatever should end the call of `fit` as an error; the epoch is done.
+    fn on_epoch(&mut self, _epoch: &Epoch, _cx: &mut Context<'_>) -> Flow {
+        Ok(Continue(()))
+    }
+
+    /// When all epochs are done or a callback ended the run, after the last checkpoint.
+    ///
+    /// # Errors
+    /// Whatever should end the call of `fit` as an error.
+    fn on_end(&mut self, _cx: &mut Context<'_>) -> Result<(), TrainError> {
+        Ok(())
+    }
+}
+
+macro_rules! forward {
+    ($($pointer:ty),*) => {
+        $(impl<C: Callback + ?Sized> Callback for $pointer {
+            fn on_start(&mut self, cx: &mut Context<'_>) -> Flow {
+                (**self).on_start(cx)
+            }
+
+            fn on_step(&mut self, step: &Step, cx: &mut Context<'_>) -> Flow {
+                (**self).on_step(step, cx)
+            }
+
+            fn on_epoch(&mut self, epoch: &Epoch, cx: &mut Context<'_>) -> Flow {
+                (**self).on_epoch(epoch, cx)
+            }
+
+            fn on_end(&mut self, cx: &mut Context<'_>) -> Result<(), TrainError> {
+                (**self).on_end(cx)
+            }
+        })*
+    };
+}
+forward!(&mut C, Box<C>);
+
+/// A function as a callback; see [`after_epoch`] and [`after_step`].
+#[derive(Debug)]
+pub struct After<F, E>(F, PhantomData<fn(&E)>);
+
+/// A callback that calls a function after each epoch and its evaluation: to report, to set a value in the store, to stop.
+///
+/// ```
+/// use std::ops::ControlFlow::Continue;
+/// use cotangent_train::callbacks::after_epoch;
+///
+/// let halve = after_epoch(|epoch, store| {
+///     println!("{epoch}");
+///     if epoch.number % 10 == 0 {
+///         let rate = store.get("optimizer.lr")?.as_scalar().unwrap_or(0.0);
+///         store.set("optimizer.lr", 0.5 * rate as f32)?;
+///     }
+///     Ok(Continue(()))
+/// });
+/// # let _: &dyn cotangent_train::Callback = &halve;
+/// ```
+pub fn after_epoch<F: FnMut(&Epoch, &mut Store) -> Flow>(f: F) -> After<F, Epoch> {
+    After(f, PhantomData)
+}
+
+/// A callback that calls a function after each step.
+pub fn after_step<F: FnMut(&Step, &mut Store) -> Flow>(f: F) -> After<F, Step> {
+    After(f, PhantomData)
+}
+
+impl<F: FnMut(&Epoch, &mut Store) -> Flow> Callback for After<F, Epoch> {
+    fn on_epoch(&mut self, epoch: &Epoch, cx: &mut Context<'_>) -> Flow {
+        (self.0)(epoch, cx.store)
+    }
+}
+
+impl<F: FnMut(&Step, &mut Store) -> Flow> Callback for After<F, Step> {
+    fn on_step(&mut self, step: &Step, cx: &mut Context<'_>) -> Flow {
+        (self.0)(step, cx.store)
+    }
+}
+
+macro_rules! tuples {
+    ($(($($part:ident),*);)*) => {
+        $(impl<$($part: Callback),*> Callback for ($($part,)*) {
+            #[expect(non_snake_case, reason = "the names are those of the types")]
+            fn on_start(&mut self, _cx: &mut Context<'_>) -> Flow {
+                let ($($part,)*) = self;
+                let flows: [ControlFlow<()>; _] = [$($part.on_start(_cx)?),*];
+                Ok(joined(&flows))
+            }
+
+            #[expect(non_snake_case, reason = "the names are those of the types")]
+            fn on_step(&mut self, _step: &Step, _cx: &mut Context<'_>) -> Flow {
+                let ($($part,)*) = self;
+                let flows: [ControlFlow<()>; _] = [$($part.on_step(_step, _cx)?),*];
+                Ok(joined(&flows))
+            }
+
+            #[expect(non_snake_case, reason = "the names are those of the types")]
+            fn on_epoch(&mut self, _epoch: &Epoch, _cx: &mut Context<'_>) -> Flow {
+                let ($($part,)*) = self;
+                let flows: [ControlFlow<()>; _] = [$($part.on_epoch(_epoch, _cx)?),*];
+                Ok(joined(&flows))
+            }
+
+            #[expect(non_snake_case, reason = "the names are those of the types")]
+            fn on_end(&mut self, _cx: &mut Context<'_>) -> Result<(), TrainError> {
+                let ($($part,)*) = self;
+                $($part.on_end(_cx)?;)*
+                Ok(())
+            }
+        })*
+    };
+}
+tuples! {
+    (A, B);
+    (A, B, C);
+    (A, B, C, D);
+}
+
+/// No callback.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nothing;
+
+impl Callback for Nothing {}
+
+/// Any of them ends the run.
+fn joined(flows: &[ControlFlow<()>]) -> ControlFlow<()> {
+    if flows.iter().any(ControlFlow::is_break) { Break(()) } else { Continue(()) }
+}
+
+/// The figure of the validation set that is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Watch {
+    /// The loss: less is better.
+    #[default]
+    Loss,
+    /// The share of wrong predictions: less is better.
+    Error,
+}
+
+impl Watch {
+    fn value(self, epoch: &Epoch, who: &str) -> Result<f64, TrainError> {
+        let value = match self {
+            Watch::Loss => epoch.validation_loss,
+            Watch::Error => epoch.validation_accuracy.map(|accuracy| 1.0 - accuracy),
+        };
+        let required = match self {
+            Watch::Loss => "a validation set",
+            Watch::Error => "a validation set and an objective that counts correct predictions",
+        };
+        value.ok_or_else(|| TrainError::invalid(who, required, "none"))
+    }
+}
+
+/// How long a figure has not become better, kept in the store: `PREFIX.best` (f64) and `PREFIX.waited` (i64).
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Patience {
+    prefix: &'static str,
+    watch: Watch,
+    epochs: u64,
+    min_change: f64,
+}
+
+impl Patience {
+    fn new(prefix: &'static str, epochs: u64) -> Self {
+        Patience { prefix, watch: Watch::Loss, epochs, min_change: 0.0 }
+    }
+
+    fn number(&self, name: &str, store: &Store) -> Option<f64> {
+        store.get(&format!("{}.{name}", self.prefix)).ok()?.as_scalar()
+    }
+
+    fn waited(&self, store: &Store) -> u64 {
+        self.number("waited", store).unwrap_or(0.0) as u64
+    }
+
+    fn is_over(&self, store: &Store) -> bool {
+        self.waited(store) >= self.epochs.max(1)
+    }
+
+    fn set_waited(&self, waited: u64, store: &mut Store) -> Result<(), TrainError> {
+        Ok(store.insert(&format!("{}.waited", self.prefix), waited as i64)?)
+    }
+
+    /// Notes an epoch's figure, and says whether it is the best so far. One that is no number never is.
+    fn note(&self, epoch: &Epoch, store: &mut Store) -> Result<bool, TrainError> {
+        let value = self.watch.value(epoch, self.prefix)?;
+        let best = self.number("best", store).unwrap_or(f64::INFINITY);
+        let is_best = value < best - self.min_change;
+        if is_best {
+            store.insert(&format!("{}.best", self.prefix), value)?;
+        }
+        self.set_waited(if is_best { 0 } else { self.waited(store) + 1 }, store)?;
+        Ok(is_best)
+    }
+}
+
+/// Ends a run when the validation set has not become better for some epochs, and gives the model the weights of the best
+/// epoch back: in the end, also if the run ended for another reason.
+///
+/// In the store: `early_stopping.best`, `early_stopping.waited`, and the best model under `early_stopping.model.`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EarlyStopping(Patience);
+
+impl EarlyStopping {
+    const MODEL: &'static str = "early_stopping.model";
+
+    /// Ends a run after so many epochs without a lower validation loss, at least 1.
+    pub fn new(patience: u64) -> Self {
+        EarlyStopping(Patience::new("early_stopping", patience))
+    }
+
+    /// Another figure.
+    pub fn watch(mut self, watch: Watch) -> Self {
+        self.0.watch = watch;
+        self
+    }
+
+    /// Only what is lower by more than this counts as better; 0 at first.
+    pub fn min_change(mut self, change: f64) -> Self {
+        self.0.min_change = change;
+        self
+    }
+}
+
+impl Callback for EarlyStopping {
+    fn on_start(&mut self, cx: &mut Context<'_>) -> Flow {
+        Ok(if self.0.is_over(cx.store) { Break(()) } else { Continue(()) })
+    }
+
+    fn on_epoch(&mut self, epoch: &Epoch, cx: &mut Context<'_>) -> Flow {
+        if self.0.note(epoch, cx.store)? {
+            keep(cx, Self::MODEL)?;
+        }
+        self.on_start(cx)
+    }
+
+    fn on_end(&mut self, cx: &mut Context<'_>) -> Result<(), TrainError> {
+        Ok(put(&tensors_under(cx.store, Self::MODEL), cx.store)?)
+    }
+}
+
+/// Copies the model under a prefix.
+fn keep(cx: &mut Context<'_>, prefix: &str) -> Result<(), TrainError> {
+    let model = tensors_of(cx.store, cx.model.iter().map(String::as_str));
+    let model = model.into_iter().map(|(name, value)| (format!("{prefix}.{name}"), value)).collect();
+    Ok(put(&model, cx.store)?)
+}
+
+/// Makes the learning rate smaller when the validation set has not become better for some epochs.
+///
+/// In the store: `plateau.best` and `plateau.waited`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReduceOnPlateau {
+    patience: Patience,
+    factor: f64,
+    min_rate: f64,
+    name: String,
+}
+
+impl ReduceOnPlateau {
+    /// Multiplies `optimizer.lr` by `factor` after so many epochs without a lower validation loss, at least 1.
+    pub fn new(factor: f64, patience: u64) -> Self {
+        let patience = Patience::new("plateau", patience);
+        ReduceOnPlateau { patience, factor, min_rate: 0.0, name: "optimizer.lr".to_owned() }
+    }
+
+    /// Another figure.
+    pub fn watch(mut self, watch: Watch) -> Self {
+        self.patience.watch = watch;
+        self
+    }
+
+    /// Only what is lower by more than this counts as better; 0 at first.
+    pub fn min_change(mut self, change: f64) -> Self {
+        self.patience.min_change = change;
+        self
+    }
+
+    /// The rate does not become less than this; 0 at first.
+    pub fn min_rate(mut self, rate: f64) -> Self {
+        self.min_rate = rate;
+        self
+    }
+
+    /// The state that holds the rate, if it is not `optimizer.lr`.
+    pub fn rate_name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+}
+
+impl Callback for ReduceOnPlateau {
+    fn on_epoch(&mut self, epoch: &Epoch, cx: &mut Context<'_>) -> Flow {
+        if !(0.0..1.0).contains(&self.factor) {
+            return Err(TrainError::invalid("factor of the rate on a plateau", "a number in [0, 1)", self.factor));
+        }
+        self.patience.note(epoch, cx.store)?;
+        if self.patience.is_over(cx.store) {
+            let rate = cx.store.get(&self.name)?;
+            let next = (rate.as_scalar().unwrap_or(0.0) * self.factor).max(self.min_rate);
+            match rate.dtype() {
+                DType::F64 => cx.store.set(&self.name, next)?,
+                _ => cx.store.set(&self.name, next as f32)?,
+            }
+            self.patience.set_waited(0, cx.store)?;
+        }
+        Ok(Continue(()))
+    }
+}
+
+/// Keeps a copy of the model every so many epochs: with a learning rate that falls and restarts in cycles as long, the
+/// members of a snapshot ensemble (Huang et al. 2017).
+///
+/// In the store: the model of the k-th snapshot, from 0 on, under `snapshot.K.`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshots {
+    every: u64,
+}
+
+impl Snapshots {
+    /// A snapshot after every so many epochs, at least 1.
+    pub fn every(epochs: u64) -> Self {
+        Snapshots { every: epochs.max(1) }
+    }
+
+    /// The snapshots that were taken, oldest first, each with the names of the model: for
+    /// [`Trainer::with_values`](crate::Trainer::with_values).
+    pub fn taken(store: &Store) -> Vec<Tensors> {
+        let snapshots = (0..).map(|k| tensors_under(store, &format!("snapshot.{k}")));
+        snapshots.take_while(|snapshot| !snapshot.is_empty()).collect()
+    }
+}
+
+impl Callback for Snapshots {
+    fn on_epoch(&mut self, epoch: &Epoch, cx: &mut Context<'_>) -> Flow {
+        if epoch.number.is_multiple_of(self.every) {
+            keep(cx, &format!("snapshot.{}", epoch.number / self.every - 1))?;
+        }
+        Ok(Continue(()))
+    }
+}

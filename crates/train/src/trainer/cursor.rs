@@ -1,0 +1,106 @@
+//! How far a call of `fit` has come: what of a run is not in the store.
+//!
+//! Why it exists: a call that ended with an error goes on where it stopped, and so does a process that was killed; the
+//! cursor is what both need to know, and it travels in the notes of a checkpoint.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use cotangent_data::{Dataset, Order};
+
+use crate::TrainError;
+use crate::history::History;
+use crate::objective::Label;
+
+/// Where the next step is taken.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Cursor {
+    /// Epochs that were done before the call of `fit` that is under way.
+    pub(super) base: u64,
+    /// Epochs done.
+    pub(super) epochs: u64,
+    /// Examples that the epoch under way has trained on.
+    pub(super) examples: usize,
+    /// The sum of their losses.
+    pub(super) loss: f64,
+    /// Time spent on them.
+    pub(super) seconds: f64,
+    /// The division of the epoch under way into batches.
+    pub(super) pass: String,
+    /// Whether a callback ended the call.
+    pub(super) stopped: bool,
+    /// The epochs done, over all calls.
+    pub(super) history: History,
+}
+
+impl Cursor {
+    /// The texts that a checkpoint keeps. Numbers read back to the same bits.
+    pub(super) fn to_notes(&self) -> BTreeMap<String, String> {
+        let Cursor { base, epochs, examples, loss, seconds, pass, stopped, history } = self;
+        let notes = [
+            ("base", base.to_string()),
+            ("epochs", epochs.to_string()),
+            ("examples", examples.to_string()),
+            ("loss", loss.to_string()),
+            ("seconds", seconds.to_string()),
+            ("pass", pass.clone()),
+            ("stopped", stopped.to_string()),
+            ("history", history.to_csv()),
+        ];
+        notes.map(|(name, text)| (name.to_owned(), text)).into()
+    }
+
+    /// The cursor of a checkpoint.
+    ///
+    /// # Errors
+    /// [`TrainError::Invalid`] if the notes are not those of a trainer.
+    pub(super) fn from_notes(notes: &BTreeMap<String, String>) -> Result<Self, TrainError> {
+        Ok(Cursor {
+            base: note(notes, "base")?,
+            epochs: note(notes, "epochs")?,
+            examples: note(notes, "examples")?,
+            loss: note(notes, "loss")?,
+            seconds: note(notes, "seconds")?,
+            pass: note(notes, "pass")?,
+            stopped: note(notes, "stopped")?,
+            history: History::from_csv(&note::<String>(notes, "history")?).ok_or_else(|| unreadable("history"))?,
+        })
+    }
+
+    /// Begins or goes on with an epoch that is divided like this.
+    ///
+    /// # Errors
+    /// [`TrainError::Invalid`] if the epoch was begun with another division: the examples left would not be the right ones.
+    pub(super) fn begin<T: Label>(&mut self, set: &Dataset<T>, size: usize, order: Order) -> Result<(), TrainError> {
+        let pass = format!("{} examples by {size}, {order:?}", set.len());
+        if self.examples > 0 && self.pass != pass {
+            let required = format!("`{}`, as the epoch under way was begun with", self.pass);
+            return Err(TrainError::invalid("training set", required, format!("`{pass}`")));
+        }
+        self.pass = pass;
+        Ok(())
+    }
+}
+
+fn note<T: FromStr>(notes: &BTreeMap<String, String>, name: &str) -> Result<T, TrainError> {
+    notes.get(name).and_then(|text| text.parse().ok()).ok_or_else(|| unreadable(name))
+}
+
+fn unreadable(name: &str) -> TrainError {
+    TrainError::invalid("checkpoint", format!("one that a trainer made, with a note `{name}`"), "none, or another")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_read_back_to_the_same_bits() {
+        let cursor = Cursor { base: 3, epochs: 5, examples: 96, loss: 0.1 + 0.2, stopped: true, ..Cursor::default() };
+        let mut notes = cursor.to_notes();
+        assert_eq!(Cursor::from_notes(&notes).unwrap(), cursor);
+        notes.insert("loss".to_owned(), "much".to_owned());
+        let error = Cursor::from_notes(&notes).unwrap_err().to_string();
+        assert!(error.contains("note `loss`"), "{error}");
+    }
+}

@@ -1,0 +1,174 @@
+//! The programs of a trainer: which one a batch needs, made when it is asked for first, all on one store.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use cotangent_exec::{Compiler, InputId, ProgramId, Runtime, Seed, Session, Store};
+use cotangent_graph::{DType, Diag, Graph, GraphBuilder, Shape, Tensor, build};
+use cotangent_nn::{Minimize, Optimizer};
+use ndarray::{Array1, ArrayD, ArrayViewD};
+
+use crate::TrainError;
+use crate::objective::{Label, Objective};
+
+/// What a program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Mode {
+    Train,
+    Evaluate,
+    Predict,
+}
+
+/// What tells programs apart: purpose, shape of the features, element type of the labels.
+type Key = (Mode, Vec<usize>, DType);
+
+/// A compiled program of the session.
+#[derive(Clone, Debug)]
+pub(super) struct Program {
+    id: ProgramId,
+    x: InputId,
+    y: Option<InputId>,
+    /// The shape of the model's outputs.
+    pub(super) outputs: Shape,
+    counts: bool,
+}
+
+/// Model, objective, optimiser, and what was compiled of them.
+pub(super) struct Programs<M, L, O> {
+    model: M,
+    pub(super) objective: L,
+    optimizer: O,
+    compiler: Compiler,
+    runtime: Runtime,
+    state: State,
+    known: HashMap<Key, Program>,
+}
+
+/// The store stands alone until there is a program.
+enum State {
+    Store(Store),
+    Session(Session),
+}
+
+impl<M, L, O> fmt::Debug for Programs<M, L, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} programs", self.known.len())
+    }
+}
+
+impl<M, L, O> Programs<M, L, O> {
+    pub(super) fn store(&self) -> &Store {
+        match &self.state {
+            State::Store(store) => store,
+            State::Session(session) => session.store(),
+        }
+    }
+
+    pub(super) fn store_mut(&mut self) -> &mut Store {
+        match &mut self.state {
+            State::Store(store) => store,
+            State::Session(session) => session.store_mut(),
+        }
+    }
+}
+
+impl<M, L, O> Programs<M, L, O>
+where
+    M: for<'g> Fn(&'g GraphBuilder, Tensor<'g>) -> Tensor<'g>,
+    L: Objective,
+    O: Optimizer,
+{
+    pub(super) fn new(runtime: &Runtime, model: M, objective: L, optimizer: O, compiler: Compiler, seed: Seed) -> Self {
+        let state = State::Store(Store::new(seed));
+        Programs { model, objective, optimizer, compiler, runtime: runtime.clone(), state, known: HashMap::new() }
+    }
+
+    /// The program for a purpose and a shape of features, compiled when it is asked for first.
+    pub(super) fn program<T: Label>(&mut self, mode: Mode, features: &[usize]) -> Result<Program, TrainError> {
+        let key = (mode, features.to_vec(), T::DTYPE);
+        if let Some(program) = self.known.get(&key) {
+            return Ok(program.clone());
+        }
+        let (graph, outputs, counts) = self.graph(mode, features, T::DTYPE)?;
+        let executable = self.compiler.compile(&graph)?;
+        let x = executable.input_id("x")?;
+        let y = if mode == Mode::Predict { None } else { Some(executable.input_id("y")?) };
+        // A session takes the store, so what could be wrong with it is asked first.
+        self.store().accepts(&executable)?;
+        let id = match &mut self.state {
+            State::Session(session) => session.load(executable)?,
+            State::Store(store) => {
+                let seed = store.seed();
+                let store = std::mem::replace(store, Store::new(seed));
+                let session = Session::with_store(&self.runtime, executable, store)?;
+                let id = session.main();
+                self.state = State::Session(session);
+                id
+            }
+        };
+        let program = Program { id, x, y, outputs, counts };
+        self.known.insert(key, program.clone());
+        Ok(program)
+    }
+
+    /// The graph of a program, the shape of the model's outputs, and whether it counts correct predictions.
+    pub(super) fn graph(
+        &self,
+        mode: Mode,
+        features: &[usize],
+        label: DType,
+    ) -> Result<(Graph, Shape, bool), TrainError> {
+        let (mut shape, mut counts) = (Shape::default(), false);
+        let graph = build(|g| {
+            g.set_training(mode == Mode::Train);
+            let x = g.input("x", DType::F32, Shape::new(features));
+            let outputs = (self.model)(g, x);
+            shape = outputs.shape();
+            if mode == Mode::Predict {
+                g.output("outputs", outputs);
+                return;
+            }
+            let y = g.input("y", label, Shape::new(&features[..1]));
+            let loss = self.objective.loss(outputs, y);
+            g.output("loss", loss);
+            if mode == Mode::Train {
+                g.minimize(loss, &self.optimizer);
+            } else if let Some(n_correct) = self.objective.n_correct(outputs, y) {
+                g.output("n_correct", n_correct);
+                counts = true;
+            }
+        })?;
+        Ok((graph, shape, counts))
+    }
+
+    /// One step with labels: the loss, and the number of correct predictions if the program counts them.
+    pub(super) fn run<T: Label>(
+        &mut self,
+        program: &Program,
+        x: &ArrayD<f32>,
+        y: &Array1<T>,
+    ) -> Result<(f64, Option<f64>), TrainError> {
+        let inputs = [Some((program.x, x.into())), program.y.map(|id| (id, T::view(y)))];
+        let out = self.session()?.run(program.id, inputs.into_iter().flatten())?;
+        let n_correct = if program.counts { Some(out.scalar("n_correct")?) } else { None };
+        Ok((out.scalar("loss")?, n_correct))
+    }
+
+    /// The model's outputs for rows of features.
+    pub(super) fn predict(&mut self, rows: ArrayViewD<'_, f32>) -> Result<ArrayD<f32>, TrainError> {
+        let program = self.program::<i64>(Mode::Predict, rows.shape())?;
+        let outputs = self.session()?.run(program.id, [(program.x, rows.into())])?;
+        Ok(outputs.view::<f32>("outputs")?.to_owned())
+    }
+
+    fn session(&mut self) -> Result<&mut Session, Diag> {
+        match &mut self.state {
+            State::Session(session) => Ok(session),
+            // Programs are made with the session, so whoever has a program has a session.
+            State::Store(_) => {
+                let text = "nothing was compiled, so there is nothing to run";
+                Err(Diag::new(cotangent_graph::Code::NoSuchValue, text))
+            }
+        }
+    }
+}

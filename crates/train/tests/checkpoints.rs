@@ -1,0 +1,347 @@
+//! Checkpoints: a run that is killed and resumed ends with the same bits; damage and a full disk are errors that lose nothing.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::ops::ControlFlow::{Break, Continue};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use cotangent_data::synthetic::two_moons;
+use cotangent_data::{DataError, Dataset, Order};
+use cotangent_exec::{Runtime, Seed, Threads};
+use cotangent_graph::{GraphBuilder, Tensor};
+use cotangent_nn::{Adam, BatchNorm, Layers};
+use cotangent_train::callbacks::{after_epoch, after_step};
+use cotangent_train::{
+    Checkpoint, Checkpoints, CrossEntropy, EarlyStopping, Options, ReduceOnPlateau, Snapshots, TrainError, Trainer,
+    checksum_all,
+};
+
+const EPOCHS: usize = 12;
+/// Where the process of a run keeps its checkpoints; set by the test that kills it.
+const FOLDER: &str = "COTANGENT_TEST_RUN";
+
+type Net = for<'g> fn(&'g GraphBuilder, Tensor<'g>) -> Tensor<'g>;
+
+/// Batch norm has running statistics, dropout random numbers, Adam slots and a counter.
+fn net<'g>(_: &'g GraphBuilder, x: Tensor<'g>) -> Tensor<'g> {
+    x.dense("hidden", 16).layer("norm", BatchNorm::new()).relu().dropout("hidden", 0.2).dense("out", 2)
+}
+
+fn sets() -> (Dataset, Dataset) {
+    (two_moons(100, 0.2, 1), two_moons(40, 0.2, 2))
+}
+
+fn trainer(folder: Option<&Path>) -> Trainer<Net, CrossEntropy, Adam> {
+    let options = Options {
+        epochs: EPOCHS,
+        batch_size: 16,
+        batch_sizes: vec![(9, 24)],
+        order: Order::Stratified,
+        seed: Seed(3),
+        progress: false,
+        checkpoints: folder.map(|folder| Checkpoints::new(folder).every_steps(2)),
+        ..Options::default()
+    };
+    Trainer::new(&Runtime::new(Threads::Exactly(1)), net as Net, CrossEntropy, Adam::new(0.02), options)
+}
+
+/// What keeps state of its own in the store. The patience is such that the run ends early.
+fn callbacks() -> (EarlyStopping, ReduceOnPlateau, Snapshots) {
+    (EarlyStopping::new(4), ReduceOnPlateau::new(0.5, 2), Snapshots::every(3))
+}
+
+/// The hash of the whole store, and the history without times.
+fn outcome(trainer: &Trainer<Net, CrossEntropy, Adam>) -> String {
+    let lines = trainer.history().to_csv();
+    let lines = lines.lines().map(|line| line.rsplit_once(',').map_or("", |(figures, _)| figures));
+    format!("{:016x}|{}", checksum_all(trainer.store()).unwrap(), lines.collect::<Vec<_>>().join(";"))
+}
+
+/// The outcome of a run that is not interrupted.
+fn reference(folder: Option<&Path>) -> String {
+    let (train, validation) = sets();
+    let mut trainer = trainer(folder);
+    trainer.fit_with(&train, Some(&validation), callbacks()).unwrap();
+    outcome(&trainer)
+}
+
+/// A folder of this test that is not there yet.
+fn fresh(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("checkpoints").join(name);
+    let _ = fs::remove_dir_all(&folder);
+    folder
+}
+
+/// Not a test: the process that the test below kills. It says each step, and in the end what came of the run.
+#[test]
+#[ignore = "the process that another test starts and kills"]
+fn process_of_a_run() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let (train, validation) = sets();
+    let mut trainer = trainer(Some(Path::new(&folder)));
+    let resumed = trainer.resume().unwrap();
+    assert!(resumed.is_none_or(|resumed| resumed.damaged.is_empty()), "a kill must not leave a damaged file");
+    let say = after_step(|step, _| {
+        println!("\nstep {}", step.number);
+        let _ = std::io::stdout().flush();
+        Ok(Continue(()))
+    });
+    trainer.fit_with(&train, Some(&validation), (callbacks(), say)).unwrap();
+    println!("\noutcome {}", outcome(&trainer));
+}
+
+fn start(folder: &Path) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "process_of_a_run", "--ignored", "--nocapture"]).env(FOLDER, folder);
+    command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Kills the process after it has said some steps and a little time more; its outcome if it was done before.
+fn run_and_kill(folder: &Path, n_steps: u64, more: Duration) -> Option<String> {
+    let mut child = start(folder);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut said = 0;
+    while said < n_steps {
+        match lines.next() {
+            Some(Ok(line)) if line.starts_with("outcome ") => {
+                assert!(child.wait().unwrap().success());
+                return Some(line["outcome ".len()..].to_owned());
+            }
+            Some(Ok(line)) => said += u64::from(line.starts_with("step ")),
+            _ => panic!("the process ended by itself: {:?}", child.wait()),
+        }
+    }
+    std::thread::sleep(more);
+    // On Unix this is SIGKILL: no destructor runs.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    None
+}
+
+#[test]
+fn a_run_killed_at_any_moment_ends_with_the_same_bits() {
+    const KILLS: usize = 60;
+    let expected = reference(None);
+    assert_eq!(reference(Some(&fresh("whole"))), expected, "checkpoints change nothing");
+    let mut bits = 1u64;
+    let mut random = |n: u64| {
+        bits = bits.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (bits >> 33) % n
+    };
+    let (mut n_kills, mut n_runs) = (0, 0);
+    while n_kills < KILLS {
+        let folder = fresh(&format!("killed-{n_runs}"));
+        // Some die before the first step, most within a few steps; the time after the step hits writing and renaming.
+        let outcome = loop {
+            match run_and_kill(&folder, random(9), Duration::from_micros(random(4000))) {
+                Some(outcome) => break outcome,
+                None => n_kills += 1,
+            }
+        };
+        assert_eq!(outcome, expected, "run {n_runs}, {n_kills} kills so far");
+        // Once it has ended, the run ends at once again.
+        assert_eq!(run_and_kill(&folder, u64::MAX, Duration::ZERO).as_ref(), Some(&expected));
+        n_runs += 1;
+        fs::remove_dir_all(&folder).unwrap();
+    }
+    assert!(n_runs > 0);
+}
+
+/// A run that ends with an error in its seventh step, with checkpoints of steps 2, 4, 6 (the last three).
+fn short_run(name: &str) -> (PathBuf, Vec<PathBuf>) {
+    let folder = fresh(name);
+    let (train, _) = sets();
+    let fail = after_step(|step, store| {
+        if step.number == 7 {
+            store.get("no such value")?;
+        }
+        Ok(Continue(()))
+    });
+    let error = trainer(Some(&folder)).fit_with(&train, None, fail).unwrap_err();
+    assert!(matches!(error, TrainError::Step(_)), "{error}");
+    let paths = Checkpoints::new(&folder).paths().unwrap();
+    assert_eq!(paths.len(), 3);
+    (folder, paths)
+}
+
+#[test]
+fn every_flipped_byte_is_noticed_or_harmless() {
+    let (_, paths) = short_run("flipped");
+    let bytes = fs::read(&paths[0]).unwrap();
+    let whole = Checkpoint::parse(&bytes, "f").unwrap();
+    let mut n_harmless = 0;
+    for at in 0..bytes.len() {
+        // A bit in turn, and all of them.
+        for flip in [1 << (at % 8), 0xff] {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= flip;
+            match Checkpoint::parse(&damaged, "f") {
+                Ok(read) => {
+                    assert_eq!(read, whole, "byte {at}");
+                    n_harmless += 1;
+                }
+                Err(error) => assert!(error.to_string().starts_with("f: "), "{error}"),
+            }
+        }
+    }
+    assert!(n_harmless < 16, "{n_harmless} flips went unnoticed");
+    for length in 0..bytes.len() {
+        assert!(Checkpoint::parse(&bytes[..length], "f").is_err());
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_and_said() {
+    let expected = {
+        let (train, _) = sets();
+        let mut whole = trainer(None);
+        whole.fit(&train, None).unwrap();
+        outcome(&whole)
+    };
+    let (folder, paths) = short_run("damaged");
+    // The newest loses its end, the one before a bit of an element.
+    let bytes = fs::read(&paths[0]).unwrap();
+    fs::write(&paths[0], &bytes[..bytes.len() / 2]).unwrap();
+    let mut bytes = fs::read(&paths[1]).unwrap();
+    *bytes.last_mut().unwrap() ^= 4;
+    fs::write(&paths[1], bytes).unwrap();
+
+    let (train, _) = sets();
+    let mut going_on = trainer(Some(&folder));
+    let resumed = going_on.resume().unwrap().unwrap();
+    assert_eq!((resumed.step, &resumed.path), (2, &paths[2]));
+    let said: Vec<String> = resumed.damaged.iter().map(|(_, error)| error.to_string()).collect();
+    assert!(said[0].contains("length of the header") && said[1].contains("checksum of the elements of"), "{said:?}");
+    going_on.fit(&train, None).unwrap();
+    assert_eq!(outcome(&going_on), expected);
+
+    // If all are damaged, that is an error, and files and trainer stay as they are.
+    let paths = Checkpoints::new(&folder).paths().unwrap();
+    paths.iter().for_each(|path| fs::write(path, "nothing").unwrap());
+    let before = outcome(&going_on);
+    let error = going_on.resume().unwrap_err();
+    assert!(matches!(&error, TrainError::NoCheckpoint { damaged, .. } if damaged.len() == 3), "{error}");
+    assert!(error.to_string().contains("required a checkpoint that is whole"), "{error}");
+    assert_eq!((outcome(&going_on), Checkpoints::new(&folder).paths().unwrap()), (before, paths));
+}
+
+/// The device `/dev/full` refuses every write as a full disk does.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error_and_the_run_goes_on_when_there_is_space() {
+    let (train, _) = sets();
+    let mut whole = trainer(None);
+    whole.fit(&train, None).unwrap();
+
+    let folder = fresh("full");
+    fs::create_dir_all(&folder).unwrap();
+    let partial = folder.join("step-0000000006.safetensors.partial");
+    std::os::unix::fs::symlink("/dev/full", &partial).unwrap();
+    let mut full = trainer(Some(&folder));
+    // What a writer before left behind is removed by the first save, so the trap is set after that.
+    let trap = after_step(|step, _| {
+        if step.number == 5 {
+            std::os::unix::fs::symlink("/dev/full", &partial).unwrap();
+        }
+        Ok(Continue(()))
+    });
+    let error = full.fit_with(&train, None, trap).unwrap_err();
+    assert!(matches!(&error, TrainError::Data(DataError::Io { .. })), "{error:?}");
+    let text = error.to_string();
+    assert!(
+        text.contains("could not write: No space left on device") && text.contains("space on the device"),
+        "{text}"
+    );
+    assert!(!partial.is_symlink(), "nothing half written stays");
+    let found = Checkpoints::new(&folder).latest().unwrap().unwrap();
+    assert_eq!((found.checkpoint.step, full.store().step()), (4, 6), "the one before is whole");
+
+    // Another process resumes from it, and this one goes on where it is: both end alike.
+    let copy = fresh("full-copy");
+    fs::create_dir_all(&copy).unwrap();
+    fs::copy(&found.path, copy.join(found.path.file_name().unwrap())).unwrap();
+    let mut other = trainer(Some(&copy));
+    assert_eq!(other.resume().unwrap().unwrap().step, 4);
+    for run in [&mut full, &mut other] {
+        run.fit(&train, None).unwrap();
+        assert_eq!(outcome(run), outcome(&whole));
+    }
+}
+
+#[test]
+fn the_last_few_are_kept_and_what_was_abandoned_is_removed() {
+    let folder = fresh("kept");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("step-0000000001.safetensors.partial"), "half").unwrap();
+    fs::write(folder.join("notes.txt"), "mine").unwrap();
+    let checkpoints = Checkpoints::new(&folder).keep(2);
+    let mut checkpoint = trainer(None).checkpoint();
+    for step in [5, 3, 9, 7] {
+        checkpoint.step = step;
+        checkpoints.save(checkpoint.clone()).unwrap();
+    }
+    // Files of later steps are not deleted, and the one just written never is.
+    let steps =
+        checkpoints.paths().unwrap().iter().map(|path| Checkpoint::read(path).unwrap().step).collect::<Vec<_>>();
+    assert_eq!(steps, [9, 7, 5]);
+    assert!(folder.join("notes.txt").exists() && !folder.join("step-0000000001.safetensors.partial").exists());
+}
+
+#[test]
+fn a_run_is_not_mixed_up_with_another() {
+    let (folder, _) = short_run("mixed");
+    let (train, _) = sets();
+    let check = |error: TrainError, says: &str| assert!(error.to_string().contains(says), "{error}");
+    check(trainer(Some(&folder)).fit(&train, None).unwrap_err(), "or a call of `resume` before `fit`");
+    check(trainer(None).resume().unwrap_err(), "a folder in the options");
+    // The epoch under way was begun with other examples.
+    let mut other = trainer(Some(&folder));
+    other.resume().unwrap();
+    check(other.fit(&train.head(90), None).unwrap_err(), "`100 examples by 16, Stratified`");
+    // A run of another seed.
+    let options = Options { seed: Seed(4), checkpoints: Some(Checkpoints::new(&folder)), ..Options::default() };
+    let mut seeded =
+        Trainer::new(&Runtime::new(Threads::Exactly(1)), net as Net, CrossEntropy, Adam::new(0.02), options);
+    check(seeded.resume().unwrap_err(), "required seed 3");
+    assert_eq!(seeded.store().iter().count(), 0);
+    // A newer format, and a file of another kind.
+    let mut file = trainer(None).checkpoint().into_file();
+    file.metadata.insert("version".to_owned(), "2".to_owned());
+    let mut bytes = Vec::new();
+    file.write_to(&mut bytes).unwrap();
+    assert!(matches!(Checkpoint::parse(&bytes, "f"), Err(DataError::Unsupported { .. })));
+    file.metadata.clear();
+    let mut bytes = Vec::new();
+    file.write_to(&mut bytes).unwrap();
+    let error = Checkpoint::parse(&bytes, "f").unwrap_err().to_string();
+    assert!(error.contains("cotangent checkpoint"), "{error}");
+}
+
+#[test]
+fn more_epochs_may_be_asked_for_after_a_run_has_ended() {
+    let folder = fresh("more");
+    let (train, _) = sets();
+    trainer(Some(&folder)).fit(&train, None).unwrap();
+    let mut again = trainer(Some(&folder));
+    assert_eq!(again.resume().unwrap().unwrap().epochs, EPOCHS as u64);
+    assert_eq!(again.fit(&train, None).unwrap().len(), EPOCHS, "nothing is left to do");
+    let mut whole = trainer(None);
+    (0..2).for_each(|_| drop(whole.fit(&train, None).unwrap()));
+    assert_eq!(again.fit(&train, None).unwrap().len(), EPOCHS);
+    assert_eq!(outcome(&again), outcome(&whole));
+}
+
+#[test]
+fn a_callback_that_ended_a_run_ends_it_after_a_resumption_too() {
+    let folder = fresh("stopped");
+    let (train, _) = sets();
+    let stop = || after_epoch(|epoch, _| Ok(if epoch.number == 2 { Break(()) } else { Continue(()) }));
+    let mut first = trainer(Some(&folder));
+    first.fit_with(&train, None, stop()).unwrap();
+    let mut again = trainer(Some(&folder));
+    again.resume().unwrap();
+    assert_eq!(again.fit_with(&train, None, stop()).unwrap().len(), 2);
+    assert_eq!(outcome(&again), outcome(&first));
+}
