@@ -1,11 +1,12 @@
-//! Nanoseconds per element of typical kernels in each cache level, and what it costs to compile them.
+//! Nanoseconds per element of typical kernels in each cache level, and what it costs to compile them, for every backend
+//! that the machine runs.
 //!
 //! `cargo bench -p cotangent-codegen --bench kernels [-- part-of-a-name]`. Figures are the best of several short runs
 //! on one thread.
 
 use std::time::{Duration, Instant};
 
-use cotangent_codegen::{Backend, CraneliftBackend, KernelFn};
+use cotangent_codegen::{Backend, BackendChoice, Isa, KernelFn, Options};
 use cotangent_kernel::ir::{Arg, ArgId, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
 use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId, math, philox};
 use smallvec::SmallVec;
@@ -196,7 +197,10 @@ fn best_ns(code: &KernelFn, kernel: &Kernel, arrays: &mut [Vec<f32>]) -> f64 {
 
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
-    let backend = CraneliftBackend::host().expect("a code generator");
+    let backend = |choice: BackendChoice, isa| choice.backend(isa, Options::default()).expect("a code generator");
+    let mut backends = vec![backend(BackendChoice::Cranelift, None)];
+    let isas = Isa::ALL.into_iter().filter(|isa| isa.is_available());
+    backends.extend(isas.map(|isa| backend(BackendChoice::Wide, Some(isa))));
     let sizes = [("L1", 1 << 10), ("L2", 1 << 15), ("L3", 1 << 19)];
     let mut kernels: Vec<(String, Kernel)> = Vec::new();
     for (level, n) in sizes {
@@ -209,8 +213,9 @@ fn main() {
             kernels.push((format!("{} {level} [{rows}, {inner}]", kernel.name), kernel));
         }
     }
-    println!("{:32} {:>10} {:>12} {:>12} {:>10}", "kernel", "ns/element", "µs/call", "compile µs", "bytes");
-    for (name, kernel) in kernels.iter().filter(|(name, _)| name.contains(&filter)) {
+    println!("{:32} {:>10} {:>12} {:>12} {:>10}  made by", "kernel", "ns/element", "µs/call", "compile µs", "bytes");
+    let chosen = kernels.iter().filter(|(name, _)| name.contains(&filter));
+    for ((name, kernel), backend) in chosen.flat_map(|kernel| backends.iter().map(move |backend| (kernel, backend))) {
         assert_eq!(kernel.verify(), Ok(()), "{kernel}");
         let compile = || backend.compile(&[kernel]).expect("code");
         let compiled = compile();
@@ -222,11 +227,12 @@ fn main() {
         assert_eq!(kernel.check_bounds(&lengths), Ok(()));
         let ns = best_ns(&compiled.functions()[0], kernel, &mut arrays);
         println!(
-            "{name:32} {:>10.3} {:>12.2} {:>12.0} {:>10}",
+            "{name:32} {:>10.3} {:>12.2} {:>12.0} {:>10}  {}",
             ns / kernel.total as f64,
             ns / 1000.0,
             compile_time.as_nanos() as f64 / 1000.0,
-            compiled.code_bytes()
+            compiled.code_bytes(),
+            compiled.stats(0).made_by
         );
     }
 }
