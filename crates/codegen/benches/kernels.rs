@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use cotangent_codegen::{Backend, BackendChoice, Isa, KernelFn, Options};
+use cotangent_codegen::{BackendChoice, Isa, KernelFn, Options};
 use cotangent_kernel::ir::{Arg, ArgId, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
 use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId, math, philox};
 use smallvec::SmallVec;
