@@ -17,7 +17,7 @@
 mod adam;
 mod minimize;
 mod prune;
-mod recipe;
+pub mod recipe;
 mod rules;
 mod schedule;
 
