@@ -1,0 +1,70 @@
+//! Speed of the products against what the FMA units could do: `cargo bench -p cotangent-gemm [-- filter …]`.
+//!
+//! For each shape, thread count and element type: GFLOP/s, median and best, each also as a share of the limit. The
+//! limit is a loop of FMAs on registers that takes turns with the calls, because the clock of a shared machine moves.
+//! `benches/products` of the repository sets the same shapes beside other libraries.
+
+mod limit;
+mod shapes;
+mod time;
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use cotangent_gemm::{Batch, Call, Element, Gemm, MatMut, MatRef, Workspace};
+use cotangent_pool::Pool;
+use limit::Limit;
+use shapes::{SHAPES, Shape};
+use time::Times;
+
+fn main() {
+    // cargo passes `--bench`; anything else is a group, or a part of a shape's name.
+    let filters: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    for n_threads in [1, 2] {
+        let pool = Pool::new(n_threads);
+        table::<f32>(&pool, "f32", &filters, |x| x as f32);
+        table::<f64>(&pool, "f64", &filters, |x| x);
+    }
+}
+
+/// All shapes of one element type.
+fn table<T: Element + Limit>(pool: &Pool, type_name: &str, filters: &[String], from: fn(f64) -> T) {
+    println!("{type_name}, {} threads, {}", pool.n_threads(), Gemm::<T>::new(1, 1, 1).kernel_name());
+    println!("{:<28} {:>8} {:>8} {:>8} {:>8} {:>12}", "shape", "median", "share", "best", "share", "median time");
+    for shape in SHAPES.iter().filter(|shape| shape.passes(filters)) {
+        let Times { median, best, limit_median, limit_best } = measure(shape, pool, from);
+        let speed = |time: f64| shape.flops() / time * 1e-9;
+        println!(
+            "{shape:<28} {:>8.1} {:>7.1}% {:>8.1} {:>7.1}% {:>9.3} us",
+            speed(median),
+            100.0 * speed(median) / limit_median,
+            speed(best),
+            100.0 * speed(best) / limit_best,
+            median * 1e6
+        );
+    }
+}
+
+/// One shape, for a twentieth of a second or five calls.
+fn measure<T: Element + Limit>(shape: &Shape, pool: &Pool, from: fn(f64) -> T) -> Times {
+    let &Shape { batch, m, k, n, a_t, b_t, .. } = shape;
+    let fill = |len: usize| -> Vec<T> { (0..len).map(|i| from((i * 7 % 13) as f64 - 6.0)).collect() };
+    let (a, b, mut c) = (fill(batch * m * k), fill(batch * k * n), fill(batch * m * n));
+    let view = |x: &[T], rows: usize, cols: usize, transposed: bool| {
+        if transposed {
+            MatRef::row_major(x.as_ptr(), cols, rows).transposed()
+        } else {
+            MatRef::row_major(x.as_ptr(), rows, cols)
+        }
+    };
+    let (a, b, c) = (view(&a, m, k, a_t), view(&b, k, n, b_t), MatMut::row_major(c.as_mut_ptr(), m, n));
+    let [a_stride, b_stride, c_stride] = [m * k, k * n, m * n].map(|stride| stride as isize);
+    let batch = Batch { count: batch, a_stride, b_stride, c_stride };
+    let gemm = Gemm::<T>::new(m, n, k);
+    let mut workspace = Workspace::with_bytes(gemm.workspace_bytes(pool.n_threads()));
+    let mut limit = || limit::limit::<T>(pool);
+    time::time(Duration::from_millis(50), Some(&mut limit), &mut || {
+        // SAFETY: the vectors outlive the calls; C is a vector of its own.
+        unsafe { gemm.run_batch(pool, &batch, black_box(a), b, c, &Call::default(), &mut workspace) };
+    })
+}
