@@ -16,6 +16,8 @@ pub enum IsaChoice {
     Avx2,
     /// x86-64 with AVX-512F.
     Avx512,
+    /// aarch64 with NEON.
+    Neon,
 }
 
 /// An instruction set that the CPU is known to have.
@@ -26,6 +28,8 @@ pub(crate) enum Isa {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Isa {
@@ -41,7 +45,9 @@ impl IsaChoice {
         match self {
             IsaChoice::Portable => Some(Isa::Portable),
             IsaChoice::Auto => {
-                [IsaChoice::Avx512, IsaChoice::Avx2, IsaChoice::Portable].into_iter().find_map(IsaChoice::resolve)
+                const BEST_FIRST: [IsaChoice; 4] =
+                    [IsaChoice::Avx512, IsaChoice::Avx2, IsaChoice::Neon, IsaChoice::Portable];
+                BEST_FIRST.into_iter().find_map(IsaChoice::resolve)
             }
             #[cfg(target_arch = "x86_64")]
             IsaChoice::Avx2 => {
@@ -54,6 +60,10 @@ impl IsaChoice {
             }
             #[cfg(not(target_arch = "x86_64"))]
             IsaChoice::Avx2 | IsaChoice::Avx512 => None,
+            #[cfg(target_arch = "aarch64")]
+            IsaChoice::Neon => Some(Isa::Neon),
+            #[cfg(not(target_arch = "aarch64"))]
+            IsaChoice::Neon => None,
         }
     }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Job<'a, T: Element> {
     a_direct: bool,
     /// B is used in place.
     b_direct: bool,
+    /// B is used in place and transposed in registers, as far as its columns are whole vectors.
+    b_transposed: bool,
     /// The columns of C are adjacent.
     c_direct: bool,
     /// Row bounds are multiples of this.
@@ -68,6 +70,22 @@ enum PanelsOfB<T> {
     Own(*mut T),
     /// Packed by all threads: the panels from column `start` on are here.
     Shared { panels: *const T, start: usize },
+}
+
+/// Which kernels read a panel of B.
+#[derive(Clone, Copy)]
+enum Family {
+    Packed,
+    Direct,
+    Transposing,
+}
+
+/// Columns of B over one K block, as a micro-kernel reads them.
+struct Panel<T> {
+    family: Family,
+    cols: Range<usize>,
+    b: *const T,
+    b_k_stride: isize,
 }
 
 /// A rectangle of C over one K block.
@@ -96,10 +114,27 @@ impl<'a, T: Element> Job<'a, T> {
         let stays = shape.stays && b_adjacent && !b_row_bytes.is_multiple_of(SET_PERIOD);
         let a_direct = shape.a_direct || stays;
         let b_direct = (shape.b_direct && b_adjacent) || stays;
+        // Worth it if one panel of rows is all that reads B.
+        let b_transposed = !b_adjacent && b.row_stride == 1 && shape.m <= kernels.transposing.len();
         let c_direct = c.col_stride == 1 || shape.n == 1;
         let row_align = if swapped { COLUMN_ALIGN } else { ROW_ALIGN };
         let workspace = workspace.as_mut_ptr();
-        Job { kernels, shape, batch, a, b, c, call, swapped, a_direct, b_direct, c_direct, row_align, workspace }
+        Job {
+            kernels,
+            shape,
+            batch,
+            a,
+            b,
+            c,
+            call,
+            swapped,
+            a_direct,
+            b_direct,
+            b_transposed,
+            c_direct,
+            row_align,
+            workspace,
+        }
     }
 
     /// Runs the batch on at most `n_threads` threads of the pool.
@@ -271,34 +306,43 @@ impl<'a, T: Element> Job<'a, T> {
             // SAFETY: what the caller promises.
             unsafe { self.pack_a(block, &heights, a_block) };
         }
-        let width = match panels {
-            // Low tiles read in place may be wider, for more accumulators.
-            PanelsOfB::Direct => self.kernels.direct[heights.most() - 1].len() * self.kernels.lanes,
-            PanelsOfB::Own(_) | PanelsOfB::Shared { .. } => self.kernels.nr,
-        };
+        let (lanes, nr) = (self.kernels.lanes, self.kernels.nr);
         for group in cols.clone().step_by(shape.epilogue_cols) {
             let group = group..cols.end.min(group + shape.epilogue_cols);
-            for j in group.clone().step_by(width) {
-                let width = width.min(group.end - j);
-                let (b_panel, b_k_stride) = match panels {
-                    PanelsOfB::Direct => (b.at(ks.start, j), b.row_stride),
+            let mut j = group.start;
+            // Columns up to here are packed.
+            let mut packed = Range { start: j, end: j };
+            while j < group.end {
+                let left = group.end - j;
+                let (family, width, b, b_k_stride) = match panels {
+                    PanelsOfB::Direct => {
+                        // Low tiles read in place may be wider, for more accumulators.
+                        let most = self.kernels.direct[heights.most() - 1].len() * lanes;
+                        (Family::Direct, most.min(left), b.at(ks.start, j), b.row_stride)
+                    }
                     PanelsOfB::Shared { panels, start } => {
-                        (panels.wrapping_add((j - start) * depth), self.kernels.nr as isize)
+                        (Family::Packed, nr.min(left), panels.wrapping_add((j - start) * depth), nr as isize)
+                    }
+                    PanelsOfB::Own(_) if self.b_transposed && left >= lanes => {
+                        let most = self.kernels.transposing[heights.most() - 1].len();
+                        (Family::Transposing, most.min(left / lanes) * lanes, b.at(ks.start, j), b.col_stride)
                     }
                     PanelsOfB::Own(panels) => {
-                        let done = (j - group.start) % shape.packed_cols;
-                        if done == 0 {
-                            let cols = j..group.end.min(j + shape.packed_cols);
+                        if j >= packed.end {
+                            packed = j..group.end.min(j + shape.packed_cols);
                             // SAFETY: this thread's own memory has room for so many columns over a K block.
-                            unsafe { self.pack_b(batch, ks, cols, panels) };
+                            unsafe { self.pack_b(batch, ks, packed.clone(), panels) };
                         }
-                        (panels.wrapping_add(done * depth).cast_const(), self.kernels.nr as isize)
+                        let panel = panels.wrapping_add((j - packed.start) * depth).cast_const();
+                        (Family::Packed, nr.min(left), panel, nr as isize)
                     }
                 };
+                let panel = Panel { family, cols: j..j + width, b, b_k_stride };
                 for (i, height) in heights.iter() {
-                    // SAFETY: rows `i..i + height` and columns `j..j + width` lie in the block.
-                    unsafe { self.tile(block, a_block, i, height, j, width, b_panel, b_k_stride) };
+                    // SAFETY: rows `i..i + height` and the panel's columns lie in the block.
+                    unsafe { self.tile(block, a_block, i, height, &panel) };
                 }
+                j += width;
             }
             if ks.end == shape.k {
                 self.finish(batch, rows.clone(), group);
@@ -306,30 +350,20 @@ impl<'a, T: Element> Job<'a, T> {
         }
     }
 
-    /// One tile of C: rows `i..i + height` of the block, columns `j..j + width` of C.
+    /// One tile of C: rows `i..i + height` of the block, the columns of the panel.
     ///
     /// # Safety
     /// As [`Job::block`]; A is packed or used in place, the panel of B holds the columns.
-    #[expect(clippy::too_many_arguments, reason = "the coordinates of a tile; this is the innermost call")]
     #[inline]
-    unsafe fn tile(
-        &self,
-        block: &Block,
-        a_block: *const T,
-        i: usize,
-        height: usize,
-        j: usize,
-        width: usize,
-        b: *const T,
-        b_k_stride: isize,
-    ) {
+    unsafe fn tile(&self, block: &Block, a_block: *const T, i: usize, height: usize, panel: &Panel<T>) {
         let Block { batch, rows, ks, .. } = block;
+        let &Panel { family, cols: Range { start: j, end }, b, b_k_stride } = panel;
+        let width = end - j;
         let n_vectors = width.div_ceil(self.kernels.lanes);
-        let packed = !self.a_direct && !self.b_direct;
-        let kernel = if packed {
-            self.kernels.packed[height - 1][n_vectors - 1]
-        } else {
-            self.kernels.direct[height - 1][n_vectors - 1]
+        let kernel = match family {
+            Family::Packed if !self.a_direct => self.kernels.packed[height - 1][n_vectors - 1],
+            Family::Packed | Family::Direct => self.kernels.direct[height - 1][n_vectors - 1],
+            Family::Transposing => self.kernels.transposing[height - 1][n_vectors - 1],
         };
         let (a, a_row_stride, a_k_stride) = if self.a_direct {
             let a = self.a.at(rows.start + i, ks.start).wrapping_offset(*batch as isize * self.batch.a_stride);
@@ -397,12 +431,17 @@ impl<'a, T: Element> Job<'a, T> {
             for (i, height) in heights.iter() {
                 let from = self.a.at(rows.start + i, ks.start + k);
                 let from = from.wrapping_offset(*batch as isize * self.batch.a_stride);
+                // The next panel, or the first one a step deeper.
+                let ahead = if i + height < rows.len() {
+                    height as isize * width_stride
+                } else {
+                    step as isize * depth_stride - i as isize * width_stride
+                };
+                let source = Source { from, width_stride, depth_stride, ahead };
                 let to = a_block.wrapping_add(i * ks.len() + k * height);
                 // SAFETY: rows `i..i + height` of the block are readable; panels are `height * ks.len()` long
                 // and follow each other in the block's memory.
-                unsafe {
-                    pack_panel(self.kernels, &Source { from, width_stride, depth_stride }, height, depth, to, height);
-                }
+                unsafe { pack_panel(self.kernels, &source, height, depth, to, height) };
             }
         }
     }
@@ -419,7 +458,13 @@ impl<'a, T: Element> Job<'a, T> {
             let depth = step.min(ks.len() - k);
             for j in cols.clone().step_by(nr) {
                 let from = self.b.at(ks.start + k, j).wrapping_offset(batch as isize * self.batch.b_stride);
-                let source = Source { from, width_stride, depth_stride };
+                // The next panel, or the first one a step deeper, or the panel after all of these.
+                let ahead = if j + nr < cols.end || k + step >= ks.len() {
+                    nr as isize * width_stride - if j + nr < cols.end { 0 } else { k as isize * depth_stride }
+                } else {
+                    step as isize * depth_stride - (j - cols.start) as isize * width_stride
+                };
+                let source = Source { from, width_stride, depth_stride, ahead };
                 let to = to.wrapping_add((j - cols.start) * ks.len() + k * nr);
                 // SAFETY: columns `j..j + nr`, as far as there are so many, are readable; panels are
                 // `nr * ks.len()` long and follow each other.

@@ -50,6 +50,8 @@ impl sealed::Kernels for f32 {
             Isa::Avx2 => &crate::kernel::x86::AVX2_F32,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => &crate::kernel::x86::AVX512_F32,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => &crate::kernel::neon::F32,
         }
     }
 }
@@ -63,6 +65,8 @@ impl sealed::Kernels for f64 {
             Isa::Avx2 => &crate::kernel::x86::AVX2_F64,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => &crate::kernel::x86::AVX512_F64,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => &crate::kernel::neon::F64,
         }
     }
 }

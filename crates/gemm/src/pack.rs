@@ -16,6 +16,8 @@ pub(crate) struct Source<T> {
     pub from: *const T,
     pub width_stride: isize,
     pub depth_stride: isize,
+    /// How many elements further that lies which will be packed next: it is fetched meanwhile.
+    pub ahead: isize,
 }
 
 /// Packs `width` × `depth` values into `to[k * to_stride + i]` and fills `i` in `width..to_stride` with zeros.
@@ -31,10 +33,10 @@ pub(crate) unsafe fn pack_panel<T: Element>(
     to: *mut T,
     to_stride: usize,
 ) {
-    let &Source { from, width_stride, depth_stride } = source;
+    let &Source { from, width_stride, depth_stride, ahead } = source;
     if width_stride == 1 {
         // SAFETY: what the caller promises.
-        unsafe { (kernels.copy)(from, depth_stride, to, to_stride, width, depth) }
+        unsafe { (kernels.copy)(from, depth_stride, to, to_stride, width, depth, ahead) }
     } else if depth_stride == 1 {
         // SAFETY: what the caller promises.
         unsafe { (kernels.transpose)(from, width_stride, to, to_stride, width, depth) }

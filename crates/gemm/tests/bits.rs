@@ -37,6 +37,60 @@ fn small<T: Number>() {
     }
 }
 
+/// All of m, n, k in `1..=most`, each with transposes chosen at random, for every instruction set and both types.
+///
+/// Seventy cubed take minutes: `COTANGENT_GEMM_CUBE=70` asks for them, and ordinary runs make do with [`small`].
+#[test]
+fn cube() {
+    let most = std::env::var("COTANGENT_GEMM_CUBE").map_or(8, |text| text.parse().expect("the largest extent"));
+    let pool = Pool::new(1);
+    let mut random = Random(8);
+    for isa in isas() {
+        for index in 0..most * most * most {
+            let (m, n, k) = (1 + index / (most * most), 1 + index / most % most, 1 + index % most);
+            let mut layout = || random.pick(&[Layout::RowMajor, Layout::ColMajor]);
+            let layouts = [layout(), layout(), layout()];
+            let case = Case { layouts, accumulate: random.below(2) == 0, ..Case::new(m, n, k, isa) };
+            check::<f32>(&case, &[&pool], &mut random);
+            check::<f64>(&case, &[&pool], &mut random);
+        }
+    }
+}
+
+/// Few rows times a B whose K dimension is the contiguous one, which kernels transpose in registers: whole blocks and
+/// remainders of them in n and k, rows of all counts, from zero and from C, over several K blocks.
+fn transposed_in_registers<T: Number>() {
+    let pools = [Pool::new(1), Pool::new(2)];
+    let pools = [&pools[0], &pools[1]];
+    let mut random = Random(9);
+    for isa in isas() {
+        for m in 1..=13 {
+            for (n, k) in [(16, 16), (31, 15), (33, 17), (48, 130), (100, 47), (8, 8), (700, 300)] {
+                if isa == IsaChoice::Portable && n * k > 5000 {
+                    continue;
+                }
+                let layouts = [random.pick(&LAYOUTS), Layout::ColMajor, Layout::RowMajor];
+                let blocking = (random.below(3) == 0).then_some(Blocking { mc: 16, kc: 20, nc: 64 });
+                let case = Case { layouts, blocking, accumulate: random.below(2) == 0, ..Case::new(m, n, k, isa) };
+                check::<T>(&case, &pools, &mut random);
+                // The same product the other way around.
+                let layouts = [Layout::RowMajor, random.pick(&LAYOUTS), Layout::ColMajor];
+                check::<T>(&Case { layouts, m: n, n: m, ..case }, &pools, &mut random);
+            }
+        }
+    }
+}
+
+#[test]
+fn transposed_in_registers_f32() {
+    transposed_in_registers::<f32>();
+}
+
+#[test]
+fn transposed_in_registers_f64() {
+    transposed_in_registers::<f64>();
+}
+
 #[test]
 fn small_f32() {
     small::<f32>();

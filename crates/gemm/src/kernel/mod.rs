@@ -9,7 +9,11 @@
 //! `c = fma(a[i, k], b[k, j], c)` over ascending k, from zero or from C; nothing outside the `cols` columns of C
 //! is read or written; an unpacked B is not read outside those columns either.
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod portable;
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
@@ -25,14 +29,17 @@ pub(crate) struct Tile<T> {
     pub a_k_stride: isize,
     /// First element of the columns of B, which are adjacent in memory.
     pub b: *const T,
-    /// From a row of B to the next; a packed kernel takes `nr`.
+    /// From a row of B to the next; a packed kernel takes `nr`. For a transposing kernel: from a column to the next.
     pub b_k_stride: isize,
     /// First element of the tile of C, whose columns are adjacent in memory.
     pub c: *mut T,
     /// From a row of C to the next.
     pub c_row_stride: isize,
     /// The tile of C that comes next, to be fetched meanwhile (only a hint: it need not be valid).
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "portable kernels do not prefetch"))]
+    #[cfg_attr(
+        not(any(target_arch = "aarch64", target_arch = "x86_64")),
+        expect(dead_code, reason = "portable kernels do not prefetch")
+    )]
     pub next_c: *const T,
     /// Columns of the tile: more than `lanes * (vectors - 1)`, at most `lanes * vectors`.
     pub cols: usize,
@@ -55,12 +62,20 @@ pub(crate) type Kernel<T> = unsafe fn(&Tile<T>);
 pub(crate) type Transpose<T> =
     unsafe fn(from: *const T, width_stride: isize, to: *mut T, to_stride: usize, width: usize, depth: usize);
 
-/// A packing routine: `to[k * to_stride + i] = from[k * depth_stride + i]` for `i < width`, `k < depth`.
+/// A packing routine: `to[k * to_stride + i] = from[k * depth_stride + i]` for `i < width`, `k < depth`. Meanwhile
+/// it fetches into the cache what lies `ahead` elements further (only a hint: it need not be valid).
 ///
 /// # Safety
 /// As [`Transpose`].
-pub(crate) type CopyRows<T> =
-    unsafe fn(from: *const T, depth_stride: isize, to: *mut T, to_stride: usize, width: usize, depth: usize);
+pub(crate) type CopyRows<T> = unsafe fn(
+    from: *const T,
+    depth_stride: isize,
+    to: *mut T,
+    to_stride: usize,
+    width: usize,
+    depth: usize,
+    ahead: isize,
+);
 
 /// The micro-kernels of one element type and instruction set.
 pub(crate) struct KernelSet<T: 'static> {
@@ -74,6 +89,9 @@ pub(crate) struct KernelSet<T: 'static> {
     pub packed: &'static [[Kernel<T>; 2]],
     /// `direct[height - 1][vectors - 1]`: any strides; low tiles may be wider than `nr`.
     pub direct: &'static [&'static [Kernel<T>]],
+    /// `transposing[height - 1][vectors - 1]`: whole vectors of a B used in place whose K dimension is the contiguous
+    /// one; any strides of A. Without any, such a B is packed.
+    pub transposing: &'static [&'static [Kernel<T>]],
     /// The packing of operands whose K dimension is the contiguous one.
     pub transpose: Transpose<T>,
     /// The packing of operands whose other dimension is the contiguous one.
@@ -112,4 +130,11 @@ macro_rules! direct_table {
     };
 }
 
-pub(crate) use {direct_table, packed_table};
+/// The table of transposing kernels `$f::<height, vectors>`: two vectors while registers last.
+macro_rules! transposing_table {
+    ($f:ident: 1 2 $($m:literal)*) => {
+        &[&[$f::<1, 1>, $f::<1, 2>], &[$f::<2, 1>, $f::<2, 2>], $(&[$f::<$m, 1>]),*]
+    };
+}
+
+pub(crate) use {direct_table, packed_table, transposing_table};

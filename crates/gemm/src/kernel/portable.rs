@@ -6,6 +6,7 @@
 
 use crate::Element;
 use crate::kernel::{KernelSet, Tile, direct_table, packed_table};
+use crate::workspace::LINE;
 
 /// Lanes of a "vector" here: what the loops over columns work on at a time.
 const LANES_F32: usize = 8;
@@ -18,8 +19,9 @@ pub(crate) static F32: KernelSet<f32> = KernelSet {
     nr: 2 * LANES_F32,
     packed: packed_table!(tile_f32: 1 2 3 4 5 6),
     direct: direct_table!(tile_f32: 1 2 3 4 5 6),
+    transposing: &[],
     transpose: transpose::<f32>,
-    copy: copy::<f32>,
+    copy: copy_plain::<f32>,
 };
 
 /// The kernels for `f64`.
@@ -29,8 +31,9 @@ pub(crate) static F64: KernelSet<f64> = KernelSet {
     nr: 2 * LANES_F64,
     packed: packed_table!(tile_f64: 1 2 3 4 5 6),
     direct: direct_table!(tile_f64: 1 2 3 4 5 6),
+    transposing: &[],
     transpose: transpose::<f64>,
-    copy: copy::<f64>,
+    copy: copy_plain::<f64>,
 };
 
 /// # Safety
@@ -113,10 +116,29 @@ pub(crate) unsafe fn transpose<T: Element>(
     }
 }
 
-/// The plain [`CopyRows`](crate::kernel::CopyRows), also the body of those with wider vectors.
+/// The plain [`CopyRows`](crate::kernel::CopyRows), which fetches nothing.
 ///
 /// # Safety
 /// `from` and `to` are valid for the elements named there and do not overlap.
+pub(crate) unsafe fn copy_plain<T: Element>(
+    from: *const T,
+    depth_stride: isize,
+    to: *mut T,
+    to_stride: usize,
+    width: usize,
+    depth: usize,
+    ahead: isize,
+) {
+    // SAFETY: what the caller promises.
+    unsafe { copy(from, depth_stride, to, to_stride, width, depth, ahead, |_| ()) }
+}
+
+/// The body of all [`CopyRows`](crate::kernel::CopyRows); `fetch` is called on a part of every cache line that
+/// lies `ahead`.
+///
+/// # Safety
+/// `from` and `to` are valid for the elements named there and do not overlap.
+#[expect(clippy::too_many_arguments, reason = "those of `CopyRows`, and what fetches")]
 #[inline(always)]
 pub(crate) unsafe fn copy<T: Element>(
     from: *const T,
@@ -125,16 +147,24 @@ pub(crate) unsafe fn copy<T: Element>(
     to_stride: usize,
     width: usize,
     depth: usize,
+    ahead: isize,
+    fetch: impl Fn(*const T),
 ) {
+    let fetch = |k: usize| {
+        let row = from.wrapping_offset(k as isize * depth_stride + ahead);
+        for i in (0..width).step_by(LINE / size_of::<T>()) {
+            fetch(row.wrapping_add(i));
+        }
+    };
     // SAFETY: what the caller promises; each chunk is not wider than `width`.
     unsafe {
         match width {
-            32 => copy_chunks::<T, 32>(from, depth_stride, to, to_stride, 32, depth),
-            16 => copy_chunks::<T, 16>(from, depth_stride, to, to_stride, 16, depth),
-            12 => copy_chunks::<T, 8>(from, depth_stride, to, to_stride, 12, depth),
-            8.. => copy_chunks::<T, 8>(from, depth_stride, to, to_stride, width, depth),
-            4.. => copy_chunks::<T, 4>(from, depth_stride, to, to_stride, width, depth),
-            _ => copy_chunks::<T, 1>(from, depth_stride, to, to_stride, width, depth),
+            32 => copy_chunks::<T, 32>(from, depth_stride, to, to_stride, 32, depth, fetch),
+            16 => copy_chunks::<T, 16>(from, depth_stride, to, to_stride, 16, depth, fetch),
+            12 => copy_chunks::<T, 8>(from, depth_stride, to, to_stride, 12, depth, fetch),
+            8.. => copy_chunks::<T, 8>(from, depth_stride, to, to_stride, width, depth, fetch),
+            4.. => copy_chunks::<T, 4>(from, depth_stride, to, to_stride, width, depth, fetch),
+            _ => copy_chunks::<T, 1>(from, depth_stride, to, to_stride, width, depth, fetch),
         }
     }
 }
@@ -151,8 +181,10 @@ unsafe fn copy_chunks<T: Element, const N: usize>(
     to_stride: usize,
     width: usize,
     depth: usize,
+    fetch: impl Fn(usize),
 ) {
     for k in 0..depth {
+        fetch(k);
         for chunk in 0..width.div_ceil(N) {
             let i = (chunk * N).min(width - N);
             // SAFETY: `i + N <= width` and `k < depth`, for which the caller vouches; an array has the alignment

@@ -9,7 +9,8 @@
 use std::arch::x86_64::*;
 
 use crate::Element;
-use crate::kernel::{KernelSet, Tile, direct_table, packed_table};
+use crate::kernel::tile::{micro_kernels, transposing_kernels};
+use crate::kernel::{KernelSet, Tile, direct_table, packed_table, transposing_table};
 
 /// The kernels for `f32` with AVX2 and FMA.
 pub(crate) static AVX2_F32: KernelSet<f32> = KernelSet {
@@ -18,6 +19,7 @@ pub(crate) static AVX2_F32: KernelSet<f32> = KernelSet {
     nr: 16,
     packed: packed_table!(avx2_f32: 1 2 3 4 5 6),
     direct: direct_table!(avx2_f32: 1 2 3 4 5 6),
+    transposing: transposing_table!(transposing_avx2_f32: 1 2 3 4 5 6),
     transpose: transpose_f32,
     copy: copy_avx2::<f32>,
 };
@@ -29,6 +31,7 @@ pub(crate) static AVX2_F64: KernelSet<f64> = KernelSet {
     nr: 8,
     packed: packed_table!(avx2_f64: 1 2 3 4 5 6),
     direct: direct_table!(avx2_f64: 1 2 3 4 5 6),
+    transposing: transposing_table!(transposing_avx2_f64: 1 2 3 4 5 6),
     transpose: transpose_f64,
     copy: copy_avx2::<f64>,
 };
@@ -40,6 +43,7 @@ pub(crate) static AVX512_F32: KernelSet<f32> = KernelSet {
     nr: 32,
     packed: packed_table!(avx512_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
     direct: direct_table!(avx512_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
+    transposing: transposing_table!(transposing_avx512_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
     transpose: transpose_f32,
     copy: copy_avx512::<f32>,
 };
@@ -51,6 +55,7 @@ pub(crate) static AVX512_F64: KernelSet<f64> = KernelSet {
     nr: 16,
     packed: packed_table!(avx512_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
     direct: direct_table!(avx512_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
+    transposing: transposing_table!(transposing_avx512_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
     transpose: transpose_f64,
     copy: copy_avx512::<f64>,
 };
@@ -88,149 +93,192 @@ fn mask_8(n: usize) -> __mmask8 {
     ((1_u32 << n.min(8)) - 1) as __mmask8
 }
 
-/// Rows of the highest tile.
-const MAX_ROWS: usize = 12;
-
-/// The same pointer, of unknown origin to the compiler. It would otherwise compute the address of each row from
-/// that of the one before, a chain through the whole loop that takes longer than the arithmetic.
+/// Asks for a cache line, without waiting for it; any address does.
 #[inline(always)]
-fn opaque<T>(mut pointer: *const T) -> *const T {
-    // SAFETY: there is no instruction; the pointer goes through a register.
-    unsafe { std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, readonly, nostack, preserves_flags)) };
-    pointer
+fn prefetch<T>(address: *const T) {
+    // SAFETY: a hint, which never faults.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
 }
 
-/// Defines one family of micro-kernels. The body is the same for all; the operations are the instruction set's.
-macro_rules! micro_kernels {
-    (
-        $(#[$doc:meta])*
-        $name:ident, $features:literal, $elem:ty, $lanes:literal, mask: $mask:ident, zero: $zero:ident,
-        splat: $splat:ident, fma: $fma:ident, load: $load:ident, store: $store:ident,
-        load_masked: |$load_p:ident, $load_m:ident| $load_masked:expr,
-        store_masked: |$store_p:ident, $store_m:ident, $store_x:ident| $store_masked:expr $(,)?
-    ) => {
-        $(#[$doc])*
-        ///
-        /// # Safety
-        /// The CPU has the features; the tile's pointers are valid for what the tile says, and for a packed
-        /// kernel for whole vectors of B.
-        #[target_feature(enable = $features)]
-        unsafe fn $name<const M: usize, const V: usize, const PACKED: bool>(call: &Tile<$elem>) {
-            let tail = call.cols - $lanes * (V - 1);
-            let mask = $mask(tail);
-            let whole = tail == $lanes;
-            let mut sums = [[$zero(); V]; M];
-            if call.load {
-                for i in 0..M {
-                    for v in 0..V {
-                        // SAFETY: row `i < M` of the tile, and vector `v` of its columns, the last one masked
-                        // (masked lanes are not accessed).
-                        unsafe {
-                            let from = call.c.offset(i as isize * call.c_row_stride).add(v * $lanes);
-                            sums[i][v] = if v + 1 < V || whole {
-                                $load(from)
-                            } else {
-                                let ($load_p, $load_m) = (from, mask);
-                                $load_masked
-                            };
-                        }
-                    }
-                }
-            }
-            if PACKED {
-                for i in 0..M {
-                    // A chain starts from C: without this, each tile would begin with a wait for it.
-                    let next = call.next_c.wrapping_offset(i as isize * call.c_row_stride);
-                    _mm_prefetch::<_MM_HINT_T0>(next.cast());
-                    _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(V * $lanes - 1).cast());
-                }
-            }
-            let mut b = call.b;
-            let (a_row_stride, a_k_stride, b_k_stride) = if PACKED {
-                (1, M as isize, 2 * $lanes)
-            } else {
-                (call.a_row_stride, call.a_k_stride, call.b_k_stride)
-            };
-            // A pointer for every third row: the rows between are a stride away, which is an addressing mode.
-            let mut a = [call.a; MAX_ROWS / 3];
-            for (group, a) in a.iter_mut().enumerate() {
-                *a = a.wrapping_offset(3 * group as isize * a_row_stride);
-                if !PACKED {
-                    *a = opaque(*a);
-                }
-            }
-            for _ in 0..call.k {
-                let mut columns = [$zero(); V];
-                for v in 0..V {
-                    // SAFETY: row `k` of B: whole vectors of a packed panel, or the columns of the tile with the
-                    // last vector masked.
-                    unsafe {
-                        let from = b.add(v * $lanes);
-                        columns[v] = if PACKED || v + 1 < V {
-                            $load(from)
-                        } else {
-                            let ($load_p, $load_m) = (from, mask);
-                            $load_masked
-                        };
-                    }
-                }
-                for i in 0..M {
-                    // SAFETY: row `i < M`, column `k` of A.
-                    let x = unsafe { $splat(*a[i / 3].offset((i % 3) as isize * a_row_stride)) };
-                    for v in 0..V {
-                        sums[i][v] = $fma(x, columns[v], sums[i][v]);
-                    }
-                }
-                for a in &mut a {
-                    *a = a.wrapping_offset(a_k_stride);
-                }
-                b = b.wrapping_offset(b_k_stride);
-            }
-            for i in 0..M {
-                for v in 0..V {
-                    // SAFETY: as for loading C.
-                    unsafe {
-                        let to = call.c.offset(i as isize * call.c_row_stride).add(v * $lanes);
-                        if v + 1 < V || whole {
-                            $store(to, sums[i][v]);
-                        } else {
-                            let ($store_p, $store_m, $store_x) = (to, mask, sums[i][v]);
-                            $store_masked
-                        }
-                    }
-                }
-            }
-        }
-    };
+/// [`prefetch`] into the second-level cache: for lines that would push each other out of the first.
+#[inline(always)]
+fn prefetch_l2<T>(address: *const T) {
+    // SAFETY: a hint, which never faults.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
 }
 
 micro_kernels!(
     /// Six rows of two vectors of eight.
     avx2_f32, "avx2,fma", f32, 8, mask: mask_8x32, zero: _mm256_setzero_ps,
-    splat: _mm256_set1_ps, fma: _mm256_fmadd_ps, load: _mm256_loadu_ps, store: _mm256_storeu_ps,
+    splat: _mm256_set1_ps, fma: _mm256_fmadd_ps, prefetch: prefetch, load: _mm256_loadu_ps, store: _mm256_storeu_ps,
     load_masked: |p, m| _mm256_maskload_ps(p, m),
     store_masked: |p, m, x| _mm256_maskstore_ps(p, m, x),
 );
 micro_kernels!(
     /// Six rows of two vectors of four.
     avx2_f64, "avx2,fma", f64, 4, mask: mask_4x64, zero: _mm256_setzero_pd,
-    splat: _mm256_set1_pd, fma: _mm256_fmadd_pd, load: _mm256_loadu_pd, store: _mm256_storeu_pd,
+    splat: _mm256_set1_pd, fma: _mm256_fmadd_pd, prefetch: prefetch, load: _mm256_loadu_pd, store: _mm256_storeu_pd,
     load_masked: |p, m| _mm256_maskload_pd(p, m),
     store_masked: |p, m, x| _mm256_maskstore_pd(p, m, x),
 );
 micro_kernels!(
     /// Twelve rows of two vectors of sixteen.
     avx512_f32, "avx512f", f32, 16, mask: mask_16, zero: _mm512_setzero_ps,
-    splat: _mm512_set1_ps, fma: _mm512_fmadd_ps, load: _mm512_loadu_ps, store: _mm512_storeu_ps,
+    splat: _mm512_set1_ps, fma: _mm512_fmadd_ps, prefetch: prefetch, load: _mm512_loadu_ps, store: _mm512_storeu_ps,
     load_masked: |p, m| _mm512_maskz_loadu_ps(m, p),
     store_masked: |p, m, x| _mm512_mask_storeu_ps(p, m, x),
 );
 micro_kernels!(
     /// Twelve rows of two vectors of eight.
     avx512_f64, "avx512f", f64, 8, mask: mask_8, zero: _mm512_setzero_pd,
-    splat: _mm512_set1_pd, fma: _mm512_fmadd_pd, load: _mm512_loadu_pd, store: _mm512_storeu_pd,
+    splat: _mm512_set1_pd, fma: _mm512_fmadd_pd, prefetch: prefetch, load: _mm512_loadu_pd, store: _mm512_storeu_pd,
     load_masked: |p, m| _mm512_maskz_loadu_pd(m, p),
     store_masked: |p, m, x| _mm512_mask_storeu_pd(p, m, x),
+);
+
+/// Four values of each of eight columns: a vector for each of the four steps of K.
+///
+/// # Safety
+/// Four values are readable at `from` and at seven further columns, `column` apart.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn block_8x4_f32(from: *const f32, column: isize) -> [__m256; 4] {
+    let mut pairs = [_mm256_setzero_ps(); 4];
+    for (j, pair) in pairs.iter_mut().enumerate() {
+        // SAFETY: columns `j` and `j + 4` of eight.
+        unsafe {
+            let low = _mm_loadu_ps(from.offset(j as isize * column));
+            let high = _mm_loadu_ps(from.offset((j + 4) as isize * column));
+            *pair = _mm256_set_m128(high, low);
+        }
+    }
+    // Four by four within each half.
+    let [r0, r1, r2, r3] = pairs;
+    let (a0, a1) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
+    let (a2, a3) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
+    [
+        _mm256_shuffle_ps::<0x44>(a0, a2),
+        _mm256_shuffle_ps::<0xee>(a0, a2),
+        _mm256_shuffle_ps::<0x44>(a1, a3),
+        _mm256_shuffle_ps::<0xee>(a1, a3),
+    ]
+}
+
+/// Two values of each of four columns.
+///
+/// # Safety
+/// Two values are readable at `from` and at three further columns, `column` apart.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn block_4x2_f64(from: *const f64, column: isize) -> [__m256d; 2] {
+    let mut pairs = [_mm256_setzero_pd(); 2];
+    for (j, pair) in pairs.iter_mut().enumerate() {
+        // SAFETY: columns `j` and `j + 2` of four.
+        unsafe {
+            let low = _mm_loadu_pd(from.offset(j as isize * column));
+            let high = _mm_loadu_pd(from.offset((j + 2) as isize * column));
+            *pair = _mm256_set_m128d(high, low);
+        }
+    }
+    [_mm256_unpacklo_pd(pairs[0], pairs[1]), _mm256_unpackhi_pd(pairs[0], pairs[1])]
+}
+
+/// Four vectors of 128 bits, `stride` values apart, as one. Masked loads do it beside the shuffles that follow,
+/// whereas the compiler would turn the intrinsics for them into more shuffles.
+///
+/// # Safety
+/// The four vectors are readable.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_quarters(from: *const f32, stride: isize) -> __m512 {
+    let mut quarters: __m512;
+    // SAFETY: loads from where the caller says, and nothing else.
+    unsafe {
+        std::arch::asm!(
+            "vbroadcastf32x4 {x}, xmmword ptr [{p}]",
+            "vbroadcastf32x4 {x}{{{second}}}, xmmword ptr [{p} + {s}]",
+            "vbroadcastf32x4 {x}{{{third}}}, xmmword ptr [{p} + 2 * {s}]",
+            "vbroadcastf32x4 {x}{{{fourth}}}, xmmword ptr [{p} + {t}]",
+            x = out(zmm_reg) quarters,
+            p = in(reg) from,
+            s = in(reg) stride * 4,
+            t = in(reg) stride * 12,
+            second = in(kreg) 0x00f0_u16,
+            third = in(kreg) 0x0f00_u16,
+            fourth = in(kreg) 0xf000_u16,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    quarters
+}
+
+/// Sixteen values of each of sixteen columns: a whole cache line of each, because the lines of columns that are a
+/// power of two apart push each other out of the cache.
+///
+/// # Safety
+/// Sixteen values are readable at `from` and at fifteen further columns, `column` apart.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn block_16x16_f32(from: *const f32, column: isize) -> [__m512; 16] {
+    // `rows[r][q]`: four values from `4q` of the columns `r`, `r + 4`, `r + 8`, `r + 12`.
+    let mut rows = [[_mm512_setzero_ps(); 4]; 4];
+    for (r, row) in rows.iter_mut().enumerate() {
+        for (q, quarters) in row.iter_mut().enumerate() {
+            // SAFETY: four values of sixteen from `4q`, of columns below sixteen.
+            *quarters = unsafe { load_quarters(from.offset(r as isize * column).add(4 * q), 4 * column) };
+        }
+    }
+    let mut block = [_mm512_setzero_ps(); 16];
+    for q in 0..4 {
+        // Four by four within each quarter.
+        let (a0, a1) = (_mm512_unpacklo_ps(rows[0][q], rows[1][q]), _mm512_unpackhi_ps(rows[0][q], rows[1][q]));
+        let (a2, a3) = (_mm512_unpacklo_ps(rows[2][q], rows[3][q]), _mm512_unpackhi_ps(rows[2][q], rows[3][q]));
+        block[4 * q] = _mm512_shuffle_ps::<0x44>(a0, a2);
+        block[4 * q + 1] = _mm512_shuffle_ps::<0xee>(a0, a2);
+        block[4 * q + 2] = _mm512_shuffle_ps::<0x44>(a1, a3);
+        block[4 * q + 3] = _mm512_shuffle_ps::<0xee>(a1, a3);
+    }
+    block
+}
+
+/// Eight values of each of eight columns: a whole cache line of each.
+///
+/// # Safety
+/// Eight values are readable at `from` and at seven further columns, `column` apart.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn block_8x8_f64(from: *const f64, column: isize) -> [__m512d; 8] {
+    let mut block = [_mm512_setzero_pd(); 8];
+    for q in 0..4 {
+        // Two values from `2q` of the columns `r`, `r + 2`, `r + 4`, `r + 6`.
+        let quarters = |r: usize| {
+            // SAFETY: two values of eight from `2q`, of columns below eight; strides are twice as many `f32`.
+            let quarters = unsafe { load_quarters(from.offset(r as isize * column).add(2 * q).cast(), 2 * 2 * column) };
+            _mm512_castps_pd(quarters)
+        };
+        let (even, odd) = (quarters(0), quarters(1));
+        block[2 * q] = _mm512_unpacklo_pd(even, odd);
+        block[2 * q + 1] = _mm512_unpackhi_pd(even, odd);
+    }
+    block
+}
+
+transposing_kernels!(
+    transposing_avx2_f32, "avx2,fma", f32, 8, depth: 4: 0 1 2 3, block: block_8x4_f32, zero: _mm256_setzero_ps,
+    splat: _mm256_set1_ps, fma: _mm256_fmadd_ps, prefetch: prefetch, load: _mm256_loadu_ps, store: _mm256_storeu_ps,
+);
+transposing_kernels!(
+    transposing_avx2_f64, "avx2,fma", f64, 4, depth: 2: 0 1, block: block_4x2_f64, zero: _mm256_setzero_pd,
+    splat: _mm256_set1_pd, fma: _mm256_fmadd_pd, prefetch: prefetch, load: _mm256_loadu_pd, store: _mm256_storeu_pd,
+);
+transposing_kernels!(
+    transposing_avx512_f32, "avx512f", f32, 16, depth: 16: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15,
+    block: block_16x16_f32, zero: _mm512_setzero_ps,
+    splat: _mm512_set1_ps, fma: _mm512_fmadd_ps, prefetch: prefetch_l2, load: _mm512_loadu_ps, store: _mm512_storeu_ps,
+);
+transposing_kernels!(
+    transposing_avx512_f64, "avx512f", f64, 8, depth: 8: 0 1 2 3 4 5 6 7, block: block_8x8_f64, zero: _mm512_setzero_pd,
+    splat: _mm512_set1_pd, fma: _mm512_fmadd_pd, prefetch: prefetch_l2, load: _mm512_loadu_pd, store: _mm512_storeu_pd,
 );
 
 /// [`CopyRows`](crate::kernel::CopyRows) with vectors of 256 bits.
@@ -245,9 +293,10 @@ unsafe fn copy_avx2<T: Element>(
     to_stride: usize,
     width: usize,
     depth: usize,
+    ahead: isize,
 ) {
     // SAFETY: what the caller promises.
-    unsafe { super::portable::copy(from, stride, to, to_stride, width, depth) }
+    unsafe { super::portable::copy(from, stride, to, to_stride, width, depth, ahead, prefetch) }
 }
 
 /// [`CopyRows`](crate::kernel::CopyRows) with vectors of 512 bits.
@@ -262,9 +311,10 @@ unsafe fn copy_avx512<T: Element>(
     to_stride: usize,
     width: usize,
     depth: usize,
+    ahead: isize,
 ) {
     // SAFETY: what the caller promises.
-    unsafe { super::portable::copy(from, stride, to, to_stride, width, depth) }
+    unsafe { super::portable::copy(from, stride, to, to_stride, width, depth, ahead, prefetch) }
 }
 
 /// The starts of blocks of `block` that cover `0..len`, the last one moved back to end at `len` (it overlaps the

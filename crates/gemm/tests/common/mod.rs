@@ -227,7 +227,7 @@ impl Case {
 
 /// The instruction sets of this CPU.
 pub fn isas() -> Vec<IsaChoice> {
-    [IsaChoice::Portable, IsaChoice::Avx2, IsaChoice::Avx512]
+    [IsaChoice::Portable, IsaChoice::Avx2, IsaChoice::Avx512, IsaChoice::Neon]
         .into_iter()
         .filter(|&isa| Gemm::<f32>::with_options(1, 1, 1, &Options { isa, blocking: None }).is_some())
         .collect()
