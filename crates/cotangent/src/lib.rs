@@ -62,6 +62,8 @@ mod pages {
     struct Readme;
     #[doc = include_str!("../../../docs/tour.md")]
     struct Tour;
+    #[doc = include_str!("../../../docs/training.md")]
+    struct Training;
     #[doc = include_str!("../../../docs/errors.md")]
     struct Errors;
     #[doc = include_str!("../../../docs/adding-an-op.md")]
