@@ -113,7 +113,10 @@ fn supported(kernel: &Kernel) -> Result<(), String> {
 
 fn translate_with(kernel: &Kernel, isa: Isa, most_groups: usize) -> Result<Vec<u8>, String> {
     let mut accesses = Accesses::of(kernel);
-    let wide = kernel.phases.iter().any(|p| p.body.insts().iter().any(|inst| lane(inst.dtype) == 8));
+    // An access counts even if the body does not use it: the slots of the frame are sized for it too.
+    let dtypes = kernel.phases.iter().flat_map(|p| p.body.insts()).map(|inst| inst.dtype);
+    let accessed = accesses.iter().flat_map(|a| a.inputs.iter().flatten().chain(&a.stores)).map(|a| a.dtype);
+    let wide = dtypes.chain(accessed).any(|dtype| lane(dtype) == 8);
     let lanes = isa.vector_bytes() / if wide { 8 } else { 4 };
     let n_slots = kernel.phases.iter().flat_map(|p| &p.reduces).map(|r| r.slot as usize + 1).max().unwrap_or(0);
     let out = Output { asm: Assembler::new(), isa, sites: Vec::new(), bytes: 0 };
