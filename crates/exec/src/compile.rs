@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cotangent_codegen::{BackendChoice, CodegenError, Compiled, Isa, MadeBy};
-use cotangent_gemm::Gemm;
+use cotangent_gemm::{EpilogueNeeds, Gemm};
 use cotangent_graph::dot::{DotOptions, dot};
 use cotangent_graph::text::print::{Style, print};
 use cotangent_graph::{Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, NodeId, OpTraits, Type};
-use cotangent_kernel::{ClusterOptions, Home, Plan, Step, plan, verify_plan};
+use cotangent_kernel::ir::{Input, Space};
+use cotangent_kernel::{BufferId, ClusterOptions, Home, KernelCall, Plan, Step, plan, verify_plan};
 use cotangent_passes::{PassError, PassOptions, PassReport, optimize};
 
 use crate::input::{InputId, InputKey, InputView};
@@ -217,7 +218,7 @@ impl Compiler {
         let total = start.elapsed();
         let timings = Timings { passes, plan: planned - passes, codegen: total - planned, total };
         let interface = Interface::of(&optimized.graph, graph);
-        let gemms = plan.steps.iter().filter_map(GemmPlan::of).collect();
+        let gemms = plan.steps.iter().filter_map(|step| GemmPlan::of(&plan, step)).collect();
         let layouts = plan.kernels.iter().map(|k| k.layout()).collect();
         let executable = Executable {
             source: graph.clone(),
@@ -244,26 +245,63 @@ impl Compiler {
 
 /// A matrix product's kernels and blocking, chosen once.
 #[derive(Debug)]
-pub(crate) enum GemmPlan {
+pub(crate) enum AnyGemm {
     F32(Gemm<f32>),
     F64(Gemm<f64>),
 }
 
+/// A product's library plan.
+#[derive(Debug)]
+pub(crate) struct GemmPlan {
+    pub(crate) gemm: AnyGemm,
+    /// Which of the epilogue's arguments is the result, if that is kept some rows at a time.
+    pub(crate) rows_at: Option<usize>,
+    /// Bytes of an element.
+    pub(crate) size: usize,
+}
+
 impl GemmPlan {
-    fn of(step: &Step) -> Option<Self> {
-        let Step::Gemm { dims, dtype, .. } = step else { return None };
-        Some(match dtype {
-            DType::F64 => GemmPlan::F64(Gemm::new(dims.m, dims.n, dims.k)),
-            _ => GemmPlan::F32(Gemm::new(dims.m, dims.n, dims.k)),
-        })
+    fn of(plan: &Plan, step: &Step) -> Option<Self> {
+        let Step::Gemm { dims, dtype, c, epilogue, .. } = step else { return None };
+        let n_companions = epilogue.as_ref().map_or(0, |e| n_companions(plan, &e.call, *c));
+        let row_multiple = epilogue.as_ref().map_or(1, |e| e.block);
+        let owns_c = plan.buffers[c.index()].home == Home::Rows;
+        let args = epilogue.iter().flat_map(|e| &e.call.args);
+        let rows_at = args.clone().position(|arg| arg == c).filter(|_| owns_c);
+        let epilogue = EpilogueNeeds { row_multiple, n_companions, owns_c };
+        let options = cotangent_gemm::Options { epilogue, ..Default::default() };
+        let gemm = match dtype {
+            DType::F64 => AnyGemm::F64(Gemm::with_options(dims.m, dims.n, dims.k, &options)?),
+            _ => AnyGemm::F32(Gemm::with_options(dims.m, dims.n, dims.k, &options)?),
+        };
+        Some(GemmPlan { gemm, rows_at, size: dtype.size_bytes() })
     }
 
     pub(crate) fn workspace_bytes(&self, n_threads: usize) -> usize {
-        match self {
-            GemmPlan::F32(gemm) => gemm.workspace_bytes(n_threads),
-            GemmPlan::F64(gemm) => gemm.workspace_bytes(n_threads),
+        match &self.gemm {
+            AnyGemm::F32(gemm) => gemm.workspace_bytes(n_threads),
+            AnyGemm::F64(gemm) => gemm.workspace_bytes(n_threads),
         }
     }
+}
+
+/// How many buffers an epilogue sweeps row by row beside the product's result `c`.
+fn n_companions(plan: &Plan, call: &KernelCall, c: BufferId) -> usize {
+    let mut found = vec![c];
+    for phase in plan.kernels[call.kernel].phases.iter().filter(|p| p.space == Space::Full) {
+        let loads = phase.inputs.iter().filter_map(|input| match input {
+            Input::Load { arg, map } => Some((arg, map)),
+            _ => None,
+        });
+        for (arg, map) in loads.chain(phase.stores.iter().map(|s| (&s.arg, &s.map))) {
+            let buffer = call.args[arg.0 as usize];
+            let by_rows = matches!(map.strides[..], [.., row, 1] if row != 0);
+            if by_rows && !found.contains(&buffer) {
+                found.push(buffer);
+            }
+        }
+    }
+    found.len() - 1
 }
 
 /// What a program asks for from outside.

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use cotangent_gemm::{Batch, Call, MatMut, MatRef, Workspace};
 use cotangent_graph::{Code, Diag, Element, Loc, Origin, TensorData, Type};
 use cotangent_kernel::ir::{Kernel, Sweep};
-use cotangent_kernel::{BufferId, CheckWhat, GemmDims, Home, KernelCall, MatrixView, PlanOutput, Step};
+use cotangent_kernel::{BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, PlanOutput, Step};
 use cotangent_pool::{Pool, split};
 use cotangent_scalar::DType;
 use ndarray::{ArrayViewD, IxDyn};
+use smallvec::SmallVec;
 
-use crate::compile::{Executable, GemmPlan};
+use crate::compile::{AnyGemm, Executable, GemmPlan};
 use crate::input::InputView;
 use crate::memory::{AlignedBytes, tensor_of_bytes};
 use crate::runtime::Runtime;
@@ -81,7 +82,7 @@ impl Machine {
         let mut buffers: Vec<*mut u8> = Vec::new();
         for decl in &plan.buffers {
             let address = match &decl.home {
-                Home::Input => std::ptr::null_mut(),
+                Home::Input | Home::Rows => std::ptr::null_mut(),
                 Home::Counters => counters.as_mut_ptr(),
                 // In range: the plan counts every slice into `arena_bytes` (*slices*).
                 Home::Arena { offset } => arena.as_mut_ptr().wrapping_add(*offset),
@@ -107,11 +108,8 @@ impl Machine {
             program.interface.input_names.iter().map(|n| (buffer_of(n), false)).collect();
         let (mut calls, mut pointers, mut patches, mut splits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for step in &plan.steps {
-            let call = match step {
-                Step::Kernel(call) => Some(call),
-                Step::Gemm { epilogue, .. } => epilogue.as_ref(),
-                _ => None,
-            };
+            // The calls of one step have the same arguments.
+            let call = step.calls().next();
             let start = pointers.len();
             for buffer in call.iter().flat_map(|c| &c.args) {
                 if let Some(k) = inputs.iter().position(|i| i.0 == *buffer) {
@@ -238,20 +236,31 @@ impl Machine {
         dims: &GemmDims,
         [a, b]: [&MatrixView; 2],
         c: BufferId,
-        epilogue: Option<&KernelCall>,
+        epilogue: Option<&Epilogue>,
     ) {
         let pointers = Shared(&self.pointers[self.calls[step].clone()]);
-        let finish = |batch: usize, rows: Range<usize>, cols: Range<usize>| {
-            if let Some(call) = epilogue {
+        let pointers = &pointers;
+        let finish = |batch: usize, rows: Range<usize>, cols: Range<usize>, c: *mut u8| {
+            let rows = batch * dims.m + rows.start..batch * dims.m + rows.end;
+            let mut own = SmallVec::<[*mut u8; 16]>::new();
+            let pointers = match gemm.rows_at {
+                None => pointers.0,
+                Some(at) => {
+                    own.extend_from_slice(pointers.0);
+                    // Kernels count rows over the batch.
+                    own[at] = c.wrapping_sub(batch * dims.m * dims.n * gemm.size);
+                    &own
+                }
+            };
+            for (call, rows) in epilogue.iter().flat_map(|e| e.calls(rows.clone())) {
                 let function = &program.compiled.functions()[call.kernel];
-                let rows = batch * dims.m + rows.start..batch * dims.m + rows.end;
-                let pointers = &pointers;
                 // SAFETY: *bounds*; rows are counted over the batch, as the kernel's are; the product hands out each
-                // rectangle once, complete (*parts*).
-                unsafe { function.call(pointers.0, &program.layouts[call.kernel], rows, cols) }
+                // rectangle once, complete, and in whole blocks of rows (*parts*).
+                unsafe { function.call(pointers, &program.layouts[call.kernel], rows, cols.clone()) }
             }
         };
-        let call = Call { accumulate: false, epilogue: epilogue.map(|_| &finish as &cotangent_gemm::Epilogue<'_>) };
+        let epilogue = epilogue.map(|_| &finish as &cotangent_gemm::Epilogue<'_>);
+        let call = Call { accumulate: false, epilogue };
         let batch = Batch {
             count: dims.batch,
             a_stride: a.batch_stride as isize,
@@ -277,9 +286,9 @@ impl Machine {
                 unsafe { $gemm.run_batch(pool, &batch, a, b, c, &call, &mut self.workspace) }
             }};
         }
-        match gemm {
-            GemmPlan::F32(gemm) => multiply!(gemm, f32),
-            GemmPlan::F64(gemm) => multiply!(gemm, f64),
+        match &gemm.gemm {
+            AnyGemm::F32(gemm) => multiply!(gemm, f32),
+            AnyGemm::F64(gemm) => multiply!(gemm, f64),
         }
     }
 

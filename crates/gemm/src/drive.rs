@@ -23,12 +23,8 @@ use cotangent_pool::{Pool, split};
 
 use crate::kernel::{KernelSet, MAX_TILE, Tile};
 use crate::pack::{PACK_DEPTH, Source, pack_panel};
-use crate::plan::{Batch, COLUMN_ALIGN, Call, Shape};
-use crate::workspace::LINE;
+use crate::plan::{Batch, COLUMN_ALIGN, Call, Shape, lcm};
 use crate::{Element, MatMut, MatRef, Workspace};
-
-/// Row bounds between threads and blocks are multiples of this: a divisor of common tile heights.
-const ROW_ALIGN: usize = 4;
 
 /// Addresses this far apart share a set of the L1 cache (and a page offset, by which caches are indexed).
 const SET_PERIOD: usize = 4096;
@@ -89,11 +85,13 @@ struct Panel<T> {
 }
 
 /// A rectangle of C over one K block.
-struct Block {
+struct Block<T> {
     batch: usize,
     rows: Range<usize>,
     cols: Range<usize>,
     ks: Range<usize>,
+    /// Where element (0, 0) of C would be if all of C were where this rectangle is.
+    c: *mut T,
 }
 
 impl<'a, T: Element> Job<'a, T> {
@@ -117,7 +115,7 @@ impl<'a, T: Element> Job<'a, T> {
         // Worth it if one panel of rows is all that reads B.
         let b_transposed = !b_adjacent && b.row_stride == 1 && shape.m <= kernels.transposing.len();
         let c_direct = c.col_stride == 1 || shape.n == 1;
-        let row_align = if swapped { COLUMN_ALIGN } else { ROW_ALIGN };
+        let row_align = if swapped { lcm(COLUMN_ALIGN, shape.row_unit) } else { shape.row_unit };
         let workspace = workspace.as_mut_ptr();
         Job {
             kernels,
@@ -187,7 +185,7 @@ impl<'a, T: Element> Job<'a, T> {
     /// As [`Job::run`], and the product is one tile.
     unsafe fn one_tile(&self, batch: usize) {
         let Shape { m, n, k, .. } = *self.shape;
-        let c = self.c.ptr.wrapping_offset(batch as isize * self.batch.c_stride);
+        let c = self.origin(batch, 0, 0);
         let tile = Tile {
             k,
             a: self.a.ptr.wrapping_offset(batch as isize * self.batch.a_stride),
@@ -203,15 +201,25 @@ impl<'a, T: Element> Job<'a, T> {
         };
         // SAFETY: the tile is the matrices, whose validity the caller promises.
         unsafe { self.kernels.direct[m - 1][(n - 1) / self.kernels.lanes](&tile) };
-        self.finish(batch, 0..m, 0..n);
+        self.finish(batch, 0..m, 0..n, c);
     }
 
     /// Gives a finished rectangle to the epilogue.
-    fn finish(&self, batch: usize, rows: Range<usize>, cols: Range<usize>) {
+    fn finish(&self, batch: usize, rows: Range<usize>, cols: Range<usize>, c: *mut T) {
         if let Some(epilogue) = self.call.epilogue {
             let (rows, cols) = if self.swapped { (cols, rows) } else { (rows, cols) };
-            epilogue(batch, rows, cols);
+            epilogue(batch, rows, cols, c.cast());
         }
+    }
+
+    /// Where element (0, 0) of C would be if all of C were where the block of rows is that starts at `row`.
+    fn origin(&self, batch: usize, part: usize, row: usize) -> *mut T {
+        if self.shape.c_rows == 0 {
+            return self.c.ptr.wrapping_offset(batch as isize * self.batch.c_stride);
+        }
+        // A thread that keeps some rows only has one block of them at a time.
+        let first = if self.shape.c_rows < self.shape.m { row } else { 0 };
+        self.own(part)[2].wrapping_offset(-(first as isize * self.c.row_stride))
     }
 
     /// One product on a grid of threads.
@@ -222,7 +230,7 @@ impl<'a, T: Element> Job<'a, T> {
         let Shape { m, n, blocking, .. } = *self.shape;
         let [n_rows, n_cols] = self.shape.grid(n_threads, self.row_align);
         let rows_of = |part: usize| split(m, n_rows, part / n_cols, self.row_align);
-        let unit = self.shape.column_unit();
+        let unit = self.shape.column_unit;
         if self.b_direct || m <= blocking.mc {
             pool.run(n_rows * n_cols, &|part| {
                 // SAFETY: what the caller promises; `part` is this thread's own.
@@ -274,19 +282,16 @@ impl<'a, T: Element> Job<'a, T> {
         if rows.is_empty() || cols.is_empty() {
             return;
         }
-        let [a_block, _] = self.own(part);
+        let [a_block, ..] = self.own(part);
         // Equal blocks rather than a short last one; none is higher than `mc`, which the workspace allows for.
         let mc = self.shape.blocking.mc;
         let align = if mc.is_multiple_of(self.row_align) { self.row_align } else { 1 };
         let n_blocks = rows.len().div_ceil(mc);
         for index in 0..n_blocks {
             let block = split(rows.len(), n_blocks, index, align);
-            let block = Block {
-                batch: shared.batch,
-                rows: rows.start + block.start..rows.start + block.end,
-                cols: cols.clone(),
-                ks: shared.ks.clone(),
-            };
+            let rows = rows.start + block.start..rows.start + block.end;
+            let c = self.origin(shared.batch, part, rows.start);
+            let block = Block { batch: shared.batch, rows, cols: cols.clone(), ks: shared.ks.clone(), c };
             // SAFETY: what the caller promises; the block has at most `mc` rows, for which `a_block` has room.
             unsafe { self.block(&block, a_block, panels) };
         }
@@ -296,8 +301,8 @@ impl<'a, T: Element> Job<'a, T> {
     ///
     /// # Safety
     /// As [`Job::rows`]; `a_block` has room for the block's rows unless A is used in place.
-    unsafe fn block(&self, block: &Block, a_block: *mut T, panels: PanelsOfB<T>) {
-        let Block { batch, rows, cols, ks } = block;
+    unsafe fn block(&self, block: &Block<T>, a_block: *mut T, panels: PanelsOfB<T>) {
+        let Block { batch, rows, cols, ks, c } = block;
         let (batch, depth, shape) = (*batch, ks.len(), self.shape);
         let b = self.b.ptr.wrapping_offset(batch as isize * self.batch.b_stride);
         let b = MatRef { ptr: b, ..self.b };
@@ -345,7 +350,7 @@ impl<'a, T: Element> Job<'a, T> {
                 j += width;
             }
             if ks.end == shape.k {
-                self.finish(batch, rows.clone(), group);
+                self.finish(batch, rows.clone(), group, *c);
             }
         }
     }
@@ -355,7 +360,7 @@ impl<'a, T: Element> Job<'a, T> {
     /// # Safety
     /// As [`Job::block`]; A is packed or used in place, the panel of B holds the columns.
     #[inline]
-    unsafe fn tile(&self, block: &Block, a_block: *const T, i: usize, height: usize, panel: &Panel<T>) {
+    unsafe fn tile(&self, block: &Block<T>, a_block: *const T, i: usize, height: usize, panel: &Panel<T>) {
         let Block { batch, rows, ks, .. } = block;
         let &Panel { family, cols: Range { start: j, end }, b, b_k_stride } = panel;
         let width = end - j;
@@ -371,13 +376,14 @@ impl<'a, T: Element> Job<'a, T> {
         } else {
             (a_block.wrapping_add(i * ks.len()), 1, height as isize)
         };
-        let c = self.c.at(rows.start + i, j).wrapping_offset(*batch as isize * self.batch.c_stride);
+        let at = |i: usize, j: usize| MatMut { ptr: block.c, ..self.c }.at(i, j);
+        let c = at(rows.start + i, j);
         let load = self.call.accumulate || ks.start > 0;
         let c_row_stride = self.c.row_stride;
         let next_c = if i + height < rows.len() {
             c.wrapping_offset(height as isize * c_row_stride)
         } else {
-            self.c.at(rows.start, j + width).wrapping_offset(*batch as isize * self.batch.c_stride)
+            at(rows.start, j + width)
         };
         let k = ks.len();
         let tile = Tile { k, a, a_row_stride, a_k_stride, b, b_k_stride, c, c_row_stride, next_c, cols: width, load };
@@ -422,7 +428,7 @@ impl<'a, T: Element> Job<'a, T> {
     ///
     /// # Safety
     /// As [`Job::block`].
-    unsafe fn pack_a(&self, block: &Block, heights: &Heights, a_block: *mut T) {
+    unsafe fn pack_a(&self, block: &Block<T>, heights: &Heights, a_block: *mut T) {
         let Block { batch, rows, ks, .. } = block;
         let (depth_stride, width_stride) = (self.a.col_stride, self.a.row_stride);
         let step = if width_stride == 1 { PACK_DEPTH } else { ks.len().max(1) };
@@ -479,11 +485,11 @@ impl<'a, T: Element> Job<'a, T> {
         (0..k.div_ceil(kc).max(1)).map(move |index| index * kc..k.min((index + 1) * kc))
     }
 
-    /// The memory of one thread: its block of A and its panel of B.
-    fn own(&self, part: usize) -> [*mut T; 2] {
+    /// The memory of one thread: its block of A, its panels of B, its rows of C.
+    fn own(&self, part: usize) -> [*mut T; 3] {
         let start = self.shape.shared_bytes::<T>() + part * self.shape.own_bytes::<T>();
-        let a_bytes = (self.shape.a_elements() * size_of::<T>()).next_multiple_of(LINE);
-        [self.workspace.wrapping_add(start).cast(), self.workspace.wrapping_add(start + a_bytes).cast()]
+        let [a_end, b_end, _] = self.shape.own_ends::<T>();
+        [0, a_end, b_end].map(|at| self.workspace.wrapping_add(start + at).cast())
     }
 }
 

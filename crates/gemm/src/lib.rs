@@ -36,6 +36,6 @@ mod workspace;
 
 pub use cpu::IsaChoice;
 pub use element::Element;
-pub use plan::{Batch, Blocking, Call, Epilogue, Gemm, Options};
+pub use plan::{Batch, Blocking, Call, Epilogue, EpilogueNeeds, Gemm, Options};
 pub use view::{MatMut, MatRef};
 pub use workspace::Workspace;

@@ -13,11 +13,12 @@ use crate::kernel::KernelSet;
 use crate::workspace::LINE;
 use crate::{Element, IsaChoice, MatMut, MatRef, Workspace};
 
-/// What to do with a rectangle of C that is complete: its batch index, rows and columns.
+/// What to do with a rectangle of C that is complete: its batch index, rows and columns, and the address that element (0, 0)
+/// of that C would have if all of it were where the rectangle is.
 ///
 /// It is called exactly once for every element, on the thread that finished it, as disjoint rectangles whose
 /// first column is a multiple of 16. It may change the rectangle of C and nothing else that the product uses.
-pub type Epilogue<'a> = dyn Fn(usize, Range<usize>, Range<usize>) + Sync + 'a;
+pub type Epilogue<'a> = dyn Fn(usize, Range<usize>, Range<usize>, *mut u8) + Sync + 'a;
 
 /// How to call a product.
 #[derive(Clone, Copy, Default)]
@@ -66,10 +67,28 @@ pub struct Options {
     pub isa: IsaChoice,
     /// Block sizes instead of those derived from the caches; zeros count as ones.
     pub blocking: Option<Blocking>,
+    /// What the epilogue needs.
+    pub epilogue: EpilogueNeeds,
+}
+
+/// What an epilogue needs of the product whose rectangles it finishes, known when that is planned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EpilogueNeeds {
+    /// Rectangles start at rows that are multiples of this, and end there or at the last row; 0 counts as 1. An epilogue
+    /// that sums blocks of rows asks for whole blocks.
+    pub row_multiple: usize,
+    /// Matrices of C's extents and element type that it reads or writes beside C: they share the cache with C.
+    pub n_companions: usize,
+    /// It alone reads C, so C need not be stored: the workspace holds the rows under way. The C that is handed in must be
+    /// row-major and is not touched; its address may be anything.
+    pub owns_c: bool,
 }
 
 /// Below this many multiply-adds (about 10 µs) a product runs on one thread.
 const PARALLEL_MULTIPLY_ADDS: usize = 2 * 64 * 64 * 64;
+
+/// Row bounds between threads and blocks are multiples of this: a divisor of common tile heights.
+const ROW_ALIGN: usize = 4;
 
 /// Column starts that epilogues get, and column bounds between threads, are multiples of this.
 pub(crate) const COLUMN_ALIGN: usize = 16;
@@ -82,6 +101,9 @@ const LOW_PANELS: usize = 4;
 
 /// The most panels of B that a thread packs for itself at a time: more do not make reading B faster.
 const MAX_PANELS: usize = 4;
+
+/// The most panels of rows in a strip (see [`strip`]).
+const STRIP_PANELS: usize = 2;
 
 /// A plan for products of m×k by k×n matrices of `T`.
 pub struct Gemm<T: Element> {
@@ -102,19 +124,22 @@ impl<T: Element> Gemm<T> {
     /// A plan with the best kernels of this CPU and block sizes for its caches.
     pub fn new(m: usize, n: usize, k: usize) -> Self {
         let kernels = T::kernels(crate::cpu::Isa::best());
-        Self::with_kernels(m, n, k, kernels, None)
+        Self::with_kernels(m, n, k, kernels, &Options::default())
     }
 
     /// A plan with the given options, or `None` if this CPU lacks the instruction set asked for.
     pub fn with_options(m: usize, n: usize, k: usize, options: &Options) -> Option<Self> {
         let kernels = T::kernels(options.isa.resolve()?);
-        Some(Self::with_kernels(m, n, k, kernels, options.blocking))
+        Some(Self::with_kernels(m, n, k, kernels, options))
     }
 
-    fn with_kernels(m: usize, n: usize, k: usize, kernels: &'static KernelSet<T>, forced: Option<Blocking>) -> Self {
+    fn with_kernels(m: usize, n: usize, k: usize, kernels: &'static KernelSet<T>, options: &Options) -> Self {
         let caches = caches();
-        let straight = Shape::new(m, n, k, kernels, caches, forced);
-        let swapped = Shape::new(n, m, k, kernels, caches, forced);
+        let needs = options.epilogue;
+        let unit = needs.row_multiple.max(1);
+        let straight = Shape::new([m, n, k], kernels, caches, options.blocking, [unit, 1], needs);
+        // Its columns are the epilogue's rows.
+        let swapped = Shape::new([n, m, k], kernels, caches, options.blocking, [1, unit], needs);
         Gemm { kernels, straight, swapped }
     }
 
@@ -220,38 +245,57 @@ pub(crate) struct Shape {
     /// Pack neither, provided that B's columns are adjacent and its rows do not all fall into the same cache sets:
     /// measured, packing then costs more than the better order of memory gains.
     pub stays: bool,
+    /// Row bounds between threads and blocks are multiples of this.
+    pub row_unit: usize,
+    /// Columns are divided between threads and rectangles in units of this.
+    pub column_unit: usize,
+    /// Rows of C that a thread keeps in the workspace: 0 if C is stored, all where it takes several K blocks.
+    pub c_rows: usize,
     /// Columns of a packed panel of B.
     nr: usize,
 }
 
 impl Shape {
+    /// `multiples`: the bounds of rectangles, rows and columns, are multiples of these.
     fn new<T: Element>(
-        m: usize,
-        n: usize,
-        k: usize,
+        [m, n, k]: [usize; 3],
         kernels: &KernelSet<T>,
         caches: Caches,
         forced: Option<Blocking>,
+        multiples: [usize; 2],
+        needs: EpilogueNeeds,
     ) -> Self {
         let (mr, nr, size) = (kernels.mr(), kernels.nr, size_of::<T>());
-        let column_unit = nr.max(COLUMN_ALIGN);
-        let blocking = match forced {
-            Some(Blocking { mc, kc, nc }) => {
-                Blocking { mc: mc.max(1), kc: kc.max(1), nc: nc.max(1).next_multiple_of(column_unit) }
+        let column_unit = lcm(nr.max(COLUMN_ALIGN), multiples[1]);
+        let mut row_unit = lcm(ROW_ALIGN, multiples[0]);
+        let max_kc = (caches.l2 / 8 / (nr * size)).clamp(64, MAX_KC);
+        let strip = if needs.owns_c && forced.is_none() {
+            strip([n, k], max_kc, size, [mr, nr], caches, needs.n_companions).filter(|strip| m > strip.mc)
+        } else {
+            None
+        };
+        let blocking = match (forced, strip) {
+            (Some(Blocking { mc, kc, nc }), _) => {
+                let mc = mc.max(1).next_multiple_of(multiples[0]);
+                row_unit = if mc.is_multiple_of(row_unit) { row_unit } else { multiples[0] };
+                Blocking { mc, kc: kc.max(1), nc: nc.max(1).next_multiple_of(column_unit) }
             }
-            None => {
+            (None, Some(strip)) => {
+                row_unit = lcm(mr, multiples[0]);
+                Blocking { mc: strip.mc.next_multiple_of(row_unit), ..strip }
+            }
+            (None, None) => {
                 // Long K blocks, because each visit to C costs a tile's worth of misses. A panel of B (kc × nr)
                 // passes through L1 for every tile and takes at most an eighth of L2, from where it streams:
                 //     kc · nr · size <= L2 / 8.
                 // The blocks are then made equal, so that the last one is not a short one.
-                let kc = (caches.l2 / 8 / (nr * size)).clamp(64, MAX_KC);
-                let kc = k.div_ceil(k.div_ceil(kc).max(1)).max(1);
+                let kc = k.div_ceil(k.div_ceil(max_kc).max(1)).max(1);
                 // A block of A (mc × kc) takes half of L2; the rest is for panels of B and for C on their way:
                 //     mc · kc · size <= L2 / 2,
                 // but if all rows fit into L2 they are one block, because then B need not be packed as a whole.
                 let fits = caches.l2 / (kc * size);
                 let mc = if m <= fits { m.max(1) } else { (fits / 2).max(mr) };
-                let mc = m.div_ceil(m.div_ceil(mc).max(1)).next_multiple_of(COLUMN_ALIGN);
+                let mc = m.div_ceil(m.div_ceil(mc).max(1)).next_multiple_of(lcm(COLUMN_ALIGN, row_unit));
                 // A block of B (kc × nc) takes an eighth of L3, which other cores use too:
                 //     kc · nc · size <= L3 / 8.
                 let nc = (caches.l3 / 8 / (kc * size)).next_multiple_of(column_unit);
@@ -272,7 +316,26 @@ impl Shape {
         let (a_direct, b_direct) = (small || low || narrow, small || low);
         // A stays in L2 while B, of a size that TLB and L3 handle well, streams by once.
         let stays = a_bytes <= caches.l2 / 2 && b_bytes <= 4 * caches.l2;
-        Shape { m, n, k, blocking, epilogue_cols, packed_cols, a_direct, b_direct, stays, nr }
+        let c_rows = match needs.owns_c {
+            false => 0,
+            true if k <= blocking.kc => blocking.mc.min(m),
+            true => m,
+        };
+        Shape {
+            m,
+            n,
+            k,
+            blocking,
+            epilogue_cols,
+            packed_cols,
+            a_direct,
+            b_direct,
+            stays,
+            row_unit,
+            column_unit,
+            c_rows,
+            nr,
+        }
     }
 
     /// Elements of the packed block of A that a thread has.
@@ -294,10 +357,19 @@ impl Shape {
         (n_cols * self.blocking.kc.min(self.k) * size_of::<T>()).next_multiple_of(LINE)
     }
 
-    /// Bytes that each thread has of its own: a packed block of A, packed panels of B.
+    /// Where the parts of a thread's own memory end, in bytes from its start: a packed block of A, packed panels of B, and
+    /// rows of C.
+    pub fn own_ends<T>(&self) -> [usize; 3] {
+        let mut end = 0;
+        [self.a_elements(), self.panel_elements(), self.c_rows * self.n].map(|elements| {
+            end += (elements * size_of::<T>()).next_multiple_of(LINE);
+            end
+        })
+    }
+
+    /// Bytes that each thread has of its own.
     pub fn own_bytes<T>(&self) -> usize {
-        let bytes = |elements: usize| (elements * size_of::<T>()).next_multiple_of(LINE);
-        bytes(self.a_elements()) + bytes(self.panel_elements())
+        self.own_ends::<T>()[2]
     }
 
     /// A grid of threads, rows by columns, for one product: the one whose largest part costs least.
@@ -306,14 +378,45 @@ impl Shape {
         const PACK_COST: usize = 12;
         let cost = |[n_rows, n_cols]: [usize; 2]| {
             let rows = cotangent_pool::split(self.m, n_rows, 0, row_align).len();
-            let cols = cotangent_pool::split(self.n, n_cols, 0, self.column_unit()).len();
+            let cols = cotangent_pool::split(self.n, n_cols, 0, self.column_unit).len();
             rows * cols + PACK_COST * (rows + cols)
         };
         (1..=n_threads).map(|n_rows| [n_rows, n_threads / n_rows]).min_by_key(|&grid| cost(grid)).unwrap_or([1, 1])
     }
+}
 
-    /// Columns are divided between threads in units of this.
-    pub fn column_unit(&self) -> usize {
-        self.nr.max(COLUMN_ALIGN)
+/// Blocks for a product whose epilogue streams matrices as large as C while each element of C takes few multiply-adds: the
+/// update of a weight by its gradient. Strips of few rows, so that what the epilogue touches are long pieces of memory that
+/// stay in L2 from their fetch to their use, while a block of B stays there too:
+///     kc · nc · size <= L2 / 2,   mc · nc · size · (1 + companions) <= 3/8 L2.
+fn strip(
+    [n, k]: [usize; 2],
+    max_kc: usize,
+    size: usize,
+    [mr, nr]: [usize; 2],
+    caches: Caches,
+    n_companions: usize,
+) -> Option<Blocking> {
+    if n == 0 || k == 0 || k > max_kc {
+        return None;
     }
+    let unit = nr.max(COLUMN_ALIGN);
+    let nc = (caches.l2 / 2 / (k * size)) / unit * unit;
+    if nc < n.min(256) {
+        return None;
+    }
+    // Equal blocks rather than a short last one.
+    let nc = n.div_ceil(n.div_ceil(nc)).next_multiple_of(unit);
+    let rows = caches.l2 * 3 / 8 / (nc * size * (1 + n_companions));
+    let mc = (rows / mr).clamp(1, STRIP_PANELS) * mr;
+    Some(Blocking { mc, kc: k, nc })
+}
+
+/// The least common multiple.
+pub(crate) fn lcm(a: usize, b: usize) -> usize {
+    let (mut x, mut y) = (a, b);
+    while y > 0 {
+        (x, y) = (y, x % y);
+    }
+    a / x * b
 }

@@ -236,7 +236,7 @@ fn infinities_and_nans_go_where_they_should() {
             let mut expected = Stack::new(Layout::RowMajor, 1, m, n, || 0.0);
             let mut c = expected.clone();
             common::reference(&a, &b, &mut expected, false);
-            let gemm = Gemm::with_options(m, n, k, &Options { isa, blocking: None }).unwrap();
+            let gemm = Gemm::with_options(m, n, k, &Options { isa, ..Options::default() }).unwrap();
             // SAFETY: the stacks outlive the call and are distinct.
             unsafe { gemm.run(&pool, a.view(), b.view(), c.view_mut(), &Call::default(), &mut Workspace::new()) };
             for (found, expected) in c.data.iter().zip(&expected.data) {
@@ -264,7 +264,8 @@ fn a_panicking_epilogue_reaches_the_caller() {
     let gemm = Gemm::new(200, 200, 200);
     let (a, b) = (MatRef::row_major(a.as_ptr(), 200, 200), MatRef::row_major(b.as_ptr(), 200, 200));
     let view = MatMut::row_major(c.as_mut_ptr(), 200, 200);
-    let call = Call { accumulate: false, epilogue: Some(&|_, _, _| std::panic::resume_unwind(Box::new(1))) };
+    let epilogue = |_, _, _, _| std::panic::resume_unwind(Box::new(1));
+    let call = Call { epilogue: Some(&epilogue), ..Call::default() };
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         // SAFETY: the vectors outlive the call and are distinct.
         unsafe { gemm.run(&pool, a, b, view, &call, &mut Workspace::new()) }

@@ -15,6 +15,9 @@ pub fn place(plan: &mut Plan) {
     for (i, live) in lifetimes(plan).into_iter().enumerate() {
         plan.buffers[i].live = live;
     }
+    for buffer in results_of_epilogues_only(plan) {
+        plan.buffers[buffer.index()].home = Home::Rows;
+    }
     let mut same: Vec<BufferId> = (0..plan.buffers.len() as u32).map(BufferId).collect();
     for step in 0..plan.steps.len() {
         take_over(plan, step, &mut same);
@@ -43,6 +46,28 @@ pub fn place(plan: &mut Plan) {
             *offset = at;
         }
     }
+}
+
+/// Longest inner products of which rows are finished at one go, in the product's own memory. Beyond it, products may add up
+/// piece by piece, and would have to keep all rows.
+pub(crate) const MAX_ROWS_K: usize = 256;
+
+/// Results of products that need no memory of their own: only the epilogue reads them, element by element.
+fn results_of_epilogues_only(plan: &Plan) -> Vec<BufferId> {
+    let step = |(s, step): (usize, &Step)| match step {
+        Step::Gemm { c, .. } => (plan.buffers[c.index()].live == (s..s + 1) && may_be_rows(plan, step)).then_some(*c),
+        _ => None,
+    };
+    plan.steps.iter().enumerate().filter_map(step).collect()
+}
+
+/// Whether the step is a product whose result is read by its epilogue and written by nothing but the product itself.
+pub(crate) fn may_be_rows(plan: &Plan, step: &Step) -> bool {
+    let Step::Gemm { dims, c, epilogue: Some(epilogue), .. } = step else { return false };
+    let args = plan.kernels[epilogue.call.kernel].args.iter().zip(&epilogue.call.args);
+    dims.k <= MAX_ROWS_K
+        && matches!(plan.buffers[c.index()].home, Home::Arena { .. } | Home::Rows)
+        && args.filter(|(_, id)| *id == c).all(|(arg, _)| !arg.written)
 }
 
 /// For each buffer, the first and one past the last step that touches it; outputs live on.
@@ -98,7 +123,7 @@ fn take_over(plan: &Plan, step: usize, same: &mut [BufferId]) {
 }
 
 /// Whether the two arguments may be the same memory: every load of `from` is at the very element that `to` is stored at, and
-/// each element is visited once, its load before its store. That is so in elementwise kernels, and after a reduction for
+/// each element is visited once, its load before its store. That is so in kernels of one sweep, and after a reduction for
 /// what is both loaded and stored only there, and not loaded again after a later sweep.
 pub(crate) fn aligned(kernel: &Kernel, from: usize, to: usize) -> bool {
     let phases = || kernel.phases.iter().enumerate();
@@ -110,7 +135,8 @@ pub(crate) fn aligned(kernel: &Kernel, from: usize, to: usize) -> bool {
             _ => None,
         })
     });
-    let visited_once = |space: Space| kernel.sweep == Sweep::Elementwise || space == Space::Reduced;
+    let one_sweep = kernel.phases.iter().filter(|p| p.space == Space::Full).count() == 1;
+    let visited_once = |space: Space| one_sweep || space == Space::Reduced;
     let in_order = stores.clone().map(|s| s.0).min() >= loads.clone().map(|l| l.0).max();
     let mut accesses = stores.clone().chain(loads.clone()).map(|access| access.1);
     let first = stores.clone().map(|store| store.1).next();

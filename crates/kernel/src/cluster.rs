@@ -11,8 +11,8 @@
 //! * clusters do not wait for each other in a circle;
 //! * inside a cluster, members read each other at their own indices, and results of reductions at every element that was
 //!   reduced, so a member is made once in each sweep that needs it;
-//! * a cluster has at most one product, or reductions over one set of axes, never both; reductions that wait for each other
-//!   are sweeps of one kernel, one after the other;
+//! * a cluster has at most one product, and reductions over one set of axes: with a product, its columns, in one sweep;
+//!   otherwise reductions that wait for each other are sweeps of one kernel, one after the other;
 //! * the work is near-linear in the number of nodes: union by size, and cycle tests inside a window of the order.
 
 mod grow;
@@ -80,8 +80,8 @@ pub enum Reason {
     SecondSweep,
     /// The two reduce over different axes, or run over different elements.
     OtherLoops,
-    /// A kernel that finishes a product's tiles cannot reduce.
-    ReducesProduct,
+    /// A kernel that finishes a product's tiles cannot reduce like this; the text says what is in the way.
+    ReducesProduct(&'static str),
     /// The cluster already finishes another product.
     TwoProducts,
     /// The cluster would wait for itself through this op.
@@ -122,7 +122,7 @@ impl fmt::Display for Verdict {
                 f.write_str("keep: what was reduced is too long to be in cache for a second sweep")
             }
             Verdict::Keep(Reason::OtherLoops) => f.write_str("keep: the loops differ"),
-            Verdict::Keep(Reason::ReducesProduct) => f.write_str("keep: a product's epilogue does not reduce"),
+            Verdict::Keep(Reason::ReducesProduct(why)) => write!(f, "keep: a product's epilogue {why}"),
             Verdict::Keep(Reason::TwoProducts) => f.write_str("keep: the kernel already finishes another product"),
             Verdict::Keep(Reason::Cycle(op)) => write!(f, "keep: the kernel would wait for itself through `{op}`"),
             Verdict::Keep(Reason::TooFarApart) => {

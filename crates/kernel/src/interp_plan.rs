@@ -100,7 +100,7 @@ impl<'p> PlanMachine<'p> {
                     self.memory[self.places[i].buffer] = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
                     continue;
                 }
-                Home::Const(_) | Home::Arena { .. } => continue,
+                Home::Const(_) | Home::Arena { .. } | Home::Rows => continue,
             };
             let name = &decl.name;
             let missing = || Diag::new(Code::InputNames, format!("`{name}` has no value"));
@@ -169,11 +169,14 @@ impl<'p> PlanMachine<'p> {
                 Ok(())
             }
             Step::Gemm { dims, dtype, a, b, c, epilogue } => {
-                for rows in halves(dims.batch * dims.m) {
+                let n_rows = dims.batch * dims.m;
+                let block = epilogue.as_ref().map_or(1, |e| e.block.max(1));
+                for blocks in halves(n_rows.div_ceil(block)) {
+                    let rows = blocks.start * block..n_rows.min(blocks.end * block);
                     for cols in halves(dims.n) {
                         self.tile(*dims, *dtype, (a, b, *c), rows.clone(), cols.clone())?;
-                        if let Some(call) = epilogue {
-                            self.kernel(call, rows.clone(), cols)?;
+                        for (call, rows) in epilogue.iter().flat_map(|e| e.calls(rows.clone())) {
+                            self.kernel(call, rows, cols.clone())?;
                         }
                     }
                 }

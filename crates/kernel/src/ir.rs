@@ -244,6 +244,25 @@ impl Kernel {
         layout
     }
 
+    /// For a `Column` kernel whose outer dim counts blocks of rows: the kernel of one more block, of `rows` rows only, that
+    /// follows those. It shares this one's code.
+    pub fn last_block(&self, rows: usize) -> Kernel {
+        let mut kernel = self.clone();
+        let n_blocks = std::mem::replace(&mut kernel.dims[0], 1);
+        kernel.dims[1] = rows;
+        kernel.total = kernel.dims.iter().product();
+        for phase in &mut kernel.phases {
+            let inputs = phase.inputs.iter_mut().filter_map(|input| match input {
+                Input::Load { map, .. } | Input::Index { map, .. } => Some(map),
+                Input::Reduced(_) => None,
+            });
+            for map in inputs.chain(phase.stores.iter_mut().map(|store| &mut store.map)) {
+                map.offset += n_blocks as i64 * map.strides[0];
+            }
+        }
+        kernel
+    }
+
     /// The identity of this kernel's code.
     pub fn code_key(&self) -> CodeKey {
         let class = |map: &IndexMap| {

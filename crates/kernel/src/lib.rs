@@ -18,6 +18,8 @@ pub use cluster::{ClusterOptions, Edge, Joined, Reason, Verdict};
 pub use cost::CostModel;
 pub use interp_plan::{PlanMachine, RunError};
 pub use ir::Kernel;
-pub use plan::{BufferDecl, BufferId, CheckWhat, GemmDims, Home, KernelCall, MatrixView, Plan, PlanOutput, Step, plan};
+pub use plan::{
+    BufferDecl, BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, Plan, PlanOutput, Step, plan,
+};
 pub use report::explain;
 pub use verify_plan::verify_plan;

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 
 use cotangent_graph::op::{ScalarCx, ViewMap};
 use cotangent_graph::{Graph, Lower, NodeId, Shape, Source, rng};
-use cotangent_scalar::order::FULL_CHUNK;
+use cotangent_scalar::order::{COLUMN_BLOCK, FULL_CHUNK};
 use cotangent_scalar::{BodyBuilder, DType, ValueId};
 use smallvec::SmallVec;
 
@@ -25,8 +25,21 @@ pub enum ArgRef {
     Node(NodeId),
     /// The three words that random numbers depend on.
     Counters,
-    /// Partial results of a full reduction: the cluster's first node, the level, and the number of the reduction.
-    Partial(NodeId, u32, u32),
+    /// Partial results of a reduction.
+    Partial(Partial),
+}
+
+/// Partial results of a reduction that several kernels make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Partial {
+    /// The cluster's first node.
+    pub first: NodeId,
+    /// The kernel that makes them.
+    pub level: u32,
+    /// The number of the reduction.
+    pub slot: u32,
+    /// How many there are.
+    pub n: usize,
 }
 
 /// A kernel and what its arguments are bound to.
@@ -280,7 +293,9 @@ struct Lowerer<'a> {
     kept: SmallVec<[usize; 4]>,
 }
 
-/// The kernels of a cluster: one, or several for a full reduction of many elements.
+/// The kernels of a cluster: one, or several for a full reduction of many elements. If the cluster has a product, the first
+/// one finishes its tiles. Where that reduces more than one block of rows, its outer dim counts the whole blocks
+/// ([`Kernel::last_block`] is for the rows left over), and a second kernel combines their results.
 pub fn lower_cluster(
     graph: &Graph,
     clusters: &Clusters,
@@ -327,7 +342,14 @@ pub fn lower_cluster(
     let kernel = Kernel { name, sweep: merged.sweep, dims: merged.dims, total, args: args.args, phases };
     let lowered = Lowered { kernel, args: args.refs };
     let is_long = merged.sweep == Sweep::Row && lowered.kernel.dims.len() == 1 && lowered.kernel.inner() > FULL_CHUNK;
-    Ok(if is_long { split::split_full(cluster.nodes[0], lowered) } else { vec![lowered] })
+    let in_blocks = cluster.product.is_some() && merged.sweep == Sweep::Column;
+    Ok(if is_long {
+        split::split_full(cluster.nodes[0], lowered)
+    } else if in_blocks && lowered.kernel.reduced_extent() > COLUMN_BLOCK {
+        split::split_columns(cluster.nodes[0], lowered)
+    } else {
+        vec![lowered]
+    })
 }
 
 /// A readable name from the ops inside.

@@ -50,6 +50,8 @@ pub enum Home {
         /// Bytes from its start.
         offset: usize,
     },
+    /// The result of a product that only its epilogue reads: nowhere as a whole. The product keeps the rows under way.
+    Rows,
 }
 
 /// A buffer: its type, place and lifetime.
@@ -111,6 +113,34 @@ pub struct KernelCall {
     pub args: Vec<BufferId>,
 }
 
+/// What finishes a product's rows while they are in cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Epilogue {
+    /// The kernel. Its inner loop runs over the product's columns.
+    pub call: KernelCall,
+    /// Rows of the product, counted over the batch, that one row of the kernel stands for: 1, or the rows of a block that is
+    /// reduced as a whole. Only whole blocks are finished at a time.
+    pub block: usize,
+    /// What finishes the rows after the last whole block, on the same arguments.
+    pub last: Option<KernelCall>,
+}
+
+impl Epilogue {
+    /// The calls that finish some rows of the product, with the rows of their kernels. The rows start at a multiple of the
+    /// block, and end at one or at the product's last row.
+    pub fn calls(&self, rows: Range<usize>) -> impl Iterator<Item = (&KernelCall, Range<usize>)> {
+        let block = self.block.max(1);
+        let whole = rows.start / block..rows.end / block;
+        let last = self.last.as_ref().filter(|_| !rows.end.is_multiple_of(block)).map(|call| (call, 0..1));
+        (!whole.is_empty()).then_some((&self.call, whole)).into_iter().chain(last)
+    }
+
+    /// All calls.
+    fn kernels(&self) -> impl Iterator<Item = &KernelCall> {
+        std::iter::once(&self.call).chain(&self.last)
+    }
+}
+
 /// What a check demands of every element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CheckWhat {
@@ -137,8 +167,8 @@ pub enum Step {
         b: MatrixView,
         /// The result, row-major.
         c: BufferId,
-        /// What finishes the tiles; its rows are batch × m, its inner loop n.
-        epilogue: Option<KernelCall>,
+        /// What finishes the tiles.
+        epilogue: Option<Epilogue>,
     },
     /// Rows of a table by index.
     Gather {
@@ -185,6 +215,16 @@ pub enum Step {
 }
 
 impl Step {
+    /// The kernels that the step calls.
+    pub fn calls(&self) -> impl Iterator<Item = &KernelCall> {
+        let (alone, epilogue) = match self {
+            Step::Kernel(call) => (Some(call), None),
+            Step::Gemm { epilogue, .. } => (None, epilogue.as_ref()),
+            _ => (None, None),
+        };
+        alone.into_iter().chain(epilogue.into_iter().flat_map(Epilogue::kernels))
+    }
+
     /// The buffers read.
     pub fn reads(&self, plan: &Plan) -> Vec<BufferId> {
         let kernel_reads = |call: &KernelCall| -> Vec<BufferId> {
@@ -195,7 +235,7 @@ impl Step {
             Step::Kernel(call) => kernel_reads(call),
             Step::Gemm { a, b, epilogue, .. } => {
                 let mut reads = vec![a.buffer, b.buffer];
-                reads.extend(epilogue.iter().flat_map(kernel_reads));
+                reads.extend(epilogue.iter().flat_map(Epilogue::kernels).flat_map(kernel_reads));
                 reads
             }
             Step::Gather { table, indices, .. } => vec![*table, *indices],
@@ -215,7 +255,7 @@ impl Step {
             Step::Kernel(call) => kernel_writes(call),
             Step::Gemm { c, epilogue, .. } => {
                 let mut writes = vec![*c];
-                writes.extend(epilogue.iter().flat_map(kernel_writes));
+                writes.extend(epilogue.iter().flat_map(Epilogue::kernels).flat_map(kernel_writes));
                 writes
             }
             Step::Gather { out, .. } | Step::ScatterAdd { out, .. } => vec![*out],

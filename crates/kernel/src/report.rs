@@ -40,11 +40,7 @@ impl Plan {
 
     /// The kernels that steps call, in order, epilogues included.
     pub fn calls(&self) -> impl Iterator<Item = &KernelCall> {
-        self.steps.iter().filter_map(|step| match step {
-            Step::Kernel(call) => Some(call),
-            Step::Gemm { epilogue, .. } => epilogue.as_ref(),
-            _ => None,
-        })
+        self.steps.iter().flat_map(Step::calls)
     }
 
     /// Bytes that the steps read and write: of each operand what is touched of it, once per step. An estimate, since
@@ -58,14 +54,15 @@ impl Plan {
         let whole = |id: BufferId| self.buffers[id.index()].n_bytes() as u64;
         match step {
             Step::Kernel(call) => self.call_bytes(call, None),
-            Step::Gemm { dims, a, b, c, epilogue, .. } => {
+            Step::Gemm { dims, a, b, c, .. } => {
                 let operand = |view: &MatrixView, rows: usize, cols: usize| {
                     let batch = if view.batch_stride == 0 { 1 } else { dims.batch };
                     let size = self.buffers[view.buffer.index()].dtype.size_bytes();
                     (batch * rows * cols * size) as u64
                 };
-                let finished = epilogue.as_ref().map_or(0, |call| self.call_bytes(call, Some(*c)));
-                operand(a, dims.m, dims.k) + operand(b, dims.k, dims.n) + whole(*c) + finished
+                let result = if self.buffers[c.index()].home == Home::Rows { 0 } else { whole(*c) };
+                let finished: u64 = step.calls().map(|call| self.call_bytes(call, Some(*c))).sum();
+                operand(a, dims.m, dims.k) + operand(b, dims.k, dims.n) + result + finished
             }
             Step::Gather { indices, out, .. } => whole(*indices) + 2 * whole(*out),
             Step::ScatterAdd { updates, indices, out, .. } => whole(*indices) + whole(*updates) * 3 + whole(*out),
@@ -110,11 +107,7 @@ impl Plan {
     pub fn in_place(&self) -> Vec<(usize, BufferId, BufferId)> {
         let mut found = Vec::new();
         for (s, step) in self.steps.iter().enumerate() {
-            let call = match step {
-                Step::Kernel(call) => call,
-                Step::Gemm { epilogue: Some(call), .. } => call,
-                _ => continue,
-            };
+            let Some(call) = step.calls().next() else { continue };
             let args = &self.kernels[call.kernel].args;
             for (to_arg, &to) in args.iter().zip(&call.args).filter(|(a, _)| a.written) {
                 for (from_arg, &from) in args.iter().zip(&call.args).filter(|(a, _)| a.read) {
@@ -198,6 +191,7 @@ impl fmt::Display for Plan {
                 Home::Const(_) => "constant".to_owned(),
                 Home::Counters => "counters".to_owned(),
                 Home::Arena { offset } => format!("arena at {offset}"),
+                Home::Rows => "some rows at a time in the product's memory".to_owned(),
             };
             let bytes = size(decl.n_bytes() as u64);
             let live = match decl.live.is_empty() {
@@ -248,9 +242,10 @@ impl Plan {
         };
         let what = match step {
             Step::Kernel(call) => format!("kernel {}", kernel(call)),
-            Step::Gemm { dims, dtype, epilogue, .. } => {
+            Step::Gemm { dims, dtype, .. } => {
                 let batch = if dims.batch == 1 { String::new() } else { format!("{} × ", dims.batch) };
-                let finish = epilogue.as_ref().map_or(String::new(), |call| format!(", finished by {}", kernel(call)));
+                let finish =
+                    step.calls().next().map_or(String::new(), |call| format!(", finished by {}", kernel(call)));
                 format!("product {batch}{}×{}×{} of {dtype}{finish}", dims.m, dims.k, dims.n)
             }
             Step::Gather { row, .. } => format!("gather rows of {row}"),

@@ -3,8 +3,11 @@
 //! 1. Every id names something: kernels, buffers, one argument per kernel parameter; the lists by step have one entry each.
 //! 2. Kernels verify; each argument has its buffer's element type; every access is in bounds ([`Kernel::check_bounds`]).
 //! 3. Products: operand views stay inside their buffers, all element types are the product's, the result is as large as
-//!    the product; the epilogue is elementwise over exactly the product's rows and columns and writes none of the operands;
-//!    it reads and writes the product's result at the element under way only.
+//!    the product; the epilogue is one sweep, elementwise or down columns, over exactly the product's rows and columns, and
+//!    writes none of the operands; it reads and writes the product's result at the element under way only. If it goes down
+//!    columns, it does so block by block: of as many rows as the order of reductions has in a block, or all; no block
+//!    reaches from one product of a batch into the next; a last block of fewer rows is finished by the same kernel over
+//!    those; and each block stores its results apart.
 //! 4. Rows picked or added by index: sizes fit, and a check of the very indices against the table's rows comes before, with
 //!    no write to the indices between.
 //! 5. Copies are between buffers of one type and size; checks are of integers.
@@ -23,10 +26,11 @@
 use std::collections::{HashMap, HashSet};
 
 use cotangent_graph::DType;
+use cotangent_scalar::order::COLUMN_BLOCK;
 
 use crate::arena::{self, ALIGNMENT};
-use crate::ir::{Kernel, Sweep};
-use crate::plan::{BufferDecl, BufferId, CheckWhat, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
+use crate::ir::{Kernel, Space, Sweep};
+use crate::plan::{BufferDecl, BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
 
 /// Everything that is wrong with a plan, as sentences; empty if it may be run.
 pub fn verify_plan(plan: &Plan) -> Vec<String> {
@@ -56,21 +60,13 @@ struct Verifier<'p> {
 fn named(step: &Step) -> Vec<BufferId> {
     match step {
         Step::Kernel(call) => call.args.clone(),
-        Step::Gemm { a, b, c, epilogue, .. } => {
-            [a.buffer, b.buffer, *c].into_iter().chain(epilogue.iter().flat_map(|e| e.args.clone())).collect()
+        Step::Gemm { a, b, c, .. } => {
+            [a.buffer, b.buffer, *c].into_iter().chain(step.calls().flat_map(|call| call.args.clone())).collect()
         }
         Step::Gather { table, indices, out, .. } => vec![*table, *indices, *out],
         Step::ScatterAdd { updates, indices, out, .. } => vec![*updates, *indices, *out],
         Step::Copy { from, to, .. } => vec![*from, *to],
         Step::Check { values, .. } => vec![*values],
-    }
-}
-
-fn calls(step: &Step) -> Option<&KernelCall> {
-    match step {
-        Step::Kernel(call) => Some(call),
-        Step::Gemm { epilogue, .. } => epilogue.as_ref(),
-        _ => None,
     }
 }
 
@@ -101,13 +97,14 @@ impl Verifier<'_> {
             if let Some(id) = named(step).iter().find(|id| unknown(id)) {
                 self.wrong(format!("step {s}: buffer {} of {n_buffers} is named", id.0));
             }
-            let Some(call) = calls(step) else { continue };
-            match plan.kernels.get(call.kernel) {
-                None => self.wrong(format!("step {s}: kernel {} of {} is called", call.kernel, plan.kernels.len())),
-                Some(kernel) if kernel.args.len() != call.args.len() => {
-                    self.wrong(format!("step {s}: {} arguments for {}", call.args.len(), kernel.args.len()));
+            for call in step.calls() {
+                match plan.kernels.get(call.kernel) {
+                    None => self.wrong(format!("step {s}: kernel {} of {} is called", call.kernel, plan.kernels.len())),
+                    Some(kernel) if kernel.args.len() != call.args.len() => {
+                        self.wrong(format!("step {s}: {} arguments for {}", call.args.len(), kernel.args.len()));
+                    }
+                    Some(_) => {}
                 }
-                Some(_) => {}
             }
         }
         if let Some(id) = plan.outputs.iter().map(|o| &o.buffer).chain(&plan.updated).find(|id| unknown(id)) {
@@ -163,7 +160,7 @@ impl Verifier<'_> {
     // ---- 3, 4, 5 -------------------------------------------------------------------------------------------------
 
     fn step(&mut self, s: usize, step: &Step) {
-        if let Some(call) = calls(step) {
+        for call in step.calls() {
             self.call(s, call);
         }
         match step {
@@ -210,7 +207,7 @@ impl Verifier<'_> {
         dtype: DType,
         operands: [&MatrixView; 2],
         c: BufferId,
-        epilogue: Option<&KernelCall>,
+        epilogue: Option<&Epilogue>,
     ) {
         let extents = [(dims.m, dims.k), (dims.k, dims.n)];
         for (view, (rows, cols)) in operands.into_iter().zip(extents) {
@@ -236,21 +233,24 @@ impl Verifier<'_> {
             self.wrong(format!("step {s}: {name} is not a product of {dims:?} of {dtype}"));
         }
         let mut written = vec![c];
-        if let Some(call) = epilogue {
+        if let Some(epilogue) = epilogue {
+            let call = &epilogue.call;
             let kernel = &self.plan.kernels[call.kernel];
-            let fits = kernel.sweep == Sweep::Elementwise
-                && kernel.dims.len() == 2
-                && kernel.dims[..] == [dims.batch * dims.m, dims.n];
-            if !fits {
-                let got = kernel.dims.as_slice();
-                self.wrong(format!("step {s}: an epilogue of {:?} {got:?} finishes {dims:?}", kernel.sweep));
-            }
+            let fits = match self.misfit(epilogue, dims) {
+                None => true,
+                Some(why) => {
+                    let (got, block) = (kernel.dims.as_slice(), epilogue.block);
+                    let what = format!("an epilogue of {:?} {got:?} by {block} rows finishes {dims:?}", kernel.sweep);
+                    self.wrong(format!("step {s}: {what}: {why}"));
+                    false
+                }
+            };
             for (k, (arg, &id)) in kernel.args.iter().zip(&call.args).enumerate() {
                 if arg.written {
                     written.push(id);
                 }
                 // Tiles are made one after the other: another element of the result may not be there yet, or gone.
-                if id == c && fits && !at_own_element(kernel, k, dims.n) {
+                if id == c && fits && !at_own_element(kernel, k) {
                     self.wrong(format!("step {s}: an epilogue touches its product's result at other elements"));
                 }
             }
@@ -259,6 +259,44 @@ impl Verifier<'_> {
             let name = self.name(view.buffer);
             self.wrong(format!("step {s}: {name} is an operand of a product and written by the same step"));
         }
+    }
+
+    /// Why an epilogue does not finish a product of these extents, block by block.
+    fn misfit(&self, epilogue: &Epilogue, dims: GemmDims) -> Option<&'static str> {
+        let kernel = &self.plan.kernels[epilogue.call.kernel];
+        let (rows, block) = (dims.batch * dims.m, epilogue.block);
+        if kernel.phases.iter().filter(|p| p.space == Space::Full).count() > 1 {
+            return Some("it sweeps more than once");
+        }
+        match kernel.sweep {
+            Sweep::Row => return Some("rows are finished piece by piece"),
+            Sweep::Elementwise => {
+                let fits = block == 1 && epilogue.last.is_none() && kernel.dims[..] == [rows, dims.n];
+                return (!fits).then_some("the extents differ");
+            }
+            Sweep::Column => {}
+        }
+        let whole = rows.checked_div(block).unwrap_or(0);
+        let in_one = kernel.dims[..] == [rows, dims.n] && block == rows;
+        let in_blocks = kernel.dims[..] == [whole, block, dims.n] && whole > 0;
+        if !in_one && !in_blocks {
+            return Some("the extents differ");
+        }
+        if block != COLUMN_BLOCK && !(in_one && rows <= COLUMN_BLOCK) {
+            return Some("its blocks are not those of the order of reductions");
+        }
+        if dims.batch > 1 && !dims.m.is_multiple_of(block) {
+            return Some("a block reaches into the next product");
+        }
+        let left = rows % block;
+        let last = epilogue.last.as_ref().map(|call| (&self.plan.kernels[call.kernel], &call.args));
+        let expected = (left > 0).then(|| kernel.last_block(left));
+        if last != expected.as_ref().map(|kernel| (kernel, &epilogue.call.args)) {
+            return Some("the rows after the last whole block are not finished alike");
+        }
+        let apart = |strides: &[i64]| in_one || strides[0] != 0 || whole + usize::from(left > 0) == 1;
+        let stores = kernel.phases.iter().flat_map(|p| &p.stores);
+        stores.map(|s| &s.map.strides).any(|strides| !apart(strides)).then_some("its blocks store to the same places")
     }
 
     /// Indices into the rows of `table`; `picked` has one row for each index.
@@ -296,7 +334,8 @@ impl Verifier<'_> {
 
     fn flow(&mut self) {
         let plan = self.plan;
-        let mut written: Vec<bool> = plan.buffers.iter().map(|decl| !matches!(decl.home, Home::Arena { .. })).collect();
+        let mut written: Vec<bool> =
+            plan.buffers.iter().map(|decl| !matches!(decl.home, Home::Arena { .. } | Home::Rows)).collect();
         let mut is_new = vec![false; plan.buffers.len()];
         let mut first_write: Option<usize> = None;
         for (s, step) in plan.steps.iter().enumerate() {
@@ -324,7 +363,7 @@ impl Verifier<'_> {
                 written[id.index()] = true;
                 let decl = self.decl(id);
                 match decl.home {
-                    Home::Arena { .. } => {}
+                    Home::Arena { .. } | Home::Rows => {}
                     Home::Param | Home::State if plan.updated.contains(&id) => {
                         is_new[id.index()] = true;
                         first_write.get_or_insert(s);
@@ -385,6 +424,15 @@ impl Verifier<'_> {
             if !covered {
                 let text = format!("`{}` is declared alive in {:?}, but used in {needed:?}", decl.name, decl.live);
                 self.wrong(text);
+            }
+        }
+        for (i, decl) in plan.buffers.iter().enumerate().filter(|(_, decl)| decl.home == Home::Rows) {
+            let id = BufferId(i as u32);
+            let of_product =
+                |step: &Step| matches!(step, Step::Gemm { c, .. } if *c == id) && arena::may_be_rows(plan, step);
+            let kept = plan.outputs.iter().any(|o| o.buffer == id);
+            if kept || decl.live.len() != 1 || !plan.steps.get(decl.live.start).is_some_and(of_product) {
+                self.wrong(format!("`{}` is kept row by row, and not only its product's epilogue reads it", decl.name));
             }
         }
         let mut slices: Vec<(usize, usize, BufferId)> = Vec::new();
@@ -458,10 +506,16 @@ impl Verifier<'_> {
 }
 
 /// Whether an argument of an epilogue is touched at the row-major element under way only.
-fn at_own_element(kernel: &Kernel, arg: usize, n: usize) -> bool {
+fn at_own_element(kernel: &Kernel, arg: usize) -> bool {
     let own = |map: &crate::ir::IndexMap| {
-        let matters = |dim: usize, stride: i64| kernel.dims[dim] <= 1 || map.strides[dim] == stride;
-        map.offset == 0 && matters(0, n as i64) && matters(1, 1)
+        let mut stride = 1;
+        let mut extents = kernel.dims.iter().zip(&map.strides).rev();
+        let in_order = extents.all(|(&extent, &got)| {
+            let expected = stride;
+            stride *= extent as i64;
+            extent <= 1 || got == expected
+        });
+        map.offset == 0 && in_order
     };
     kernel.phases.iter().all(|phase| {
         let loads = phase.inputs.iter().all(|input| match input {

@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use cotangent_gemm::{Batch, Blocking, Call, Element, Gemm, IsaChoice, MatMut, MatRef, Options, Workspace};
+use cotangent_gemm::{
+    Batch, Blocking, Call, Element, EpilogueNeeds, Gemm, IsaChoice, MatMut, MatRef, Options, Workspace,
+};
 use cotangent_pool::Pool;
 
 /// A small generator of numbers (SplitMix64): the tests need variety, not quality.
@@ -229,7 +231,7 @@ impl Case {
 pub fn isas() -> Vec<IsaChoice> {
     [IsaChoice::Portable, IsaChoice::Avx2, IsaChoice::Avx512, IsaChoice::Neon]
         .into_iter()
-        .filter(|&isa| Gemm::<f32>::with_options(1, 1, 1, &Options { isa, blocking: None }).is_some())
+        .filter(|&isa| Gemm::<f32>::with_options(1, 1, 1, &Options { isa, ..Options::default() }).is_some())
         .collect()
 }
 
@@ -259,24 +261,32 @@ pub fn check<T: Number>(case: &Case, pools: &[&Pool], random: &mut Random) {
     let old = Stack::<T>::new(layouts[2], count, m, n, || if accumulate { value(random) } else { T::NAN });
     let mut expected = old.clone();
     reference(&a, &b, &mut expected, accumulate);
-    let gemm = Gemm::<T>::with_options(m, n, k, &Options { isa, blocking }).expect("the instruction set is there");
-    for pool in pools {
+    // What an epilogue asks for changes no bit, only which rectangles it gets, and where C is.
+    let may_own = layouts[2] == Layout::RowMajor && !accumulate;
+    let asking = EpilogueNeeds {
+        row_multiple: random.pick(&[0, 5, 16, 64]),
+        n_companions: random.below(4),
+        owns_c: may_own && random.below(4) > 0,
+    };
+    for (pool, needs) in pools.iter().flat_map(|pool| [EpilogueNeeds::default(), asking].map(|needs| (pool, needs))) {
+        let options = Options { isa, blocking, epilogue: needs };
+        let gemm = Gemm::<T>::with_options(m, n, k, &options).expect("the instruction set is there");
         let mut c = old.clone();
         let view = c.view_mut();
         let seen: Vec<AtomicU8> = (0..count * m * n).map(|_| AtomicU8::new(0)).collect();
         let n_wrong = AtomicUsize::new(0);
-        let base = SharedPtr(view.ptr);
-        let epilogue = |batch: usize, rows: Range<usize>, cols: Range<usize>| {
+        let epilogue = |batch: usize, rows: Range<usize>, cols: Range<usize>, c: *mut u8| {
             assert!(!rows.is_empty() && !cols.is_empty() && rows.end <= m && cols.end <= n);
             assert!(cols.start.is_multiple_of(16) || n < 16 || blocking.is_some(), "{cols:?}");
-            let base = &base;
+            let unit = needs.row_multiple.max(1);
+            assert!(rows.start.is_multiple_of(unit) && (rows.end.is_multiple_of(unit) || rows.end == m), "{rows:?}");
             for i in rows {
                 for j in cols.clone() {
                     seen[(batch * m + i) * n + j].fetch_add(1, Ordering::Relaxed);
-                    let index = expected.index(batch, i, j);
-                    // SAFETY: the element lies in C, and this rectangle is ours now.
-                    let found = unsafe { *base.0.wrapping_offset(index as isize - expected.start as isize) };
-                    if found.bits() != expected.data[index].bits() {
+                    let at = i as isize * view.row_stride + j as isize * view.col_stride;
+                    // SAFETY: the element lies in C or where C is kept, and this rectangle is ours now.
+                    let found = unsafe { *c.cast::<T>().wrapping_offset(at) };
+                    if found.bits() != expected.data[expected.index(batch, i, j)].bits() {
                         n_wrong.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -287,20 +297,16 @@ pub fn check<T: Number>(case: &Case, pools: &[&Pool], random: &mut Random) {
             Batch { count, a_stride: a.batch_stride, b_stride: b.batch_stride, c_stride: expected.batch_stride };
         let mut workspace = Workspace::with_bytes(gemm.workspace_bytes(pool.n_threads()));
         let bytes = workspace.bytes();
+        let c_view = if needs.owns_c { MatMut { ptr: std::ptr::null_mut(), ..view } } else { view };
         // SAFETY: the stacks outlive the call and are distinct.
-        unsafe { gemm.run_batch(pool, &batch, a.view(), b.view(), view, &call, &mut workspace) };
-        let context = || format!("{case:?} on {} threads, {}", pool.n_threads(), gemm.kernel_name());
+        unsafe { gemm.run_batch(pool, &batch, a.view(), b.view(), c_view, &call, &mut workspace) };
+        let context = || format!("{case:?} {needs:?} on {} threads, {}", pool.n_threads(), gemm.kernel_name());
         assert_eq!(workspace.bytes(), bytes, "the workspace grew: {}", context());
         assert_eq!(n_wrong.into_inner(), 0, "the epilogue saw incomplete elements: {}", context());
         assert!(seen.iter().all(|seen| seen.load(Ordering::Relaxed) == 1), "epilogue counts: {}", context());
-        for (at, (found, expected)) in c.data.iter().zip(&expected.data).enumerate() {
+        let stored = if needs.owns_c { &old } else { &expected };
+        for (at, (found, expected)) in c.data.iter().zip(&stored.data).enumerate() {
             assert_eq!(found.bits(), expected.bits(), "at {at}: {found:?}, not {expected:?}: {}", context());
         }
     }
 }
-
-/// A pointer that the epilogues of all threads may use.
-struct SharedPtr<T>(*mut T);
-
-// SAFETY: epilogues read disjoint rectangles, each after it was finished.
-unsafe impl<T> Sync for SharedPtr<T> {}

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use cotangent_graph::eval::reduction_groups;
 use cotangent_graph::{Graph, NodeId, Shape};
-use cotangent_scalar::order::FULL_CHUNK;
+use cotangent_scalar::order::{COLUMN_BLOCK, FULL_CHUNK};
 use smallvec::SmallVec;
 
 use super::order::{Neighbors, Obstacle, Order};
@@ -90,6 +90,24 @@ struct Clusterer<'a> {
     is_reduced: Vec<bool>,
     /// For each node, the readers that are not in its cluster.
     n_outside: Vec<u32>,
+}
+
+/// Whether the reductions go down the columns of a product of this shape, so that its epilogue can do them block by block;
+/// otherwise what is in the way.
+fn sums_columns(domain: &Shape, reduction: &Reduction) -> Result<(), &'static str> {
+    let rank = domain.rank();
+    let (n_products, rows): (usize, usize) = (domain[..rank - 2].iter().product(), domain[rank - 2]);
+    if reduction.loops.inner == 1 || reduction.axes.len() + 1 != rank {
+        Err("reduces whole columns only: rows are finished piece by piece")
+    } else if n_products > 1 && !rows.is_multiple_of(COLUMN_BLOCK) {
+        Err("reduces by blocks of 64 rows, which would reach from one product of the batch into the next")
+    } else if n_products * rows > COLUMN_BLOCK * COLUMN_BLOCK {
+        Err("reduces at most 4096 rows: the order of reductions has more levels beyond")
+    } else if n_products * rows == 0 {
+        Err("has no rows to reduce")
+    } else {
+        Ok(())
+    }
 }
 
 /// What two clusters would be together.
@@ -335,8 +353,8 @@ impl Clusterer<'_> {
         if a.product.is_some() && b.product.is_some() {
             return Err(Reason::TwoProducts);
         }
-        if (a.product.is_some() || b.product.is_some()) && reduction.is_some() {
-            return Err(Reason::ReducesProduct);
+        if let (true, Some(reduction)) = (a.product.is_some() || b.product.is_some(), &reduction) {
+            sums_columns(&domain, reduction).map_err(Reason::ReducesProduct)?;
         }
         if matches!(read.at, At::Along(_)) && !reduction.as_ref().is_some_and(|r| self.stays_in_cache(r)) {
             return Err(Reason::SecondSweep);
@@ -391,6 +409,9 @@ impl Clusterer<'_> {
         }
         // At most: the longest chain of sweeps in the one, then the other's.
         let n_sweeps = s.n_sweeps + l.n_sweeps - 1 + usize::from(sweeps_again);
+        if n_sweeps > 1 && (s.product.is_some() || l.product.is_some()) {
+            return Err(Reason::ReducesProduct("sweeps once: the product makes its elements once only"));
+        }
         let n_new = s.inputs.iter().filter(|i| !l.inputs.contains(i) && self.topology.find(**i) != large).count();
         let n_gone = s.nodes.iter().filter(|m| l.inputs.contains(m)).count();
         let is_freed = |(n, k): &(&NodeId, &u32)| self.n_outside[n.index()] == **k && !self.roles.wanted[n.index()];

@@ -1,15 +1,16 @@
-//! Full reductions of many elements: one kernel over chunks, and one or more over the chunks' results.
+//! Reductions that take several kernels: full ones of many elements, and those that finish a product.
 //!
 //! The order of a full reduction ([`cotangent_scalar::order`]) cuts a flat range into chunks of [`FULL_CHUNK`]; every level
-//! of it becomes a kernel whose partial results are a buffer of the plan.
+//! of it becomes a kernel whose partial results are a buffer of the plan. The order of a column reduction cuts the rows into
+//! blocks of [`COLUMN_BLOCK`], which a product's epilogue reduces one by one; a second kernel combines the blocks' results.
 
 use cotangent_graph::NodeId;
 use cotangent_scalar::DType;
-use cotangent_scalar::order::FULL_CHUNK;
+use cotangent_scalar::order::{COLUMN_BLOCK, FULL_CHUNK};
 use smallvec::SmallVec;
 
-use super::{ArgRef, Draft, Lowered};
-use crate::ir::{Arg, ArgId, IndexMap, Input, Kernel, Reduce, Space, Sweep};
+use super::{ArgRef, Draft, Lowered, Partial};
+use crate::ir::{Arg, ArgId, IndexMap, Input, Kernel, Phase, Reduce, Space, Sweep};
 
 /// Cuts a full reduction into one over chunks of [`FULL_CHUNK`] and one (or more) over their partial results.
 pub(super) fn split_full(first: NodeId, lowered: Lowered) -> Vec<Lowered> {
@@ -39,7 +40,8 @@ pub(super) fn split_full(first: NodeId, lowered: Lowered) -> Vec<Lowered> {
         let mut draft = Draft::new(Space::Reduced, 0);
         for (r, &dtype) in reduces.iter().zip(&dtypes) {
             let value = draft.input(Input::Reduced(r.slot), dtype, None);
-            let arg = push_arg(&mut current, ArgRef::Partial(first, level, r.slot), dtype, true);
+            let partial = ArgRef::Partial(Partial { first, level, slot: r.slot, n: rows });
+            let arg = push_arg(&mut current, partial, dtype, true);
             draft.stores.push((value, arg, IndexMap { offset: 0, strides: SmallVec::from_slice(&[1, 0]) }));
         }
         current.kernel.phases.push(draft.finish());
@@ -58,7 +60,8 @@ pub(super) fn split_full(first: NodeId, lowered: Lowered) -> Vec<Lowered> {
         current = Lowered { kernel, args: Vec::new() };
         let mut draft = Draft::new(Space::Full, 0);
         for (r, &dtype) in reduces.iter().zip(&dtypes) {
-            let arg = push_arg(&mut current, ArgRef::Partial(first, level, r.slot), dtype, false);
+            let partial = ArgRef::Partial(Partial { first, level, slot: r.slot, n: rows });
+            let arg = push_arg(&mut current, partial, dtype, false);
             let map = IndexMap { offset: 0, strides: strides.clone() };
             let value = draft.input(Input::Load { arg, map }, dtype, None);
             draft.reduces.push(Reduce { value, ..*r });
@@ -71,29 +74,84 @@ pub(super) fn split_full(first: NodeId, lowered: Lowered) -> Vec<Lowered> {
         level += 1;
     }
     if let Some(mut phase) = after {
-        // Its arguments belonged to the first kernel; those that it alone used move here.
-        let before = kernels[0].clone();
-        let moved = |arg: ArgId, written: bool, current: &mut Lowered| {
-            let old = &before.kernel.args[arg.0 as usize];
-            push_arg(current, before.args[arg.0 as usize], old.dtype, written)
-        };
-        for input in &mut phase.inputs {
-            if let Input::Load { arg, map } = input {
-                *arg = moved(*arg, false, &mut current);
-                map.strides = SmallVec::from_slice(&[0]);
-            } else if let Input::Index { map, .. } = input {
-                map.strides = SmallVec::from_slice(&[0]);
-            }
+        for map in maps(&mut phase) {
+            map.strides = SmallVec::from_slice(&[0]);
         }
-        for store in &mut phase.stores {
-            store.arg = moved(store.arg, true, &mut current);
-            store.map.strides = SmallVec::from_slice(&[0]);
-        }
-        current.kernel.phases.push(phase);
+        move_phase(phase, &kernels[0], &mut current);
     }
     kernels.push(current);
     kernels.iter_mut().for_each(drop_unused_args);
     kernels
+}
+
+/// Cuts a column reduction that finishes a product into one over the whole blocks of [`COLUMN_BLOCK`] rows and one that
+/// combines the blocks' results, those of a last block of fewer rows included, and goes on with them.
+pub(super) fn split_columns(first: NodeId, mut blocks: Lowered) -> Vec<Lowered> {
+    let &[rows, cols] = &blocks.kernel.dims[..] else { return vec![blocks] };
+    let n_blocks = rows.div_ceil(COLUMN_BLOCK);
+    let mut after = blocks.kernel.phases.split_off(1);
+    let sweep = &mut blocks.kernel.phases[0];
+    for map in maps(sweep) {
+        map.strides.insert(0, map.strides[0] * COLUMN_BLOCK as i64);
+    }
+    let reduces = sweep.reduces.clone();
+    let dtypes: Vec<DType> = reduces.iter().map(|r| sweep.body.dtype(r.value)).collect();
+    blocks.kernel.dims = SmallVec::from_slice(&[rows / COLUMN_BLOCK, COLUMN_BLOCK, cols]);
+    blocks.kernel.total = rows / COLUMN_BLOCK * COLUMN_BLOCK * cols;
+    let kernel = Kernel {
+        name: format!("{} (blocks)", blocks.kernel.name),
+        sweep: Sweep::Column,
+        dims: SmallVec::from_slice(&[n_blocks, cols]),
+        total: n_blocks * cols,
+        args: Vec::new(),
+        phases: Vec::new(),
+    };
+    let mut combined = Lowered { kernel, args: Vec::new() };
+    let (mut made, mut read) = (Draft::new(Space::Reduced, 0), Draft::new(Space::Full, 0));
+    for (r, &dtype) in reduces.iter().zip(&dtypes) {
+        let partial = ArgRef::Partial(Partial { first, level: 0, slot: r.slot, n: n_blocks * cols });
+        let value = made.input(Input::Reduced(r.slot), dtype, None);
+        let map = |strides: &[i64]| IndexMap { offset: 0, strides: SmallVec::from_slice(strides) };
+        let arg = push_arg(&mut blocks, partial, dtype, true);
+        made.stores.push((value, arg, map(&[cols as i64, 0, 1])));
+        let arg = push_arg(&mut combined, partial, dtype, false);
+        let value = read.input(Input::Load { arg, map: map(&[cols as i64, 1]) }, dtype, None);
+        read.reduces.push(Reduce { value, ..*r });
+    }
+    blocks.kernel.phases.push(made.finish());
+    combined.kernel.phases.push(read.finish());
+    for phase in after.drain(..) {
+        move_phase(phase, &blocks, &mut combined);
+    }
+    let mut kernels = vec![blocks, combined];
+    kernels.iter_mut().for_each(drop_unused_args);
+    kernels
+}
+
+/// The maps of all accesses of a phase.
+fn maps(phase: &mut Phase) -> impl Iterator<Item = &mut IndexMap> {
+    let inputs = phase.inputs.iter_mut().filter_map(|input| match input {
+        Input::Load { map, .. } | Input::Index { map, .. } => Some(map),
+        Input::Reduced(_) => None,
+    });
+    inputs.chain(phase.stores.iter_mut().map(|store| &mut store.map))
+}
+
+/// Appends a phase that was another kernel's: its arguments go along.
+fn move_phase(mut phase: Phase, before: &Lowered, to: &mut Lowered) {
+    let mut moved = |arg: ArgId, written: bool| {
+        let dtype = before.kernel.args[arg.0 as usize].dtype;
+        push_arg(to, before.args[arg.0 as usize], dtype, written)
+    };
+    for input in &mut phase.inputs {
+        if let Input::Load { arg, .. } = input {
+            *arg = moved(*arg, false);
+        }
+    }
+    for store in &mut phase.stores {
+        store.arg = moved(store.arg, true);
+    }
+    to.kernel.phases.push(phase);
 }
 
 fn push_arg(lowered: &mut Lowered, reference: ArgRef, dtype: DType, written: bool) -> ArgId {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use cotangent_graph::{DType, Graph, Lower, NodeId, Role, Source, TensorData, Type};
 
 use super::units::{Operand, Unit, Work};
-use super::{BufferDecl, BufferId, GemmDims, Home, KernelCall, MatrixView, Plan, PlanOutput, Step};
+use super::{BufferDecl, BufferId, Epilogue, GemmDims, Home, KernelCall, MatrixView, Plan, PlanOutput, Step};
 use crate::arena;
 use crate::cluster::{Clusters, Part};
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Sweep};
 use crate::lower::{ArgRef, Lowered};
 
 pub(super) struct Builder<'a> {
@@ -80,7 +80,7 @@ impl<'a> Builder<'a> {
         buffer
     }
 
-    fn arg_buffer(&mut self, reference: ArgRef, kernel: &Kernel, dtype: DType) -> BufferId {
+    fn arg_buffer(&mut self, reference: ArgRef, dtype: DType) -> BufferId {
         match reference {
             ArgRef::Node(id) => self.node_buffer(id),
             ArgRef::Counters => match self.counters {
@@ -91,11 +91,11 @@ impl<'a> Builder<'a> {
                     buffer
                 }
             },
-            ArgRef::Partial(..) => {
+            ArgRef::Partial(partial) => {
                 if let Some(&known) = self.of_partial.get(&reference) {
                     return known;
                 }
-                let buffer = self.buffer("partials".into(), dtype, kernel.n_rows(), Home::Arena { offset: 0 });
+                let buffer = self.buffer("partials".into(), dtype, partial.n, Home::Arena { offset: 0 });
                 self.of_partial.insert(reference, buffer);
                 buffer
             }
@@ -105,13 +105,33 @@ impl<'a> Builder<'a> {
     fn call(&mut self, lowered: &Lowered) -> KernelCall {
         let mut args = Vec::new();
         for (arg, &reference) in lowered.kernel.args.iter().zip(&lowered.args) {
-            args.push(self.arg_buffer(reference, &lowered.kernel, arg.dtype));
+            args.push(self.arg_buffer(reference, arg.dtype));
         }
-        let kernel = *self.known_kernels.entry(lowered.kernel.clone()).or_insert_with(|| {
-            self.kernels.push(lowered.kernel.clone());
+        KernelCall { kernel: self.kernel(&lowered.kernel), args }
+    }
+
+    /// The number of a kernel; equal ones have one.
+    fn kernel(&mut self, kernel: &Kernel) -> usize {
+        *self.known_kernels.entry(kernel.clone()).or_insert_with(|| {
+            self.kernels.push(kernel.clone());
             self.kernels.len() - 1
+        })
+    }
+
+    /// What finishes a product of so many rows.
+    fn epilogue(&mut self, lowered: &Lowered, n_rows: usize) -> Epilogue {
+        let call = self.call(lowered);
+        let block = match (lowered.kernel.sweep, lowered.kernel.dims.len()) {
+            (Sweep::Column, 2) => n_rows.max(1),
+            (Sweep::Column, _) => lowered.kernel.reduced_extent(),
+            _ => 1,
+        };
+        let left = n_rows % block;
+        let last = (left > 0).then(|| {
+            let kernel = self.kernel(&lowered.kernel.last_block(left));
+            KernelCall { kernel, args: call.args.clone() }
         });
-        KernelCall { kernel, args }
+        Epilogue { call, block, last }
     }
 
     /// Writes a step down; `reads` are the nodes whose memory it reads, `values` those whose values it completes.
@@ -254,7 +274,8 @@ impl<'a> Builder<'a> {
             row_stride: o.row_stride,
             col_stride: o.col_stride,
         };
-        let reads = [a.base, b.base].into_iter().chain(unit.lowered.iter().flat_map(reads_of));
+        let finish = unit.lowered.first();
+        let reads = [a.base, b.base].into_iter().chain(finish.into_iter().flat_map(reads_of));
         let (a, b) = (view(a), view(b));
         // If nobody else reads the product itself, its tiles are made in the memory of one of the epilogue's results.
         if !self.clusters.needed[product.index()] && !self.of_node.contains_key(&product) {
@@ -269,10 +290,13 @@ impl<'a> Builder<'a> {
             }
         }
         let c = self.node_buffer(product);
-        let epilogue = unit.lowered.first().map(|l| self.call(l));
+        let epilogue = finish.map(|l| self.epilogue(l, batch * dims.m));
         let own = (self.clusters.needed[product.index()] || unit.lowered.is_empty()).then_some(product);
-        let values = own.into_iter().chain(unit.lowered.iter().flat_map(writes_of));
+        let values = own.into_iter().chain(finish.into_iter().flat_map(writes_of));
         self.push(Step::Gemm { dims, dtype: ty.dtype(), a, b, c, epilogue }, product, reads, values);
+        for lowered in unit.lowered.iter().skip(1) {
+            self.push_kernel(lowered, unit.order, true);
+        }
     }
 
     fn emit_opaque(&mut self, unit: &Unit, id: NodeId) {

@@ -161,7 +161,7 @@ fn cluster_unit(graph: &Graph, clusters: &Clusters, index: usize) -> Result<Unit
         if !writes.contains(&product) {
             writes.push(product);
         }
-        if let [epilogue] = lowered.as_mut_slice() {
+        if let Some(epilogue) = lowered.first_mut() {
             epilogue.kernel.name = format!("{} epilogue", epilogue.kernel.name);
         }
     }

@@ -123,8 +123,8 @@ fn products() {
     });
     refused("an epilogue of", |plan| {
         let s = find(plan, is_finished_product);
-        let Step::Gemm { epilogue: Some(call), .. } = &plan.steps[s] else { return };
-        let k = call.kernel;
+        let Step::Gemm { epilogue: Some(epilogue), .. } = &plan.steps[s] else { return };
+        let k = epilogue.call.kernel;
         plan.kernels[k].dims.reverse();
     });
     refused("written by the same step", |plan| {
@@ -135,15 +135,31 @@ fn products() {
     });
     refused("its product's result at other elements", |plan| {
         let s = find(plan, is_finished_product);
-        let Step::Gemm { epilogue: Some(call), c, .. } = &plan.steps[s] else { return };
-        let arg = call.args.iter().position(|id| id == c).unwrap();
-        let k = call.kernel;
+        let Step::Gemm { epilogue: Some(epilogue), c, .. } = &plan.steps[s] else { return };
+        let arg = epilogue.call.args.iter().position(|id| id == c).unwrap();
+        let k = epilogue.call.kernel;
         for input in &mut plan.kernels[k].phases[0].inputs {
             if let cotangent_kernel::ir::Input::Load { arg: a, map } = input
                 && a.0 as usize == arg
             {
                 map.strides[0] = 0;
             }
+        }
+    });
+}
+
+#[test]
+fn results_kept_by_rows() {
+    let first = planned(&everything()).buffers.iter().position(|b| b.home == Home::Rows);
+    assert!(first.is_some(), "the gradient of `w` is only read by the update");
+    refused("is kept row by row", |plan| {
+        let output = plan.outputs[0].buffer;
+        plan.buffers[output.index()].home = Home::Rows;
+    });
+    refused("is kept row by row", |plan| {
+        let s = find(plan, |step| matches!(step, Step::Gemm { epilogue: None, .. }));
+        if let Step::Gemm { c, .. } = plan.steps[s] {
+            plan.buffers[c.index()].home = Home::Rows;
         }
     });
 }

@@ -87,6 +87,48 @@ fn the_mask_of_relu_finishes_the_product_that_makes_the_gradient() {
     assert_eq!(plan.figures().n_copies, 0, "{plan}");
 }
 
+/// A dense layer's product that makes a gradient, its mask, and the sum of its columns.
+fn masked_columns(m: usize) -> Graph {
+    primitive(|g| {
+        let (dy, w) = (g.input("dy", F32, [m, 3]), g.input("w", F32, [3, 5]));
+        let mask = g.input("mask", F32, [m, 5]);
+        let dx = dy.matmul(w) * mask;
+        g.output("dx", dx);
+        g.output("db", dx.reduce_sum(&[0]).sin());
+    })
+}
+
+#[test]
+fn sums_of_columns_finish_the_product() {
+    // In one block of rows, in several, and with a last one that is not whole.
+    for (m, n_kernels) in [(50, 1), (64, 1), (128, 2), (200, 3)] {
+        let graph = masked_columns(m);
+        let plan = planned(&graph);
+        let Step::Gemm { epilogue: Some(epilogue), .. } = &plan.steps[0] else { panic!("{plan}") };
+        assert_eq!(plan.kernels[epilogue.call.kernel].sweep, Sweep::Column, "{plan}");
+        assert_eq!(epilogue.last.is_some(), m == 200, "{plan}");
+        assert_eq!(plan.calls().count(), n_kernels, "{plan}");
+        let expected = "mul → reduce_sum fuse: reduced as it is made";
+        assert!(verdicts(&graph, &plan).iter().any(|v| v == expected), "{:?}", verdicts(&graph, &plan));
+    }
+}
+
+#[test]
+fn other_sums_do_not_finish_a_product() {
+    let why = |m: usize, axes: &'static [usize]| {
+        let graph = primitive(|g| {
+            let product = g.input("x", F32, [m, 3]).matmul(g.input("w", F32, [3, 5]));
+            g.output("product", product);
+            g.output("sum", product.reduce_sum(axes));
+        });
+        verdicts(&graph, &planned(&graph)).join("; ")
+    };
+    let start = "matmul → reduce_sum keep: a product's epilogue";
+    assert_eq!(why(8, &[1]), format!("{start} reduces whole columns only: rows are finished piece by piece"));
+    let levels = "reduces at most 4096 rows: the order of reductions has more levels beyond";
+    assert_eq!(why(4097, &[0]), format!("{start} {levels}"));
+}
+
 #[test]
 fn reductions_take_in_what_they_reduce() {
     let sum_of = |axes: &'static [usize]| {
