@@ -6,7 +6,7 @@ use cotangent_data::Dataset;
 use cotangent_data::synthetic::{linear_regression, two_moons, xor};
 use cotangent_exec::{Compiler, Runtime, Seed, Threads};
 use cotangent_graph::{GraphBuilder, Tensor};
-use cotangent_nn::{Adam, Layers, Momentum, Optimizer, Sgd};
+use cotangent_nn::{Adam, Layers, Momentum, Optimizer, Recipe, Sgd};
 use cotangent_train::callbacks::after_epoch;
 use cotangent_train::{
     BinaryCrossEntropy, CrossEntropy, Label, MeanSquared, Objective, Options, TrainError, Trainer, checksum_all,
@@ -175,6 +175,16 @@ fn bad_arguments_and_sets_are_refused_before_the_first_step() {
     let (x, y) = good.clone().into_parts();
     let floats = Dataset::new(x, y.mapv(|label| label as f32)).unwrap();
     check(refused(CrossEntropy, options(1, 4), &floats, None), "error[E0102]");
+}
+
+#[test]
+fn an_optimizer_that_waits_for_more_gradients_is_refused() {
+    let set = two_moons(10, 0.1, 1);
+    let optimizer = |n: u32| Sgd::new(0.1).with(Recipe::new().accumulate(n));
+    let mut trainer = Trainer::new(&runtime(1), classifier, CrossEntropy, optimizer(4), options(1, 4));
+    let error = trainer.fit(&set, None).unwrap_err().to_string();
+    assert!(error.contains("one gradient a step") && error.contains("`accumulate(4)`"), "{error}");
+    Trainer::new(&runtime(1), classifier, CrossEntropy, optimizer(1), options(1, 4)).fit(&set, None).unwrap();
 }
 
 #[test]

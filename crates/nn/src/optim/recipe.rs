@@ -184,6 +184,11 @@ impl Recipe {
         self
     }
 
+    /// How many gradients a step takes the mean of, its own included: 1 without [`Recipe::accumulate`].
+    pub fn gradients_per_step(&self) -> u32 {
+        self.accumulate.unwrap_or(1)
+    }
+
     /// Max-norm (Srivastava et al. 2014): after the update, the weights into each neuron (a place along the last axis) are
     /// scaled down to a length of `limit` if they are longer.
     pub fn max_norm(mut self, limit: f64) -> Self {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use cotangent_exec::{Compiler, InputId, ProgramId, Runtime, Seed, Session, Store};
 use cotangent_graph::{DType, Diag, Graph, GraphBuilder, Shape, Tensor, build};
-use cotangent_nn::{Minimize, Optimizer};
+use cotangent_nn::{Minimize, Optimizer, Recipe};
 use ndarray::{Array1, ArrayD, ArrayViewD};
 
 use crate::TrainError;
@@ -118,6 +118,14 @@ where
         features: &[usize],
         label: DType,
     ) -> Result<(Graph, Shape, bool), TrainError> {
+        // The programs that would sum up the others are not run, so a step would take an n-th of its gradient.
+        if let Some(n) = self.optimizer.recipe().map(Recipe::gradients_per_step).filter(|&n| n > 1) {
+            return Err(TrainError::invalid(
+                "optimizer of a trainer",
+                "a recipe that takes one gradient a step (a larger batch does the same)",
+                format!("`accumulate({n})`"),
+            ));
+        }
         let (mut shape, mut counts) = (Shape::default(), false);
         let graph = build(|g| {
             g.set_training(mode == Mode::Train);
