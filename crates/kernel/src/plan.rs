@@ -255,7 +255,8 @@ impl Step {
             Step::Kernel(call) => kernel_writes(call),
             Step::Gemm { c, epilogue, .. } => {
                 let mut writes = vec![*c];
-                writes.extend(epilogue.iter().flat_map(Epilogue::kernels).flat_map(kernel_writes));
+                // The call for a last block has the same arguments.
+                writes.extend(epilogue.iter().flat_map(|epilogue| kernel_writes(&epilogue.call)));
                 writes
             }
             Step::Gather { out, .. } | Step::ScatterAdd { out, .. } => vec![*out],

@@ -114,6 +114,23 @@ fn sums_of_columns_finish_the_product() {
 }
 
 #[test]
+fn an_update_whose_columns_are_summed_finishes_its_product() {
+    // 200 rows: the last block is not whole, and is finished by a call of its own, which writes the same buffers.
+    for m in [64, 200] {
+        let graph = primitive(|g| {
+            let (x, dy) = (g.input("x", F32, [8, m]), g.input("dy", F32, [8, 5]));
+            let w = g.param("w", F32, [m, 5], Init::GlorotUniform);
+            let new = w - x.matmul_with(dy, true, false);
+            g.output("norm", new.square().reduce_sum(&[0]).sqrt());
+            g.update(w, new);
+        });
+        let plan = planned(&graph);
+        let Step::Gemm { epilogue: Some(epilogue), .. } = &plan.steps[0] else { panic!("{plan}") };
+        assert_eq!(epilogue.last.is_some(), m == 200, "{plan}");
+    }
+}
+
+#[test]
 fn other_sums_do_not_finish_a_product() {
     let why = |m: usize, axes: &'static [usize]| {
         let graph = primitive(|g| {
