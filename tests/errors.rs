@@ -247,7 +247,7 @@ fn inputs_of_a_step_are_checked() {
     let error = failure(&mut session, &[("x", (&x).into()), ("lables", (&y).into())]);
     assert_eq!((error.code, error.help.as_deref()), (Code::InputNames, Some("did you mean `labels`?")), "{error}");
     let error = failure(&mut session, &[("x", (&x).into()), ("quite other", (&y).into())]);
-    assert_eq!(error.help.as_deref(), Some("its inputs are: x, labels"), "{error}");
+    assert_eq!(error.help.as_deref(), Some("known: labels, x"), "{error}");
 
     let error = failure(&mut session, &[("x", (&x).into())]);
     assert_eq!(error.code, Code::InputNames, "{error}");

@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::sync::{Mutex, PoisonError};
 
 use clap::ValueEnum;
+use cotangent::graph::diag::nearest;
 use cotangent::graph::text::parse;
 use cotangent::graph::{Graph, Registry};
 use cotangent::passes::PassOptions;
@@ -82,7 +83,9 @@ pub(crate) fn graph(source: &str) -> Result<Graph, Failure> {
     } else {
         let known = names().collect::<Vec<_>>().join(", ");
         let text = fs::read_to_string(source).map_err(|error| {
-            Failure::Error(format!("could not read `{source}`: {error}; it is no workload either (those are {known})"))
+            let near = nearest(source, names()).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            let known = format!("it is no workload either (those are {known}){near}");
+            Failure::Error(format!("could not read `{source}`: {error}; {known}"))
         })?;
         (text, source)
     };

@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, HashMap};
 
 use clap::{Args, ValueEnum};
-use cotangent::graph::diag::nearest;
 use cotangent::graph::interp::interpret;
 use cotangent::graph::{
     Code, CompilerBug, Counters, DType, Diag, Diags, Env, Graph, Loc, Lower, Node, Role, Source, TensorData,
@@ -161,13 +160,10 @@ fn wrong_type(node: &Node, value: &TensorData) -> Diag {
 }
 
 fn unknown(graph: &Graph, name: &str) -> Diag {
-    let known = || graph.nodes().iter().filter(|node| is_named(node)).map(|node| node.attrs.str("name"));
+    let known = graph.nodes().iter().filter(|node| is_named(node)).map(|node| node.attrs.str("name"));
     let text = format!("the graph has no input, parameter or state named `{name}`, which an array is given for");
     let diag = Diag::new(Code::InputNames, text).at(Loc::Internal);
-    match nearest(name, known()) {
-        Some(near) => diag.help(format!("did you mean `{near}`?")),
-        None => diag.help(format!("it has: {}", known().collect::<Vec<_>>().join(", "))),
-    }
+    diag.suggest(name, known)
 }
 
 /// What stands before the name of a result that is also the name of a parameter or state.

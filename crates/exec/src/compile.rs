@@ -9,7 +9,7 @@ use cotangent_codegen::{BackendChoice, CodegenError, Compiled, Isa, MadeBy};
 use cotangent_gemm::{EpilogueNeeds, Gemm};
 use cotangent_graph::dot::{DotOptions, dot};
 use cotangent_graph::text::print::{Style, print};
-use cotangent_graph::{Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, NodeId, OpTraits, Type};
+use cotangent_graph::{Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, Loc, NodeId, OpTraits, Type};
 use cotangent_kernel::ir::{Input, Space};
 use cotangent_kernel::{BufferId, ClusterOptions, Home, KernelCall, Plan, Step, plan, verify_plan};
 use cotangent_passes::{PassError, PassOptions, PassReport, optimize};
@@ -427,7 +427,8 @@ impl Executable {
             return Ok(position);
         }
         let got = Type::tensor(view.dtype(), view.shape());
-        let diag = Diag::new(Code::InputType, format!("input `{}` requires {ty}, got {got}", names[position]));
+        let diag = Diag::new(Code::InputType, format!("input `{}` requires {ty}, got {got}", names[position]))
+            .note("the input was declared", self.declared_at(&names[position]));
         Err(if view.dtype() == ty.dtype() && view.shape().rank() == ty.shape().rank() {
             diag.help("shapes are static: compile a program for each batch size on the same store")
         } else {
@@ -439,10 +440,12 @@ impl Executable {
     pub(crate) fn unknown_input(&self, name: &str) -> Diag {
         let names = self.interface.input_names.iter().map(String::as_str);
         let diag = Diag::new(Code::InputNames, format!("the program has no input `{name}`"));
-        match cotangent_graph::diag::nearest(name, names.clone()) {
-            Some(near) => diag.help(format!("did you mean `{near}`?")),
-            None => diag.help(format!("its inputs are: {}", names.collect::<Vec<_>>().join(", "))),
-        }
+        diag.suggest(name, names)
+    }
+
+    /// Where the user declared an input, parameter or state.
+    pub(crate) fn declared_at(&self, name: &str) -> Loc {
+        self.source.source(name).map_or(Loc::Internal, |id| self.source.node(id).origin.loc())
     }
 
     /// Whether a step changes parameters or states.

@@ -13,7 +13,7 @@ use std::slice;
 use std::sync::Arc;
 
 use cotangent_gemm::{Batch, Call, MatMut, MatRef, Workspace};
-use cotangent_graph::{Code, Diag, Element, Loc, Origin, TensorData, Type};
+use cotangent_graph::{Code, Diag, Element, Loc, NodeId, Origin, TensorData, Type};
 use cotangent_kernel::ir::{Kernel, Sweep};
 use cotangent_kernel::{BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, PlanOutput, Step};
 use cotangent_pool::{Pool, split};
@@ -349,6 +349,13 @@ impl Machine {
         let mut diag = Diag::new(Code::IndexOutOfRange, text).at(place);
         for line in origin.lines.iter().skip(1) {
             diag = diag.note("also asked for", line.clone());
+        }
+        // The last operand of whole numbers is the one with the indices, whichever op asked.
+        let graph = &program.optimized;
+        let asked = graph.nodes().iter().find(|node| node.op.name == op && node.origin == *origin);
+        let is_index = |id: &&NodeId| matches!(graph.ty(**id).dtype(), DType::I32 | DType::I64);
+        if let Some(indices) = asked.and_then(|node| node.inputs.iter().rfind(is_index)) {
+            diag = diag.note("the indices were made", graph.node(*indices).origin.loc());
         }
         Err(diag.help(format!("asked for by `{op}`; nothing has been changed by this step")))
     }

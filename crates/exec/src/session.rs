@@ -247,7 +247,9 @@ fn bind<'a, K: InputKey>(
         Some(missing) => {
             let name = &executable.interface.input_names[missing];
             let ty = &executable.interface.input_types[missing];
-            Err(Diag::new(Code::InputNames, format!("the program requires input `{name}` of type {ty}, got none")))
+            let diag =
+                Diag::new(Code::InputNames, format!("the program requires input `{name}` of type {ty}, got none"));
+            Err(diag.note("the input was declared", executable.declared_at(name)))
         }
     }
 }
@@ -276,10 +278,7 @@ impl<'s> Outputs<'s> {
         }
         let names = outputs.iter().map(|o| &*o.name);
         let diag = Diag::new(Code::NoSuchValue, format!("the program has no output `{name}`"));
-        Err(match cotangent_graph::diag::nearest(name, names.clone()) {
-            Some(near) => diag.help(format!("did you mean `{near}`?")),
-            None => diag.help(format!("its outputs are: {}", names.collect::<Vec<_>>().join(", "))),
-        })
+        Err(diag.suggest(name, names))
     }
 
     /// A result as a view.

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use cotangent_graph::diag::nearest;
 use cotangent_graph::{Code, DType, Diag, TensorData, Type};
 
 use crate::compile::Executable;
@@ -162,7 +161,7 @@ impl Store {
         program.interface.stored.iter().try_for_each(|(name, ty, _)| match self.slots.get(name) {
             Some(slot) if slot.ty != *ty => {
                 let text = format!("the program requires `{name}` of type {ty}, the store has {}", slot.ty);
-                Err(Diag::new(Code::StoreMismatch, text).at(cotangent_graph::Loc::Internal))
+                Err(Diag::new(Code::StoreMismatch, text).at(program.declared_at(name)))
             }
             _ => Ok(()),
         })
@@ -176,10 +175,7 @@ impl Store {
     #[track_caller]
     fn unknown(&self, name: &str) -> Diag {
         let diag = Diag::new(Code::NoSuchValue, format!("the store has no parameter or state named `{name}`"));
-        match nearest(name, self.slots.keys().map(String::as_str)) {
-            Some(near) => diag.help(format!("did you mean `{near}`?")),
-            None => diag,
-        }
+        diag.suggest(name, self.slots.keys().map(String::as_str))
     }
 
     /// Makes room for a parameter or state, starting as `start` says, unless it is there.

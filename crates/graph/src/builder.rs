@@ -14,8 +14,8 @@ use cotangent_scalar::DType;
 use smallvec::SmallVec;
 
 use crate::attrs::Attrs;
-use crate::diag::{Code, Diag, Diags, Loc, nearest};
-use crate::ir::{Graph, Inputs, NodeId, OpRef, Origin, Output, Role};
+use crate::diag::{Code, Diag, Diags, Loc};
+use crate::ir::{Graph, Inputs, Node, NodeId, OpRef, Origin, Output, Role};
 use crate::op::{Fault, InferCx, OpDef, OpTraits};
 use crate::types::{MAX_RANK, MAX_TUPLE_DEPTH, Shape, Type};
 use crate::verify;
@@ -48,6 +48,13 @@ pub enum Mode {
     Calibrate,
 }
 
+/// What an output is known by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Declared {
+    Result(String),
+    Update(NodeId),
+}
+
 /// Builds one graph. See the module's documentation.
 #[derive(Debug)]
 pub struct GraphBuilder {
@@ -56,6 +63,8 @@ pub struct GraphBuilder {
     scopes: RefCell<Vec<String>>,
     names: RefCell<HashMap<String, NodeId>>,
     streams: RefCell<HashSet<String>>,
+    /// Where outputs and updates were declared, those of results under their names.
+    declared: RefCell<HashMap<Declared, Loc>>,
     origin: RefCell<Option<Origin>>,
     mode: Cell<Mode>,
     params_from: RefCell<Option<String>>,
@@ -77,6 +86,7 @@ impl GraphBuilder {
             scopes: RefCell::default(),
             names: RefCell::default(),
             streams: RefCell::default(),
+            declared: RefCell::default(),
             origin: RefCell::default(),
             mode: Cell::default(),
             params_from: RefCell::default(),
@@ -170,11 +180,8 @@ impl GraphBuilder {
                 return Tensor { builder: self, id };
             }
         }
-        let mut diag = Diag::new(Code::UnknownName, format!("no input, parameter or state is named `{full}`"));
-        if let Some(near) = nearest(&full, self.names.borrow().keys().map(String::as_str)) {
-            diag = diag.help(format!("did you mean `{near}`?"));
-        }
-        self.poison(diag)
+        let diag = Diag::new(Code::UnknownName, format!("no input, parameter or state is named `{full}`"));
+        self.poison(diag.suggest(&full, self.names.borrow().keys().map(String::as_str)))
     }
 
     /// A fresh random stream's name in the current scope: `name`, or `name_2`, … if it is taken.
@@ -258,9 +265,22 @@ impl GraphBuilder {
     /// Any op: infers the type and appends the node. `declared` is the type of ops that have no operands to infer from.
     #[track_caller]
     pub fn op(&self, op: &'static OpDef, inputs: &[Tensor<'_>], attrs: Attrs, declared: Option<Type>) -> Tensor<'_> {
+        self.op_of(op, inputs, inputs, attrs, declared)
+    }
+
+    /// An op on operands that were made of the user's, such as broadcast ones: errors show where the user's were made.
+    #[track_caller]
+    pub(crate) fn op_of(
+        &self,
+        op: &'static OpDef,
+        inputs: &[Tensor<'_>],
+        of: &[Tensor<'_>],
+        attrs: Attrs,
+        declared: Option<Type>,
+    ) -> Tensor<'_> {
         if let Some(foreign) = inputs.iter().find(|t| !std::ptr::eq(t.builder, self)) {
             let diag = Diag::new(Code::ForeignTensor, format!("`{}` got a tensor of another graph", op.name));
-            return self.poison(diag.note("the tensor was made", foreign.loc()));
+            return self.poison(diag.made("the tensor", *foreign).operands(of));
         }
         if inputs.iter().any(|t| t.is_poisoned()) {
             return self.poisoned();
@@ -274,27 +294,13 @@ impl GraphBuilder {
                 Tensor { builder: self, id }
             }
             Err(fault) => {
-                let diag = self.diag_of(fault, &ids);
+                let mut diag = Diag::new(fault.code, fault.message);
+                diag.help = fault.help;
+                diag = diag.operands(of);
+                diag.notes.extend(fault.notes);
                 self.poison(diag)
             }
         }
-    }
-
-    /// A fault as an error at the caller's line, with the lines of the operands.
-    #[track_caller]
-    fn diag_of(&self, fault: Fault, inputs: &[NodeId]) -> Diag {
-        let mut diag = Diag::new(fault.code, fault.message);
-        if let Some(origin) = &*self.origin.borrow() {
-            diag = diag.at(origin.loc());
-        }
-        diag.help = fault.help;
-        let graph = self.graph.borrow();
-        for (k, &id) in inputs.iter().enumerate() {
-            let node = graph.node(id);
-            diag =
-                diag.note(format!("operand {k}, `{}` of type {}, was made", node.op.name, node.ty), node.origin.loc());
-        }
-        diag
     }
 
     // ---- outputs -------------------------------------------------------------------------------------------------
@@ -307,13 +313,17 @@ impl GraphBuilder {
         }
         let taken = self.graph.borrow().outputs().iter().any(|o| o.role == Role::Result && &*o.name == name);
         if taken {
-            self.diags.borrow_mut().push(Diag::new(Code::DuplicateName, format!("two outputs are named `{name}`")));
+            let diag = Diag::new(Code::DuplicateName, format!("two outputs are named `{name}`"));
+            let first = self.declared.borrow().get(&Declared::Result(name.to_owned())).cloned();
+            let diag = first.into_iter().fold(diag, |diag, first| diag.note("first declared", first));
+            self.diags.borrow_mut().push(diag);
             return;
         }
         if let Err(diag) = check_result(&self.graph.borrow(), name, value.id) {
-            self.diags.borrow_mut().push(diag.at(Loc::here()).note("the tuple was made", value.loc()));
+            self.diags.borrow_mut().push(diag.at(Loc::here()).made("the tuple", value));
             return;
         }
+        self.declared.borrow_mut().insert(Declared::Result(name.to_owned()), Loc::here());
         self.graph.borrow_mut().add_output(Output { name: name.into(), value: value.id, role: Role::Result });
     }
 
@@ -328,19 +338,31 @@ impl GraphBuilder {
             check_update(&graph, target.id, value.id)
         };
         match fault {
-            Err(diag) => self.diags.borrow_mut().push(diag.at(Loc::here())),
+            Err(diag) => {
+                let diag = diag.at(Loc::here()).made("the target", target).made("the value", value);
+                let first = self.updated_at(target);
+                let diag = first.into_iter().fold(diag, |diag, first| diag.note("first updated", first));
+                self.diags.borrow_mut().push(diag);
+            }
             Ok(name) => {
+                let origin = self.current_origin();
+                self.declared.borrow_mut().insert(Declared::Update(target.id), origin.loc());
                 let output = Output { name, value: value.id, role: Role::Update(target.id) };
                 self.graph.borrow_mut().add_output(output);
             }
         }
     }
 
+    /// Where the update of a parameter or state was declared, if it has one.
+    pub fn updated_at(&self, target: Tensor<'_>) -> Option<Loc> {
+        self.declared.borrow().get(&Declared::Update(target.id)).cloned()
+    }
+
     #[track_caller]
     fn own(&self, value: Tensor<'_>, what: &str) -> bool {
         if !std::ptr::eq(value.builder, self) {
             let diag = Diag::new(Code::ForeignTensor, format!("`{what}` got a tensor of another graph"));
-            self.diags.borrow_mut().push(diag.note("the tensor was made", value.loc()));
+            self.diags.borrow_mut().push(diag.made("the tensor", value));
             return false;
         }
         !value.is_poisoned()
@@ -456,6 +478,26 @@ pub fn check_update(graph: &Graph, target: NodeId, value: NodeId) -> Result<Arc<
     Ok(name)
 }
 
+impl Diag {
+    /// The same error with the place where a tensor was made, which `what` says what it is.
+    pub fn made(self, what: &str, tensor: Tensor<'_>) -> Self {
+        if tensor.is_poisoned() { self } else { self.note(format!("{what} was made"), tensor.made_at()) }
+    }
+
+    /// The same error with the places where all operands were made.
+    pub fn operands(self, operands: &[Tensor<'_>]) -> Self {
+        operands.iter().enumerate().fold(self, |diag, (k, operand)| match operand.is_poisoned() {
+            true => diag,
+            false => diag.operand(k, operand.builder.graph.borrow().node(operand.id)),
+        })
+    }
+
+    /// The same error with the place where operand `k` was made.
+    pub(crate) fn operand(self, k: usize, node: &Node) -> Self {
+        self.note(format!("operand {k}, `{}` of type {}, was made", node.op.name, node.ty), node.origin.loc())
+    }
+}
+
 impl<'g> Tensor<'g> {
     /// The builder it belongs to.
     pub fn builder(self) -> &'g GraphBuilder {
@@ -472,7 +514,8 @@ impl<'g> Tensor<'g> {
         self.id == POISON
     }
 
-    fn loc(self) -> Loc {
+    /// Where it was made.
+    pub fn made_at(self) -> Loc {
         if self.is_poisoned() { Loc::Internal } else { self.builder.graph.borrow().node(self.id).origin.loc() }
     }
 
@@ -544,7 +587,7 @@ impl GraphBuilder {
                 for operand in operands {
                     aligned.push(self.tensor(operand.id).broadcast_to(joint.clone()));
                 }
-                return self.op(op, &aligned, attrs, None);
+                return self.op_of(op, &aligned, operands, attrs, None);
             }
         }
         // The shapes do not fit (or an operand is poisoned or foreign): inference or `op` itself reports it.

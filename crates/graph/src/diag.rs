@@ -158,6 +158,26 @@ impl Diag {
         self
     }
 
+    /// The same error with the known name that is nearest to an unknown one as advice; if none is near and there are few,
+    /// with all of them.
+    pub fn suggest<'a>(self, name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        /// Longer names are compared with nothing: the comparison takes time in the product of the lengths.
+        const MOST: usize = 64;
+        /// More names than these are no advice.
+        const FEW: usize = 12;
+        let mut known: Vec<&str> = known.into_iter().filter(|known| known.len() <= MOST).collect();
+        if let Some(near) = nearest(name, known.iter().copied()).filter(|_| name.len() <= MOST) {
+            return self.help(format!("did you mean `{near}`?"));
+        }
+        known.sort_unstable();
+        known.dedup();
+        match known.len() {
+            0 => self.help("there are none"),
+            1..=FEW => self.help(format!("known: {}", known.join(", "))),
+            _ => self,
+        }
+    }
+
     /// The same error with advice.
     pub fn help(mut self, text: impl Into<String>) -> Self {
         self.help = Some(text.into());

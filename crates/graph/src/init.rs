@@ -67,6 +67,23 @@ impl Init {
     /// All ones.
     pub const ONES: Init = Init::Constant(Real(1.0));
 
+    /// The names of all initialisers, as they are printed.
+    pub const NAMES: [&str; 13] = [
+        "zeros",
+        "ones",
+        "constant",
+        "uniform",
+        "normal",
+        "truncated_normal",
+        "orthogonal",
+        "glorot_uniform",
+        "glorot_normal",
+        "he_uniform",
+        "he_normal",
+        "lecun_uniform",
+        "lecun_normal",
+    ];
+
     /// The same value everywhere.
     pub fn constant(value: f64) -> Self {
         Init::Constant(Real(value))

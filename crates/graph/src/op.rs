@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use crate::attrs::{AttrSpec, Attrs};
 use crate::builder::{GraphBuilder, Tensor};
-use crate::diag::{Code, nearest};
+use crate::diag::{Code, Loc, nearest};
 use crate::interp::Counters;
 use crate::ir::{Graph, OpRef};
 use crate::samples::{Sample, Sampler};
@@ -98,12 +98,14 @@ pub struct Fault {
     pub message: String,
     /// What to do.
     pub help: Option<String>,
+    /// Further places, beside those of the operands.
+    pub notes: Vec<(String, Loc)>,
 }
 
 impl Fault {
     /// A fault without advice.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Fault { code, message: message.into(), help: None }
+        Fault { code, message: message.into(), help: None, notes: Vec::new() }
     }
 
     /// The same fault with advice.

@@ -69,7 +69,8 @@ impl<'g> Losses<'g> for Tensor<'g> {
         if let Some(weights) = options.weights.filter(|w| !w.is_poisoned() && w.shape()[..] != [n_classes]) {
             let text =
                 format!("class weights require shape [{n_classes}] for {} logits, got {}", self.ty(), weights.ty());
-            return g.poison(Diag::new(Code::ShapeMismatch, text));
+            let diag = Diag::new(Code::ShapeMismatch, text);
+            return g.poison(diag.made("the logits", self).made("the weights", weights));
         }
         if !std::ptr::eq(labels.builder(), g) || !matches!(labels.dtype(), DType::I32 | DType::I64) {
             // Not ours, or no labels: the op says so.
@@ -124,7 +125,7 @@ impl<'g> Losses<'g> for Tensor<'g> {
         }
         if teacher.shape() != self.shape() || self.rank() == 0 {
             let text = format!("`distill` requires two equal [.., classes], got {} and {}", self.ty(), teacher.ty());
-            return g.poison(Diag::new(Code::ShapeMismatch, text));
+            return g.poison(Diag::new(Code::ShapeMismatch, text).operands(&[self, teacher]));
         }
         let cool = 1.0 / temperature;
         let targets = (teacher.stop_gradient() * cool).softmax(self.rank() - 1);

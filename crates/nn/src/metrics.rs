@@ -43,11 +43,12 @@ fn hits<'g>(logits: Tensor<'g>, labels: Tensor<'_>) -> Tensor<'g> {
     let fits = logits.rank() > 0 && logits.shape()[..logits.rank() - 1] == labels.shape()[..];
     if !fits {
         let text = format!("accuracy requires logits [.., classes] and labels [..], got {logits_ty} and {labels_ty}");
-        return g.poison(Diag::new(Code::ShapeMismatch, text));
+        return g.poison(Diag::new(Code::ShapeMismatch, text).operands(&[logits, labels]));
     }
     if !matches!(labels_ty.dtype(), DType::I32 | DType::I64) {
         let text = format!("accuracy requires labels of i32 or i64, got {}", labels_ty.dtype());
-        return g.poison(Diag::new(Code::DTypeMismatch, text).help("convert with `cast`"));
+        let diag = Diag::new(Code::DTypeMismatch, text).operands(&[logits, labels]);
+        return g.poison(diag.help("convert with `cast`"));
     }
     logits.argmax(logits.rank() - 1).eq(labels.cast(DType::I64))
 }

@@ -28,7 +28,7 @@ pub use recipe::{Group, ParamInfo, Recipe, Tuned, global_norm};
 pub use rules::{AdaDelta, AdaGrad, Momentum, Nesterov, RmsProp, Sgd};
 pub use schedule::{Plateau, Schedule};
 
-use cotangent_graph::{Code, DType, Diag, GraphBuilder, Init, Loc, Role, Tensor};
+use cotangent_graph::{Code, DType, Diag, GraphBuilder, Init, Role, Tensor};
 
 /// A training algorithm that treats each parameter by itself.
 pub trait Optimizer {
@@ -212,12 +212,4 @@ fn hyper<'g>(g: &'g GraphBuilder, name: &str, start: f64, dtype: DType) -> Tenso
     let text = format!("`{}` starts as {started} and cannot start as {start} too", g.scoped(&name));
     let diag = Diag::new(Code::DuplicateName, text).note("first used", loc);
     g.poison(diag.help("two optimisers with different settings need a `g.scope(name, ..)` each"))
-}
-
-/// Where a tensor was made.
-fn made_at(tensor: Tensor<'_>) -> Loc {
-    if tensor.is_poisoned() {
-        return Loc::Internal;
-    }
-    tensor.builder().with_graph(|graph| graph.node(tensor.id()).origin.loc())
 }

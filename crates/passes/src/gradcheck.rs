@@ -244,7 +244,8 @@ fn loss_of(graph: &Graph, name: Option<&str>) -> Result<usize, Diag> {
     let named = |name: &str| results().find(|(_, o)| o.name.as_ref() == name).map(|(k, _)| k);
     match name {
         Some(name) => named(name).ok_or_else(|| {
-            Diag::new(Code::UnknownName, format!("no float result is named `{name}`")).at(Loc::Internal)
+            let diag = Diag::new(Code::UnknownName, format!("no float result is named `{name}`")).at(Loc::Internal);
+            diag.suggest(name, results().map(|(_, o)| o.name.as_ref()))
         }),
         None => named("loss").or_else(|| results().next().map(|(k, _)| k)).ok_or_else(|| {
             Diag::new(Code::NotDifferentiable, "the graph has no float result to differentiate").at(Loc::Internal)
@@ -266,11 +267,13 @@ fn sources_of(graph: &Graph, wrt: &Wrt) -> Result<Vec<String>, Diag> {
                     Some(id) if graph.ty(id).dtype().is_float() => {}
                     Some(id) => {
                         let text = format!("`{name}` is {} and has no gradient", graph.ty(id));
-                        return Err(Diag::new(Code::NotDifferentiable, text).at(Loc::Internal));
+                        return Err(Diag::new(Code::NotDifferentiable, text).at(graph.node(id).origin.loc()));
                     }
                     None => {
                         let text = format!("no input, parameter or state is named `{name}`");
-                        return Err(Diag::new(Code::UnknownName, text).at(Loc::Internal));
+                        let named = graph.nodes().iter().filter(|n| n.op.traits.has(OpTraits::NAMED));
+                        let diag = Diag::new(Code::UnknownName, text).at(Loc::Internal);
+                        return Err(diag.suggest(name, named.map(|n| n.attrs.str("name"))));
                     }
                 }
             }

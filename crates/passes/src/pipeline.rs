@@ -5,7 +5,6 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use cotangent_graph::diag::nearest;
 use cotangent_graph::{Code, CompilerBug, Diag, Graph, Loc, Lower, Stage, verify};
 
 use crate::canonicalize::Canonicalize;
@@ -139,11 +138,8 @@ fn choose<'p>(passes: &[&'p dyn Pass], options: &PassOptions) -> Result<Vec<&'p 
     let Some(only) = &options.only else { return Ok(passes.to_vec()) };
     for name in only {
         if !passes.iter().any(|pass| pass.name() == name) {
-            let mut diag = Diag::new(Code::UnknownName, format!("no pass is named `{name}`")).at(Loc::Internal);
-            if let Some(near) = nearest(name, passes.iter().map(|pass| pass.name())) {
-                diag = diag.help(format!("did you mean `{near}`?"));
-            }
-            return Err(diag.into());
+            let diag = Diag::new(Code::UnknownName, format!("no pass is named `{name}`")).at(Loc::Internal);
+            return Err(diag.suggest(name, passes.iter().map(|pass| pass.name())).into());
         }
     }
     Ok(passes.iter().copied().filter(|pass| only.iter().any(|name| name == pass.name())).collect())

@@ -1,11 +1,14 @@
 //! Translation validation: quiet about passes that are right, and exact about those that are not.
 
 use cotangent_graph::DType::{self, F32, F64, I64};
+use cotangent_graph::interp::interpret;
 use cotangent_graph::ops::arithmetic::{ADD, SUB, pointwise};
 use cotangent_graph::ops::infer_float;
+use cotangent_graph::samples::{Kind, environment_of};
 use cotangent_graph::text::parse::parse;
 use cotangent_graph::{
-    Attrs, CompilerBug, Graph, GraphBuilder, Init, OpDef, OpTraits, Registry, Role, Stage, Tensor, Vjp, build, samples,
+    Attrs, CompilerBug, Env, Graph, GraphBuilder, Init, OpDef, OpTraits, Registry, Role, Stage, Tensor, TensorData,
+    Vjp, build, samples,
 };
 use cotangent_passes::rebuild::rebuild;
 use cotangent_passes::validate::How;
@@ -136,6 +139,136 @@ fn stabilizing_is_compared_where_the_naive_form_is_fine() {
     assert_eq!((report.checks[0].pass.as_str(), report.checks[0].how), ("stabilize", How::Tolerance), "{report}");
     // exp(200 x) overflows in f32 for most x: nothing can be said of `c` there.
     assert!(report.checks[0].n_unjudged > 0 && report.checks[0].n_elements >= 24, "{report}");
+}
+
+// ---- what looks like a bug and is none ---------------------------------------------------------------------------
+
+/// What is left of a random graph (seed 72 of its day). `normalize` of equal terms is 0 whatever they are, so that the
+/// derivative is exactly 0. With 1/5 rounded to f32 the mean of five equal terms is 1 + 1.5e-8 times each of them, which the
+/// factors 1/sqrt(0.01) of both norms make 200 times as large.
+const EQUAL_TERMS: &str = r#"cotangent 1
+graph @equal_terms {
+  %0 = input "c" : f32[1,1,5]
+  %1 = param "w" {init = glorot_uniform} : f32[1,1]
+  %2 = add %1, %1
+  %3 = broadcast %2 {shape = [1, 1, 5], axes = [1, 2]}
+  %4 = normalize %3 {axes = [0, 2], eps = 0.01}
+  %5 = rms_norm %4 {axes = [0], eps = 0.01}
+  %6 = mul %0, %5
+  %7 = reduce_max %6 {axes = [0, 1, 2]}
+  %8 = grad %7, %1
+  output "value" = %7
+  output "derivative" = %8
+}"#;
+
+/// What is left of another (seed 1634 of its day): a value beside its own `stop_gradient`, told apart by a comparison. At the
+/// point they are equal, and the branch that is taken there has no derivative; next to it differences see the other one.
+const OWN_STOP: &str = r#"cotangent 1
+graph @own_stop {
+  %0 = param "w" {init = constant(0.37)} : f32[1,1,1]
+  %1 = stop_gradient %0
+  %2 = ne %0, %1
+  %3 = select %2, %0, %1
+  %4 = reduce_sum %3 {axes = [0, 1, 2]}
+  %5 = grad %4, %0
+  output "value" = %4
+  output "derivative" = %5
+}"#;
+
+fn text(source: &str) -> Graph {
+    parse(source, "f.ct", &Registry::builtin()).unwrap_or_else(|diags| panic!("{diags}"))
+}
+
+/// The outputs of a graph as f64, with `w` moved.
+fn at(graph: &Graph, env: &Env, delta: f64) -> Vec<f64> {
+    let mut env = env.clone();
+    let w = env.values.get_mut("w").unwrap_or_else(|| panic!("`w` has no value"));
+    let moved: Vec<u64> = w.to_f64().into_iter().map(|v| w.dtype().bits_of_f64(v + delta)).collect();
+    *w = TensorData::from_bits(w.dtype(), &w.shape(), &moved);
+    let values = interpret(graph, &env).unwrap_or_else(|diag| panic!("{diag}"));
+    values.iter().flat_map(TensorData::to_f64).collect()
+}
+
+const STEPS: [f64; 4] = [1e-2, 1e-3, 1e-4, 1e-5];
+
+#[test]
+fn constants_that_are_rounded_are_no_wrong_derivative() {
+    let source = text(EQUAL_TERMS);
+    let env = environment_of(&source, 0, Kind::Ordinary);
+    let derivative = |source: &Graph| {
+        let done = optimize(source, &PassOptions::default()).unwrap_or_else(|error| panic!("{error}"));
+        samples::to_f64(&done.graph).unwrap_or_else(|diag| panic!("{diag}"))
+    };
+    let wide_env = samples::wide_env(&env);
+    // In f64 the derivative is 0, and so is every difference.
+    let wide = text(&EQUAL_TERMS.replace("f32", "f64"));
+    let exact = derivative(&wide);
+    assert!(at(&exact, &wide_env, 0.0)[1].abs() < 1e-12);
+    for step in STEPS {
+        let difference = (at(&exact, &wide_env, step)[0] - at(&exact, &wide_env, -step)[0]) / (2.0 * step);
+        assert!(difference.abs() < 1e-12 / step, "{difference:e}");
+    }
+    // In f32 it is what the rounded constant makes of it, and still the derivative of what is computed.
+    let rounded = derivative(&source);
+    let got = at(&rounded, &wide_env, 0.0)[1];
+    assert!((1e-8..1e-4).contains(&got.abs()), "{got:e}");
+    for step in STEPS {
+        let difference = (at(&rounded, &wide_env, step)[0] - at(&rounded, &wide_env, -step)[0]) / (2.0 * step);
+        assert!((difference - got).abs() < 1e-3 * got.abs() + 1e-13 / step, "{difference:e}, not {got:e}");
+    }
+    // Validation asks again in f64, and says so.
+    let (done, validator) = validated(&source, ValidateOptions::default());
+    done.unwrap_or_else(|error| panic!("{error}"));
+    let report = validator.report();
+    assert!(report.checks.iter().any(|check| check.is_rounded), "{report}");
+    assert!(report.to_string().contains("not where constants are not rounded"), "{report}");
+}
+
+#[test]
+fn rounded_constants_excuse_no_wrong_derivative() {
+    let source = text(EQUAL_TERMS);
+    let differentiate = pipeline().into_iter().find(|pass| pass.name() == "differentiate");
+    let differentiate = differentiate.unwrap_or_else(|| panic!("no such pass"));
+    let done = differentiate.run(&source, &mut PassCx::new(&PassOptions::default()));
+    let done = done.unwrap_or_else(|error| panic!("{error}")).unwrap_or_else(|| panic!("nothing was done"));
+    let check = |after: &Graph| Validator::new(ValidateOptions::default()).check("differentiate", &source, after);
+    assert_eq!(check(&done), Ok(()));
+    // Twice what the pass makes is as small, but not its own.
+    let printed = done.to_string();
+    let (_, value) = printed.split_once("output \"derivative\" = ").unwrap_or_else(|| panic!("{printed}"));
+    let value = value.split_whitespace().next().unwrap_or_default();
+    let wrong = format!("%9999 = add {value}, {value}\n  output \"derivative\" = %9999");
+    let wrong = text(&printed.replace(&format!("output \"derivative\" = {value}"), &wrong));
+    let error = check(&wrong).unwrap_err();
+    assert!(error.contains("output `derivative` changes in f64"), "{error}");
+}
+
+#[test]
+fn a_branch_that_is_taken_at_the_point_only_is_a_kink() {
+    let source = text(&OWN_STOP.replace("f32", "f64"));
+    let done = optimize(&source, &PassOptions::default()).unwrap_or_else(|error| panic!("{error}"));
+    let env = environment_of(&source, 0, Kind::Ordinary);
+    // The derivative of the branch that is taken, which is the stopped one.
+    assert_eq!(at(&done.graph, &env, 0.0)[1], 0.0);
+    // With the stopped value where it was, the function is `w` on either side of the point and at it.
+    let held = build(|g| {
+        let (w, stopped) = (g.param("w", F64, [1, 1, 1], Init::ZEROS), g.input("stopped", F64, [1, 1, 1]));
+        g.output("value", w.ne(stopped).select(w, stopped).sum());
+    });
+    let held = held.unwrap_or_else(|diags| panic!("{diags}"));
+    let mut held_env = env.clone();
+    held_env.values.insert("stopped".to_owned(), env.values["w"].clone());
+    for step in STEPS {
+        let difference = (at(&held, &held_env, step)[0] - at(&held, &held_env, -step)[0]) / (2.0 * step);
+        assert!((difference - 1.0).abs() < 1e-9, "{difference:e}");
+    }
+    for source in [&source, &text(OWN_STOP)] {
+        let (done, validator) = validated(source, ValidateOptions::default());
+        done.unwrap_or_else(|error| panic!("{error}"));
+        let report = validator.report();
+        let check = report.checks.iter().find(|c| c.pass == "differentiate").unwrap_or_else(|| panic!("{report}"));
+        assert_eq!((check.n_unjudged, check.is_rounded), (1, false), "{report}");
+    }
 }
 
 // ---- planted bugs ------------------------------------------------------------------------------------------------

@@ -60,6 +60,31 @@ fn opt_tells_unknown_and_misplaced_passes() {
     check_failure(&run(&["opt", "xor", "-o", "no/such/folder/x.ct"]), 1, "could not write");
 }
 
+/// Whatever has a name and is misspelled: the name that was meant is suggested.
+#[test]
+fn misspelled_names_are_met_with_the_nearest() {
+    let cases: [(&[&str], i32, &str); 14] = [
+        (&["explian", "xor"], 2, "'explain'"),
+        (&["opt", "xor", "--pases", "dce"], 2, "'--passes'"),
+        (&["opt", "xor", "--passes", "fold,simplfy"], 2, "did you mean 'simplify'?"),
+        (&["ops", "matmull"], 2, "did you mean 'matmul'?"),
+        (&["dot", "xor", "--stage", "fusd"], 2, "'fused'"),
+        (&["explain", "xor", "--backend", "craneleft"], 2, "'cranelift'"),
+        (&["run", "xor", "--backend", "interpeter"], 2, "'interpreter'"),
+        (&["bench", "-w", "layer-norm"], 2, "'layernorm'"),
+        (&["explain", "layer-norm"], 1, "did you mean `layernorm`?"),
+        (&["check", "xor", "--loss", "los"], 1, "did you mean `loss`?"),
+        (&["check", "xor", "--wrt", "optimiser.lr"], 1, "did you mean `optimizer.lr`?"),
+        (&["check", "-", "--wrt", "inptu"], 1, "did you mean `input`?"),
+        (&["check", "-", "--wrt", "nothing"], 1, "known: input"),
+        (&["opt", "-", "--passes", "exapnd"], 2, "did you mean 'expand'?"),
+    ];
+    let graph = "cotangent 1 graph @f { %0 = input \"input\" : f32[4] %1 = tanh %0 output \"y\" = %1 }";
+    for (args, code, expected) in cases {
+        check_failure(&run_with_stdin(args, graph.as_bytes()), code, expected);
+    }
+}
+
 #[test]
 fn check_reports_a_gradient_and_fails_unless_it_is_confirmed() {
     let output = run(&["check", "xor", "--order", "2", "--elements", "3"]);

@@ -92,7 +92,8 @@ impl<'g> Tensor<'g> {
         let (a, b) = (self.shape(), other.shape());
         if a.rank() < 2 || b.rank() < 2 {
             let text = format!("`matmul` requires operands of rank 2 or more, got {a} and {b}");
-            return g.poison(Diag::new(Code::ShapeMismatch, text).help("add axes with `reshape`"));
+            let diag = Diag::new(Code::ShapeMismatch, text).operands(&[self, other]);
+            return g.poison(diag.help("add axes with `reshape`"));
         }
         let (a_lead, b_lead) = (Shape::new(&a[..a.rank() - 2]), Shape::new(&b[..b.rank() - 2]));
         let Some(lead) = a_lead.broadcast(&b_lead) else {
@@ -100,6 +101,6 @@ impl<'g> Tensor<'g> {
         };
         let widened = |s: &Shape| -> Shape { lead.iter().chain(&s[s.rank() - 2..]).copied().collect() };
         let operands = [self.broadcast_to(widened(&a)), other.broadcast_to(widened(&b))];
-        g.op(&MATMUL, &operands, attrs, None)
+        g.op_of(&MATMUL, &operands, &[self, other], attrs, None)
     }
 }

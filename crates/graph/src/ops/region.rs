@@ -30,7 +30,15 @@ pub static CALL: OpDef = OpDef {
             let list = |types: &[&Type]| types.iter().map(|t| t.to_string()).collect::<Vec<_>>().join(", ");
             let text =
                 format!("`call` of @{} requires operands ({}), got ({})", body.name(), list(&wanted), list(cx.inputs));
-            return Err(bad(text));
+            let mut fault = bad(text);
+            for (k, node) in body.nodes().iter().filter(|n| n.op.name == "input").enumerate() {
+                if cx.inputs.get(k) != Some(&&node.ty) {
+                    fault
+                        .notes
+                        .push((format!("input {k} of the body, of type {}, was declared", node.ty), node.origin.loc()));
+                }
+            }
+            return Err(fault);
         }
         let results: Vec<Type> = body.outputs().iter().map(|o| body.ty(o.value).clone()).collect();
         match results.as_slice() {
@@ -125,8 +133,11 @@ impl GraphBuilder {
         f: impl for<'b> FnOnce(&'b GraphBuilder, &[Tensor<'b>]) -> Vec<Tensor<'b>>,
     ) -> Option<Arc<Graph>> {
         let inner = GraphBuilder::new(name);
-        let tensors: Vec<Tensor<'_>> =
-            inputs.iter().enumerate().map(|(k, t)| inner.input(&k.to_string(), t.dtype(), t.shape())).collect();
+        let mut tensors = Vec::with_capacity(inputs.len());
+        // Not a closure: those do not pass the caller's place on.
+        for (k, ty) in inputs.iter().enumerate() {
+            tensors.push(inner.input(&k.to_string(), ty.dtype(), ty.shape()));
+        }
         for (k, result) in f(&inner, &tensors).into_iter().enumerate() {
             inner.output(&k.to_string(), result);
         }

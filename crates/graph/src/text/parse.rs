@@ -5,16 +5,16 @@
 //! out. After an error it goes on with the next line that starts a statement; values of failed lines are poisoned, so that
 //! one mistake is reported once. Nodes go through [`infer_type`] and [`Graph::add`], so a parsed graph is well formed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Kind, Token, shorten};
 use super::{VERSION, value};
 use crate::attrs::{Attr, AttrKind, AttrSpec, Attrs};
 use crate::builder::{check_result, check_update, infer_type};
-use crate::diag::{Code, Diag, Diags, Loc, nearest};
+use crate::diag::{Code, Diag, Diags, Loc};
 use crate::ir::{BodyId, Graph, Inputs, NodeId, OpRef, Origin, Output, Role};
-use crate::op::{Fault, Lower, OpDef, OpTraits, Registry};
+use crate::op::{Fault, Lower, OpDef, OpTraits, Registry, Source};
 use crate::ops::region::closed;
 use crate::types::Type;
 
@@ -50,8 +50,18 @@ struct Scope {
     graph: Graph,
     values: HashMap<u64, (Option<NodeId>, Token)>,
     names: HashMap<String, (Option<NodeId>, Token)>,
-    bodies: HashMap<u64, Option<BodyId>>,
-    results: HashSet<String>,
+    bodies: HashMap<u64, (Option<BodyId>, Token)>,
+    results: HashMap<String, Token>,
+    updates: HashMap<NodeId, Token>,
+}
+
+impl Scope {
+    /// The names of parameters and states, and of sources that an error was reported of.
+    fn updatable(&self) -> impl Iterator<Item = &str> {
+        let is_source =
+            |id: NodeId| matches!(self.graph.node(id).op.lower, Lower::Source(Source::Param | Source::State));
+        self.names.iter().filter(move |(_, (id, _))| id.is_none_or(is_source)).map(|(name, _)| name.as_str())
+    }
 }
 
 /// The values of attributes as they were written; the elements of a constant wait for its type.
@@ -113,7 +123,8 @@ impl Parser<'_, '_> {
             values: HashMap::new(),
             names: HashMap::new(),
             bodies: HashMap::new(),
-            results: HashSet::new(),
+            results: HashMap::new(),
+            updates: HashMap::new(),
         };
         loop {
             let token = self.cursor.peek();
@@ -180,7 +191,7 @@ impl Parser<'_, '_> {
             (Kind::Word, "body") => self.body(scope, token, depth),
             _ => {
                 let diag = self.cursor.expected("a statement: `%n = op …`, `output`, `update`, `body` or `}`", token);
-                Err(suggest(diag, word, ["output", "update", "body"]))
+                Err(diag.suggest(word, ["output", "update", "body"]))
             }
         }
     }
@@ -212,7 +223,7 @@ impl Parser<'_, '_> {
         let text = self.cursor.slice(op_token);
         let Some(op) = self.registry.get(text) else {
             let diag = self.cursor.error(Code::UnknownOp, op_token, format!("there is no op `{}`", shorten(text)));
-            return Err(suggest(diag, text, self.registry.iter().map(|op| op.0.name)));
+            return Err(diag.suggest(text, self.registry.iter().map(|op| op.0.name)));
         };
         let name = match op.traits.has(OpTraits::NAMED) {
             true => Some(self.claim_name(scope)?),
@@ -245,7 +256,8 @@ impl Parser<'_, '_> {
             None => Ok(Some(id)),
             Some((token, ty)) => {
                 let text = format!("the type is written as {ty}, but {inferred} follows from the operands");
-                self.report(self.cursor.error(Code::TypeAnnotation, token, text));
+                let diag = self.cursor.error(Code::TypeAnnotation, token, text);
+                self.report(with_operands(diag, &scope.graph, &scope.graph.node(id).inputs));
                 Ok(None)
             }
         }
@@ -328,7 +340,7 @@ impl Parser<'_, '_> {
             let Some((spec, place)) = attrs.iter_mut().find(|(spec, _)| spec.name == text) else {
                 let diag = format!("`{}` has no attribute `{}`", op.name, shorten(text));
                 let diag = self.cursor.error(Code::BadAttribute, token, diag);
-                return Err(suggest(diag, text, op.attrs.iter().map(|a| a.name)));
+                return Err(diag.suggest(text, op.attrs.iter().map(|a| a.name)));
             };
             if place.is_some() {
                 let text = format!("the attribute `{text}` is given twice");
@@ -361,7 +373,7 @@ impl Parser<'_, '_> {
                 let number = value::index(&mut self.cursor)?;
                 match scope.bodies.get(&number) {
                     // A body with errors leaves an id that no graph has; the node is not inferred then.
-                    Some(id) => Attr::Body(id.unwrap_or(BodyId(u32::MAX))),
+                    Some((id, _)) => Attr::Body(id.unwrap_or(BodyId(u32::MAX))),
                     None => {
                         let text = format!("body {number} is not defined above");
                         return Err(self.cursor.error(Code::UnknownName, word, text));
@@ -412,12 +424,9 @@ impl Parser<'_, '_> {
         let fault = |cursor: &Cursor<'_>, fault: Fault| {
             let mut diag = cursor.error(fault.code, op_token, fault.message);
             diag.help = fault.help;
-            let note = |diag: Diag, (k, id): (usize, &NodeId)| {
-                let node = scope.graph.node(*id);
-                let text = format!("operand {k}, `{}` of type {}, was made", node.op.name, node.ty);
-                diag.note(text, node.origin.loc())
-            };
-            inputs.iter().take(4).enumerate().fold(diag, note)
+            diag = with_operands(diag, &scope.graph, &inputs);
+            diag.notes.extend(fault.notes);
+            diag
         };
         // The size of a nested tuple can double with every line, so it is counted before it is made.
         let members: usize = inputs.iter().map(|&i| n_members(scope.graph.ty(i))).sum();
@@ -442,17 +451,19 @@ impl Parser<'_, '_> {
         let name = value::string(&mut self.cursor)?;
         self.cursor.expect(b'=')?;
         let operand = self.operand(scope)?;
-        if !scope.results.insert(name.clone()) {
-            return Err(self.cursor.error(
-                Code::DuplicateName,
-                token,
-                format!("two outputs are named `{}`", shorten(&name)),
-            ));
+        if let Some(first) = scope.results.get(&name) {
+            let text = format!("two outputs are named `{}`", shorten(&name));
+            let diag = self.cursor.error(Code::DuplicateName, token, text);
+            return Err(diag.note("first declared", self.cursor.loc(first.start)));
         }
+        scope.results.insert(name.clone(), token);
         if let Some(value) = operand {
             match check_result(&scope.graph, &shorten(&name), value) {
                 Ok(()) => scope.graph.add_output(Output { name: name.into(), value, role: Role::Result }),
-                Err(diag) => self.report(diag.at(self.cursor.loc(token.start))),
+                Err(diag) => {
+                    let made = scope.graph.node(value).origin.loc();
+                    self.report(diag.at(self.cursor.loc(token.start)).note("the tuple was made", made));
+                }
             }
         }
         Ok(())
@@ -466,13 +477,22 @@ impl Parser<'_, '_> {
         let Some((target, _)) = scope.names.get(&name) else {
             let text = format!("no parameter or state is named `{}`", shorten(&name));
             let diag = self.cursor.error(Code::UnknownName, token, text);
-            self.report(suggest(diag, &name, scope.names.keys().map(String::as_str)));
+            self.report(diag.suggest(&name, scope.updatable()));
             return Ok(());
         };
         if let (Some(target), Some(value)) = (*target, operand) {
             match check_update(&scope.graph, target, value) {
-                Ok(name) => scope.graph.add_output(Output { name, value, role: Role::Update(target) }),
-                Err(diag) => self.report(diag.at(self.cursor.loc(token.start))),
+                Ok(name) => {
+                    scope.updates.insert(target, token);
+                    scope.graph.add_output(Output { name, value, role: Role::Update(target) });
+                }
+                Err(diag) => {
+                    let made = |id: NodeId| scope.graph.node(id).origin.loc();
+                    let diag = diag.at(self.cursor.loc(token.start));
+                    let diag = diag.note("the target was made", made(target)).note("the value was made", made(value));
+                    let first = scope.updates.get(&target).map(|first| self.cursor.loc(first.start));
+                    self.report(first.into_iter().fold(diag, |diag, first| diag.note("first updated", first)));
+                }
             }
         }
         Ok(())
@@ -481,9 +501,10 @@ impl Parser<'_, '_> {
     fn body(&mut self, scope: &mut Scope, keyword: Token, depth: usize) -> Result<(), Diag> {
         let token = self.cursor.peek();
         let number = value::index(&mut self.cursor)?;
-        if scope.bodies.contains_key(&number) {
+        if let Some((_, first)) = scope.bodies.get(&number) {
             // The block is read all the same, so that its statements are not taken for those of this one.
-            self.report(self.cursor.error(Code::DuplicateName, token, format!("body {number} is already defined")));
+            let diag = self.cursor.error(Code::DuplicateName, token, format!("body {number} is already defined"));
+            self.report(diag.note("first defined", self.cursor.loc(first.start)));
         }
         if depth == 0 {
             // What is inside would be read as statements of this block, so reading ends here.
@@ -493,14 +514,14 @@ impl Parser<'_, '_> {
         }
         let n_errors = self.diags.len();
         let body = self.block(depth - 1);
-        scope.bodies.insert(number, None);
+        scope.bodies.insert(number, (None, token));
         let body = body?;
         if self.diags.len() > n_errors {
             return Ok(());
         }
         match closed(&body) {
             Ok(()) => {
-                scope.bodies.insert(number, Some(scope.graph.add_body(Arc::new(body))));
+                scope.bodies.insert(number, (Some(scope.graph.add_body(Arc::new(body))), token));
             }
             Err(diag) if matches!(diag.at, Loc::Text { .. }) => self.report(diag),
             Err(diag) => self.report(diag.at(self.cursor.loc(keyword.start))),
@@ -509,15 +530,10 @@ impl Parser<'_, '_> {
     }
 }
 
-/// Adds the nearest known name to an error about an unknown one.
-pub(super) fn suggest<'a>(diag: Diag, name: &str, known: impl IntoIterator<Item = &'a str>) -> Diag {
-    /// Longer names are compared with nothing: the comparison takes time in the product of the lengths.
-    const MOST: usize = 64;
-    let known = known.into_iter().filter(|k| k.len() <= MOST && name.len() <= MOST);
-    match nearest(name, known) {
-        Some(near) => diag.help(format!("did you mean `{near}`?")),
-        None => diag,
-    }
+/// The error with the places of the operands. Of very many only the first: a text can give each of its errors all of its values.
+fn with_operands(diag: Diag, graph: &Graph, operands: &[NodeId]) -> Diag {
+    const MOST: usize = 16;
+    operands.iter().take(MOST).enumerate().fold(diag, |diag, (k, id)| diag.operand(k, graph.node(*id)))
 }
 
 /// The number of tuples and tensors in a type.

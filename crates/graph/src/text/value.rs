@@ -4,7 +4,6 @@ use cotangent_scalar::DType;
 use smallvec::SmallVec;
 
 use super::cursor::{Cursor, Kind, Token, shorten};
-use super::parse::suggest;
 use crate::diag::{Code, Diag};
 use crate::init::Init;
 use crate::tensor::TensorData;
@@ -119,7 +118,7 @@ pub(super) fn dtype(cursor: &mut Cursor<'_>) -> Result<DType, Diag> {
     let text = cursor.slice(token);
     text.parse().map_err(|_| {
         let diag = malformed(cursor, token, "an element type (f32, f64, i32, i64, u8 or bool)");
-        suggest(diag, text, DType::ALL.map(DType::name))
+        diag.suggest(text, DType::ALL.map(DType::name))
     })
 }
 
@@ -175,7 +174,8 @@ fn extent(cursor: &mut Cursor<'_>) -> Result<usize, Diag> {
 /// An initializer.
 pub(super) fn init(cursor: &mut Cursor<'_>) -> Result<Init, Diag> {
     let token = cursor.expect_kind(Kind::Word, "an initializer")?;
-    let mut text = cursor.slice(token).to_owned();
+    let name = cursor.slice(token).to_owned();
+    let mut text = name.clone();
     if cursor.peek().kind == Kind::Mark(b'(') {
         let mut arguments = Vec::new();
         list(cursor, b'(', b')', |cursor| {
@@ -188,7 +188,10 @@ pub(super) fn init(cursor: &mut Cursor<'_>) -> Result<Init, Diag> {
         })?;
         text = format!("{text}({})", arguments.join(", "));
     }
-    text.parse().map_err(|message: String| cursor.error(Code::BadAttribute, token, message))
+    text.parse().map_err(|message: String| {
+        let diag = cursor.error(Code::BadAttribute, token, message);
+        if Init::NAMES.contains(&name.as_str()) { diag } else { diag.suggest(&name, Init::NAMES) }
+    })
 }
 
 /// The bits of one number of an element type.

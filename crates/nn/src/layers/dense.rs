@@ -123,7 +123,8 @@ impl Layer for Embedding {
         let g = x.builder();
         if !matches!(x.ty().as_tensor(), Some((DType::I32 | DType::I64, _))) {
             let text = format!("`embedding` requires indices of i32 or i64, got {} for `{}`", x.ty(), g.scoped(name));
-            return g.poison(Diag::new(Code::DTypeMismatch, text).help("convert with `cast`"));
+            let diag = Diag::new(Code::DTypeMismatch, text).made("the operand", x);
+            return g.poison(diag.help("convert with `cast`"));
         }
         g.param(&format!("{name}.weight"), self.dtype, [self.n_rows, self.n_cols], self.init).gather(x)
     }

@@ -81,7 +81,7 @@ impl<'g> Layers<'g> for Tensor<'g> {
         let shape = self.shape();
         let Some((&n, rest)) = shape.split_first() else {
             let text = format!("`flatten` requires rank 1 or more, got {}", self.ty());
-            return self.builder().poison(Diag::new(Code::ShapeMismatch, text));
+            return self.builder().poison(Diag::new(Code::ShapeMismatch, text).made("the operand", self));
         };
         self.reshape([n, rest.iter().product()])
     }
@@ -96,12 +96,12 @@ fn takes(kind: &str, name: &str, x: Tensor<'_>, rank: usize, help: &str) -> bool
     let (g, ty) = (x.builder(), x.ty());
     if !x.is_float() {
         let text = format!("`{kind}` requires floats (f32 or f64), got {ty} for layer `{}`", g.scoped(name));
-        g.error(Diag::new(Code::DTypeMismatch, text).help("convert with `cast`"));
+        g.error(Diag::new(Code::DTypeMismatch, text).made("the operand", x).help("convert with `cast`"));
         return false;
     }
     if x.rank() < rank {
         let text = format!("`{kind}` requires rank {rank} or more, got {ty} for layer `{}`", g.scoped(name));
-        g.error(Diag::new(Code::ShapeMismatch, text).help(help));
+        g.error(Diag::new(Code::ShapeMismatch, text).made("the operand", x).help(help));
         return false;
     }
     true

@@ -282,7 +282,7 @@ fn grouped<'g>(
              layer `{}`",
             g.scoped(name)
         );
-        return g.poison(Diag::new(Code::ShapeMismatch, text));
+        return g.poison(Diag::new(Code::ShapeMismatch, text).made("the operand", x));
     }
     // The features' axis as two, groups and their members; everything but example and group is summed over.
     let (before, after) = (&shape[..axis], &shape[axis + 1..]);

@@ -75,7 +75,7 @@ impl Layer for Whitening {
                 "`whitening` requires rows of features in a number that {k} groups divide, got {shape} for layer `{}`",
                 g.scoped(name)
             );
-            return g.poison(Diag::new(Code::ShapeMismatch, text));
+            return g.poison(Diag::new(Code::ShapeMismatch, text).made("the operand", x));
         }
         let size = n_features / k;
         let gain = g.param(&format!("{name}.gain"), dtype, [n_features], Init::ONES);

@@ -6,7 +6,7 @@
 use cotangent_graph::{Code, DType, Diag, Graph, GraphBuilder, Loc, NodeId, Origin, Tensor, Vjp};
 
 use super::recipe::{ParamInfo, accumulator};
-use super::{Optimizer, Recipe, UpdateCx, hyper, is_updated, made_at, step_number};
+use super::{Optimizer, Recipe, UpdateCx, hyper, is_updated, step_number};
 
 /// Training as methods of the builder.
 pub trait Minimize {
@@ -58,8 +58,8 @@ impl Minimize for GraphBuilder {
             let Some((param, name)) = checked_param(self, param, CALL) else { continue };
             if !reached[param.id().index()] {
                 let text = format!("`{CALL}` requires parameters that the loss depends on, it does not on `{name}`");
-                let diag = Diag::new(Code::NotDifferentiable, text).note("the loss was made", made_at(loss));
-                self.error(diag.note("the parameter was made", made_at(param)));
+                let diag = Diag::new(Code::NotDifferentiable, text);
+                self.error(diag.made("the loss", loss).made("the parameter", param));
                 continue;
             }
             chosen.push(param);
@@ -76,8 +76,8 @@ impl Minimize for GraphBuilder {
             let Some(grad) = own(self, grad, CALL) else { continue };
             if grad.ty() != param.ty() {
                 let text = format!("the gradient of `{name}` requires {}, got {}", param.ty(), grad.ty());
-                let diag = Diag::new(Code::ShapeMismatch, text).note("the gradient was made", made_at(grad));
-                self.error(diag.note("the parameter was made", made_at(param)));
+                let diag = Diag::new(Code::ShapeMismatch, text);
+                self.error(diag.made("the gradient", grad).made("the parameter", param));
                 continue;
             }
             pairs.push((param, grad));
@@ -136,7 +136,7 @@ fn reached(graph: &Graph, from: NodeId) -> Vec<bool> {
 fn own<'g>(g: &'g GraphBuilder, tensor: Tensor<'_>, call: &str) -> Option<Tensor<'g>> {
     if !std::ptr::eq(tensor.builder(), g) {
         let diag = Diag::new(Code::ForeignTensor, format!("`{call}` got a tensor of another graph"));
-        g.error(diag.note("the tensor was made", made_at(tensor)));
+        g.error(diag.made("the tensor", tensor));
         return None;
     }
     if tensor.is_poisoned() { None } else { Some(g.tensor(tensor.id())) }
@@ -149,7 +149,7 @@ fn checked_loss<'g>(g: &'g GraphBuilder, loss: Tensor<'_>, call: &str) -> Option
         return Some(loss);
     }
     let text = format!("`{call}` requires a scalar float loss, got {}", loss.ty());
-    let diag = Diag::new(Code::NotDifferentiable, text).note("the loss was made", made_at(loss));
+    let diag = Diag::new(Code::NotDifferentiable, text).made("the loss", loss);
     g.error(if loss.is_float() { diag.help("reduce it to a scalar with `.mean()` or `.sum()`") } else { diag });
     None
 }
@@ -163,7 +163,7 @@ fn checked_param<'g>(g: &'g GraphBuilder, param: Tensor<'_>, call: &str) -> Opti
     }
     let op = g.with_graph(|graph| graph.node(param.id()).op.name);
     let text = format!("`{call}` requires parameters of floats, got `{op}` of type {}", param.ty());
-    g.error(Diag::new(Code::BadUpdate, text).note("it was made", made_at(param)));
+    g.error(Diag::new(Code::BadUpdate, text).made("it", param));
     None
 }
 
@@ -208,7 +208,7 @@ fn trained<'g>(
         return Some((loss, params));
     }
     let text = format!("`{call}` requires a loss that depends on parameters, got one that depends on none");
-    let diag = Diag::new(Code::NotDifferentiable, text).note("the loss was made", made_at(loss));
+    let diag = Diag::new(Code::NotDifferentiable, text).made("the loss", loss);
     g.error(diag.help(if none {
         "parameters come from layers or `g.param`; no gradient flows through `stop_gradient`, comparisons or integers"
     } else {
@@ -251,7 +251,9 @@ fn contexts<'g>(
         let Some(param_name) = param_name(g, param) else { continue };
         if is_updated(g, param) {
             let text = format!("`{call}` would update `{param_name}` twice");
-            let diag = Diag::new(Code::BadUpdate, text).note("the parameter was made", made_at(param));
+            let diag = Diag::new(Code::BadUpdate, text).made("the parameter", param);
+            let first = g.updated_at(param);
+            let diag = first.into_iter().fold(diag, |diag, first| diag.note("first updated", first));
             g.error(diag.help("one step replaces a parameter once: add the losses, or list the parameters of each"));
             continue;
         }

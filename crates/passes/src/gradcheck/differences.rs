@@ -290,17 +290,38 @@ impl Section {
         &self.graph
     }
 
+    /// Moves one element of the source away from the point, and all others back to it.
+    fn move_to(&mut self, element: usize, delta: f64) {
+        let mut bits = self.bits.clone();
+        bits[element] = self.dtype.bits_of_f64(self.dtype.f64_of_bits(bits[element]) + delta);
+        let moved = TensorData::from_bits(self.dtype, self.ty.shape(), &bits);
+        self.env.values.insert(self.wrt.clone(), moved);
+    }
+
     /// The scalar with one element of the source moved; NaN if the step is an error there.
     fn value(&mut self, element: usize, delta: f64) -> f64 {
         if !self.moves {
             return self.base;
         }
-        let mut bits = self.bits.clone();
-        bits[element] = self.dtype.bits_of_f64(self.dtype.f64_of_bits(bits[element]) + delta);
-        let moved = TensorData::from_bits(self.dtype, self.ty.shape(), &bits);
-        self.env.values.insert(self.wrt.clone(), moved);
+        self.move_to(element, delta);
         let values = interpret(&self.graph, &self.env).ok();
         values.and_then(|values| values.first()?.as_scalar()).unwrap_or(f64::NAN)
+    }
+
+    /// The results of all comparisons that move, with one element of the source moved.
+    fn truths(&mut self, element: usize, delta: f64) -> Vec<Option<TensorData>> {
+        self.move_to(element, delta);
+        let values = interpret_nodes(&self.graph, &self.env).unwrap_or_default();
+        let is_truth = |id: &NodeId| self.graph.ty(*id).as_tensor().is_some_and(|(dtype, _)| dtype == DType::Bool);
+        let value = |id: NodeId| values.get(id.index())?.as_ref()?.tensor().cloned();
+        self.graph.ids().filter(is_truth).map(value).collect()
+    }
+
+    /// Whether a comparison at the point has another result on either side of it, as that of a value with its own
+    /// `stop_gradient` has: the function then takes a branch at the point that differences next to it do not see.
+    fn branches(&mut self, element: usize, step: f64) -> bool {
+        let here = self.truths(element, 0.0);
+        here != self.truths(element, step) || here != self.truths(element, -step)
     }
 
     /// Compares a symbolic derivative by one element with differences; `scale` is the size below which derivatives count
@@ -334,7 +355,8 @@ impl Section {
             let gap_half = ((high_half - base) - (base - low_half)) / half;
             let persists = gap_half.abs() > allowed(finite) && gap_half.abs() > 0.75 * gap.abs();
             let moved = (narrow - slope).abs() > allowed(finite);
-            let verdict = if persists || moved { Seen::Kink } else { Seen::Disagrees };
+            let is_kink = persists || moved || self.branches(element, half);
+            let verdict = if is_kink { Seen::Kink } else { Seen::Disagrees };
             best = Judgment { finite, verdict };
             if verdict == Seen::Disagrees {
                 break;
@@ -374,7 +396,7 @@ pub(crate) enum Seen {
     Agrees,
     /// Another derivative.
     Disagrees,
-    /// No derivative: the slopes on both sides differ.
+    /// No derivative: the slopes on both sides differ, or a comparison goes otherwise beside the point.
     Kink,
     /// An infinity or NaN.
     NotFinite,

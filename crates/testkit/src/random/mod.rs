@@ -7,12 +7,13 @@
 
 mod composites;
 mod grow;
+mod training;
 mod values;
 
 use std::sync::Arc;
 
 use cotangent_graph::builder::GraphBuilder;
-use cotangent_graph::{DType, Graph, Init, Shape, Tensor};
+use cotangent_graph::{DType, Graph, Init, NodeId, Shape, Tensor};
 
 use crate::Rng;
 
@@ -45,6 +46,8 @@ pub struct Options {
     pub gathers: bool,
     /// Whether matrix products occur.
     pub matmuls: bool,
+    /// The probability that a graph has train steps in small, where products occur.
+    pub training: f64,
     /// Whether extents of 0 occur, in a few graphs.
     pub empty: bool,
     /// The probability that an op is applied where it may not be finite.
@@ -66,6 +69,7 @@ impl Default for Options {
             doubles: 0.12,
             gathers: true,
             matmuls: true,
+            training: 0.25,
             empty: true,
             wild: 0.02,
         }
@@ -95,6 +99,8 @@ struct Pool<'g, 'o> {
     extents: Vec<usize>,
     items: Vec<Item<'g>>,
     n_names: usize,
+    /// Parameters and states that have an update.
+    updated: Vec<NodeId>,
     /// How deep bodies are nested here.
     depth: usize,
 }
@@ -107,7 +113,12 @@ pub fn graph(seed: u64, options: &Options) -> Graph {
     let builder = GraphBuilder::new(&format!("random{seed}"));
     let mut pool = Pool::new(&builder, Rng::new(seed), options, 0);
     pool.sources();
+    // Before the other ops, which then read what they compute, or after them.
+    let trains = options.matmuls && options.training > 0.0 && pool.rng.chance(options.training);
+    let (n_before, n_after) = if trains { *pool.rng.pick(&[(1, 0), (0, 1), (1, 1), (0, 2)]) } else { (0, 0) };
+    (0..n_before).for_each(|_| pool.train());
     pool.grow(options.n_ops);
+    (0..n_after).for_each(|_| pool.train());
     pool.finish();
     builder.finish().unwrap_or_else(|diags| panic!("seed {seed}: the generator made a mistake:\n{diags}"))
 }
@@ -127,7 +138,7 @@ impl<'g, 'o> Pool<'g, 'o> {
             // Past the chunks of full reductions (4,096) and the blocks of products (256 to 512), primes among them.
             extents[2] = *rng.pick(&[521, 1021, 1024, 2053, 4096, 4099, 8191]);
         }
-        Pool { g, rng, options, extents, items: Vec::new(), n_names: 0, depth }
+        Pool { g, rng, options, extents, items: Vec::new(), n_names: 0, updated: Vec::new(), depth }
     }
 
     /// A new name.
@@ -215,7 +226,7 @@ impl<'g, 'o> Pool<'g, 'o> {
         targets.sort_by_key(|t| t.id());
         targets.dedup_by_key(|t| t.id());
         for target in targets {
-            if self.rng.chance(0.5) {
+            if !self.is_updated(target.id()) && self.rng.chance(0.5) {
                 let ty = target.ty();
                 let fits = self.items.iter().filter(|i| i.tensor.ty() == ty && i.tensor.id() != target.id());
                 let fits: Vec<Item<'g>> = fits.copied().collect();
