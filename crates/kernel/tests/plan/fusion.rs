@@ -131,6 +131,20 @@ fn an_update_whose_columns_are_summed_finishes_its_product() {
 }
 
 #[test]
+fn sums_of_no_columns_are_planned() {
+    for (m, n) in [(100, 0), (64, 0), (0, 5)] {
+        let graph = primitive(|g| {
+            let (x, dy) = (g.input("x", F32, [8, m]), g.input("dy", F32, [8, n]));
+            let w = g.param("w", F32, [m, n], Init::ZEROS);
+            let new = w - x.matmul_with(dy, true, false);
+            g.output("sums", new.reduce_sum(&[0]));
+            g.update(w, new);
+        });
+        planned(&graph);
+    }
+}
+
+#[test]
 fn other_sums_do_not_finish_a_product() {
     let why = |m: usize, axes: &'static [usize]| {
         let graph = primitive(|g| {
