@@ -23,11 +23,14 @@ use cotangent_pool::{Pool, split};
 
 use crate::kernel::{KernelSet, MAX_TILE, Tile};
 use crate::pack::{PACK_DEPTH, Source, pack_panel};
-use crate::plan::{Batch, COLUMN_ALIGN, Call, Shape, lcm};
+use crate::plan::{Batch, COLUMN_ALIGN, Call, Flat, Shape, lcm};
 use crate::{Element, MatMut, MatRef, Workspace};
 
 /// Addresses this far apart share a set of the L1 cache (and a page offset, by which caches are indexed).
 const SET_PERIOD: usize = 4096;
+
+/// From so many panels of rows on, copying what flat kernels read of B pays where its rows share cache sets.
+const COPY_PANELS: usize = 4;
 
 /// One call: everything its threads read.
 pub(crate) struct Job<'a, T: Element> {
@@ -48,6 +51,8 @@ pub(crate) struct Job<'a, T: Element> {
     b_transposed: bool,
     /// The columns of C are adjacent.
     c_direct: bool,
+    /// Flat kernels do it.
+    flat: Option<Flat>,
     /// Row bounds are multiples of this.
     row_align: usize,
     workspace: *mut u8,
@@ -60,8 +65,8 @@ unsafe impl<T: Element> Sync for Job<'_, T> {}
 /// Where a block finds B.
 #[derive(Clone, Copy)]
 enum PanelsOfB<T> {
-    /// In place.
-    Direct,
+    /// In place; this thread's own memory is here.
+    Direct(*mut T),
     /// To be packed here, a few panels at a time.
     Own(*mut T),
     /// Packed by all threads: the panels from column `start` on are here.
@@ -107,14 +112,15 @@ impl<'a, T: Element> Job<'a, T> {
         swapped: bool,
         workspace: &'a mut Workspace,
     ) -> Self {
-        let b_adjacent = b.col_stride == 1 || shape.n == 1;
+        let b_adjacent = b.col_stride == 1;
         let b_row_bytes = b.row_stride.unsigned_abs() * size_of::<T>();
         let stays = shape.stays && b_adjacent && !b_row_bytes.is_multiple_of(SET_PERIOD);
         let a_direct = shape.a_direct || stays;
         let b_direct = (shape.b_direct && b_adjacent) || stays;
         // Worth it if one panel of rows is all that reads B.
         let b_transposed = !b_adjacent && b.row_stride == 1 && shape.m <= kernels.transposing.len();
-        let c_direct = c.col_stride == 1 || shape.n == 1;
+        let c_direct = c.col_stride == 1;
+        let flat = shape.flat.filter(|_| b_adjacent && c_direct);
         let row_align = if swapped { lcm(COLUMN_ALIGN, shape.row_unit) } else { shape.row_unit };
         let workspace = workspace.as_mut_ptr();
         Job {
@@ -130,6 +136,7 @@ impl<'a, T: Element> Job<'a, T> {
             b_direct,
             b_transposed,
             c_direct,
+            flat,
             row_align,
             workspace,
         }
@@ -266,7 +273,8 @@ impl<'a, T: Element> Job<'a, T> {
     /// # Safety
     /// As [`Job::run`]; no other thread has this `part` or touches this rectangle.
     unsafe fn region(&self, batch: usize, rows: Range<usize>, cols: Range<usize>, part: usize) {
-        let panels = if self.b_direct { PanelsOfB::Direct } else { PanelsOfB::Own(self.own(part)[1]) };
+        let own = self.own(part)[1];
+        let panels = if self.b_direct { PanelsOfB::Direct(own) } else { PanelsOfB::Own(own) };
         for ks in self.k_blocks() {
             let shared = Shared { batch, ks };
             // SAFETY: what the caller promises.
@@ -314,13 +322,22 @@ impl<'a, T: Element> Job<'a, T> {
         let (lanes, nr) = (self.kernels.lanes, self.kernels.nr);
         for group in cols.clone().step_by(shape.epilogue_cols) {
             let group = group..cols.end.min(group + shape.epilogue_cols);
+            if let Some(flat) = self.flat {
+                let PanelsOfB::Direct(copy) = panels else { continue };
+                // SAFETY: the columns lie in the block; `copy` has room for what a flat kernel passes over.
+                unsafe { self.flat(block, &heights, group.clone(), flat, copy) };
+                if ks.end == shape.k {
+                    self.finish(batch, rows.clone(), group, *c);
+                }
+                continue;
+            }
             let mut j = group.start;
             // Columns up to here are packed.
             let mut packed = Range { start: j, end: j };
             while j < group.end {
                 let left = group.end - j;
                 let (family, width, b, b_k_stride) = match panels {
-                    PanelsOfB::Direct => {
+                    PanelsOfB::Direct(_) => {
                         // Low tiles read in place may be wider, for more accumulators.
                         let most = self.kernels.direct[heights.most() - 1].len() * lanes;
                         (Family::Direct, most.min(left), b.at(ks.start, j), b.row_stride)
@@ -351,6 +368,51 @@ impl<'a, T: Element> Job<'a, T> {
             }
             if ks.end == shape.k {
                 self.finish(batch, rows.clone(), group, *c);
+            }
+        }
+    }
+
+    /// Columns of a block, by flat kernels, in place.
+    ///
+    /// # Safety
+    /// As [`Job::block`]; the columns lie in the block; `copy` has room for the steps and columns of `flat`.
+    unsafe fn flat(&self, block: &Block<T>, heights: &Heights, cols: Range<usize>, flat: Flat, copy: *mut T) {
+        let Block { batch, rows, ks, c, .. } = block;
+        let [a, b] = [(self.a, self.batch.a_stride), (self.b, self.batch.b_stride)]
+            .map(|(x, stride)| MatRef { ptr: x.ptr.wrapping_offset(*batch as isize * stride), ..x });
+        let c = MatMut { ptr: *c, ..self.c };
+        // Rows of B that share cache sets push each other out: many panels of rows read a copy, few take fewer steps.
+        let crowded = (b.row_stride.unsigned_abs() * size_of::<T>()).is_multiple_of(SET_PERIOD / 2);
+        let copies = crowded && heights.n_panels >= COPY_PANELS;
+        let depth = if crowded && !copies { flat.depth.div_ceil(2) } else { flat.depth };
+        for j in cols.clone().step_by(flat.cols) {
+            let width = flat.cols.min(cols.end - j);
+            for k in ks.clone().step_by(depth) {
+                let depth = depth.min(ks.end - k);
+                let (mut from, mut b_k_stride) = (b.at(k, j), b.row_stride);
+                if copies {
+                    // SAFETY: the columns of B, and room for them.
+                    unsafe { (self.kernels.copy)(from, b_k_stride, copy, flat.cols, width, depth, 0) };
+                    (from, b_k_stride) = (copy.cast_const(), flat.cols as isize);
+                }
+                for (i, height) in heights.iter() {
+                    let to = c.at(rows.start + i, j);
+                    let tile = Tile {
+                        k: depth,
+                        a: a.at(rows.start + i, k),
+                        a_row_stride: a.row_stride,
+                        a_k_stride: a.col_stride,
+                        b: from,
+                        b_k_stride,
+                        c: to,
+                        c_row_stride: c.row_stride,
+                        next_c: to,
+                        cols: width,
+                        load: self.call.accumulate || k > 0,
+                    };
+                    // SAFETY: the tile lies in the matrices, whose validity the caller promises, or in the copy of B.
+                    unsafe { self.kernels.flat[height - 1](&tile) };
+                }
             }
         }
     }

@@ -1,10 +1,19 @@
 //! The element types of a product.
 
+use std::ops::Add;
+
+use cotangent_scalar::DType;
+
 use crate::cpu::Isa;
 use crate::kernel::{KernelSet, portable};
 
 /// `f32` and `f64`: the types that have micro-kernels.
-pub trait Element: Copy + PartialEq + std::fmt::Debug + Send + Sync + sealed::Kernels + 'static {
+pub trait Element:
+    Copy + PartialEq + std::fmt::Debug + Send + Sync + Add<Output = Self> + sealed::Kernels + 'static
+{
+    /// The type's name in graphs, by which [`cotangent_scalar::order`] knows it.
+    const DTYPE: DType;
+
     /// Positive zero, from which a chain starts.
     const ZERO: Self;
 
@@ -14,6 +23,7 @@ pub trait Element: Copy + PartialEq + std::fmt::Debug + Send + Sync + sealed::Ke
 }
 
 impl Element for f32 {
+    const DTYPE: DType = DType::F32;
     const ZERO: f32 = 0.0;
 
     #[inline(always)]
@@ -23,6 +33,7 @@ impl Element for f32 {
 }
 
 impl Element for f64 {
+    const DTYPE: DType = DType::F64;
     const ZERO: f64 = 0.0;
 
     #[inline(always)]

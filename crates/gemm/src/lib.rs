@@ -3,14 +3,16 @@
 //! Knows nothing of graphs: it gets pointers and strides, and a callback (the *epilogue*) that it calls on every
 //! finished rectangle of C while that is still in cache.
 //!
-//! **Bits are part of the semantics.** Every element of C is one chain of fused multiply-adds over k in
-//! ascending order, `c = fma(a[i, k], b[k, j], c)`, from +0.0 or, when accumulating, from the C there was.
-//! Block sizes, instruction set, thread count, strides and batching cannot change a bit of it (the sign and
-//! payload of a NaN excepted, which hardware does not define). This is why the K dimension is never split
-//! between threads or accumulators: each K block after the first starts from what the one before left in C.
+//! **Bits are part of the semantics**, and [`cotangent_scalar::order`] states them. Every element of C is one chain of
+//! fused multiply-adds over k in ascending order, `c = fma(a[i, k], b[k, j], c)`, from +0.0 or, when accumulating, from
+//! the C there was. If C has one row or one column, the chain is divided into the lanes of row reductions; when
+//! accumulating, their sum is added to C. Block sizes, instruction set, thread count, strides and batching cannot change
+//! a bit of it (the sign and payload of a NaN excepted, which hardware does not define). This is why the K dimension is
+//! never split between threads or accumulators: each K block after the first starts from what the one before left in C.
 //!
 //! Layout of the crate, in the order data flows: `plan` (shapes → kernels and block sizes, once), `drive` (the five
-//! loops and the threads), `pack` (operands → panels), `kernel` (panels → a tile of C).
+//! loops and the threads), `pack` (operands → panels), `kernel` (panels → a tile of C); and `vector` (products with a
+//! vector).
 //!
 //! ```
 //! use cotangent_gemm::{Call, Gemm, MatMut, MatRef, Workspace};
@@ -31,6 +33,7 @@ mod element;
 mod kernel;
 mod pack;
 mod plan;
+mod vector;
 mod view;
 mod workspace;
 

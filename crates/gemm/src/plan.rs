@@ -10,6 +10,7 @@ use cotangent_pool::Pool;
 use crate::cpu::{Caches, caches};
 use crate::drive::Job;
 use crate::kernel::KernelSet;
+use crate::vector::VectorShape;
 use crate::workspace::LINE;
 use crate::{Element, IsaChoice, MatMut, MatRef, Workspace};
 
@@ -105,18 +106,32 @@ const MAX_PANELS: usize = 4;
 /// The most panels of rows in a strip (see [`strip`]).
 const STRIP_PANELS: usize = 2;
 
+/// Products of at most so many steps of K are made by flat kernels.
+const FLAT_DEPTH: usize = 16;
+
+/// Products of at most so many panels of rows are made by flat kernels, so many steps of K at a time.
+const FLAT_PANELS: usize = 1;
+const FLAT_STEP: usize = 8;
+
 /// A plan for products of m×k by k×n matrices of `T`.
 pub struct Gemm<T: Element> {
     kernels: &'static KernelSet<T>,
-    /// C = A·B.
-    straight: Shape,
-    /// Cᵀ = Bᵀ·Aᵀ.
-    swapped: Shape,
+    extents: [usize; 3],
+    way: Way,
+}
+
+/// How a product is made.
+#[derive(Debug)]
+enum Way {
+    /// With one row or one column.
+    Vector(VectorShape),
+    /// In blocks, C = A·B or Cᵀ = Bᵀ·Aᵀ.
+    Blocks { straight: Box<Shape>, swapped: Box<Shape> },
 }
 
 impl<T: Element> std::fmt::Debug for Gemm<T> {
     fn fmt(&self, fmt: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        fmt.debug_struct("Gemm").field("kernels", &self.kernels.name).field("shape", &self.straight).finish()
+        fmt.debug_struct("Gemm").field("kernels", &self.kernels.name).field("way", &self.way).finish()
     }
 }
 
@@ -136,11 +151,16 @@ impl<T: Element> Gemm<T> {
     fn with_kernels(m: usize, n: usize, k: usize, kernels: &'static KernelSet<T>, options: &Options) -> Self {
         let caches = caches();
         let needs = options.epilogue;
+        let extents = [m, n, k];
+        if let Some(shape) = VectorShape::new::<T>(extents, caches, options.blocking, needs) {
+            return Gemm { kernels, extents, way: Way::Vector(shape) };
+        }
         let unit = needs.row_multiple.max(1);
-        let straight = Shape::new([m, n, k], kernels, caches, options.blocking, [unit, 1], needs);
-        // Its columns are the epilogue's rows.
-        let swapped = Shape::new([n, m, k], kernels, caches, options.blocking, [1, unit], needs);
-        Gemm { kernels, straight, swapped }
+        let shape =
+            |extents, multiples| Box::new(Shape::new(extents, kernels, caches, options.blocking, multiples, needs));
+        // The columns of the swapped product are the epilogue's rows.
+        let (straight, swapped) = (shape(extents, [unit, 1]), shape([n, m, k], [1, unit]));
+        Gemm { kernels, extents, way: Way::Blocks { straight, swapped } }
     }
 
     /// The name of the instruction set whose kernels are used.
@@ -148,15 +168,14 @@ impl<T: Element> Gemm<T> {
         self.kernels.name
     }
 
-    /// Block sizes for C = A·B.
-    pub fn blocking(&self) -> Blocking {
-        self.straight.blocking
-    }
-
     /// Bytes of workspace that a run on `n_threads` threads may need, batched or not.
     pub fn workspace_bytes(&self, n_threads: usize) -> usize {
-        let bytes = |shape: &Shape| shape.shared_bytes::<T>() + n_threads.max(1) * shape.own_bytes::<T>();
-        bytes(&self.straight).max(bytes(&self.swapped))
+        let n_threads = n_threads.max(1);
+        let bytes = |shape: &Shape| shape.shared_bytes::<T>() + n_threads * shape.own_bytes::<T>();
+        match &self.way {
+            Way::Vector(shape) => shape.workspace_bytes::<T>(n_threads),
+            Way::Blocks { straight, swapped } => bytes(straight).max(bytes(swapped)),
+        }
     }
 
     /// C = A·B, or C += A·B.
@@ -200,24 +219,29 @@ impl<T: Element> Gemm<T> {
         call: &Call<'_>,
         workspace: &mut Workspace,
     ) {
-        let Shape { m, n, k, .. } = self.straight;
+        let [m, n, k] = self.extents;
         assert_eq!((a.rows, a.cols), (m, k), "A has other extents than the plan");
         assert_eq!((b.rows, b.cols), (k, n), "B has other extents than the plan");
         assert_eq!((c.rows, c.cols), (m, n), "C has other extents than the plan");
         if m == 0 || n == 0 || batch.count == 0 {
             return;
         }
+        let (straight, swapped) = match &self.way {
+            Way::Vector(shape) => {
+                // SAFETY: the caller vouches for the matrices; the kernels were chosen for this CPU.
+                return unsafe { shape.run(&self.kernels.vector, pool, batch, [a, b], c, call, workspace) };
+            }
+            Way::Blocks { straight, swapped } => (straight, swapped),
+        };
         let multiply_adds = [m, n, k, batch.count].into_iter().fold(1, usize::saturating_mul);
         let n_threads = if multiply_adds < PARALLEL_MULTIPLY_ADDS { 1 } else { pool.n_threads() };
-        // The kernels want the columns of C adjacent. If its rows are, the transposed product has that; a product
-        // with a vector runs along the longer side, where there are lanes to fill.
-        let rows_adjacent = c.row_stride == 1 && c.col_stride != 1 && n > 1;
-        let swap = if n == 1 { m >= self.kernels.lanes } else { rows_adjacent };
+        // The kernels want the columns of C adjacent. If its rows are, the transposed product has that.
+        let swap = c.row_stride == 1 && c.col_stride != 1;
         let (shape, batch, a, b, c) = if swap {
             let batch = Batch { a_stride: batch.b_stride, b_stride: batch.a_stride, ..*batch };
-            (&self.swapped, batch, b.transposed(), a.transposed(), c.transposed())
+            (swapped, batch, b.transposed(), a.transposed(), c.transposed())
         } else {
-            (&self.straight, *batch, a, b, c)
+            (straight, *batch, a, b, c)
         };
         workspace.reserve(shape.shared_bytes::<T>() + n_threads * shape.own_bytes::<T>());
         let job = Job::new(self.kernels, shape, batch, [a, b], c, call, swap, workspace);
@@ -245,6 +269,8 @@ pub(crate) struct Shape {
     /// Pack neither, provided that B's columns are adjacent and its rows do not all fall into the same cache sets:
     /// measured, packing then costs more than the better order of memory gains.
     pub stays: bool,
+    /// Flat kernels, provided that the columns of B and of C are adjacent.
+    pub flat: Option<Flat>,
     /// Row bounds between threads and blocks are multiples of this.
     pub row_unit: usize,
     /// Columns are divided between threads and rectangles in units of this.
@@ -253,6 +279,31 @@ pub(crate) struct Shape {
     pub c_rows: usize,
     /// Columns of a packed panel of B.
     nr: usize,
+}
+
+/// How flat kernels pass over a block: steps of K and columns at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flat {
+    pub depth: usize,
+    pub cols: usize,
+}
+
+impl Flat {
+    /// For products of few steps of K, which take less time than writing C by tiles does, and for products of few rows, where
+    /// reading B by tiles takes longer than the arithmetic.
+    fn new<T: Element>([m, n, k]: [usize; 3], kernels: &KernelSet<T>, caches: Caches) -> Option<Flat> {
+        let size = size_of::<T>();
+        let (short, low) = (k <= FLAT_DEPTH, m <= FLAT_PANELS * kernels.mr() && k * n * size > caches.l1 / 2);
+        if kernels.flat.is_empty() || n < 2 * kernels.nr || k == 0 || !(short || low) {
+            return None;
+        }
+        let depth = if short { k } else { FLAT_STEP };
+        // B waits in L1 for the next panel of rows, and C for the next steps of K:
+        //     depth · cols · size <= L1 / 2,   m · cols · size <= L1 / 2.
+        let rows = if short { depth } else { depth.max(m) };
+        let cols = (caches.l1 / 2 / (rows * size)).max(1).next_multiple_of(kernels.nr);
+        Some(Flat { depth, cols })
+    }
 }
 
 impl Shape {
@@ -269,7 +320,8 @@ impl Shape {
         let column_unit = lcm(nr.max(COLUMN_ALIGN), multiples[1]);
         let mut row_unit = lcm(ROW_ALIGN, multiples[0]);
         let max_kc = (caches.l2 / 8 / (nr * size)).clamp(64, MAX_KC);
-        let strip = if needs.owns_c && forced.is_none() {
+        let flat = Flat::new([m, n, k], kernels, caches);
+        let strip = if needs.owns_c && forced.is_none() && flat.is_none() {
             strip([n, k], max_kc, size, [mr, nr], caches, needs.n_companions).filter(|strip| m > strip.mc)
         } else {
             None
@@ -295,6 +347,14 @@ impl Shape {
                 // but if all rows fit into L2 they are one block, because then B need not be packed as a whole.
                 let fits = caches.l2 / (kc * size);
                 let mc = if m <= fits { m.max(1) } else { (fits / 2).max(mr) };
+                // Few steps of K: whole rows of C, which stay in L2 until the epilogue has seen them and its companions:
+                //     mc · n · size · (1 + companions) <= L2 / 4.
+                let mc = match flat {
+                    Some(flat) if flat.depth == k => {
+                        (caches.l2 / 4 / (n * size * (1 + needs.n_companions))).clamp(mr, mc.max(mr))
+                    }
+                    _ => mc,
+                };
                 let mc = m.div_ceil(m.div_ceil(mc).max(1)).next_multiple_of(lcm(COLUMN_ALIGN, row_unit));
                 // A block of B (kc × nc) takes an eighth of L3, which other cores use too:
                 //     kc · nc · size <= L3 / 8.
@@ -305,7 +365,7 @@ impl Shape {
         // A rectangle of C takes a quarter of L2, so that it is still there when the epilogue reads it:
         //     mc · epilogue_cols · size <= L2 / 4.
         let rows = blocking.mc.min(m).max(1);
-        let epilogue_cols = (caches.l2 / 4 / (rows * size)).max(column_unit) / column_unit * column_unit;
+        let epilogue_cols = (caches.l2 / 4 / (rows * size)).max(column_unit).next_multiple_of(column_unit);
         // Panels of B that a thread packs at once, so that it reads longer pieces of B's rows, stay in L2:
         //     kc · packed_cols · size <= L2 / 4.
         let packed_cols = (caches.l2 / 4 / (blocking.kc * nr * size)).clamp(1, MAX_PANELS) * nr;
@@ -313,7 +373,8 @@ impl Shape {
         // Both operands fit into L1 as they are, or each element is used for a few tiles only.
         let small = a_bytes.saturating_add(b_bytes) <= caches.l1;
         let (low, narrow) = (m <= LOW_PANELS * mr, n <= 2 * nr);
-        let (a_direct, b_direct) = (small || low || narrow, small || low);
+        let flat_needs = flat.is_some();
+        let (a_direct, b_direct) = (small || low || narrow || flat_needs, small || low || flat_needs);
         // A stays in L2 while B, of a size that TLB and L3 handle well, streams by once.
         let stays = a_bytes <= caches.l2 / 2 && b_bytes <= 4 * caches.l2;
         let c_rows = match needs.owns_c {
@@ -331,6 +392,7 @@ impl Shape {
             a_direct,
             b_direct,
             stays,
+            flat,
             row_unit,
             column_unit,
             c_rows,
@@ -343,9 +405,10 @@ impl Shape {
         if self.a_direct { 0 } else { self.blocking.mc.min(self.m) * self.blocking.kc.min(self.k) }
     }
 
-    /// Elements of the panels of B that a thread packs for itself.
+    /// Elements of the panels of B that a thread packs for itself, or of what flat kernels read of B.
     fn panel_elements(&self) -> usize {
-        self.packed_cols.min(self.n.next_multiple_of(self.nr)) * self.blocking.kc.min(self.k)
+        let flat = self.flat.map_or(0, |flat| flat.depth * flat.cols);
+        flat.max(self.packed_cols.min(self.n.next_multiple_of(self.nr)) * self.blocking.kc.min(self.k))
     }
 
     /// Bytes that threads share: a packed block of B, for products too high for one block of rows.

@@ -91,6 +91,84 @@ fn transposed_in_registers_f64() {
     transposed_in_registers::<f64>();
 }
 
+/// Products with a vector: all extents up to seventy in every layout, some longer ones on several threads, batches.
+fn vectors<T: Number>() {
+    let pools = [Pool::new(1), Pool::new(3)];
+    let pools = [&pools[0], &pools[1]];
+    let mut random = Random(10);
+    for isa in isas() {
+        let step = if isa == IsaChoice::Portable { 9 } else { 1 };
+        for long in (1..=70).step_by(step) {
+            for k in (0..=70).step_by(step) {
+                for (m, n) in [(1, long), (long, 1)] {
+                    let layouts = [random.pick(&LAYOUTS), random.pick(&LAYOUTS), random.pick(&LAYOUTS)];
+                    let blocking =
+                        (random.below(3) == 0).then(|| Blocking { mc: random.below(40), kc: 1, nc: random.below(40) });
+                    let accumulate = random.below(2) == 0;
+                    let case = Case { layouts, blocking, accumulate, ..Case::new(m, n, k, isa) };
+                    check::<T>(&case, &pools[..1], &mut random);
+                }
+            }
+        }
+        for (long, k) in [(1031, 555), (333, 1777), (4099, 70), (1, 9001), (70, 5003), (16385, 33)] {
+            if isa == IsaChoice::Portable && long > 1000 {
+                continue;
+            }
+            for layout in LAYOUTS {
+                for (m, n) in [(1, long), (long, 1)] {
+                    let layouts = [if m == 1 { random.pick(&LAYOUTS) } else { layout }, layout, random.pick(&LAYOUTS)];
+                    let (count, broadcast) =
+                        if long < 400 { (3, [random.below(2) == 0, false]) } else { (1, [false; 2]) };
+                    let case = Case { layouts, count, broadcast, ..Case::new(m, n, k, isa) };
+                    check::<T>(&case, &pools, &mut random);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn vectors_f32() {
+    vectors::<f32>();
+}
+
+#[test]
+fn vectors_f64() {
+    vectors::<f64>();
+}
+
+/// Products that underflow to zeros of both signs: what pads lanes and ends must not change them.
+#[test]
+fn zeros_keep_their_signs() {
+    let pool = Pool::new(1);
+    let mut random = Random(11);
+    for isa in isas() {
+        for k in 1..=40 {
+            for (m, n) in [(1, 1), (1, 19), (19, 1), (3, 19)] {
+                for (layout_a, layout_b) in [
+                    (Layout::RowMajor, Layout::RowMajor),
+                    (Layout::ColMajor, Layout::ColMajor),
+                    (Layout::BothGaps, Layout::BothGaps),
+                ] {
+                    let mut value = || random.pick(&[1e-30_f32, -1e-30, -1e-30]);
+                    let a = Stack::new(layout_a, 1, m, k, &mut value);
+                    let b = Stack::new(layout_b, 1, k, n, || 1e-30);
+                    let mut expected = Stack::new(Layout::RowMajor, 1, m, n, || f32::NAN);
+                    let mut c = expected.clone();
+                    common::reference(&a, &b, &mut expected, false);
+                    let gemm = Gemm::with_options(m, n, k, &Options { isa, ..Options::default() }).unwrap();
+                    let workspace = &mut Workspace::new();
+                    // SAFETY: the stacks outlive the call and are distinct.
+                    unsafe { gemm.run(&pool, a.view(), b.view(), c.view_mut(), &Call::default(), workspace) };
+                    for (found, expected) in c.data.iter().zip(&expected.data) {
+                        assert_eq!(found.bits(), expected.bits(), "{found} {expected} {m}x{k}.{k}x{n} {layout_a:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn small_f32() {
     small::<f32>();
@@ -141,6 +219,12 @@ fn threads<T: Number>() {
         (23, 700, 130),
         (700, 23, 130),
         (1200, 90, 40),
+        // Few steps of K or few rows, with rows of B that share cache sets and with others.
+        (40, 1024, 7),
+        (203, 700, 16),
+        (1000, 130, 1),
+        (3, 1024, 70),
+        (6, 1060, 300),
     ];
     for isa in isas().into_iter().filter(|&isa| isa != IsaChoice::Portable) {
         for (m, n, k) in shapes {
@@ -227,12 +311,17 @@ fn empty_extents() {
 fn infinities_and_nans_go_where_they_should() {
     let pool = Pool::new(1);
     for isa in isas() {
-        for (m, n, k) in [(5, 7, 3), (40, 50, 70), (1, 33, 20), (33, 1, 20), (100, 120, 110)] {
-            let mut random = Random(7);
+        for (index, (m, n, k)) in
+            [(5, 7, 3), (40, 50, 70), (1, 33, 20), (33, 1, 20), (1, 33, 99), (33, 1, 99), (1, 1, 70), (100, 120, 110)]
+                .into_iter()
+                .enumerate()
+        {
+            let mut random = Random(7 + index as u64);
+            let layouts = [[Layout::RowMajor, Layout::ColMajor], [Layout::ColMajor, Layout::RowMajor]][index % 2];
             let specials = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, f32::MAX, f32::MIN_POSITIVE / 8.0];
             let mut value = || if random.below(9) == 0 { random.pick(&specials) } else { common::value(&mut random) };
-            let a = Stack::new(Layout::RowMajor, 1, m, k, &mut value);
-            let b = Stack::new(Layout::ColMajor, 1, k, n, &mut value);
+            let a = Stack::new(layouts[0], 1, m, k, &mut value);
+            let b = Stack::new(layouts[1], 1, k, n, &mut value);
             let mut expected = Stack::new(Layout::RowMajor, 1, m, n, || 0.0);
             let mut c = expected.clone();
             common::reference(&a, &b, &mut expected, false);

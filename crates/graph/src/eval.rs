@@ -1,7 +1,7 @@
 //! Reference semantics: how the families of ops compute their values on the host.
 //!
 //! Slow and obvious on purpose. Scalar ops run the very body that code generators compile, reductions follow
-//! [`cotangent_scalar::order`], matrix products are one FMA chain over k; everything else moves elements.
+//! [`cotangent_scalar::order`], as do matrix products; everything else moves elements.
 
 use cotangent_scalar::eval::Registers;
 use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId, order};
@@ -179,12 +179,18 @@ fn place(whole: &mut TensorData, part: &TensorData, corner: &[(Axis, usize)]) {
     with_array!(whole, a => copy(a, part, corner));
 }
 
-/// `C = A·B` in the last two axes, leading axes equal, optionally transposed: one FMA chain over k for each element.
+/// `C = A·B` in the last two axes, leading axes equal, optionally transposed, in the order of [`order::product_lanes`].
 pub fn matmul(cx: &EvalCx<'_>, inputs: &[&TensorData]) -> Result<TensorData, Fault> {
-    fn product<T: Element>(a: &ArrayD<T>, b: &ArrayD<T>, shape: &Shape, fma: impl Fn(T, T, T) -> T) -> TensorData {
+    fn product<T: Element + std::ops::Add<Output = T>>(
+        a: &ArrayD<T>,
+        b: &ArrayD<T>,
+        shape: &Shape,
+        fma: impl Fn(T, T, T) -> T,
+    ) -> TensorData {
         let rank = shape.rank();
         let (m, n) = (shape[rank - 2], shape[rank - 1]);
         let k = a.shape()[rank - 1];
+        let n_lanes = order::product_lanes([m, n, k], T::DTYPE);
         let batch: usize = shape[..rank - 2].iter().product();
         let flat = |x: &ArrayD<T>| x.as_standard_layout().iter().copied().collect::<Vec<T>>();
         let (a, b) = (flat(a), flat(b));
@@ -194,7 +200,8 @@ pub fn matmul(cx: &EvalCx<'_>, inputs: &[&TensorData]) -> Result<TensorData, Fau
                 let row = &a[(l * m + i) * k..][..k];
                 for j in 0..n {
                     let column = b[l * k * n..][..k * n].iter().skip(j).step_by(n.max(1));
-                    out.push(row.iter().zip(column).fold(T::from_bits(0), |c, (&x, &y)| fma(x, y, c)));
+                    let terms = row.iter().copied().zip(column.copied());
+                    out.push(order::product_element(n_lanes, T::from_bits(0), terms, &fma, |x, y| x + y));
                 }
             }
         }

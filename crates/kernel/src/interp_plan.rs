@@ -12,6 +12,8 @@ use std::fmt;
 use std::ops::Range;
 
 use cotangent_graph::{Code, CompilerBug, Counters, DType, Diag, Shape, TensorData};
+use cotangent_scalar::{ScalarOp, eval::apply, order};
+use smallvec::SmallVec;
 
 use crate::interp::{self, Place};
 use crate::ir::{Kernel, Sweep};
@@ -252,7 +254,7 @@ impl<'p> PlanMachine<'p> {
         interp::run_unit(kernel, &mut memory, &places, rows, cols).map_err(|e| bug(format!("{}: {e}", kernel.name)))
     }
 
-    /// A rectangle of a product, each element one chain over k.
+    /// A rectangle of a product.
     fn tile(
         &mut self,
         dims: GemmDims,
@@ -266,23 +268,18 @@ impl<'p> PlanMachine<'p> {
             let start = view.offset.wrapping_add(term(batch, view.batch_stride));
             start.wrapping_add(term(row, view.row_stride)).wrapping_add(term(col, view.col_stride))
         };
+        let n_lanes = order::product_lanes([dims.m, dims.n, dims.k], dtype);
         for r in rows {
             let (batch, i) = (r / dims.m, r % dims.m);
             for j in cols.clone() {
-                let mut sum = 0;
+                let mut terms = SmallVec::<[(u64, u64); 64]>::new();
                 for k in 0..dims.k {
                     let x = self.read(a.buffer, dtype, at(a, batch, i, k))?;
-                    let y = self.read(b.buffer, dtype, at(b, batch, k, j))?;
-                    sum = match dtype {
-                        DType::F32 => {
-                            let (x, y, s) =
-                                (f32::from_bits(x as u32), f32::from_bits(y as u32), f32::from_bits(sum as u32));
-                            u64::from(x.mul_add(y, s).to_bits())
-                        }
-                        DType::F64 => f64::from_bits(x).mul_add(f64::from_bits(y), f64::from_bits(sum)).to_bits(),
-                        _ => return Err(bug("a product of integers")),
-                    };
+                    terms.push((x, self.read(b.buffer, dtype, at(b, batch, k, j))?));
                 }
+                let combine = |op| move |x, y, z| apply(op, dtype, dtype, x, y, z);
+                let (fma, add) = (combine(ScalarOp::Fma), combine(ScalarOp::Add));
+                let sum = order::product_element(n_lanes, 0, terms.into_iter(), fma, |x, y| add(x, y, 0));
                 self.write(c, dtype, (r * dims.n + j) as i64, sum)?;
             }
         }

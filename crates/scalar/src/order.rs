@@ -11,6 +11,9 @@
 //! * **Full** (everything): up to 4,096 elements the row rule; beyond that the flat range is cut into chunks of 4,096 (the
 //!   last may be shorter), each reduced by the row rule, and the partials are reduced by the full rule again.
 //! * A reduction over several separate groups of axes is done group by group, innermost first.
+//! * **Product** of matrices: every element is one chain of fused multiply-adds over `k` in order, from the identity. If
+//!   the result has one row or one column, the element is a sum over a row: as many chains as the row rule has lanes, lane
+//!   `i` over `i, i+L, …`, combined by halving.
 
 use crate::body::ScalarOp;
 use crate::dtype::DType;
@@ -21,6 +24,9 @@ pub const COLUMN_BLOCK: usize = 64;
 
 /// Elements of a full reduction that one row holds.
 pub const FULL_CHUNK: usize = 4096;
+
+/// The most virtual lanes of a row reduction: those of types of up to 4 bytes.
+pub const MOST_LANES: usize = 32;
 
 /// How a reduction combines values. The identity starts every lane and block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,8 +82,39 @@ impl ReduceOp {
 
 /// Number of virtual lanes of a row reduction over `n` elements.
 pub fn n_lanes(n: usize, dtype: DType) -> usize {
-    let most = if dtype.size_bytes() == 8 { 16 } else { 32 };
+    let most = if dtype.size_bytes() == 8 { MOST_LANES / 2 } else { MOST_LANES };
     n.max(1).next_power_of_two().min(most)
+}
+
+/// Number of virtual lanes of every element of a product of m×k by k×n matrices (one of a batch).
+pub fn product_lanes([m, n, k]: [usize; 3], dtype: DType) -> usize {
+    if m == 1 || n == 1 { n_lanes(k, dtype) } else { 1 }
+}
+
+/// An element of a product, given its number of lanes, the factors of its terms in order, `fma(a, b, c)` = a·b + c, and
+/// `add`.
+#[inline(always)]
+pub fn product_element<T: Copy>(
+    n_lanes: usize,
+    zero: T,
+    terms: impl Iterator<Item = (T, T)>,
+    fma: impl Fn(T, T, T) -> T,
+    add: impl Fn(T, T) -> T,
+) -> T {
+    let mut lanes = [zero; MOST_LANES];
+    let mut lane = 0;
+    for (a, b) in terms {
+        lanes[lane] = fma(a, b, lanes[lane]);
+        lane = if lane + 1 < n_lanes { lane + 1 } else { 0 };
+    }
+    let mut width = n_lanes / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = add(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// The row rule.
@@ -150,6 +187,28 @@ mod tests {
         assert_eq!(reduce_row(ReduceOp::Sum, DType::F32, &[]), 0);
         assert_eq!(reduce_column(ReduceOp::Max, DType::I64, std::iter::empty()), i64::MIN as u64);
         assert_eq!(reduce_full(ReduceOp::Max, DType::F32, &bits(&[f32::NAN, 1.0])) as u32, f32::NAN.to_bits());
+    }
+
+    #[test]
+    fn products_with_vectors_are_sums_over_rows() {
+        let (a, b): (Vec<f32>, Vec<f32>) = (0..77).map(|i| (0.3 + 1.0 / (i as f32 + 1.0), (i as f32).sin())).unzip();
+        let element = |extents| {
+            let terms = a.iter().copied().zip(b.iter().copied());
+            product_element(product_lanes(extents, DType::F32), 0.0, terms, f32::mul_add, |x, y| x + y)
+        };
+        let chain = a.iter().zip(&b).fold(0.0_f32, |c, (a, b)| a.mul_add(*b, c));
+        assert_eq!(element([2, 2, 77]).to_bits(), chain.to_bits());
+        let mut lanes = [0.0_f32; 32];
+        for i in 0..77 {
+            lanes[i % 32] = a[i].mul_add(b[i], lanes[i % 32]);
+        }
+        let halved = bits(&lanes);
+        for extents in [[1, 5, 77], [5, 1, 77], [1, 1, 77]] {
+            assert_eq!(u64::from(element(extents).to_bits()), reduce_row(ReduceOp::Sum, DType::F32, &halved));
+        }
+        assert_ne!(element([1, 5, 77]), chain);
+        let lanes = [[1, 1, 0], [1, 1, 3], [1, 9, 16], [9, 1, 99], [2, 9, 99]].map(|e| product_lanes(e, DType::F64));
+        assert_eq!(lanes, [1, 4, 16, 16, 1]);
     }
 
     #[test]

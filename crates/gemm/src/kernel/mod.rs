@@ -14,6 +14,7 @@ pub(crate) mod neon;
 pub(crate) mod portable;
 #[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
 pub(crate) mod tile;
+pub(crate) mod vector;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
@@ -41,7 +42,7 @@ pub(crate) struct Tile<T> {
         expect(dead_code, reason = "portable kernels do not prefetch")
     )]
     pub next_c: *const T,
-    /// Columns of the tile: more than `lanes * (vectors - 1)`, at most `lanes * vectors`.
+    /// Columns of the tile: more than `lanes * (vectors - 1)`, at most `lanes * vectors`; for a flat kernel, any number.
     pub cols: usize,
     /// Start from C instead of from zero.
     pub load: bool,
@@ -89,9 +90,15 @@ pub(crate) struct KernelSet<T: 'static> {
     pub packed: &'static [[Kernel<T>; 2]],
     /// `direct[height - 1][vectors - 1]`: any strides; low tiles may be wider than `nr`.
     pub direct: &'static [&'static [Kernel<T>]],
+    /// `flat[height - 1]`: any number of columns of a B used in place, strip by strip, any strides of A. For short K
+    /// blocks, where a call for each tile would cost too much and where C and B had better be passed over in long
+    /// pieces. Without any, `direct` kernels do it.
+    pub flat: &'static [Kernel<T>],
     /// `transposing[height - 1][vectors - 1]`: whole vectors of a B used in place whose K dimension is the contiguous
     /// one; any strides of A. Without any, such a B is packed.
     pub transposing: &'static [&'static [Kernel<T>]],
+    /// Products with a vector.
+    pub vector: vector::VectorKernels<T>,
     /// The packing of operands whose K dimension is the contiguous one.
     pub transpose: Transpose<T>,
     /// The packing of operands whose other dimension is the contiguous one.
@@ -130,6 +137,11 @@ macro_rules! direct_table {
     };
 }
 
+/// The table of flat kernels `$f::<height>`.
+macro_rules! flat_table {
+    ($f:ident: $($m:literal)*) => { &[$($f::<$m>),*] };
+}
+
 /// The table of transposing kernels `$f::<height, vectors>`: two vectors while registers last.
 macro_rules! transposing_table {
     ($f:ident: 1 2 $($m:literal)*) => {
@@ -137,4 +149,4 @@ macro_rules! transposing_table {
     };
 }
 
-pub(crate) use {direct_table, packed_table, transposing_table};
+pub(crate) use {direct_table, flat_table, packed_table, transposing_table};

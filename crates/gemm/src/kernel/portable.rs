@@ -5,6 +5,7 @@
 //! the same bits.
 
 use crate::Element;
+use crate::kernel::vector::{VectorCall, VectorKernels, strided};
 use crate::kernel::{KernelSet, Tile, direct_table, packed_table};
 use crate::workspace::LINE;
 
@@ -19,7 +20,9 @@ pub(crate) static F32: KernelSet<f32> = KernelSet {
     nr: 2 * LANES_F32,
     packed: packed_table!(tile_f32: 1 2 3 4 5 6),
     direct: direct_table!(tile_f32: 1 2 3 4 5 6),
+    flat: &[],
     transposing: &[],
+    vector: VectorKernels { along: vector::<f32>, across: vector::<f32>, strided: vector::<f32> },
     transpose: transpose::<f32>,
     copy: copy_plain::<f32>,
 };
@@ -31,7 +34,9 @@ pub(crate) static F64: KernelSet<f64> = KernelSet {
     nr: 2 * LANES_F64,
     packed: packed_table!(tile_f64: 1 2 3 4 5 6),
     direct: direct_table!(tile_f64: 1 2 3 4 5 6),
+    flat: &[],
     transposing: &[],
+    vector: VectorKernels { along: vector::<f64>, across: vector::<f64>, strided: vector::<f64> },
     transpose: transpose::<f64>,
     copy: copy_plain::<f64>,
 };
@@ -94,6 +99,15 @@ unsafe fn tile<T: Element, const L: usize, const M: usize, const V: usize, const
             }
         }
     }
+}
+
+/// The plain product with a vector.
+///
+/// # Safety
+/// As [`VectorKernel`](crate::kernel::vector::VectorKernel).
+pub(crate) unsafe fn vector<T: Element>(call: &VectorCall<T>) {
+    // SAFETY: what the caller promises.
+    unsafe { strided(call) }
 }
 
 /// The plain [`Transpose`](crate::kernel::Transpose).

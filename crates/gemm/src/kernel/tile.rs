@@ -16,7 +16,7 @@ pub(crate) fn opaque<T>(mut pointer: *const T) -> *const T {
 macro_rules! micro_kernels {
     (
         $(#[$doc:meta])*
-        $name:ident, $features:literal, $elem:ty, $lanes:literal, mask: $mask:ident, zero: $zero:ident,
+        $name:ident, $flat:ident, $features:literal, $elem:ty, $lanes:literal, mask: $mask:ident, zero: $zero:ident,
         splat: $splat:ident, fma: $fma:ident, prefetch: $prefetch:ident, load: $load:ident, store: $store:ident,
         load_masked: |$load_p:ident, $load_m:ident| $load_masked:expr,
         store_masked: |$store_p:ident, $store_m:ident, $store_x:ident| $store_masked:expr $(,)?
@@ -110,6 +110,65 @@ macro_rules! micro_kernels {
                             $store_masked
                         }
                     }
+                }
+            }
+        }
+
+        /// A few rows of C from end to end, as a [flat kernel]($crate::kernel::KernelSet::flat).
+        ///
+        /// # Safety
+        /// The CPU has the features; the tile's pointers are valid for what the tile says.
+        #[target_feature(enable = $features)]
+        unsafe fn $flat<const M: usize>(call: &Tile<$elem>) {
+            /// Vectors of a strip of columns.
+            const V: usize = 2;
+            let &Tile { k, a_row_stride, a_k_stride, b_k_stride, c_row_stride, load, .. } = call;
+            let mut rows = [call.a; M];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = row.wrapping_offset(i as isize * a_row_stride);
+            }
+            let whole = call.cols / (V * $lanes) * (V * $lanes);
+            for j in (0..whole).step_by(V * $lanes) {
+                let c = call.c.wrapping_add(j);
+                let mut sums = [[$zero(); V]; M];
+                if load {
+                    for i in 0..M {
+                        for v in 0..V {
+                            // SAFETY: row `i < M` of the tile, a whole vector of its columns.
+                            sums[i][v] = unsafe { $load(c.offset(i as isize * c_row_stride).add(v * $lanes)) };
+                        }
+                    }
+                }
+                let mut b = call.b.wrapping_add(j);
+                for step in 0..k as isize {
+                    let mut columns = [$zero(); V];
+                    for v in 0..V {
+                        // SAFETY: a whole vector of row `step` of B.
+                        columns[v] = unsafe { $load(b.add(v * $lanes)) };
+                    }
+                    for i in 0..M {
+                        // SAFETY: row `i < M`, column `step` of A.
+                        let x = unsafe { $splat(*rows[i].offset(step * a_k_stride)) };
+                        for v in 0..V {
+                            sums[i][v] = $fma(x, columns[v], sums[i][v]);
+                        }
+                    }
+                    b = b.wrapping_offset(b_k_stride);
+                }
+                for i in 0..M {
+                    for v in 0..V {
+                        // SAFETY: as for loading C.
+                        unsafe { $store(c.offset(i as isize * c_row_stride).add(v * $lanes), sums[i][v]) };
+                    }
+                }
+            }
+            let left = call.cols - whole;
+            if left > 0 {
+                let (b, c) = (call.b.wrapping_add(whole), call.c.wrapping_add(whole));
+                let end = Tile { b, c, cols: left, ..*call };
+                // SAFETY: the last columns of the tile, for which the caller vouches.
+                unsafe {
+                    if left > $lanes { $name::<M, 2, false>(&end) } else { $name::<M, 1, false>(&end) }
                 }
             }
         }

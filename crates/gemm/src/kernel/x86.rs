@@ -10,7 +10,8 @@ use std::arch::x86_64::*;
 
 use crate::Element;
 use crate::kernel::tile::{micro_kernels, transposing_kernels};
-use crate::kernel::{KernelSet, Tile, direct_table, packed_table, transposing_table};
+use crate::kernel::vector::{VectorCall, VectorKernels, strided, vector_kernels};
+use crate::kernel::{KernelSet, Tile, direct_table, flat_table, packed_table, transposing_table};
 
 /// The kernels for `f32` with AVX2 and FMA.
 pub(crate) static AVX2_F32: KernelSet<f32> = KernelSet {
@@ -19,7 +20,9 @@ pub(crate) static AVX2_F32: KernelSet<f32> = KernelSet {
     nr: 16,
     packed: packed_table!(avx2_f32: 1 2 3 4 5 6),
     direct: direct_table!(avx2_f32: 1 2 3 4 5 6),
+    flat: flat_table!(flat_avx2_f32: 1 2 3 4 5 6),
     transposing: transposing_table!(transposing_avx2_f32: 1 2 3 4 5 6),
+    vector: VectorKernels { along: along_avx2_f32, across: across_avx2_f32, strided: strided_avx2::<f32> },
     transpose: transpose_f32,
     copy: copy_avx2::<f32>,
 };
@@ -31,7 +34,9 @@ pub(crate) static AVX2_F64: KernelSet<f64> = KernelSet {
     nr: 8,
     packed: packed_table!(avx2_f64: 1 2 3 4 5 6),
     direct: direct_table!(avx2_f64: 1 2 3 4 5 6),
+    flat: flat_table!(flat_avx2_f64: 1 2 3 4 5 6),
     transposing: transposing_table!(transposing_avx2_f64: 1 2 3 4 5 6),
+    vector: VectorKernels { along: along_avx2_f64, across: across_avx2_f64, strided: strided_avx2::<f64> },
     transpose: transpose_f64,
     copy: copy_avx2::<f64>,
 };
@@ -43,7 +48,9 @@ pub(crate) static AVX512_F32: KernelSet<f32> = KernelSet {
     nr: 32,
     packed: packed_table!(avx512_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
     direct: direct_table!(avx512_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
+    flat: flat_table!(flat_avx512_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
     transposing: transposing_table!(transposing_avx512_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
+    vector: VectorKernels { along: along_avx512_f32, across: across_avx512_f32, strided: strided_avx512::<f32> },
     transpose: transpose_f32,
     copy: copy_avx512::<f32>,
 };
@@ -55,7 +62,9 @@ pub(crate) static AVX512_F64: KernelSet<f64> = KernelSet {
     nr: 16,
     packed: packed_table!(avx512_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
     direct: direct_table!(avx512_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
+    flat: flat_table!(flat_avx512_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
     transposing: transposing_table!(transposing_avx512_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
+    vector: VectorKernels { along: along_avx512_f64, across: across_avx512_f64, strided: strided_avx512::<f64> },
     transpose: transpose_f64,
     copy: copy_avx512::<f64>,
 };
@@ -109,28 +118,28 @@ fn prefetch_l2<T>(address: *const T) {
 
 micro_kernels!(
     /// Six rows of two vectors of eight.
-    avx2_f32, "avx2,fma", f32, 8, mask: mask_8x32, zero: _mm256_setzero_ps,
+    avx2_f32, flat_avx2_f32, "avx2,fma", f32, 8, mask: mask_8x32, zero: _mm256_setzero_ps,
     splat: _mm256_set1_ps, fma: _mm256_fmadd_ps, prefetch: prefetch, load: _mm256_loadu_ps, store: _mm256_storeu_ps,
     load_masked: |p, m| _mm256_maskload_ps(p, m),
     store_masked: |p, m, x| _mm256_maskstore_ps(p, m, x),
 );
 micro_kernels!(
     /// Six rows of two vectors of four.
-    avx2_f64, "avx2,fma", f64, 4, mask: mask_4x64, zero: _mm256_setzero_pd,
+    avx2_f64, flat_avx2_f64, "avx2,fma", f64, 4, mask: mask_4x64, zero: _mm256_setzero_pd,
     splat: _mm256_set1_pd, fma: _mm256_fmadd_pd, prefetch: prefetch, load: _mm256_loadu_pd, store: _mm256_storeu_pd,
     load_masked: |p, m| _mm256_maskload_pd(p, m),
     store_masked: |p, m, x| _mm256_maskstore_pd(p, m, x),
 );
 micro_kernels!(
     /// Twelve rows of two vectors of sixteen.
-    avx512_f32, "avx512f", f32, 16, mask: mask_16, zero: _mm512_setzero_ps,
+    avx512_f32, flat_avx512_f32, "avx512f", f32, 16, mask: mask_16, zero: _mm512_setzero_ps,
     splat: _mm512_set1_ps, fma: _mm512_fmadd_ps, prefetch: prefetch, load: _mm512_loadu_ps, store: _mm512_storeu_ps,
     load_masked: |p, m| _mm512_maskz_loadu_ps(m, p),
     store_masked: |p, m, x| _mm512_mask_storeu_ps(p, m, x),
 );
 micro_kernels!(
     /// Twelve rows of two vectors of eight.
-    avx512_f64, "avx512f", f64, 8, mask: mask_8, zero: _mm512_setzero_pd,
+    avx512_f64, flat_avx512_f64, "avx512f", f64, 8, mask: mask_8, zero: _mm512_setzero_pd,
     splat: _mm512_set1_pd, fma: _mm512_fmadd_pd, prefetch: prefetch, load: _mm512_loadu_pd, store: _mm512_storeu_pd,
     load_masked: |p, m| _mm512_maskz_loadu_pd(m, p),
     store_masked: |p, m, x| _mm512_mask_storeu_pd(p, m, x),
@@ -280,6 +289,47 @@ transposing_kernels!(
     transposing_avx512_f64, "avx512f", f64, 8, depth: 8: 0 1 2 3 4 5 6 7, block: block_8x8_f64, zero: _mm512_setzero_pd,
     splat: _mm512_set1_pd, fma: _mm512_fmadd_pd, prefetch: prefetch_l2, load: _mm512_loadu_pd, store: _mm512_storeu_pd,
 );
+
+vector_kernels!(
+    along_avx2_f32, along_rows_avx2_f32, across_avx2_f32, across_lane_avx2_f32, "avx2,fma", f32, 8, virtual: 32, rows: 3,
+    mask: mask_8x32, zero: _mm256_setzero_ps, splat: _mm256_set1_ps, fma: _mm256_fmadd_ps, load: _mm256_loadu_ps,
+    store: _mm256_storeu_ps, load_masked: |p, m| _mm256_maskload_ps(p, m),
+);
+vector_kernels!(
+    along_avx2_f64, along_rows_avx2_f64, across_avx2_f64, across_lane_avx2_f64, "avx2,fma", f64, 4, virtual: 16, rows: 3,
+    mask: mask_4x64, zero: _mm256_setzero_pd, splat: _mm256_set1_pd, fma: _mm256_fmadd_pd, load: _mm256_loadu_pd,
+    store: _mm256_storeu_pd, load_masked: |p, m| _mm256_maskload_pd(p, m),
+);
+vector_kernels!(
+    along_avx512_f32, along_rows_avx512_f32, across_avx512_f32, across_lane_avx512_f32, "avx512f", f32, 16, virtual: 32, rows: 4,
+    mask: mask_16, zero: _mm512_setzero_ps, splat: _mm512_set1_ps, fma: _mm512_fmadd_ps, load: _mm512_loadu_ps,
+    store: _mm512_storeu_ps, load_masked: |p, m| _mm512_maskz_loadu_ps(m, p),
+);
+vector_kernels!(
+    along_avx512_f64, along_rows_avx512_f64, across_avx512_f64, across_lane_avx512_f64, "avx512f", f64, 8, virtual: 16, rows: 4,
+    mask: mask_8, zero: _mm512_setzero_pd, splat: _mm512_set1_pd, fma: _mm512_fmadd_pd, load: _mm512_loadu_pd,
+    store: _mm512_storeu_pd, load_masked: |p, m| _mm512_maskz_loadu_pd(m, p),
+);
+
+/// [`strided`] with the FMA of the instruction set.
+///
+/// # Safety
+/// As [`VectorKernel`](crate::kernel::vector::VectorKernel).
+#[target_feature(enable = "avx2,fma")]
+unsafe fn strided_avx2<T: Element>(call: &VectorCall<T>) {
+    // SAFETY: what the caller promises.
+    unsafe { strided(call) }
+}
+
+/// [`strided`] with the FMA of the instruction set.
+///
+/// # Safety
+/// As [`VectorKernel`](crate::kernel::vector::VectorKernel).
+#[target_feature(enable = "avx512f")]
+unsafe fn strided_avx512<T: Element>(call: &VectorCall<T>) {
+    // SAFETY: what the caller promises.
+    unsafe { strided(call) }
+}
 
 /// [`CopyRows`](crate::kernel::CopyRows) with vectors of 256 bits.
 ///

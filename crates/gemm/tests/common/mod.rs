@@ -7,6 +7,7 @@ use cotangent_gemm::{
     Batch, Blocking, Call, Element, EpilogueNeeds, Gemm, IsaChoice, MatMut, MatRef, Options, Workspace,
 };
 use cotangent_pool::Pool;
+use cotangent_scalar::order;
 
 /// A small generator of numbers (SplitMix64): the tests need variety, not quality.
 pub struct Random(pub u64);
@@ -160,13 +161,24 @@ impl<T: Number> Stack<T> {
     }
 }
 
-/// The definition: C starts from zero or from itself, and takes the products in the order of k.
+/// The definition, by the page that states the order: C starts from zero or from itself, and takes the products in the
+/// order of k; an element of a product with a vector is a sum over a row.
 pub fn reference<T: Number>(a: &Stack<T>, b: &Stack<T>, c: &mut Stack<T>, accumulate: bool) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     for batch in 0..c.count {
         let (a, b) = (a.plain(batch), b.plain(batch));
         let mut sums = if accumulate { c.plain(batch) } else { vec![T::ZERO; m * n] };
-        add_product(&a, &b, &mut sums, n, k);
+        if m == 1 || n == 1 {
+            let n_lanes = order::product_lanes([m, n, k], T::DTYPE);
+            for (at, sum) in sums.iter_mut().enumerate() {
+                let (i, j) = (at / n, at % n);
+                let terms = (0..k).map(|k_at| (a[i * k + k_at], b[k_at * n + j]));
+                let total = order::product_element(n_lanes, T::ZERO, terms, |a, b, c| a.mul_add(b, c), |x, y| x + y);
+                *sum = if accumulate { *sum + total } else { total };
+            }
+        } else {
+            add_product(&a, &b, &mut sums, n, k);
+        }
         for i in 0..m {
             for j in 0..n {
                 let index = c.index(batch, i, j);

@@ -23,7 +23,8 @@ fn vjp<'g>(cx: &VjpCx<'g, '_>) -> Cotangents<'g> {
 pub static MATMUL: OpDef = OpDef {
     name: "matmul",
     doc: "Matrix product in the last two axes, `[.., m, k] · [.., k, n]`, leading axes equal; `ta` and `tb` read an operand \
-          transposed. Every element is one chain of fused multiply-adds over k in order.",
+          transposed. Every element is one chain of fused multiply-adds over k in order, or, if the result has one row or one column, \
+          a sum of such chains in the lanes of a reduction over rows.",
     arity: Arity::Exact(2),
     attrs: &[
         AttrSpec { name: "ta", kind: AttrKind::Bool, doc: "the first operand is stored as `[.., k, m]`" },
