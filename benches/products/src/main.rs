@@ -101,6 +101,8 @@ impl Server {
         for variable in ["OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "MATMUL_NUM_THREADS"] {
             command.env(variable, n_threads.to_string());
         }
+        // NumPy asks the system for large pages. This makes `malloc` do so for the others.
+        command.env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (requests, answers) = (child.stdin.take(), child.stdout.take());
         let (requests, answers) = requests.zip(answers).ok_or("no pipes")?;
