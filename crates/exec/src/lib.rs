@@ -12,6 +12,7 @@
 
 mod check;
 mod compile;
+mod cores;
 mod input;
 mod machine;
 mod memory;

@@ -10,7 +10,6 @@
 
 use std::ops::Range;
 use std::slice;
-use std::sync::Arc;
 
 use cotangent_gemm::{Batch, Call, MatMut, MatRef, Workspace};
 use cotangent_graph::{Code, Diag, Element, Loc, NodeId, Origin, TensorData, Type};
@@ -22,6 +21,7 @@ use ndarray::{ArrayViewD, IxDyn};
 use smallvec::SmallVec;
 
 use crate::compile::{AnyGemm, Executable, GemmPlan};
+use crate::cores::Cores;
 use crate::input::InputView;
 use crate::memory::{AlignedBytes, tensor_of_bytes};
 use crate::runtime::Runtime;
@@ -29,10 +29,6 @@ use crate::store::Store;
 
 /// A kernel is split between threads only if one thread would need about this many nanoseconds.
 const MIN_PARALLEL_NANOS: usize = 8_000;
-
-/// A train step whose parameters and states fit the second-level cache of one core runs on one core: two would hand the
-/// lines that each of them updates to and fro at every step (a 784-128-10 net: 86 us on one core, 127 on two).
-const ONE_CORE_BYTES: usize = 1 << 20;
 
 /// A program bound to memory.
 #[derive(Debug)]
@@ -54,8 +50,7 @@ pub(crate) struct Machine {
     /// For each step, the work of its kernel: how many parts, and along which loop.
     splits: Vec<Split>,
     workspace: Workspace,
-    /// A pool of the caller alone, for programs that one core runs faster.
-    alone: Option<Arc<Pool>>,
+    cores: Cores,
 }
 
 // SAFETY: the pointers lead into memory that the machine owns or that its session's store owns (*homes*), or to inputs
@@ -126,8 +121,13 @@ impl Machine {
         let bytes = program.gemms.iter().map(|g| g.workspace_bytes(runtime.n_threads())).max().unwrap_or(0);
         let workspace = Workspace::with_bytes(bytes);
         let stored: usize = program.interface.stored.iter().map(|(_, ty, _)| ty.n_bytes()).sum();
-        let alone = (program.updates() && stored <= ONE_CORE_BYTES).then(|| Arc::new(Pool::new(1)));
-        Ok(Machine { arena, counters, constants, buffers, inputs, calls, pointers, patches, splits, workspace, alone })
+        let cores = Cores::new(program.updates(), stored, runtime);
+        Ok(Machine { arena, counters, constants, buffers, inputs, calls, pointers, patches, splits, workspace, cores })
+    }
+
+    /// Further steps run on the same cores as the next one.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.cores.is_settled()
     }
 
     pub(crate) fn unbind(&mut self) {
@@ -156,7 +156,7 @@ impl Machine {
         runtime: &Runtime,
         seed: u64,
         step: u32,
-        mut observer: Option<&mut Observer<'_>>,
+        observer: Option<&mut Observer<'_>>,
     ) -> Result<(), Diag> {
         for &(pointer, input) in &self.patches {
             self.pointers[pointer] = self.buffers[self.inputs[input].0.index()];
@@ -164,8 +164,19 @@ impl Machine {
         let words = [seed as u32, (seed >> 32) as u32, step];
         // SAFETY: `counters` has 12 bytes, aligned to 64, and nothing else refers to it now.
         unsafe { self.counters.as_mut_ptr().cast::<[u32; 3]>().write(words) };
-        let alone = self.alone.clone();
-        let pool = alone.as_deref().unwrap_or(runtime.pool());
+        let mut cores = std::mem::replace(&mut self.cores, Cores::All);
+        let done = cores.run(runtime, |pool| self.run_on(pool, program, observer));
+        self.cores = cores;
+        done
+    }
+
+    /// The steps of the plan in order, on the threads of a pool.
+    fn run_on(
+        &mut self,
+        pool: &Pool,
+        program: &Executable,
+        mut observer: Option<&mut Observer<'_>>,
+    ) -> Result<(), Diag> {
         let mut gemms = program.gemms.iter();
         for (s, step) in program.plan.steps.iter().enumerate() {
             match step {

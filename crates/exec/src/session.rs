@@ -128,7 +128,8 @@ impl Session {
     }
 
     /// Runs `n` steps of a program on the same inputs and measures each step of its plan: the median time of each, in plan
-    /// order. These are steps like any other: they update parameters and states.
+    /// order. These are steps like any other: they update parameters and states. A few more come first where a small program
+    /// still tries whether one core is faster.
     ///
     /// # Errors
     /// As [`Session::step`].
@@ -142,11 +143,16 @@ impl Session {
         let (executable, machine) = &mut self.programs[program.0];
         let held = bind(executable, machine, inputs)?;
         let mut times: Vec<Vec<Duration>> = vec![Vec::with_capacity(n); executable.plan.steps.len()];
-        for _ in 0..n {
+        let mut left = n;
+        while left > 0 {
+            let counts = machine.is_settled();
+            left -= usize::from(counts);
             let mut last = Instant::now();
             let mut observe = |_: &Machine, s: usize| {
                 let now = Instant::now();
-                times[s].push(now - last);
+                if counts {
+                    times[s].push(now - last);
+                }
                 last = now;
                 Ok(())
             };
