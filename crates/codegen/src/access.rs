@@ -47,7 +47,9 @@ impl Accesses {
         };
         let mut of_phase = |phase: &Phase| {
             let inputs = phase.inputs.iter().map(|input| match input {
-                Input::Load { arg, map } => Some(access(Some(arg.0 as usize), kernel.args[arg.0 as usize].dtype, map)),
+                Input::Load { arg, map } | Input::Carried { arg, map, .. } => {
+                    Some(access(Some(arg.0 as usize), kernel.args[arg.0 as usize].dtype, map))
+                }
                 Input::Index { map, dtype } => Some(access(None, *dtype, map)),
                 Input::Reduced(_) => None,
             });

@@ -8,14 +8,14 @@
 //! Light bodies keep the lanes in registers through the main loop; heavy ones, and phases with several reductions,
 //! keep them in a buffer on the stack, where the rest of every row goes too.
 
-use cotangent_kernel::ir::{Reduce, Space, Sweep};
+use cotangent_kernel::ir::{Input, Reduce, Space, Sweep};
 use cotangent_scalar::DType;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::{I32, I32X4, I64};
 use cranelift_codegen::ir::{InstBuilder, StackSlot, StackSlotData, StackSlotKind, Value};
 use smallvec::smallvec;
 
-use crate::access::{Position, Sites};
+use crate::access::{Access, Position, Site, Sites};
 use crate::function::{Nest, RowIndex};
 use crate::lanes::{GROUP, Lanes, n_parts};
 use crate::phase::{Env, PhasePlan, Surroundings};
@@ -51,6 +51,9 @@ impl<'k> Nest<'k, '_> {
     pub(crate) fn row(&mut self, plans: &[PhasePlan<'k>], index: &RowIndex) {
         let (start, end) =
             if self.kernel.sweep == Sweep::Row { (self.e.iconst(0), self.inner_of_row(index.row)) } else { self.cols };
+        if self.kernel.is_carried() {
+            self.start_block(plans, index, (start, end));
+        }
         for plan in plans {
             let sites = self.sites(&plan.accesses, index);
             let mut env = Env::new(plan);
@@ -65,6 +68,46 @@ impl<'k> Nest<'k, '_> {
             self.e.hoist_constants(plan, &mut env);
             self.full_phase(plan, &env, &sites, (start, end));
         }
+    }
+
+    /// In the first row of a block, puts what rows carry at its start.
+    fn start_block(&mut self, plans: &[PhasePlan<'k>], index: &RowIndex, (start, end): (Value, Value)) {
+        let (first, done) = (self.e.b.create_block(), self.e.b.create_block());
+        let in_block = index.dims[index.dims.len() - 1];
+        self.e.b.ins().brif(in_block, done, &[], first, &[]);
+        self.e.b.switch_to_block(first);
+        for plan in plans {
+            let sites = self.sites(&plan.accesses, index);
+            let carried: Vec<(&Access, Site, u64)> = plan
+                .phase
+                .inputs
+                .iter()
+                .zip(plan.accesses.inputs.iter().zip(&sites.inputs))
+                .filter_map(|(input, (access, site))| match input {
+                    Input::Carried { start, .. } => Some((access.as_ref()?, (*site)?, *start)),
+                    _ => None,
+                })
+                .collect();
+            if carried.is_empty() {
+                continue;
+            }
+            self.inner_range(start, end, 1, &mut |nest, positions| {
+                let mut values: Vec<(&Access, Site, Lanes)> = Vec::new();
+                for &(access, site, start) in &carried {
+                    values.push((access, site, nest.e.constant(start, access.dtype)));
+                }
+                match positions {
+                    [Position::Group { j, group }] => {
+                        for (access, site, lanes) in &values {
+                            nest.e.store(access, *site, *j, *group, lanes);
+                        }
+                    }
+                    _ => nest.e.store_partial(&values, positions[0]),
+                }
+            });
+        }
+        self.e.b.ins().jump(done, &[]);
+        self.e.b.switch_to_block(done);
     }
 
     fn inner_of_row(&mut self, row: Value) -> Value {

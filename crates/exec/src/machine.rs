@@ -223,7 +223,7 @@ impl Machine {
             // arguments (*slices*, *homes*, *inputs*), and nothing else runs.
             Split::Whole => unsafe { function.call(pointers.0, layout, 0..rows, 0..cols) },
             Split::Rows(n) => pool.run(n, &|part| {
-                let rows = split(rows, n, part, 1);
+                let rows = split(rows, n, part, kernel.block().max(1));
                 let pointers = &pointers;
                 // SAFETY: as above, for the rows of this part (*parts*).
                 unsafe { function.call(pointers.0, layout, rows, 0..cols) }
@@ -511,7 +511,7 @@ fn choose_split(kernel: &Kernel, n_threads: usize) -> Split {
         return Split::Whole;
     }
     match kernel.sweep {
-        Sweep::Row if rows >= 2 => Split::Rows(n_threads.min(rows)),
+        Sweep::Row if rows > kernel.block() => Split::Rows(n_threads.min(rows.div_ceil(kernel.block()))),
         Sweep::Row => Split::Whole,
         _ if rows >= 4 * n_threads || (rows >= n_threads && cols < 64 * n_threads) => Split::Rows(n_threads),
         _ if cols >= 64 * n_threads => Split::Columns(n_threads),

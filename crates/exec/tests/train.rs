@@ -2,7 +2,7 @@
 
 use cotangent_exec::{Compiler, Runtime, Seed, Session, Threads};
 use cotangent_graph::interp::interpret_named;
-use cotangent_graph::{DType, Env, Graph, GraphBuilder, TensorData, build};
+use cotangent_graph::{DType, Env, Graph, GraphBuilder, Init, TensorData, build};
 use cotangent_nn::{Adam, Layers, Minimize};
 use ndarray::{Array, Array1, Array2};
 
@@ -51,6 +51,25 @@ fn check(graph: &Graph, batch: usize, fuse: bool, threads: usize) -> Vec<TensorD
         }
     }
     session.store().iter().map(|(name, _)| session.store().get(name).unwrap()).collect()
+}
+
+#[test]
+fn sums_that_rows_carry_do_not_depend_on_threads() {
+    let graph = build(|g| {
+        let (x, y) = (g.input("x", DType::F32, [200, 20]), g.input("y", DType::I64, [200]));
+        let (gain, bias) =
+            (g.param("gain", DType::F32, [20], Init::ONES), g.param("bias", DType::F32, [20], Init::ZEROS));
+        let loss = x.layer_norm(gain, bias, 1e-5).cross_entropy(y).mean();
+        g.output("loss", loss);
+        g.minimize(loss, Adam::new(1e-2));
+    });
+    let graph = graph.unwrap();
+    let program = Compiler::new().compile(&graph).unwrap();
+    assert!(program.plan().kernels.iter().any(|kernel| kernel.block() == 64), "{}", program.plan());
+    let reference = check(&graph, 200, true, 1);
+    for (fuse, threads) in [(false, 2), (true, 2), (true, 3), (true, 8)] {
+        assert!(reference.iter().zip(check(&graph, 200, fuse, threads)).all(|(a, b)| a.same_bits(&b)));
+    }
 }
 
 #[test]

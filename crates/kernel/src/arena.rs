@@ -124,7 +124,7 @@ fn take_over(plan: &Plan, step: usize, same: &mut [BufferId]) {
 
 /// Whether the two arguments may be the same memory: every load of `from` is at the very element that `to` is stored at, and
 /// each element is visited once, its load before its store. That is so in kernels of one sweep, and after a reduction for
-/// what is both loaded and stored only there, and not loaded again after a later sweep.
+/// what is both loaded and stored only there, and not loaded again after a later sweep; never for what rows carry along.
 pub(crate) fn aligned(kernel: &Kernel, from: usize, to: usize) -> bool {
     let phases = || kernel.phases.iter().enumerate();
     let stores = phases()
@@ -140,6 +140,10 @@ pub(crate) fn aligned(kernel: &Kernel, from: usize, to: usize) -> bool {
     let in_order = stores.clone().map(|s| s.0).min() >= loads.clone().map(|l| l.0).max();
     let mut accesses = stores.clone().chain(loads.clone()).map(|access| access.1);
     let first = stores.clone().map(|store| store.1).next();
+    let is_carried = |input: &Input| matches!(input, Input::Carried { arg, .. } if arg.0 as usize == to);
+    if from != to && kernel.phases.iter().flat_map(|p| &p.inputs).any(is_carried) {
+        return false;
+    }
     loads.clone().next().is_none()
         || first.is_some_and(|first| visited_once(first.0) && in_order && accesses.all(|access| access == first))
 }

@@ -12,9 +12,11 @@
 //! * inside a cluster, members read each other at their own indices, and results of reductions at every element that was
 //!   reduced, so a member is made once in each sweep that needs it;
 //! * a cluster has at most one product, and reductions over one set of axes: with a product, its columns, in one sweep;
-//!   otherwise reductions that wait for each other are sweeps of one kernel, one after the other;
+//!   otherwise reductions that wait for each other are sweeps of one kernel, one after the other; and reductions of rows may
+//!   take along those of columns of the same elements, whose results none of them reads;
 //! * the work is near-linear in the number of nodes: union by size, and cycle tests inside a window of the order.
 
+mod columns;
 mod grow;
 mod order;
 mod parts;
@@ -166,6 +168,9 @@ pub struct Cluster {
     pub sweeps: Vec<usize>,
     /// For each of them, whether there is one for each row or column that is reduced, rather than for each element.
     pub is_reduced: Vec<bool>,
+    /// For each of them, whether it is reduced along the columns of a cluster that reduces rows, or goes on with such
+    /// results. Those are known when the whole kernel is over.
+    pub is_column: Vec<bool>,
     /// The elements that the loops run over.
     pub domain: Shape,
     /// The reduction loops, if there is a reduction.

@@ -15,6 +15,9 @@ pub struct CostModel {
     pub tiny_elements: usize,
     /// Elements of a row that may be swept several times: its operands and results are to stay in the second-level cache.
     pub max_row: usize,
+    /// Blocks of 64 rows from which on the kernel of a reduction of rows takes reductions of columns along: each block is
+    /// one piece of work for a thread.
+    pub min_blocks: usize,
     /// Elements of a column that may be swept several times, a strip of neighboring columns at once.
     pub max_column: usize,
 }
@@ -29,6 +32,7 @@ impl Default for CostModel {
             tiny_elements: 16,
             max_row: 1 << 15,
             max_column: 1 << 12,
+            min_blocks: 2,
         }
     }
 }

@@ -3,7 +3,8 @@
 //! It exists so that every code generator has something to be compared with, bit for bit, and so that programs run
 //! on machines without one. It assumes a kernel that [`Kernel::verify`] accepts; whatever it is given, it answers
 //! with an error and never panics. It promises the semantics of [`crate::ir`] and [`cotangent_scalar::order`], the
-//! reductions included, for whole kernels and for the rectangles of rows × inner that the threads of a step take.
+//! reductions included, for whole kernels and for the rectangles of rows × inner that the threads of a step take. Rows that
+//! carry values are taken from the start of a block.
 
 use std::ops::Range;
 
@@ -54,6 +55,9 @@ pub fn run_unit(
             kernel.n_rows(),
             kernel.inner()
         ));
+    }
+    if !rows.start.is_multiple_of(kernel.block().max(1)) {
+        return Err(format!("row {} is in the middle of a block of {}", rows.start, kernel.block()));
     }
     let n_slots = kernel.phases.iter().flat_map(|p| &p.reduces).map(|r| r.slot as usize + 1).max().unwrap_or(0);
     let mut machine =
@@ -155,6 +159,7 @@ impl Machine<'_, '_, '_> {
     /// Loads, computes and stores a range of the inner dim; the values stay in the registers.
     fn sweep_lanes(&mut self, phase: &Phase, row: usize, step: usize, cols: Range<usize>) -> Result<(), String> {
         let kernel = self.kernel;
+        let block = kernel.block().max(1);
         let at = |start: i64, map: &IndexMap, col: usize| {
             start.wrapping_add((col as i64).wrapping_mul(map.strides[map.strides.len() - 1]))
         };
@@ -163,6 +168,11 @@ impl Machine<'_, '_, '_> {
             let dtype = kernel.input_dtype(phase, number);
             let lanes: Result<Vec<u64>, String> = match input {
                 Input::Load { arg, map } => {
+                    let start = self.start_of(map, row, step);
+                    cols.clone().map(|c| self.memory.read(arg.0 as usize, dtype, at(start, map, c))).collect()
+                }
+                Input::Carried { start, .. } if row.is_multiple_of(block) => Ok(vec![*start; cols.len()]),
+                Input::Carried { arg, map, .. } => {
                     let start = self.start_of(map, row, step);
                     cols.clone().map(|c| self.memory.read(arg.0 as usize, dtype, at(start, map, c))).collect()
                 }

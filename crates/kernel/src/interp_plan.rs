@@ -302,13 +302,18 @@ fn bytes_of(data: &TensorData) -> Vec<u8> {
 
 /// A range in two parts, the later one first.
 fn halves(n: usize) -> [Range<usize>; 2] {
-    let middle = n.div_ceil(2);
+    halves_of_blocks(n, 1)
+}
+
+/// The same, the later part from the start of a block.
+fn halves_of_blocks(n: usize, block: usize) -> [Range<usize>; 2] {
+    let middle = n.div_ceil(2).next_multiple_of(block.max(1)).min(n);
     [middle..n, 0..middle]
 }
 
 /// Work units of a kernel that cover it, in an unusual order.
 fn rectangles(kernel: &Kernel) -> Vec<(Range<usize>, Range<usize>)> {
-    let (rows, cols) = (halves(kernel.n_rows()), halves(kernel.inner()));
+    let (rows, cols) = (halves_of_blocks(kernel.n_rows(), kernel.block()), halves(kernel.inner()));
     match kernel.sweep {
         Sweep::Row => rows.into_iter().map(|r| (r, 0..kernel.inner())).collect(),
         _ => rows.iter().flat_map(|r| cols.iter().map(|c| (r.clone(), c.clone()))).collect(),

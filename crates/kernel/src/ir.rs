@@ -13,6 +13,10 @@
 //! unit; a `Reduced` phase runs once per row (`Row`) or once per inner element (`Column`). Results of reductions are
 //! inputs of later phases. A phase may read what an earlier phase of the same unit stored to the same element.
 //!
+//! A `Row` kernel may also reduce along its columns: an [`Input::Carried`] is what the same phase stored one row earlier, so
+//! a body that combines it with a value and stores it back accumulates. Rows then come in blocks (`[blocks, rows, inner]`),
+//! each of which starts afresh and is one work unit; another kernel combines the blocks.
+//!
 //! The order of every reduction is fixed by its extent alone ([`cotangent_scalar::order`]), never by the code generator.
 //!
 //! What is *code* (bodies, dtypes, how the inner stride looks) and what is *data* (extents, strides, offsets, pointers)
@@ -77,6 +81,50 @@ pub enum Input {
     },
     /// The result of the numbered reduction of an earlier phase.
     Reduced(u32),
+    /// What this phase stored at the same place of the argument along the previous row of the block; in a block's first row
+    /// the value with these bits. What the argument held before is never read, and nothing else touches it.
+    Carried {
+        /// The argument.
+        arg: ArgId,
+        /// The element: stride 1 along inner, 0 along the rows of a block; blocks lie apart.
+        map: IndexMap,
+        /// What a block starts from.
+        start: u64,
+    },
+}
+
+impl Input {
+    /// The map of an access or index.
+    pub fn map(&self) -> Option<&IndexMap> {
+        match self {
+            Input::Load { map, .. } | Input::Index { map, .. } | Input::Carried { map, .. } => Some(map),
+            Input::Reduced(_) => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn map_mut(&mut self) -> Option<&mut IndexMap> {
+        match self {
+            Input::Load { map, .. } | Input::Index { map, .. } | Input::Carried { map, .. } => Some(map),
+            Input::Reduced(_) => None,
+        }
+    }
+
+    /// The argument and element of an access to memory.
+    pub fn access(&self) -> Option<(ArgId, &IndexMap)> {
+        match self {
+            Input::Load { arg, map } | Input::Carried { arg, map, .. } => Some((*arg, map)),
+            Input::Index { .. } | Input::Reduced(_) => None,
+        }
+    }
+
+    /// The argument of an access to memory, to be changed.
+    pub fn arg_mut(&mut self) -> Option<&mut ArgId> {
+        match self {
+            Input::Load { arg, .. } | Input::Carried { arg, .. } => Some(arg),
+            Input::Index { .. } | Input::Reduced(_) => None,
+        }
+    }
 }
 
 /// A store of a body's value, for every element of the phase's space.
@@ -134,8 +182,9 @@ pub struct Kernel {
     pub sweep: Sweep,
     /// Extents, outermost first, at least one (two for `Column`).
     pub dims: SmallVec<[usize; 4]>,
-    /// Number of elements in all. Less than the product of `dims` only for `Row` kernels with one outer dim that cut a
-    /// flat range into rows: there the last row is shorter. The inner extent of row `r` is `min(inner, total - r·inner)`.
+    /// Number of elements in all. Less than the product of `dims` only for `Row` kernels: with one outer dim that cuts a
+    /// flat range into rows, where the last row is shorter (the inner extent of row `r` is `min(inner, total - r·inner)`);
+    /// and with rows in blocks, where the last block has fewer rows.
     pub total: usize,
     /// The buffers, in the order in which pointers are passed.
     pub args: Vec<Arg>,
@@ -179,6 +228,7 @@ enum InputKey {
     Load(ArgId, AccessKey),
     Index(DType, AccessKey),
     Reduced(u32),
+    Carried(ArgId, AccessKey, u64),
 }
 
 type PhaseKey = (Space, ScalarBody, Vec<InputKey>, Vec<StoreKey>, Vec<Reduce>);
@@ -199,9 +249,23 @@ impl Kernel {
         self.dims.len() - if self.sweep == Sweep::Column { 2 } else { 1 }
     }
 
-    /// The number of rows: the product of the row dims (1 if there are none).
+    /// The number of rows: the product of the row dims (1 if there are none), or less if the last block has fewer.
     pub fn n_rows(&self) -> usize {
-        self.dims[..self.n_row_dims()].iter().product()
+        match self.is_carried() {
+            true => self.total / self.inner().max(1),
+            false => self.dims[..self.n_row_dims()].iter().product(),
+        }
+    }
+
+    /// Whether rows carry values to the next ones of their block.
+    pub fn is_carried(&self) -> bool {
+        let carried = |input: &Input| matches!(input, Input::Carried { .. });
+        self.sweep == Sweep::Row && self.dims.len() == 3 && self.phases.iter().flat_map(|p| &p.inputs).any(carried)
+    }
+
+    /// The rows of a work unit: those of a block if they carry values, otherwise 1.
+    pub fn block(&self) -> usize {
+        if self.is_carried() { self.dims[self.n_row_dims() - 1] } else { 1 }
     }
 
     /// The extent that reductions run over (for `Row`, of a row that is not cut short).
@@ -224,11 +288,7 @@ impl Kernel {
     /// All accesses in the order of [`Kernel::layout`]: for each phase its loads and indices, then its stores.
     pub fn accesses(&self) -> impl Iterator<Item = &IndexMap> {
         self.phases.iter().flat_map(|phase| {
-            let inputs = phase.inputs.iter().filter_map(|input| match input {
-                Input::Load { map, .. } | Input::Index { map, .. } => Some(map),
-                Input::Reduced(_) => None,
-            });
-            inputs.chain(phase.stores.iter().map(|store| &store.map))
+            phase.inputs.iter().filter_map(Input::map).chain(phase.stores.iter().map(|store| &store.map))
         })
     }
 
@@ -252,10 +312,7 @@ impl Kernel {
         kernel.dims[1] = rows;
         kernel.total = kernel.dims.iter().product();
         for phase in &mut kernel.phases {
-            let inputs = phase.inputs.iter_mut().filter_map(|input| match input {
-                Input::Load { map, .. } | Input::Index { map, .. } => Some(map),
-                Input::Reduced(_) => None,
-            });
+            let inputs = phase.inputs.iter_mut().filter_map(Input::map_mut);
             for map in inputs.chain(phase.stores.iter_mut().map(|store| &mut store.map)) {
                 map.offset += n_blocks as i64 * map.strides[0];
             }
@@ -275,6 +332,7 @@ impl Kernel {
                 Input::Load { arg, map } => InputKey::Load(*arg, class(map)),
                 Input::Index { map, dtype } => InputKey::Index(*dtype, class(map)),
                 Input::Reduced(slot) => InputKey::Reduced(*slot),
+                Input::Carried { arg, map, start } => InputKey::Carried(*arg, class(map), *start),
             });
             let stores = phase.stores.iter().map(|s| (s.value, s.arg, class(&s.map)));
             (phase.space, phase.body.clone(), inputs.collect(), stores.collect(), phase.reduces.clone())
@@ -285,7 +343,7 @@ impl Kernel {
     /// The type of a body input of a phase.
     pub fn input_dtype(&self, phase: &Phase, number: usize) -> DType {
         match &phase.inputs[number] {
-            Input::Load { arg, .. } => self.args[arg.0 as usize].dtype,
+            Input::Load { arg, .. } | Input::Carried { arg, .. } => self.args[arg.0 as usize].dtype,
             Input::Index { dtype, .. } => *dtype,
             Input::Reduced(slot) => self.reduced_dtype(*slot).unwrap_or(DType::F32),
         }
@@ -340,6 +398,9 @@ impl fmt::Display for Kernel {
                     Input::Load { arg, map } => writeln!(f, "    input {k} = arg {} [{map}]", arg.0)?,
                     Input::Index { map, dtype } => writeln!(f, "    input {k} = index {dtype} [{map}]")?,
                     Input::Reduced(slot) => writeln!(f, "    input {k} = reduced {slot}")?,
+                    Input::Carried { arg, map, start } => {
+                        writeln!(f, "    input {k} = carried arg {} [{map}] from {start:#x}", arg.0)?;
+                    }
                 }
             }
             for line in phase.body.to_string().lines() {

@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use cotangent_graph::op::{ScalarCx, ViewMap};
 use cotangent_graph::{Graph, Lower, NodeId, Shape, Source, rng};
 use cotangent_scalar::order::{COLUMN_BLOCK, FULL_CHUNK};
-use cotangent_scalar::{BodyBuilder, DType, ValueId};
+use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId};
 use smallvec::SmallVec;
 
 use crate::cluster::{Cluster, Clusters, Part};
@@ -287,15 +287,22 @@ struct Lowerer<'a> {
     index: usize,
     extents: SmallVec<[usize; 4]>,
     args: Args,
-    /// Each reduction's slot and sweep.
-    slots: HashMap<NodeId, (u32, usize)>,
+    slots: HashMap<NodeId, Slot>,
+}
+
+/// A reduction's result.
+struct Slot {
+    number: u32,
+    /// The sweep that makes it.
+    sweep: usize,
     /// The loops that are not reduced.
     kept: SmallVec<[usize; 4]>,
 }
 
 /// The kernels of a cluster: one, or several for a full reduction of many elements. If the cluster has a product, the first
 /// one finishes its tiles. Where that reduces more than one block of rows, its outer dim counts the whole blocks
-/// ([`Kernel::last_block`] is for the rows left over), and a second kernel combines their results.
+/// ([`Kernel::last_block`] is for the rows left over), and a second kernel combines their results. So it does with the columns
+/// of a cluster that reduces rows.
 pub fn lower_cluster(
     graph: &Graph,
     clusters: &Clusters,
@@ -305,17 +312,25 @@ pub fn lower_cluster(
     let cluster = &clusters.clusters[index];
     let rank = cluster.domain.rank();
     let members = || cluster.nodes.iter().copied().zip(&cluster.sweeps).map(|(node, &sweep)| (node, sweep));
+    let columns: HashSet<NodeId> =
+        members().zip(&cluster.is_column).filter(|(_, is_column)| **is_column).map(|((n, _), _)| n).collect();
     let reduces = || members().filter(|(n, _)| clusters.reduces[n.index()]);
-    let slots = reduces().enumerate().map(|(k, (n, sweep))| (n, (k as u32, sweep))).collect();
     let extents: SmallVec<[usize; 4]> = cluster.domain.iter().copied().collect();
     let kept: SmallVec<[usize; 4]> = (0..rank).filter(|a| !cluster.axes.contains(a)).collect();
-    let (every, reduced) = (identity(rank), on_loops(&kept, rank));
-    let mut lowerer = Lowerer { graph, clusters, index, extents, args: Args::default(), slots, kept };
+    let (every, reduced, across) = (identity(rank), on_loops(&kept, rank), on_loops(&cluster.axes, rank));
+    let slot = |(k, (n, sweep)): (usize, (NodeId, usize))| {
+        let kept = if columns.contains(&n) { cluster.axes.clone() } else { kept.clone() };
+        (n, Slot { number: k as u32, sweep, kept })
+    };
+    let slots = reduces().enumerate().map(slot).collect();
+    let mut lowerer = Lowerer { graph, clusters, index, extents, args: Args::default(), slots };
     let name = name(graph, cluster);
     let stored: HashSet<NodeId> = stored.iter().copied().filter(|n| Some(*n) != cluster.product).collect();
     let is_stored = |n: NodeId| stored.contains(&n);
     let mut phases: Vec<Draft> = Vec::new();
-    for sweep in 0..=cluster.sweeps.iter().copied().max().unwrap_or(0) {
+    let n_sweeps = cluster.sweeps.iter().copied().max().unwrap_or(0) + 1;
+    let mut carried: Vec<split::Carried> = Vec::new();
+    for sweep in 0..n_sweeps {
         let of_sweep =
             || members().zip(&cluster.is_reduced).filter(|((_, s), _)| *s == sweep).map(|((n, _), r)| (n, *r));
         let mut full = Draft::new(Space::Full, sweep);
@@ -326,14 +341,29 @@ pub fn lower_cluster(
         for (node, _) in reduces().filter(|r| r.1 == sweep) {
             let Lower::Reduce(op) = graph.node(node).op.lower else { continue };
             let value = lowerer.value(&mut full, graph.node(node).inputs[0], &every, None)?;
-            full.reduces.push(Reduce { value, op, slot: lowerer.slots[&node].0 });
+            let slot = lowerer.slots[&node].number;
+            if columns.contains(&node) {
+                carried.push(lowerer.carry(&mut full, (op, slot), value, &across));
+            } else {
+                full.reduces.push(Reduce { value, op, slot });
+            }
         }
         let mut after = Draft::new(Space::Reduced, sweep);
-        for (node, _) in of_sweep().filter(|(n, is_reduced)| *is_reduced && is_stored(*n)) {
+        let of_row = |n: &NodeId| !columns.contains(n) && is_stored(*n);
+        for (node, _) in of_sweep().filter(|(n, is_reduced)| *is_reduced && of_row(n)) {
             let value = lowerer.value(&mut after, node, &reduced, None)?;
             lowerer.store(&mut after, node, value, &reduced);
         }
         phases.extend([full, after].into_iter().filter(|draft| !draft.stores.is_empty() || !draft.reduces.is_empty()));
+    }
+    if !carried.is_empty() {
+        // The last phase is the second kernel's.
+        let mut after = Draft::new(Space::Reduced, n_sweeps);
+        for &node in cluster.nodes.iter().filter(|n| columns.contains(n) && is_stored(**n)) {
+            let value = lowerer.value(&mut after, node, &across, None)?;
+            lowerer.store(&mut after, node, value, &across);
+        }
+        phases.push(after);
     }
     let merged = merge(cluster, &mut phases)?;
     let Lowerer { args, .. } = lowerer;
@@ -343,7 +373,9 @@ pub fn lower_cluster(
     let lowered = Lowered { kernel, args: args.refs };
     let is_long = merged.sweep == Sweep::Row && lowered.kernel.dims.len() == 1 && lowered.kernel.inner() > FULL_CHUNK;
     let in_blocks = cluster.product.is_some() && merged.sweep == Sweep::Column;
-    Ok(if is_long {
+    Ok(if !carried.is_empty() {
+        split::split_rows(lowered, &carried)
+    } else if is_long {
         split::split_full(cluster.nodes[0], lowered)
     } else if in_blocks && lowered.kernel.reduced_extent() > COLUMN_BLOCK {
         split::split_columns(cluster.nodes[0], lowered)
@@ -375,6 +407,34 @@ impl Lowerer<'_> {
         let place = flat(index, ty.shape(), self.extents.len());
         let arg = self.args.write(ArgRef::Node(node), ty.dtype());
         draft.stores.push((value, arg, IndexMap { offset: place.offset, strides: place.coeffs }));
+    }
+
+    /// Accumulates a value of every element of a row into partial results that the next row of its block goes on with.
+    fn carry(
+        &mut self,
+        draft: &mut Draft,
+        (op, slot): (ReduceOp, u32),
+        value: ValueId,
+        across: &Index,
+    ) -> split::Carried {
+        let dtype = draft.s.dtype(value);
+        let extents: SmallVec<[usize; 4]> = self
+            .slots
+            .values()
+            .find(|s| s.number == slot)
+            .map_or_else(SmallVec::new, |s| s.kept.iter().map(|&l| self.extents[l]).collect());
+        let place = flat(across, &Shape::new(&extents), self.extents.len());
+        let n_rows = self.extents.iter().product::<usize>() / extents.iter().product::<usize>().max(1);
+        let n = n_rows.div_ceil(COLUMN_BLOCK) * extents.iter().product::<usize>();
+        let first = self.clusters.clusters[self.index].nodes[0];
+        let partial = Partial { first, level: 0, slot, n };
+        let arg = self.args.write(ArgRef::Partial(partial), dtype);
+        let map = IndexMap { offset: place.offset, strides: place.coeffs };
+        let start = op.identity(dtype);
+        let acc = draft.input(Input::Carried { arg, map: map.clone(), start }, dtype, None);
+        let sum = draft.s.combine(op, acc, value);
+        draft.stores.push((sum, arg, map));
+        split::Carried { op, slot, dtype, partial }
     }
 
     fn load(&mut self, draft: &mut Draft, node: NodeId, place: Affine, via: Option<NodeId>) -> ValueId {
@@ -425,9 +485,9 @@ impl Lowerer<'_> {
                 // A member's result exists once its sweep is over, at the kept axes.
                 let at_kept =
                     |(affine, &l): (&Affine, &usize)| self.extents[l] == 1 || *affine == loop_index(l, n_loops);
-                let slot = self.slots.get(&id).filter(|(_, sweep)| *sweep < draft.sweep);
-                let slot = slot.filter(|_| index.iter().zip(&self.kept).all(at_kept));
-                let slot = slot.ok_or(Force::new(id, READ_AS_MEMORY))?.0;
+                let slot = self.slots.get(&id).filter(|slot| slot.sweep < draft.sweep);
+                let slot = slot.filter(|slot| index.iter().zip(&slot.kept).all(at_kept));
+                let slot = slot.ok_or(Force::new(id, READ_AS_MEMORY))?.number;
                 Ok(draft.input(Input::Reduced(slot), node.ty.dtype(), None))
             }
             Lower::View(_) | Lower::Reduce(_) => {
@@ -506,9 +566,7 @@ fn merge(cluster: &Cluster, drafts: &mut [Draft]) -> Result<Merged, Force> {
         let mut all = Vec::new();
         for d in drafts {
             for (input, blame) in d.inputs.iter().zip(&d.blame) {
-                if let Input::Load { map, .. } | Input::Index { map, .. } = input {
-                    all.push((map.clone(), *blame));
-                }
+                all.extend(input.map().map(|map| (map.clone(), *blame)));
             }
             all.extend(d.stores.iter().map(|s| (s.2.clone(), None)));
         }
@@ -563,11 +621,7 @@ fn merge(cluster: &Cluster, drafts: &mut [Draft]) -> Result<Merged, Force> {
         map.strides = order.iter().map(|g| g.2.map_or(0, |axis| map.strides[axis])).collect();
     };
     for draft in drafts.iter_mut() {
-        for input in &mut draft.inputs {
-            if let Input::Load { map, .. } | Input::Index { map, .. } = input {
-                rewrite(map);
-            }
-        }
+        draft.inputs.iter_mut().filter_map(Input::map_mut).for_each(rewrite);
         draft.stores.iter_mut().for_each(|s| rewrite(&mut s.2));
     }
     Ok(Merged { sweep, dims: order.iter().map(|g| g.1).collect() })
@@ -577,7 +631,7 @@ fn must_be_one(sweep: Sweep, section: u8, cluster: &Cluster) -> bool {
     match sweep {
         // The rows of a product's tiles are counted linearly.
         Sweep::Elementwise => cluster.product.is_some() && section == 0,
-        Sweep::Row => section == 1,
+        Sweep::Row => section == 1 || cluster.is_column.contains(&true),
         Sweep::Column => section >= 1,
     }
 }
@@ -596,21 +650,15 @@ pub(crate) fn lower_copy(
         nodes: vec![from],
         sweeps: vec![0],
         is_reduced: vec![false],
+        is_column: vec![false],
         domain: shape.clone(),
         loops: None,
         axes: SmallVec::new(),
         product: None,
     };
     let extents: SmallVec<[usize; 4]> = shape.iter().copied().collect();
-    let mut lowerer = Lowerer {
-        graph,
-        clusters,
-        index: usize::MAX,
-        extents,
-        args: Args::default(),
-        slots: HashMap::new(),
-        kept: SmallVec::new(),
-    };
+    let mut lowerer =
+        Lowerer { graph, clusters, index: usize::MAX, extents, args: Args::default(), slots: HashMap::new() };
     let mut draft = Draft::new(Space::Full, 0);
     let value = lowerer.value(&mut draft, from, &identity(shape.rank()), None)?;
     let arg = lowerer.args.write(ArgRef::Node(target), graph.ty(target).dtype());

@@ -141,12 +141,9 @@ fn elements_touched(kernel: &Kernel, arg: usize) -> usize {
     };
     let mut most = 0;
     for phase in &kernel.phases {
-        let loads = phase.inputs.iter().filter_map(|input| match input {
-            Input::Load { arg: a, map } => Some((a.0 as usize, map)),
-            _ => None,
-        });
-        for (a, map) in loads.chain(phase.stores.iter().map(|s| (s.arg.0 as usize, &s.map))) {
-            if a == arg {
+        let loads = phase.inputs.iter().filter_map(Input::access);
+        for (a, map) in loads.chain(phase.stores.iter().map(|s| (s.arg, &s.map))) {
+            if a.0 as usize == arg {
                 most = most.max(count(phase.space, map));
             }
         }

@@ -4,7 +4,7 @@
 //! mean something else than the interpreter, is refused here. [`Kernel::verify`] looks at the kernel alone:
 //! 1. There is an inner dim, and for `Column` a reduced one; every map has one stride per dim.
 //! 2. `total` is the product of the extents, or, for `Row` with one outer dim, a number of elements whose last row is
-//!    the only one cut short.
+//!    the only one cut short, or, for `Row` with carried values, a number of rows whose last block is the only one cut short.
 //! 3. Arguments named by loads and stores exist; one is marked read if and only if it is loaded from, and written if
 //!    and only if it is stored to.
 //! 4. Every input of a body is declared with the type the body reads; `Index` inputs are `I32` or `I64`; a store's
@@ -13,7 +13,9 @@
 //!    stores and reductions exist.
 //! 6. Reductions stand only in `Full` phases of `Row` and `Column` sweeps, slots are unique and small, `Bool` is not
 //!    summed or multiplied, and `Reduced` inputs name a slot of an earlier phase.
-//! 7. `Reduced` phases stand only in `Row` and `Column` sweeps; their maps have inner stride 0 in a `Row` sweep and
+//! 7. Carried inputs stand only in `Full` phases of `Row` sweeps with three dims; the same phase stores to the same places,
+//!    nothing else touches their argument, and the blocks' places lie apart.
+//! 8. `Reduced` phases stand only in `Row` and `Column` sweeps; their maps have inner stride 0 in a `Row` sweep and
 //!    reduced stride 0 in a `Column` sweep.
 //!
 //! [`Kernel::check_bounds`] proves, from the extents and by interval arithmetic, that every access stays inside its
@@ -41,6 +43,7 @@ impl Kernel {
                 verify_body(number, &phase.body, &mut errors);
                 self.verify_results(number, phase, &mut errors);
                 self.verify_reductions(number, phase, &mut errors);
+                self.verify_carried(number, phase, &mut errors);
                 self.verify_space(number, phase, &mut errors);
             }
         }
@@ -57,10 +60,7 @@ impl Kernel {
             return Err(vec![format!("the kernel has {} arguments, got {} lengths", self.args.len(), lengths.len())]);
         }
         for (number, phase) in self.phases.iter().enumerate() {
-            let loads = phase.inputs.iter().filter_map(|input| match input {
-                Input::Load { arg, map } => Some((*arg, map)),
-                _ => None,
-            });
+            let loads = phase.inputs.iter().filter_map(Input::access);
             for (arg, map) in loads.chain(phase.stores.iter().map(|s| (s.arg, &s.map))) {
                 let length = lengths.get(arg.0 as usize).copied().unwrap_or(0) as i128;
                 if let Some((low, high)) = self.span(phase.space, map)
@@ -78,8 +78,12 @@ impl Kernel {
 
     /// The least and greatest element that a map reaches, or `None` if nothing is reached.
     fn span(&self, space: Space, map: &IndexMap) -> Option<(i128, i128)> {
-        let ragged = self.sweep == Sweep::Row && self.total < self.n_rows() * self.inner();
-        let boxes: Vec<Vec<Range>> = if ragged {
+        let ragged = self.sweep == Sweep::Row && self.total < self.dims.iter().product();
+        let boxes: Vec<Vec<Range>> = if ragged && self.is_carried() {
+            let (inner, block) = (self.inner(), self.block().max(1));
+            let (whole, left) = (self.n_rows() / block, self.n_rows() % block);
+            vec![vec![(0, whole), (0, block), (0, inner)], vec![(whole, whole + 1), (0, left), (0, inner)]]
+        } else if ragged {
             let (inner, full_rows) = (self.inner(), self.total / self.inner().max(1));
             let last = self.n_rows().saturating_sub(1);
             vec![vec![(0, full_rows), (0, inner)], vec![(last, last + 1), (0, self.inner_of_row(last))]]
@@ -124,7 +128,15 @@ impl Kernel {
             return;
         };
         let may_be_ragged = self.sweep == Sweep::Row && self.dims.len() == 2;
-        let least_total = if may_be_ragged && product > 0 { product - self.inner() + 1 } else { product };
+        let in_blocks = self.sweep == Sweep::Row && self.dims.len() == 3 && self.is_carried();
+        let least_total = match product {
+            1.. if may_be_ragged => product - self.inner() + 1,
+            1.. if in_blocks => product - (self.dims[1] - 1) * self.inner(),
+            _ => product,
+        };
+        if in_blocks && !self.total.is_multiple_of(self.inner().max(1)) {
+            errors.push(format!("total {} is no number of rows of {}", self.total, self.inner()));
+        }
         if self.total < least_total || self.total > product {
             errors.push(format!("total is {}, expected {least_total}..={product}", self.total));
         }
@@ -161,7 +173,9 @@ impl Kernel {
             let ScalarOp::Input(k) = inst.op else { continue };
             let declared = match phase.inputs.get(k as usize) {
                 None => None,
-                Some(Input::Load { arg, .. }) => self.args.get(arg.0 as usize).map(|a| a.dtype),
+                Some(Input::Load { arg, .. } | Input::Carried { arg, .. }) => {
+                    self.args.get(arg.0 as usize).map(|a| a.dtype)
+                }
                 Some(Input::Index { dtype, .. }) => Some(*dtype),
                 Some(Input::Reduced(slot)) => self.reduced_dtype(*slot),
             };
@@ -220,6 +234,29 @@ impl Kernel {
         }
     }
 
+    fn verify_carried(&self, number: usize, phase: &Phase, errors: &mut Vec<String>) {
+        for (k, input) in phase.inputs.iter().enumerate() {
+            let Input::Carried { arg, map, .. } = input else { continue };
+            let mut wrong = |text: &str| errors.push(format!("phase {number}: carried input {k} {text}"));
+            if self.sweep != Sweep::Row || self.dims.len() != 3 || phase.space != Space::Full {
+                wrong("needs a Full phase of a Row sweep over blocks of rows");
+                continue;
+            }
+            if map.strides[2] != 1 || map.strides[1] != 0 || (self.dims[0] > 1 && map.strides[0] < self.inner() as i64)
+            {
+                wrong("does not lie apart from block to block, side by side in each");
+            }
+            let stores = phase.stores.iter().filter(|s| s.arg == *arg && s.map == *map).count();
+            let all = self.phases.iter().map(|p| {
+                let inputs = p.inputs.iter().filter_map(Input::access).filter(|(a, _)| a == arg).count();
+                inputs + p.stores.iter().filter(|s| s.arg == *arg).count()
+            });
+            if stores != 1 || all.sum::<usize>() != 2 {
+                wrong("is not stored once where it is read, or its argument is accessed elsewhere");
+            }
+        }
+    }
+
     fn verify_space(&self, number: usize, phase: &Phase, errors: &mut Vec<String>) {
         if phase.space == Space::Full {
             return;
@@ -233,10 +270,7 @@ impl Kernel {
             Sweep::Row => (n - 1, "inner"),
             Sweep::Column => (n - 2, "reduced"),
         };
-        let inputs = phase.inputs.iter().filter_map(|input| match input {
-            Input::Load { map, .. } | Input::Index { map, .. } => Some(map),
-            Input::Reduced(_) => None,
-        });
+        let inputs = phase.inputs.iter().filter_map(Input::map);
         for map in inputs.chain(phase.stores.iter().map(|s| &s.map)).filter(|map| map.strides[dim] != 0) {
             errors.push(format!("phase {number}: map [{map}] of a Reduced phase moves along the {name} dim"));
         }

@@ -126,6 +126,54 @@ fn reductions_follow_the_order() {
     assert_eq!(run(&sums(Sweep::Column, [0, 3], 0), &[], 3), [0.0; 3]);
 }
 
+/// Sums down the columns of blocks of `block` rows, `rows` in all, each row's sum beside them.
+fn carried(block: usize, rows: usize, cols: usize) -> Kernel {
+    let mut s = BodyBuilder::new();
+    let (x, acc) = (s.input(0, F32), s.input(1, F32));
+    let sum = s.combine(ReduceOp::Sum, acc, x);
+    let (full, roots) = s.finish(&[sum, x]);
+    let at = map(0, &[cols as i64, 0, 1]);
+    Kernel {
+        name: "carried".into(),
+        sweep: Sweep::Row,
+        dims: SmallVec::from_slice(&[rows.div_ceil(block), block, cols]),
+        total: rows * cols,
+        args: vec![input(true), input(false)],
+        phases: vec![Phase {
+            space: Space::Full,
+            body: full,
+            inputs: vec![
+                load(0, map(0, &[(block * cols) as i64, cols as i64, 1])),
+                Input::Carried { arg: ArgId(1), map: at.clone(), start: 0 },
+            ],
+            stores: vec![store(roots[0], 1, at)],
+            reduces: vec![Reduce { value: roots[1], op: ReduceOp::Sum, slot: 0 }],
+        }],
+    }
+}
+
+#[test]
+fn rows_of_a_block_carry_sums() {
+    let values: Vec<f32> = (0..21).map(|i| i as f32).collect();
+    // Blocks of 3, 3 and 1 rows; what is in the result's memory before is never read.
+    let kernel = carried(3, 7, 3);
+    assert_eq!((kernel.verify(), kernel.n_rows(), kernel.block()), (Ok(()), 7, 3));
+    let expected = [9.0, 12.0, 15.0, 36.0, 39.0, 42.0, 18.0, 19.0, 20.0];
+    assert_eq!(run(&kernel, &values, 9), expected);
+    assert_eq!(kernel.check_bounds(&[21, 9]), Ok(()));
+    assert!(kernel.check_bounds(&[20, 9]).is_err());
+    assert!(kernel.check_bounds(&[21, 8]).is_err());
+    // A block is one piece of work.
+    let mut memory = [bytes(&values), bytes(&[-7.0; 9])];
+    let places = [Place { buffer: 0, byte_offset: 0 }, Place { buffer: 1, byte_offset: 0 }];
+    let [x, out] = &mut memory;
+    interp::run_unit(&kernel, &mut [x, out], &places, 3..7, 0..3).expect("blocks run");
+    assert_eq!(floats(&memory[1])[3..], expected[3..]);
+    let [x, out] = &mut memory;
+    let refused = interp::run_unit(&kernel, &mut [x, out], &places, 2..7, 0..3);
+    assert!(refused.is_err_and(|e| e.contains("in the middle of a block")));
+}
+
 #[test]
 fn what_leaves_memory_is_an_error() {
     let mut kernel = transpose_add();
@@ -173,6 +221,36 @@ fn broken_kernels_are_refused() {
         ("is stored to argument 1", complaint(row(), |k| k.args[1].dtype = DType::F64)),
         ("have no reductions", complaint(row(), |k| k.phases[0].space = Space::Reduced)),
         ("have no Reduced phases", complaint(transpose_add(), |k| k.phases[0].space = Space::Reduced)),
+        ("total is 9, expected 21..=27", complaint(carried(3, 7, 3), |k| k.total = 9)),
+        ("is no number of rows", complaint(carried(3, 7, 3), |k| k.total = 22)),
+        (
+            "needs a Full phase of a Row sweep over blocks",
+            complaint(carried(3, 7, 3), |k| {
+                k.dims[1] = 9;
+                k.dims.remove(0);
+                k.total = 27;
+                for map in k.phases[0].inputs.iter_mut().filter_map(Input::map_mut) {
+                    map.strides.remove(0);
+                }
+                k.phases[0].stores[0].map.strides.remove(0);
+            }),
+        ),
+        (
+            "does not lie apart",
+            complaint(carried(3, 7, 3), |k| {
+                k.phases[0].stores[0].map.strides[0] = 2;
+                k.phases[0].inputs[1].map_mut().expect("a map").strides[0] = 2;
+            }),
+        ),
+        ("is not stored once where it is read", complaint(carried(3, 7, 3), |k| k.phases[0].stores[0].map.offset = 1)),
+        (
+            "its argument is accessed elsewhere",
+            complaint(carried(3, 7, 3), |k| {
+                k.args[1].read = true;
+                let again = load(1, k.phases[0].stores[0].map.clone());
+                k.phases[0].inputs.push(again);
+            }),
+        ),
         (
             "is defined twice",
             complaint(row(), |k| {

@@ -12,6 +12,7 @@ use crate::body::{Inst, ScalarBody, ScalarOp, ValueId};
 use crate::dtype::DType;
 use crate::eval;
 use crate::libm_call::LibmFn;
+use crate::order::ReduceOp;
 
 /// Builds one [`ScalarBody`].
 #[derive(Debug, Default)]
@@ -155,6 +156,12 @@ impl BodyBuilder {
         lt, Lt;
         /// `a <= b`.
         le, Le;
+    }
+
+    /// A reduction's accumulator combined with a value.
+    pub fn combine(&mut self, op: ReduceOp, acc: ValueId, value: ValueId) -> ValueId {
+        let dtype = self.dtype(acc);
+        self.push(op.scalar_op(), smallvec![acc, value], dtype)
     }
 
     /// `a > b`.

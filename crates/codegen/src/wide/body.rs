@@ -5,7 +5,7 @@
 //! used.
 
 use cotangent_kernel::ir::{Input, Stride};
-use cotangent_scalar::{DType, ReduceOp, ScalarOp, ValueId};
+use cotangent_scalar::{DType, Inst, ReduceOp, ScalarOp, ValueId};
 use smallvec::SmallVec;
 
 use crate::phase::{Level, PhasePlan};
@@ -21,6 +21,27 @@ pub(crate) struct Kept {
     pub(crate) lane: u8,
 }
 
+/// By value: an `I64` in memory that is the same for a whole row and that is only narrowed to `I32` (a label, an index). Its
+/// low half is loaded instead, so that it does not halve the number of lanes.
+pub(crate) fn halves(plan: &PhasePlan) -> Vec<bool> {
+    let insts = plan.phase.body.insts();
+    let mut halves: Vec<bool> = insts
+        .iter()
+        .map(|inst| match inst.op {
+            ScalarOp::Input(k) if inst.dtype == DType::I64 => {
+                let access = plan.accesses.inputs[k as usize].as_ref();
+                access.is_some_and(|a| a.arg.is_some() && a.inner == Stride::Zero)
+            }
+            _ => false,
+        })
+        .collect();
+    for inst in insts.iter().filter(|inst| inst.op != ScalarOp::Cast || inst.dtype != DType::I32) {
+        inst.args.iter().for_each(|arg| halves[arg.index()] = false);
+    }
+    plan.roots().for_each(|root| halves[root.index()] = false);
+    halves
+}
+
 /// A phase and where its accesses stand.
 pub(crate) struct PhaseCode<'k> {
     pub(crate) plan: PhasePlan<'k>,
@@ -29,6 +50,8 @@ pub(crate) struct PhaseCode<'k> {
     pub(crate) stores: Vec<usize>,
     /// By value: computed before the loop.
     pub(crate) kept: Vec<Option<Kept>>,
+    /// By value: whether only its low half is loaded.
+    pub(crate) halves: Vec<bool>,
     /// By input: the slot with `lane * stride`, for indices with a stride.
     pub(crate) lane_steps: Vec<Option<i32>>,
 }
@@ -106,6 +129,10 @@ impl PhaseCode<'_> {
             if inst.args.is_empty() || self.kept[i].is_some() || !wanted(self.plan.level(value)) {
                 continue;
             }
+            if let Some(result) = self.half(code, inst) {
+                env.values[i].push(Some(result));
+                continue;
+            }
             let constant = |k: usize| match inst.args.get(k).map(|a| insts[a.index()].op) {
                 Some(ScalarOp::Const(bits)) => Some(bits),
                 _ => None,
@@ -128,6 +155,17 @@ impl PhaseCode<'_> {
             }
         }
         Ok(env)
+    }
+
+    /// The low half of an `I64`, if the instruction narrows one that only that is loaded of.
+    fn half(&self, code: &mut Vcode, inst: &Inst) -> Option<Reg> {
+        let &arg = inst.args.first().filter(|arg| self.halves[arg.index()])?;
+        let ScalarOp::Input(k) = self.plan.phase.body.insts()[arg.index()].op else { return None };
+        let place = Place { site: self.inputs[k as usize]?, after: 0 };
+        let width = code.width(4);
+        let dst = code.vector(width);
+        code.push(What::Load(Op::PbroadcastD, place), Some(dst), &[], width);
+        Some(dst)
     }
 
     /// A value in a group, loaded now if it is an input that was not needed before.
@@ -253,48 +291,73 @@ impl PhaseCode<'_> {
         }
         for group in 0..scope.n_groups {
             for (number, store) in self.plan.phase.stores.iter().enumerate() {
-                let access = &self.plan.accesses.stores[number];
-                let place = Place { site: self.stores[number], after: group * code.lanes };
                 let reg = self.get(code, scope, env, store.value, group)?;
-                let dtype = access.dtype;
-                let size = dtype.size_bytes() as u8;
-                let width = code.width(lane(dtype));
+                let access = &self.plan.accesses.stores[number];
                 if uniform || access.inner == Stride::Zero {
-                    let number = code.number_of_bool(reg, dtype);
+                    let place = Place { site: self.stores[number], after: group * code.lanes };
+                    let (size, width) = (access.dtype.size_bytes() as u8, code.width(lane(access.dtype)));
+                    let number = code.number_of_bool(reg, access.dtype);
                     code.push(What::StoreLane(place, size), None, &[number], width);
                     continue;
                 }
-                if access.inner == Stride::Any {
-                    return Err("neighbors along the inner dim are not neighbors in memory".into());
-                }
-                let tail = scope.tail;
-                if size == 1 {
-                    let bytes = code.bytes(reg, dtype);
-                    match tail {
-                        Some(tail) if code.isa == Isa::Avx2 => {
-                            code.push(What::StoreSomeBytes(place, tail.slots[group].2), None, &[bytes], 16);
-                        }
-                        _ => {
-                            let mask = tail.map(|tail| code.tail_mask(tail, group, 4));
-                            let n = code.lanes as u8;
-                            code.push(What::StoreBytes(place, n), None, &[bytes], 16).mask = mask;
-                        }
-                    }
-                    continue;
-                }
-                match tail {
-                    Some(tail) if code.isa == Isa::Avx2 => {
-                        let mask = code.tail_mask(tail, group, usize::from(size));
-                        code.push(What::StoreMasked(place, size), None, &[reg, mask], width);
-                    }
-                    _ => {
-                        let mask = tail.map(|tail| code.tail_mask(tail, group, usize::from(size)));
-                        code.push(What::Store(place, size), None, &[reg], width).mask = mask;
-                    }
-                }
+                self.store(code, scope, number, reg, group)?;
             }
         }
         Ok(())
+    }
+
+    /// One store of a phase: of a value that moves along the inner dim, in a group.
+    pub(crate) fn store(
+        &self,
+        code: &mut Vcode,
+        scope: &Scope,
+        number: usize,
+        reg: Reg,
+        group: usize,
+    ) -> Result<(), String> {
+        let access = &self.plan.accesses.stores[number];
+        let place = Place { site: self.stores[number], after: group * code.lanes };
+        let dtype = access.dtype;
+        let size = dtype.size_bytes() as u8;
+        let width = code.width(lane(dtype));
+        if access.inner == Stride::Any {
+            return Err("neighbors along the inner dim are not neighbors in memory".into());
+        }
+        let tail = scope.tail;
+        if size == 1 {
+            let bytes = code.bytes(reg, dtype);
+            match tail {
+                Some(tail) if code.isa == Isa::Avx2 => {
+                    code.push(What::StoreSomeBytes(place, tail.slots[group].2), None, &[bytes], 16);
+                }
+                _ => {
+                    let mask = tail.map(|tail| code.tail_mask(tail, group, 4));
+                    let n = code.lanes as u8;
+                    code.push(What::StoreBytes(place, n), None, &[bytes], 16).mask = mask;
+                }
+            }
+            return Ok(());
+        }
+        match tail {
+            Some(tail) if code.isa == Isa::Avx2 => {
+                let mask = code.tail_mask(tail, group, usize::from(size));
+                code.push(What::StoreMasked(place, size), None, &[reg, mask], width);
+            }
+            _ => {
+                let mask = tail.map(|tail| code.tail_mask(tail, group, usize::from(size)));
+                code.push(What::Store(place, size), None, &[reg], width).mask = mask;
+            }
+        }
+        Ok(())
+    }
+
+    /// The stores that put what rows carry, and the bits that a block starts from.
+    pub(crate) fn starts(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.plan.phase.inputs.iter().filter_map(|input| {
+            let Input::Carried { arg, start, .. } = input else { return None };
+            let number = self.plan.phase.stores.iter().position(|store| store.arg == *arg)?;
+            Some((number, *start))
+        })
     }
 
     /// By value: whether code of other levels, or a store or reduction, reads it.

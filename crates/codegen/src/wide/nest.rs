@@ -6,7 +6,7 @@
 //! to the end of the code, where the frame is made (and each page of it touched), and back.
 
 use cotangent_kernel::ir::{Kernel, Stride, Sweep};
-use cotangent_scalar::DType;
+use cotangent_scalar::{DType, Inst, ScalarOp};
 use iced_x86::{Code, Register};
 use smallvec::SmallVec;
 
@@ -14,7 +14,7 @@ use crate::access::{Access, Accesses};
 use crate::phase::{Level, PhasePlan};
 use crate::wide::alloc::Allocator;
 use crate::wide::asm::{Assembler, Label, at, indexed};
-use crate::wide::body::{Kept, PhaseCode, Scope};
+use crate::wide::body::{Kept, PhaseCode, Scope, halves};
 use crate::wide::encode::{BASES, Output, SPILL_SLOTS, Site};
 use crate::wide::isa::Isa;
 use crate::wide::select::lane;
@@ -111,12 +111,26 @@ fn supported(kernel: &Kernel) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether a phase needs lanes of 8 bytes.
+fn has_wide_lanes(plan: &PhasePlan) -> bool {
+    let halves = halves(plan);
+    let insts = plan.phase.body.insts();
+    let is_half = |input: usize| {
+        let reads = |inst: &Inst| inst.op == ScalarOp::Input(input as u32);
+        insts.iter().zip(&halves).any(|(inst, &half)| half && reads(inst))
+    };
+    // An access counts even if the body does not use it: the slots of the frame are sized for it too.
+    let inputs = plan.accesses.inputs.iter().enumerate().filter(|(k, _)| !is_half(*k));
+    let accessed = inputs.filter_map(|(_, a)| a.as_ref()).chain(&plan.accesses.stores).map(|a| a.dtype);
+    let computed = insts.iter().zip(&halves).filter(|(_, half)| !**half).map(|(inst, _)| inst.dtype);
+    accessed.chain(computed).any(|dtype| lane(dtype) == 8)
+}
+
 fn translate_with(kernel: &Kernel, isa: Isa, most_groups: usize) -> Result<Vec<u8>, String> {
     let mut accesses = Accesses::of(kernel);
-    // An access counts even if the body does not use it: the slots of the frame are sized for it too.
-    let dtypes = kernel.phases.iter().flat_map(|p| p.body.insts()).map(|inst| inst.dtype);
-    let accessed = accesses.iter().flat_map(|a| a.inputs.iter().flatten().chain(&a.stores)).map(|a| a.dtype);
-    let wide = dtypes.chain(accessed).any(|dtype| lane(dtype) == 8);
+    let plans: Vec<PhasePlan> =
+        kernel.phases.iter().zip(accesses.drain(..)).map(|(phase, a)| PhasePlan::new(kernel, phase, a)).collect();
+    let wide = plans.iter().any(has_wide_lanes);
     let lanes = isa.vector_bytes() / if wide { 8 } else { 4 };
     let n_slots = kernel.phases.iter().flat_map(|p| &p.reduces).map(|r| r.slot as usize + 1).max().unwrap_or(0);
     let out = Output { asm: Assembler::new(), isa, sites: Vec::new(), bytes: 0 };
@@ -148,12 +162,7 @@ fn translate_with(kernel: &Kernel, isa: Isa, most_groups: usize) -> Result<Vec<u
     };
     nest.limit = nest.new_word();
     nest.out.bytes = nest.new_slot();
-    let mut phases: Vec<PhaseCode> = kernel
-        .phases
-        .iter()
-        .zip(accesses.drain(..))
-        .map(|(phase, accesses)| nest.phase_code(PhasePlan::new(kernel, phase, accesses)))
-        .collect();
+    let mut phases: Vec<PhaseCode> = plans.into_iter().map(|plan| nest.phase_code(plan)).collect();
     nest.function(&mut phases)?;
     if nest.frame > MAX_FRAME {
         return Err(format!("the frame would take {} bytes", nest.frame));
@@ -187,7 +196,8 @@ impl<'k> Nest<'k> {
         });
         let lane_steps = steps.collect();
         let kept = vec![None; plan.phase.body.insts().len()];
-        PhaseCode { plan, inputs, stores, kept, lane_steps }
+        let halves = halves(&plan);
+        PhaseCode { plan, inputs, stores, kept, halves, lane_steps }
     }
 
     fn new_site(&mut self, access: &Access) -> usize {
@@ -409,6 +419,14 @@ impl<'k> Nest<'k> {
             }
             _ => self.load(INNER, frame(self.words.start)),
         }
+    }
+
+    /// Jumps unless the row is the first one of its block.
+    pub(crate) fn skip_in_block(&mut self, label: Label) {
+        let in_block = self.words.dims.last().copied().unwrap_or(self.words.row);
+        self.load(SCRATCH, frame(in_block));
+        self.out.asm.ri(Code::Cmp_rm64_imm8, SCRATCH, 0);
+        self.out.asm.jump(Code::Jne_rel32_64, label);
     }
 
     /// Jumps if fewer than so many elements are left.

@@ -110,6 +110,9 @@ impl Accumulators {
 impl<'k> Nest<'k> {
     /// All phases for one row.
     pub(crate) fn row(&mut self, phases: &mut [PhaseCode<'k>]) -> Result<(), String> {
+        if self.kernel.is_carried() {
+            self.start_block(phases)?;
+        }
         for phase in phases {
             self.assign_bases(std::iter::empty());
             if self.kernel.sweep == Sweep::Row && phase.plan.phase.space == Space::Reduced {
@@ -123,6 +126,41 @@ impl<'k> Nest<'k> {
             self.keep(phase, 1, None, |level| !level.inner)?;
             self.full_phase(phase)?;
         }
+        Ok(())
+    }
+
+    /// In the first row of a block, puts what rows carry at its start.
+    fn start_block(&mut self, phases: &[PhaseCode<'k>]) -> Result<(), String> {
+        let later = self.out.asm.label();
+        self.skip_in_block(later);
+        for phase in phases {
+            let starts: Vec<(usize, u64)> = phase.starts().collect();
+            if starts.is_empty() {
+                continue;
+            }
+            self.assign_bases(starts.iter().map(|&(number, _)| phase.stores[number]));
+            self.begin_inner();
+            let code = |nest: &Self, tail: Option<&Tail>| {
+                let mut code = nest.vcode();
+                let scope = Scope { results: &nest.results, n_groups: 1, tail };
+                for &(number, start) in &starts {
+                    let value = code.splat(start, phase.plan.accesses.stores[number].dtype);
+                    phase.store(&mut code, &scope, number, value, 0)?;
+                }
+                Ok::<Vcode, String>(code)
+            };
+            let whole = code(self, None)?;
+            self.vector_loop(whole, self.lanes, 0, true);
+            let done = self.out.asm.label();
+            self.out.asm.rr(Code::Cmp_r64_rm64, INNER, END);
+            self.out.asm.jump(Code::Jge_rel32_64, done);
+            let mut tail = Tail::default();
+            self.tail_masks(&mut tail, 1);
+            let rest = code(self, Some(&tail))?;
+            self.write(rest, 0);
+            self.out.asm.bind(done);
+        }
+        self.out.asm.bind(later);
         Ok(())
     }
 

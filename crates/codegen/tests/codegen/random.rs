@@ -34,6 +34,8 @@ struct Generator<'r> {
     /// Stored so far: argument, map, space; may be read by later phases.
     stored: Vec<(usize, cotangent_kernel::ir::IndexMap, Space)>,
     slots: Vec<(u32, DType)>,
+    /// Rows may carry values to the next ones of their block.
+    in_blocks: bool,
     /// Only what has a vector form: neighbors along the inner dim, no calls, no integer division.
     plain: bool,
 }
@@ -237,12 +239,15 @@ impl Generator<'_> {
         for _ in 0..self.random.pick(&[0, 1, 2, 4, 8, 8, 20]) {
             self.operation(&mut s, &mut values);
         }
+        let carried = (self.in_blocks && space == Space::Full && self.random.one_in(2))
+            .then(|| self.carry(&mut s, &mut inputs, &values));
         let may_reduce = self.sweep != Sweep::Elementwise && space == Space::Full;
         let n_reduces = if may_reduce { self.random.pick(&[0, 1, 1, 2, 3]) } else { 0 };
         let n_stores = if n_reduces > 0 { self.random.below(3) } else { 1 + self.random.below(2) };
         let recent = values.len().min(5);
         let choose = |random: &mut Random| values[values.len() - 1 - random.below(recent)].0;
-        let roots: Vec<ValueId> = (0..n_reduces + n_stores).map(|_| choose(self.random)).collect();
+        let mut roots: Vec<ValueId> = (0..n_reduces + n_stores).map(|_| choose(self.random)).collect();
+        roots.extend(carried.iter().map(|(sum, ..)| *sum));
         let dtypes: Vec<DType> = roots.iter().map(|&v| s.dtype(v)).collect();
         let (body, roots) = s.finish(&roots);
         let mut reduces = Vec::new();
@@ -256,13 +261,37 @@ impl Generator<'_> {
             reduces.push(Reduce { value: roots[i], op, slot });
         }
         let mut stores = Vec::new();
-        for i in n_reduces..roots.len() {
+        for i in n_reduces..n_reduces + n_stores {
             stores.push(self.store(roots[i], dtypes[i], space, &inputs));
         }
+        stores.extend(carried.map(|(_, arg, map)| Store { value: roots[n_reduces + n_stores], arg, map }));
         for (i, reduce) in reduces.iter().enumerate() {
             self.slots.push((reduce.slot, dtypes[i]));
         }
         Phase { space, body, inputs, stores, reduces }
+    }
+
+    /// Combines a value with what the row before left, to be stored there again.
+    fn carry(
+        &mut self,
+        s: &mut BodyBuilder,
+        inputs: &mut Vec<Input>,
+        values: &[(ValueId, bool)],
+    ) -> (ValueId, cotangent_kernel::ir::ArgId, cotangent_kernel::ir::IndexMap) {
+        let (value, _) = self.random.pick(values);
+        let dtype = s.dtype(value);
+        let ops = [ReduceOp::Max, ReduceOp::Min, ReduceOp::Sum, ReduceOp::Prod];
+        let op = self.random.pick(if dtype == DType::Bool { &ops[..2] } else { &ops });
+        let apart = (self.dims[2] + self.random.below(2)) as i64;
+        let (map, length) = self.fit(vec![apart, 0, 1]);
+        let buffer = self.buffer(dtype, length);
+        self.args.push(arg(dtype, false, true));
+        self.binding.push(buffer);
+        let arg = id(self.args.len() - 1);
+        let start = if self.random.one_in(2) { op.identity(dtype) } else { random_bits(self.random, dtype) };
+        let acc = s.input(inputs.len() as u32, dtype);
+        inputs.push(Input::Carried { arg, map: map.clone(), start });
+        (s.combine(op, acc, value), arg, map)
     }
 
     fn store(&mut self, value: ValueId, dtype: DType, space: Space, inputs: &[Input]) -> Store {
@@ -305,6 +334,7 @@ fn case(seed: u64) -> Case {
         dims[0] = 0;
     }
     let ragged = sweep == Sweep::Row && dims.len() == 2 && dims[0] * dims[1] > 1 && random.one_in(2);
+    let in_blocks = sweep == Sweep::Row && dims.len() == 3 && random.one_in(2);
     let mut generator = Generator {
         random,
         sweep,
@@ -314,6 +344,7 @@ fn case(seed: u64) -> Case {
         binding: vec![],
         stored: vec![],
         slots: vec![],
+        in_blocks,
         plain: !seed.is_multiple_of(3),
     };
     let mut phases = Vec::new();
@@ -327,14 +358,17 @@ fn case(seed: u64) -> Case {
     if ragged {
         kernel.total -= random.below(kernel.inner());
     }
-    let mut part = |n: usize| {
+    if kernel.is_carried() && kernel.total > 0 {
+        kernel.total -= random.below(kernel.block()) * kernel.inner();
+    }
+    let mut part = |n: usize, block: usize| {
         if random.one_in(2) {
             return 0..n;
         }
-        let start = random.below(n + 1);
+        let start = random.below(n + 1) / block.max(1) * block;
         start..start + random.below(n - start + 1)
     };
-    let (rows, cols) = (part(kernel.n_rows()), part(kernel.inner()));
+    let (rows, cols) = (part(kernel.n_rows(), kernel.block()), part(kernel.inner(), 1));
     Case { kernel, buffers, binding, rows, cols }
 }
 

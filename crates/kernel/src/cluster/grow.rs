@@ -16,22 +16,24 @@ const OPEN_TINY: usize = 4;
 
 /// The axes and loops of a reduction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Reduction {
-    loops: Loops,
-    axes: SmallVec<[usize; 4]>,
+pub(super) struct Reduction {
+    pub(super) loops: Loops,
+    pub(super) axes: SmallVec<[usize; 4]>,
 }
 
 /// A cluster under construction.
 #[derive(Clone, Debug)]
-struct Group {
-    nodes: Vec<NodeId>,
-    domain: Shape,
-    reduction: Option<Reduction>,
-    product: Option<NodeId>,
+pub(super) struct Group {
+    pub(super) nodes: Vec<NodeId>,
+    pub(super) domain: Shape,
+    pub(super) reduction: Option<Reduction>,
+    /// Members that are reduced along the columns of a group that reduces rows, or go on with such results.
+    pub(super) columns: Vec<NodeId>,
+    pub(super) product: Option<NodeId>,
     /// Scalar operations of all members, once each.
-    n_ops: usize,
+    pub(super) n_ops: usize,
     /// Sweeps over the elements, at most: a member may be made again in each of them.
-    n_sweeps: usize,
+    pub(super) n_sweeps: usize,
     /// What members read of others.
     inputs: HashSet<NodeId>,
     /// Members that others need.
@@ -39,17 +41,17 @@ struct Group {
 }
 
 /// The clusters as nodes of a graph.
-struct Topology {
+pub(super) struct Topology {
     parent: Vec<u32>,
-    groups: Vec<Option<Group>>,
-    reads: Vec<SmallVec<[Read; 4]>>,
+    pub(super) groups: Vec<Option<Group>>,
+    pub(super) reads: Vec<SmallVec<[Read; 4]>>,
     /// The computed readers of each node, and at which of their indices they read it.
-    readers: Vec<SmallVec<[Read; 4]>>,
-    is_computed: Vec<bool>,
+    pub(super) readers: Vec<SmallVec<[Read; 4]>>,
+    pub(super) is_computed: Vec<bool>,
 }
 
 impl Topology {
-    fn find(&self, id: NodeId) -> u32 {
+    pub(super) fn find(&self, id: NodeId) -> u32 {
         let mut root = id.0;
         while self.parent[root as usize] != root {
             root = self.parent[root as usize];
@@ -57,7 +59,7 @@ impl Topology {
         root
     }
 
-    fn group(&self, root: u32) -> Option<&Group> {
+    pub(super) fn group(&self, root: u32) -> Option<&Group> {
         self.groups[root as usize].as_ref()
     }
 
@@ -79,15 +81,15 @@ impl Neighbors for Topology {
     }
 }
 
-struct Clusterer<'a> {
-    graph: &'a Graph,
-    options: &'a ClusterOptions,
-    forced: &'a HashSet<NodeId>,
-    roles: Roles,
-    topology: Topology,
+pub(super) struct Clusterer<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) options: &'a ClusterOptions,
+    pub(super) forced: &'a HashSet<NodeId>,
+    pub(super) roles: Roles,
+    pub(super) topology: Topology,
     order: Order,
     /// Members that live at the reduced shape of their cluster, the reductions included.
-    is_reduced: Vec<bool>,
+    pub(super) is_reduced: Vec<bool>,
     /// For each node, the readers that are not in its cluster.
     n_outside: Vec<u32>,
 }
@@ -111,21 +113,21 @@ fn sums_columns(domain: &Shape, reduction: &Reduction) -> Result<(), &'static st
 }
 
 /// What two clusters would be together.
-struct Joint {
-    joined: Joined,
-    domain: Shape,
-    reduction: Option<Reduction>,
+pub(super) struct Joint {
+    pub(super) joined: Joined,
+    pub(super) domain: Shape,
+    pub(super) reduction: Option<Reduction>,
     /// The cluster whose members become part of the reduced shape.
-    lowered: Option<u32>,
+    pub(super) lowered: Option<u32>,
 }
 
 impl Reduction {
-    fn kept(&self, domain: &Shape) -> SmallVec<[usize; 4]> {
+    pub(super) fn kept(&self, domain: &Shape) -> SmallVec<[usize; 4]> {
         (0..domain.rank()).filter(|a| !self.axes.contains(a)).collect()
     }
 
     /// Whether a value of the reduced shape is read at the element that it belongs to.
-    fn repeats(&self, domain: &Shape, at: &At) -> bool {
+    pub(super) fn repeats(&self, domain: &Shape, at: &At) -> bool {
         let kept = self.kept(domain);
         match at {
             At::Along(axes) => {
@@ -176,6 +178,7 @@ impl Group {
             nodes: vec![id],
             domain,
             reduction,
+            columns: Vec::new(),
             product: (roles.parts[id.index()] == Part::Product).then_some(id),
             n_ops: roles.ops[id.index()],
             n_sweeps: 1,
@@ -206,6 +209,7 @@ impl Clusterer<'_> {
         }
         if self.options.fuse {
             self.join_tiny();
+            self.join_columns();
         }
         // Clusters may have met by another way after an edge was decided.
         for edge in &mut edges {
@@ -230,10 +234,11 @@ impl Clusterer<'_> {
                 of[node.index()] = Some(clusters.len());
             }
             let (loops, axes) = group.reduction.map_or((None, SmallVec::new()), |r| (Some(r.loops), r.axes));
-            let Group { nodes, domain, product, .. } = group;
+            let Group { nodes, domain, columns, product, .. } = group;
             let sweeps = self.sweeps(&nodes);
             let is_reduced = nodes.iter().map(|n| self.is_reduced[n.index()]).collect();
-            clusters.push(Cluster { nodes, sweeps, is_reduced, domain, loops, axes, product });
+            let is_column = nodes.iter().map(|n| columns.contains(n)).collect();
+            clusters.push(Cluster { nodes, sweeps, is_reduced, is_column, domain, loops, axes, product });
         }
         let mut needed = self.roles.wanted;
         for id in self.graph.ids().filter(|id| self.topology.is_computed[id.index()]) {
@@ -307,7 +312,7 @@ impl Clusterer<'_> {
     }
 
     /// Whether a node reads others at the elements of its cluster's domain.
-    fn is_full(&self, id: NodeId) -> bool {
+    pub(super) fn is_full(&self, id: NodeId) -> bool {
         !self.is_reduced[id.index()] || self.roles.reduces[id.index()]
     }
 
@@ -369,7 +374,7 @@ impl Clusterer<'_> {
 
     /// Whether what is reduced is still in cache when it is swept again. A reduction of everything goes by chunks if it is
     /// long, and then its result comes too late.
-    fn stays_in_cache(&self, reduction: &Reduction) -> bool {
+    pub(super) fn stays_in_cache(&self, reduction: &Reduction) -> bool {
         let Loops { outer, reduced, inner } = reduction.loops;
         let cost = &self.options.cost;
         let is_chunked = outer == 1 && reduced > FULL_CHUNK;
@@ -379,8 +384,7 @@ impl Clusterer<'_> {
     /// Merges two clusters, `b` the reader's, unless members would read each other at other indices, the kernel would be
     /// too large, or it would wait for itself.
     fn join(&mut self, a: u32, b: u32, joint: Joint) -> Result<(), Reason> {
-        let size = |root: u32| self.topology.group(root).map_or(0, |g| g.nodes.len());
-        let (small, large) = if size(a) < size(b) { (a, b) } else { (b, a) };
+        let (small, large) = self.by_size((a, b));
         let (Some(s), Some(l)) = (self.topology.group(small), self.topology.group(large)) else {
             return Err(Reason::OtherLoops);
         };
@@ -412,6 +416,28 @@ impl Clusterer<'_> {
         if n_sweeps > 1 && (s.product.is_some() || l.product.is_some()) {
             return Err(Reason::ReducesProduct("sweeps once: the product makes its elements once only"));
         }
+        self.merge((a, b), joint, now_inside, n_sweeps)
+    }
+
+    /// The roots of two clusters, the one with fewer members first.
+    fn by_size(&self, (a, b): (u32, u32)) -> (u32, u32) {
+        let size = |root: u32| self.topology.group(root).map_or(0, |g| g.nodes.len());
+        if size(a) < size(b) { (a, b) } else { (b, a) }
+    }
+
+    /// Merges two clusters whose loops fit, unless the kernel would be too large or would wait for itself. `now_inside`
+    /// counts, by member, the reads that are then inside of one cluster.
+    pub(super) fn merge(
+        &mut self,
+        (a, b): (u32, u32),
+        joint: Joint,
+        now_inside: HashMap<NodeId, u32>,
+        n_sweeps: usize,
+    ) -> Result<(), Reason> {
+        let (small, large) = self.by_size((a, b));
+        let (Some(s), Some(l)) = (self.topology.group(small), self.topology.group(large)) else {
+            return Err(Reason::OtherLoops);
+        };
         let n_new = s.inputs.iter().filter(|i| !l.inputs.contains(i) && self.topology.find(**i) != large).count();
         let n_gone = s.nodes.iter().filter(|m| l.inputs.contains(m)).count();
         let is_freed = |(n, k): &(&NodeId, &u32)| self.n_outside[n.index()] == **k && !self.roles.wanted[n.index()];
@@ -451,6 +477,7 @@ impl Clusterer<'_> {
             };
             l.inputs.extend(s.inputs.into_iter().filter(|i| !inside(i.0)));
             l.nodes.extend(s.nodes);
+            l.columns.extend(s.columns);
             l.product = l.product.or(s.product);
             (l.domain, l.reduction) = (joint.domain, joint.reduction);
             (l.n_ops, l.n_sweeps, l.n_stored) = (n_ops, n_sweeps, n_stored);

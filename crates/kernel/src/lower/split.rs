@@ -2,11 +2,12 @@
 //!
 //! The order of a full reduction ([`cotangent_scalar::order`]) cuts a flat range into chunks of [`FULL_CHUNK`]; every level
 //! of it becomes a kernel whose partial results are a buffer of the plan. The order of a column reduction cuts the rows into
-//! blocks of [`COLUMN_BLOCK`], which a product's epilogue reduces one by one; a second kernel combines the blocks' results.
+//! blocks of [`COLUMN_BLOCK`], which a product's epilogue reduces one by one, or a kernel that reduces rows takes along; a
+//! second kernel combines the blocks' results.
 
 use cotangent_graph::NodeId;
-use cotangent_scalar::DType;
 use cotangent_scalar::order::{COLUMN_BLOCK, FULL_CHUNK};
+use cotangent_scalar::{DType, ReduceOp};
 use smallvec::SmallVec;
 
 use super::{ArgRef, Draft, Lowered, Partial};
@@ -24,11 +25,7 @@ pub(super) fn split_full(first: NodeId, lowered: Lowered) -> Vec<Lowered> {
         let stride = map.strides[0];
         map.strides = SmallVec::from_slice(&[stride * FULL_CHUNK as i64, stride]);
     };
-    for input in &mut kernel.phases[0].inputs {
-        if let Input::Load { map, .. } | Input::Index { map, .. } = input {
-            cut(map);
-        }
-    }
+    kernel.phases[0].inputs.iter_mut().filter_map(Input::map_mut).for_each(&cut);
     kernel.phases[0].stores.iter_mut().for_each(|s| cut(&mut s.map));
     let mut kernels = Vec::new();
     let reduces = kernel.phases[0].reduces.clone();
@@ -98,6 +95,63 @@ pub(super) fn split_columns(first: NodeId, mut blocks: Lowered) -> Vec<Lowered> 
     let dtypes: Vec<DType> = reduces.iter().map(|r| sweep.body.dtype(r.value)).collect();
     blocks.kernel.dims = SmallVec::from_slice(&[rows / COLUMN_BLOCK, COLUMN_BLOCK, cols]);
     blocks.kernel.total = rows / COLUMN_BLOCK * COLUMN_BLOCK * cols;
+    let mut made = Draft::new(Space::Reduced, 0);
+    let mut carried = Vec::new();
+    for (r, &dtype) in reduces.iter().zip(&dtypes) {
+        let partial = Partial { first, level: 0, slot: r.slot, n: n_blocks * cols };
+        let value = made.input(Input::Reduced(r.slot), dtype, None);
+        let arg = push_arg(&mut blocks, ArgRef::Partial(partial), dtype, true);
+        let map = IndexMap { offset: 0, strides: SmallVec::from_slice(&[cols as i64, 0, 1]) };
+        made.stores.push((value, arg, map));
+        carried.push(Carried { op: r.op, slot: r.slot, dtype, partial });
+    }
+    blocks.kernel.phases.push(made.finish());
+    combine_blocks(blocks, cols, &carried, after.drain(..))
+}
+
+/// A reduction of columns whose blocks some kernel makes.
+pub(super) struct Carried {
+    pub(super) op: ReduceOp,
+    pub(super) slot: u32,
+    pub(super) dtype: DType,
+    pub(super) partial: Partial,
+}
+
+/// Cuts the rows of a kernel that carries reductions of columns along into blocks of [`COLUMN_BLOCK`], and makes the kernel
+/// that combines these and goes on with the last phase.
+pub(super) fn split_rows(mut blocks: Lowered, carried: &[Carried]) -> Vec<Lowered> {
+    let &[rows, cols] = &blocks.kernel.dims[..] else { return vec![blocks] };
+    let after = blocks.kernel.phases.pop();
+    let partials: Vec<ArgId> = (0..blocks.args.len() as u32)
+        .map(ArgId)
+        .filter(|arg| matches!(blocks.args[arg.0 as usize], ArgRef::Partial(_)))
+        .collect();
+    let cut = |arg: Option<ArgId>, map: &mut IndexMap| {
+        let block = match arg {
+            Some(arg) if partials.contains(&arg) => cols as i64,
+            _ => map.strides[0] * COLUMN_BLOCK as i64,
+        };
+        map.strides.insert(0, block);
+    };
+    for phase in &mut blocks.kernel.phases {
+        for input in &mut phase.inputs {
+            let arg = input.access().map(|(arg, _)| arg);
+            input.map_mut().into_iter().for_each(|map| cut(arg, map));
+        }
+        phase.stores.iter_mut().for_each(|store| cut(Some(store.arg), &mut store.map));
+    }
+    blocks.kernel.dims = SmallVec::from_slice(&[rows.div_ceil(COLUMN_BLOCK), COLUMN_BLOCK, cols]);
+    combine_blocks(blocks, cols, carried, after.into_iter())
+}
+
+/// Adds the kernel that combines the partial results of blocks and goes on with them.
+fn combine_blocks(
+    blocks: Lowered,
+    cols: usize,
+    carried: &[Carried],
+    after: impl Iterator<Item = Phase>,
+) -> Vec<Lowered> {
+    let n_blocks = carried.first().map_or(0, |c| c.partial.n / cols.max(1));
     let kernel = Kernel {
         name: format!("{} (blocks)", blocks.kernel.name),
         sweep: Sweep::Column,
@@ -107,20 +161,15 @@ pub(super) fn split_columns(first: NodeId, mut blocks: Lowered) -> Vec<Lowered> 
         phases: Vec::new(),
     };
     let mut combined = Lowered { kernel, args: Vec::new() };
-    let (mut made, mut read) = (Draft::new(Space::Reduced, 0), Draft::new(Space::Full, 0));
-    for (r, &dtype) in reduces.iter().zip(&dtypes) {
-        let partial = ArgRef::Partial(Partial { first, level: 0, slot: r.slot, n: n_blocks * cols });
-        let value = made.input(Input::Reduced(r.slot), dtype, None);
-        let map = |strides: &[i64]| IndexMap { offset: 0, strides: SmallVec::from_slice(strides) };
-        let arg = push_arg(&mut blocks, partial, dtype, true);
-        made.stores.push((value, arg, map(&[cols as i64, 0, 1])));
-        let arg = push_arg(&mut combined, partial, dtype, false);
-        let value = read.input(Input::Load { arg, map: map(&[cols as i64, 1]) }, dtype, None);
-        read.reduces.push(Reduce { value, ..*r });
+    let mut read = Draft::new(Space::Full, 0);
+    for &Carried { op, slot, dtype, partial } in carried {
+        let arg = push_arg(&mut combined, ArgRef::Partial(partial), dtype, false);
+        let map = IndexMap { offset: 0, strides: SmallVec::from_slice(&[cols as i64, 1]) };
+        let value = read.input(Input::Load { arg, map }, dtype, None);
+        read.reduces.push(Reduce { value, op, slot });
     }
-    blocks.kernel.phases.push(made.finish());
     combined.kernel.phases.push(read.finish());
-    for phase in after.drain(..) {
+    for phase in after {
         move_phase(phase, &blocks, &mut combined);
     }
     let mut kernels = vec![blocks, combined];
@@ -130,11 +179,7 @@ pub(super) fn split_columns(first: NodeId, mut blocks: Lowered) -> Vec<Lowered> 
 
 /// The maps of all accesses of a phase.
 fn maps(phase: &mut Phase) -> impl Iterator<Item = &mut IndexMap> {
-    let inputs = phase.inputs.iter_mut().filter_map(|input| match input {
-        Input::Load { map, .. } | Input::Index { map, .. } => Some(map),
-        Input::Reduced(_) => None,
-    });
-    inputs.chain(phase.stores.iter_mut().map(|store| &mut store.map))
+    phase.inputs.iter_mut().filter_map(Input::map_mut).chain(phase.stores.iter_mut().map(|store| &mut store.map))
 }
 
 /// Appends a phase that was another kernel's: its arguments go along.
@@ -143,11 +188,7 @@ fn move_phase(mut phase: Phase, before: &Lowered, to: &mut Lowered) {
         let dtype = before.kernel.args[arg.0 as usize].dtype;
         push_arg(to, before.args[arg.0 as usize], dtype, written)
     };
-    for input in &mut phase.inputs {
-        if let Input::Load { arg, .. } = input {
-            *arg = moved(*arg, false);
-        }
-    }
+    phase.inputs.iter_mut().filter_map(Input::arg_mut).for_each(|arg| *arg = moved(*arg, false));
     for store in &mut phase.stores {
         store.arg = moved(store.arg, true);
     }
@@ -193,11 +234,7 @@ fn drop_unused_args(lowered: &mut Lowered) {
         }
     }
     for phase in &mut lowered.kernel.phases {
-        for input in &mut phase.inputs {
-            if let Input::Load { arg, .. } = input {
-                *arg = map[arg.0 as usize];
-            }
-        }
+        phase.inputs.iter_mut().filter_map(Input::arg_mut).for_each(|arg| *arg = map[arg.0 as usize]);
         phase.stores.iter_mut().for_each(|s| s.arg = map[s.arg.0 as usize]);
     }
     (lowered.kernel.args, lowered.args) = (args, refs);

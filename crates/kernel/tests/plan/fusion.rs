@@ -338,6 +338,73 @@ fn rows_are_read_from_memory_once() {
     assert_eq!(plan.bytes_moved(), matrix + 4 * m as u64, "{plan}");
 }
 
+/// Layer normalization with all its gradients.
+fn layer_norm(g: &GraphBuilder, shape: &[usize]) {
+    let (x, dy) = (g.input("x", F32, shape), g.input("dy", F32, shape));
+    let n = shape[shape.len() - 1];
+    let (gain, bias) = (g.param("gain", F32, [n], Init::ONES), g.param("bias", F32, [n], Init::ZEROS));
+    let y = x.layer_norm(gain, bias, 1e-5);
+    g.output("y", y);
+    let grads = g.grad_with_seed(y, dy, &[x, gain, bias]);
+    g.output("dx", grads[0]);
+    g.output("dbias", grads[2]);
+    g.update(gain, gain - grads[1] * 0.1);
+}
+
+#[test]
+fn rows_take_sums_of_columns_along() {
+    for m in [128, 130, 200] {
+        let n = 48;
+        let plan = sweeps_of(&["FFFF", "FR"], |g| layer_norm(g, &[m, n]));
+        let kernel = &plan.kernels[0];
+        assert_eq!((kernel.dims.as_slice(), kernel.n_rows()), (&[m.div_ceil(64), 64, n][..], m));
+        assert_eq!(plan.figures().n_copies, 0, "the gain is updated where it stands\n{plan}");
+        // Each matrix once; gain (twice), bias, and the new values of both gradients; partial sums of both written and read.
+        let (matrix, row, partials) = (m * n * 4, n * 4, 2 * 2 * m.div_ceil(64) * n * 4);
+        assert_eq!(plan.bytes_moved() as usize, 4 * matrix + 5 * row + partials, "{plan}");
+    }
+    // Rows of a batch are counted on.
+    let plan = sweeps_of(&["FFFF", "FR"], |g| layer_norm(g, &[5, 30, 48]));
+    assert_eq!(plan.kernels[0].dims.as_slice(), [3, 64, 48]);
+    // Extremes likewise, and sums of what is only read by the rows.
+    sweeps_of(&["FFF", "FR"], |g| {
+        let x = g.input("x", F32, [150, 40]);
+        let y = x.softmax(1);
+        g.output("y", y);
+        g.output("largest", y.reduce_max(&[0]));
+        g.output("sum", x.reduce_sum(&[0]));
+    });
+}
+
+#[test]
+fn columns_that_rows_do_not_take_along() {
+    let sweeps_of_graph = |f: &dyn Fn(&GraphBuilder)| sweeps(&planned(&optimized(&primitive(f))));
+    let (row, column) = (Sweep::Row, Sweep::Column);
+    // Less than two blocks, and more blocks than are in a block.
+    assert_eq!(sweeps_of_graph(&|g| layer_norm(g, &[127, 8])), [row, column, column]);
+    assert_eq!(sweeps_of_graph(&|g| layer_norm(g, &[64 * 64, 2])), [row, column]);
+    assert_eq!(sweeps_of_graph(&|g| layer_norm(g, &[64 * 64 + 1, 2])), [row, column, column]);
+    // Rows that wait for the columns' results.
+    let waits = |g: &GraphBuilder| {
+        let x = g.input("x", F32, [150, 8]);
+        g.output("y", (x - x.mean_over(&[0])).softmax(1));
+    };
+    assert_eq!(sweeps_of_graph(&waits), [column, row]);
+    // Rows that are read transposed.
+    let transposed = |g: &GraphBuilder| {
+        let x = g.input("x", F32, [150, 8]);
+        g.output("y", x.transpose(&[1, 0]).softmax(0));
+        g.output("sum", x.exp().reduce_sum(&[0]));
+    };
+    assert!(sweeps_of_graph(&transposed).contains(&column));
+    // Other elements, which the rows neither make nor read.
+    let apart = |g: &GraphBuilder| {
+        g.output("y", g.input("x", F32, [150, 8]).softmax(1));
+        g.output("sum", g.input("z", F32, [150, 8]).reduce_sum(&[0]));
+    };
+    assert_eq!(sweeps_of_graph(&apart), [row, column]);
+}
+
 #[test]
 fn verdicts_on_sweeps() {
     let softmax =
