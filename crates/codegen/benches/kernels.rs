@@ -2,11 +2,13 @@
 //! that the machine runs.
 //!
 //! `cargo bench -p cotangent-codegen --bench kernels [-- part-of-a-name]`. Figures are the best of several short runs
-//! on one thread.
+//! on one thread. `-- from-memory` prints the second table alone: kernels over arrays that no cache holds, with ordinary
+//! stores and with those past the caches, beside what bounds them: the time in cache, and the bytes that are of use at the
+//! speed of a triad (two arrays read, one written) that stores in the same way.
 
 use std::time::{Duration, Instant};
 
-use cotangent_codegen::{BackendChoice, Isa, KernelFn, Options};
+use cotangent_codegen::{Backend, BackendChoice, Isa, KernelFn, Options};
 use cotangent_kernel::ir::{Arg, ArgId, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
 use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId, math, philox};
 use smallvec::SmallVec;
@@ -37,7 +39,7 @@ fn pointwise(name: &str, n: usize, n_in: u32, f: impl Fn(&mut BodyBuilder, &[Val
     let inputs = (0..n_in).map(|k| load(k, &[1])).collect();
     let stores = roots.iter().enumerate();
     let stores: Vec<Store> =
-        stores.map(|(k, &value)| Store { value, arg: ArgId(n_in + k as u32), map: map(&[1]) }).collect();
+        stores.map(|(k, &value)| Store { value, arg: ArgId(n_in + k as u32), map: map(&[1]), stream: false }).collect();
     let n_out = stores.len();
     let phase = Phase { space: Space::Full, body, inputs, stores, reduces: vec![] };
     kernel(name, Sweep::Elementwise, &[n], n_in as usize, n_out, vec![phase])
@@ -103,7 +105,7 @@ fn dropout(n: usize) -> Kernel {
     let value = s.select(keep, scaled, nothing);
     let (body, roots) = s.finish(&[value]);
     let inputs = vec![load(0, &[1]), Input::Index { map: map(&[1]), dtype: DType::I32 }];
-    let stores = vec![Store { value: roots[0], arg: ArgId(1), map: map(&[1]) }];
+    let stores = vec![Store { value: roots[0], arg: ArgId(1), map: map(&[1]), stream: false }];
     let phase = Phase { space: Space::Full, body, inputs, stores, reduces: vec![] };
     kernel("dropout", Sweep::Elementwise, &[n], 1, 1, vec![phase])
 }
@@ -113,7 +115,7 @@ fn transpose(rows: usize, inner: usize) -> Kernel {
     let x = s.input(0, F32);
     let (body, roots) = s.finish(&[x]);
     let inputs = vec![load(0, &[1, rows as i64])];
-    let stores = vec![Store { value: roots[0], arg: ArgId(1), map: map(&[inner as i64, 1]) }];
+    let stores = vec![Store { value: roots[0], arg: ArgId(1), map: map(&[inner as i64, 1]), stream: false }];
     let phase = Phase { space: Space::Full, body, inputs, stores, reduces: vec![] };
     kernel("transpose", Sweep::Elementwise, &[rows, inner], 1, 1, vec![phase])
 }
@@ -127,7 +129,7 @@ fn row_sum(rows: usize, inner: usize) -> Kernel {
     let mut s = BodyBuilder::new();
     let r = s.input(0, F32);
     let (body, roots) = s.finish(&[r]);
-    let stores = vec![Store { value: roots[0], arg: ArgId(1), map: map(&[1, 0]) }];
+    let stores = vec![Store { value: roots[0], arg: ArgId(1), map: map(&[1, 0]), stream: false }];
     let last = Phase { space: Space::Reduced, body, inputs: vec![Input::Reduced(0)], stores, reduces: vec![] };
     kernel("row_sum", Sweep::Row, &[rows, inner], 1, 1, vec![full, last])
 }
@@ -147,7 +149,7 @@ fn softmax(rows: usize, inner: usize) -> Kernel {
     let e = math::exp(&mut s, shifted);
     let (body, roots) = s.finish(&[e]);
     let reduces = vec![Reduce { value: roots[0], op: ReduceOp::Sum, slot: 1 }];
-    let stores = vec![Store { value: roots[0], arg: ArgId(1), map: y() }];
+    let stores = vec![Store { value: roots[0], arg: ArgId(1), map: y(), stream: false }];
     let sum = Phase { space: Space::Full, body, inputs: vec![x(), Input::Reduced(0)], stores, reduces };
     let mut s = BodyBuilder::new();
     let (e, z) = (s.input(0, F32), s.input(1, F32));
@@ -155,11 +157,24 @@ fn softmax(rows: usize, inner: usize) -> Kernel {
     let scale = s.div(one, z);
     let p = s.mul(e, scale);
     let (body, roots) = s.finish(&[p]);
-    let stores = vec![Store { value: roots[0], arg: ArgId(1), map: y() }];
+    let stores = vec![Store { value: roots[0], arg: ArgId(1), map: y(), stream: false }];
     let inputs = vec![Input::Load { arg: ArgId(1), map: y() }, Input::Reduced(1)];
     let quotient = Phase { space: Space::Full, body, inputs, stores, reduces: vec![] };
-    let mut kernel = kernel("softmax", Sweep::Row, &[rows, inner], 1, 1, vec![maximum, sum, quotient]);
-    kernel.args[1].read = true;
+    kernel("softmax", Sweep::Row, &[rows, inner], 1, 1, vec![maximum, sum, quotient])
+}
+
+/// x + 3·y: as little arithmetic as three arrays can have.
+fn triad(n: usize) -> Kernel {
+    pointwise("triad", n, 2, |s, x| {
+        let three = s.like(3.0, x[0]);
+        let scaled = s.mul(x[1], three);
+        vec![s.add(x[0], scaled)]
+    })
+}
+
+/// The kernel with all stores past the caches, or none.
+fn storing(mut kernel: Kernel, stream: bool) -> Kernel {
+    kernel.phases.iter_mut().flat_map(|p| &mut p.stores).for_each(|store| store.stream = stream);
     kernel
 }
 
@@ -172,7 +187,7 @@ fn column_sum(rows: usize, inner: usize) -> Kernel {
     let mut s = BodyBuilder::new();
     let r = s.input(0, F32);
     let (body, roots) = s.finish(&[r]);
-    let stores = vec![Store { value: roots[0], arg: ArgId(1), map: map(&[0, 1]) }];
+    let stores = vec![Store { value: roots[0], arg: ArgId(1), map: map(&[0, 1]), stream: false }];
     let last = Phase { space: Space::Reduced, body, inputs: vec![Input::Reduced(0)], stores, reduces: vec![] };
     kernel("column_sum", Sweep::Column, &[rows, inner], 1, 1, vec![full, last])
 }
@@ -180,19 +195,64 @@ fn column_sum(rows: usize, inner: usize) -> Kernel {
 /// The best time of one call, in nanoseconds.
 fn best_ns(code: &KernelFn, kernel: &Kernel, arrays: &mut [Vec<f32>]) -> f64 {
     let layout = kernel.layout();
-    let ptrs: Vec<*mut u8> = arrays.iter_mut().map(|a| a.as_mut_ptr().cast()).collect();
+    // At the start of a cache line, as buffers of a plan are.
+    let ptrs: Vec<*mut u8> =
+        arrays.iter_mut().map(|a| a.as_mut_ptr()).map(|p| p.wrapping_add(p.align_offset(64)).cast()).collect();
     let mut best = f64::INFINITY;
     let deadline = Instant::now() + Duration::from_millis(120);
     let n_calls = (200_000 / kernel.total.max(1)).max(1);
     while Instant::now() < deadline {
         let start = Instant::now();
         for _ in 0..n_calls {
-            // SAFETY: every array has an element for each of the kernel's, which bounds all maps of these kernels.
+            // SAFETY: every array has an element for each of the kernel's from where it is aligned, which bounds all maps of
+            // these kernels.
             unsafe { code.call(&ptrs, &layout, 0..kernel.n_rows(), 0..kernel.inner()) };
         }
         best = best.min(start.elapsed().as_nanos() as f64 / n_calls as f64);
     }
     best
+}
+
+/// An array for each argument, with room to start at a cache line.
+fn arrays(kernel: &Kernel) -> Vec<Vec<f32>> {
+    let lengths = vec![kernel.total; kernel.args.len()];
+    assert_eq!(kernel.check_bounds(&lengths), Ok(()));
+    let value = |k: usize, i: usize| ((i * 7 + k * 13) % 100) as f32 * 0.02 - 1.0;
+    lengths.iter().enumerate().map(|(k, n)| (0..n + 16).map(|i| value(k, i)).collect()).collect()
+}
+
+/// The second table.
+fn from_memory(backends: &[Box<dyn Backend>]) {
+    const N: usize = 1 << 24;
+    println!(
+        "\n{:10} {:14} {:10} {:>10} {:>10} {:>10} {:>14} {:>12}",
+        "kernel", "made by", "stores", "ns/element", "in cache", "GB/s", "bytes ÷ triad", "of the bound"
+    );
+    for backend in backends {
+        for stream in [false, true] {
+            let ns = |kernel: Kernel| {
+                let kernel = storing(kernel, stream);
+                let compiled = backend.compile(&[&kernel]).expect("code");
+                best_ns(&compiled.functions()[0], &kernel, &mut arrays(&kernel)) / kernel.total as f64
+            };
+            let mut per_byte = f64::INFINITY;
+            for make in [triad, cheap, exponential, forward] {
+                let (far, near) = (ns(make(N)), ns(storing(make(1 << 13), false)));
+                let kernel = make(1);
+                let bytes = 4.0 * kernel.args.len() as f64;
+                // The best triad yet, this one among them.
+                per_byte = if kernel.name == "triad" { far / bytes } else { per_byte.min(ns(triad(N)) / 12.0) };
+                let (moved, name) = (bytes * per_byte, kernel.name);
+                let stores = if stream { "past" } else { "ordinary" };
+                println!(
+                    "{name:10} {:14} {stores:10} {far:>10.3} {near:>10.3} {:>10.1} {moved:>14.3} {:>12.2}",
+                    backend.name(),
+                    bytes / far,
+                    far / moved.max(near)
+                );
+            }
+        }
+    }
 }
 
 fn main() {
@@ -213,6 +273,9 @@ fn main() {
             kernels.push((format!("{} {level} [{rows}, {inner}]", kernel.name), kernel));
         }
     }
+    if filter == "from-memory" {
+        return from_memory(&backends);
+    }
     println!("{:32} {:>10} {:>12} {:>12} {:>10}  made by", "kernel", "ns/element", "µs/call", "compile µs", "bytes");
     let chosen = kernels.iter().filter(|(name, _)| name.contains(&filter));
     for ((name, kernel), backend) in chosen.flat_map(|kernel| backends.iter().map(move |backend| (kernel, backend))) {
@@ -220,11 +283,7 @@ fn main() {
         let compile = || backend.compile(&[kernel]).expect("code");
         let compiled = compile();
         let compile_time = (0..20).map(|_| compile().compile_time()).min().unwrap_or_default();
-        let mut arrays: Vec<Vec<f32>> = (0..kernel.args.len())
-            .map(|k| (0..kernel.total).map(|i| ((i * 7 + k * 13) % 100) as f32 * 0.02 - 1.0).collect())
-            .collect();
-        let lengths: Vec<usize> = arrays.iter().map(Vec::len).collect();
-        assert_eq!(kernel.check_bounds(&lengths), Ok(()));
+        let mut arrays = arrays(kernel);
         let ns = best_ns(&compiled.functions()[0], kernel, &mut arrays);
         println!(
             "{name:32} {:>10.3} {:>12.2} {:>12.0} {:>10}  {}",
@@ -234,5 +293,8 @@ fn main() {
             compiled.code_bytes(),
             compiled.stats(0).made_by
         );
+    }
+    if filter.is_empty() {
+        from_memory(&backends);
     }
 }

@@ -6,7 +6,8 @@
 //!   (the plan verifier);
 //! * *homes*: the store never moves a slot's memory, and the session drops machines before the store;
 //! * *inputs*: bound views are in row-major order, have the declared type, and outlive the step that borrows them;
-//! * *parts*: parts of a kernel are disjoint ranges of its rows or columns, so they write disjoint elements.
+//! * *parts*: parts of a kernel are disjoint ranges of its rows or columns, so they write disjoint elements; what a kernel
+//!   keeps of the row under way has memory of its own for each part.
 
 use std::ops::Range;
 use std::slice;
@@ -14,7 +15,7 @@ use std::slice;
 use cotangent_gemm::{Batch, Call, MatMut, MatRef, Workspace};
 use cotangent_graph::{Code, Diag, Element, Loc, NodeId, Origin, TensorData, Type};
 use cotangent_kernel::ir::{Kernel, Sweep};
-use cotangent_kernel::{BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, PlanOutput, Step};
+use cotangent_kernel::{BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, Plan, PlanOutput, Step};
 use cotangent_pool::{Pool, split};
 use cotangent_scalar::DType;
 use ndarray::{ArrayViewD, IxDyn};
@@ -30,6 +31,9 @@ use crate::store::Store;
 /// A kernel is split between threads only if one thread would need about this many nanoseconds.
 const MIN_PARALLEL_NANOS: usize = 8_000;
 
+/// Bytes of a cache line; what belongs to different threads shares none.
+const LINE: usize = 64;
+
 /// A program bound to memory.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -42,14 +46,16 @@ pub(crate) struct Machine {
     buffers: Vec<*mut u8>,
     /// For each input of the program, its buffer, and whether it is bound.
     inputs: Vec<(BufferId, bool)>,
-    /// For each step its kernel call's pointers, in `pointers`.
-    calls: Vec<Range<usize>>,
+    /// For each step its kernel call's pointers, in `pointers`, and how far after them those of the next part are.
+    calls: Vec<(Range<usize>, usize)>,
     pointers: Vec<*mut u8>,
     /// Where inputs' addresses go: (index into `pointers`, index into `inputs`).
     patches: Vec<(usize, usize)>,
     /// For each step, the work of its kernel: how many parts, and along which loop.
     splits: Vec<Split>,
     workspace: Workspace,
+    #[expect(dead_code, reason = "owns the memory that `pointers` leads into")]
+    rows: AlignedBytes,
     cores: Cores,
 }
 
@@ -102,27 +108,54 @@ impl Machine {
         let inputs: Vec<(BufferId, bool)> =
             program.interface.input_names.iter().map(|n| (buffer_of(n), false)).collect();
         let (mut calls, mut pointers, mut patches, mut splits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let share = plan.steps.iter().map(|step| rows_of(plan, step).1).max().unwrap_or(0);
+        let mut rows = AlignedBytes::zeroed(share * runtime.n_threads());
         for step in &plan.steps {
             // The calls of one step have the same arguments.
-            let call = step.calls().next();
-            let start = pointers.len();
-            for buffer in call.iter().flat_map(|c| &c.args) {
-                if let Some(k) = inputs.iter().position(|i| i.0 == *buffer) {
-                    patches.push((pointers.len(), k));
-                }
-                pointers.push(buffers[buffer.index()]);
-            }
-            calls.push(start..pointers.len());
-            splits.push(match step {
+            let args = step.calls().next().map_or(&[][..], |call| &call.args);
+            let split = match step {
                 Step::Kernel(call) => choose_split(&plan.kernels[call.kernel], runtime.n_threads()),
                 _ => Split::Whole,
-            });
+            };
+            let (kept, _) = rows_of(plan, step);
+            let n_parts = match split {
+                Split::Rows(n) if !kept.is_empty() => n,
+                _ => 1,
+            };
+            let start = pointers.len();
+            for part in 0..n_parts {
+                for (position, buffer) in args.iter().enumerate() {
+                    if let Some(k) = inputs.iter().position(|i| i.0 == *buffer) {
+                        patches.push((pointers.len(), k));
+                    }
+                    let row = kept.iter().find(|(k, _)| *k == position);
+                    pointers.push(match row {
+                        Some((_, offset)) => rows.as_mut_ptr().wrapping_add(part * share + offset),
+                        None => buffers[buffer.index()],
+                    });
+                }
+            }
+            calls.push((start..start + args.len(), if n_parts > 1 { args.len() } else { 0 }));
+            splits.push(split);
         }
         let bytes = program.gemms.iter().map(|g| g.workspace_bytes(runtime.n_threads())).max().unwrap_or(0);
         let workspace = Workspace::with_bytes(bytes);
         let stored: usize = program.interface.stored.iter().map(|(_, ty, _)| ty.n_bytes()).sum();
         let cores = Cores::new(program.updates(), stored, runtime);
-        Ok(Machine { arena, counters, constants, buffers, inputs, calls, pointers, patches, splits, workspace, cores })
+        Ok(Machine {
+            arena,
+            counters,
+            constants,
+            buffers,
+            inputs,
+            calls,
+            pointers,
+            patches,
+            splits,
+            workspace,
+            rows,
+            cores,
+        })
     }
 
     /// Further steps run on the same cores as the next one.
@@ -214,7 +247,8 @@ impl Machine {
         if kernel.total == 0 && kernel.n_reduces() == 0 {
             return;
         }
-        let pointers = Shared(&self.pointers[self.calls[step].clone()]);
+        let (range, apart) = &self.calls[step];
+        let pointers = Shared(&self.pointers[range.start..]);
         let layout = &program.layouts[call.kernel];
         let function = &program.compiled.functions()[call.kernel];
         let (rows, cols) = (kernel.n_rows(), kernel.inner());
@@ -225,8 +259,8 @@ impl Machine {
             Split::Rows(n) => pool.run(n, &|part| {
                 let rows = split(rows, n, part, kernel.block().max(1));
                 let pointers = &pointers;
-                // SAFETY: as above, for the rows of this part (*parts*).
-                unsafe { function.call(pointers.0, layout, rows, 0..cols) }
+                // SAFETY: as above, for the rows of this part, with pointers of its own (*parts*).
+                unsafe { function.call(&pointers.0[part * apart..], layout, rows, 0..cols) }
             }),
             Split::Columns(n) => pool.run(n, &|part| {
                 let cols = split(cols, n, part, 64);
@@ -249,7 +283,7 @@ impl Machine {
         c: BufferId,
         epilogue: Option<&Epilogue>,
     ) {
-        let pointers = Shared(&self.pointers[self.calls[step].clone()]);
+        let pointers = Shared(&self.pointers[self.calls[step].0.clone()]);
         let pointers = &pointers;
         let finish = |batch: usize, rows: Range<usize>, cols: Range<usize>, c: *mut u8| {
             let rows = batch * dims.m + rows.start..batch * dims.m + rows.end;
@@ -499,6 +533,22 @@ struct Shared<'a>(&'a [*mut u8]);
 
 // SAFETY: the parts write disjoint elements (*parts*) and only read what others read.
 unsafe impl Sync for Shared<'_> {}
+
+/// The arguments of a step's kernel that hold something of the row under way, with their places in a part's share of memory
+/// for that, and the bytes of the share.
+fn rows_of(plan: &Plan, step: &Step) -> (SmallVec<[(usize, usize); 2]>, usize) {
+    let (mut rows, mut end) = (SmallVec::new(), 0);
+    if let Step::Kernel(call) = step {
+        for (k, id) in call.args.iter().enumerate() {
+            let decl = &plan.buffers[id.index()];
+            if decl.home == Home::Rows {
+                rows.push((k, end));
+                end += decl.n_bytes().next_multiple_of(LINE);
+            }
+        }
+    }
+    (rows, end)
+}
 
 /// Divides a kernel if it is long enough.
 fn choose_split(kernel: &Kernel, n_threads: usize) -> Split {

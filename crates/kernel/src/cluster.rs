@@ -29,6 +29,8 @@ use smallvec::SmallVec;
 
 use crate::cost::CostModel;
 
+pub(crate) use parts::own_ops;
+
 /// What a node is to the clusterer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -196,6 +198,8 @@ pub struct Clusters {
     pub reads: Vec<SmallVec<[Read; 4]>>,
     /// For each node, whether it reduces (a reduction over axes of extent 1 does not: it is a view).
     pub reduces: Vec<bool>,
+    /// The constants of decisions.
+    pub cost: CostModel,
     /// For each node, whether somebody needs it in memory: it is an output, checked, or read outside of its cluster.
     pub needed: Vec<bool>,
 }

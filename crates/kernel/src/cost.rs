@@ -15,6 +15,13 @@ pub struct CostModel {
     pub tiny_elements: usize,
     /// Elements of a row that may be swept several times: its operands and results are to stay in the second-level cache.
     pub max_row: usize,
+    /// Scalar operations from which on a value that several sweeps over a row need is kept in memory of the thread instead of
+    /// computed in each: a store and a load of a line in the first-level cache.
+    pub keep_ops: usize,
+    /// Elements of the longest row that is kept so.
+    pub keep_row: usize,
+    /// Bytes that a step touches from which on what it only writes goes past the caches.
+    pub stream_bytes: usize,
     /// Blocks of 64 rows from which on the kernel of a reduction of rows takes reductions of columns along: each block is
     /// one piece of work for a thread.
     pub min_blocks: usize,
@@ -32,6 +39,9 @@ impl Default for CostModel {
             tiny_elements: 16,
             max_row: 1 << 15,
             max_column: 1 << 12,
+            keep_ops: 10,
+            keep_row: 1 << 13,
+            stream_bytes: 24 << 20,
             min_blocks: 2,
         }
     }

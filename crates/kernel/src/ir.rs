@@ -56,7 +56,7 @@ pub struct ArgId(pub u32);
 pub struct Arg {
     /// Element type.
     pub dtype: DType,
-    /// Whether the kernel loads from it.
+    /// Whether the kernel loads from it what it has not stored there before ([`Kernel::loads_own`]).
     pub read: bool,
     /// Whether the kernel stores to it.
     pub written: bool,
@@ -134,8 +134,10 @@ pub struct Store {
     pub value: ValueId,
     /// The argument written.
     pub arg: ArgId,
-    /// The element written; no two elements of the space may map to the same place.
+    /// The element written; no two elements of the space may map to the same place, unless it belongs to the row under way.
     pub map: IndexMap,
+    /// Whether it had better go past the caches: nobody reads it before it would have left them. Only a hint.
+    pub stream: bool,
 }
 
 /// A reduction of a body's value over the swept dim; its result is input `Reduced(slot)` of later phases.
@@ -233,7 +235,7 @@ enum InputKey {
 
 type PhaseKey = (Space, ScalarBody, Vec<InputKey>, Vec<StoreKey>, Vec<Reduce>);
 
-type StoreKey = (ValueId, ArgId, AccessKey);
+type StoreKey = (ValueId, ArgId, AccessKey, bool);
 
 /// The classes of the strides along the inner dim and, for `Column` sweeps, the reduced one.
 type AccessKey = (Stride, Stride);
@@ -334,10 +336,19 @@ impl Kernel {
                 Input::Reduced(slot) => InputKey::Reduced(*slot),
                 Input::Carried { arg, map, start } => InputKey::Carried(*arg, class(map), *start),
             });
-            let stores = phase.stores.iter().map(|s| (s.value, s.arg, class(&s.map)));
+            let stores = phase.stores.iter().map(|s| (s.value, s.arg, class(&s.map), s.stream));
             (phase.space, phase.body.clone(), inputs.collect(), stores.collect(), phase.reduces.clone())
         });
         CodeKey { sweep: self.sweep, n_dims: self.dims.len(), args: self.args.clone(), phases: phases.collect() }
+    }
+
+    /// Whether what a phase loads from an argument is what an earlier phase stored to the same element.
+    pub fn loads_own(&self, phase: usize, arg: ArgId, map: &IndexMap) -> bool {
+        let space = self.phases[phase].space;
+        self.phases[..phase].iter().any(|earlier| {
+            let stores = |s: &Store| s.arg == arg && s.map == *map;
+            (earlier.space == space || earlier.space == Space::Reduced) && earlier.stores.iter().any(stores)
+        })
     }
 
     /// The type of a body input of a phase.
@@ -410,7 +421,8 @@ impl fmt::Display for Kernel {
                 writeln!(f, "    reduced {} = {} {}", r.slot, r.op.name(), r.value)?;
             }
             for s in &phase.stores {
-                writeln!(f, "    arg {} [{}] = {}", s.arg.0, s.map, s.value)?;
+                let past = if s.stream { ", past the caches" } else { "" };
+                writeln!(f, "    arg {} [{}] = {}{past}", s.arg.0, s.map, s.value)?;
             }
         }
         Ok(())

@@ -5,6 +5,8 @@
 //! of its operand; a buffer turns it into strides. Where that is impossible (a reshape across permuted axes, loops that do
 //! not merge), lowering answers with [`Force`]: the node that must be given memory of its own first.
 
+mod copy;
+mod keep;
 mod split;
 
 use std::collections::{HashMap, HashSet};
@@ -14,6 +16,8 @@ use cotangent_graph::{Graph, Lower, NodeId, Shape, Source, rng};
 use cotangent_scalar::order::{COLUMN_BLOCK, FULL_CHUNK};
 use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId};
 use smallvec::SmallVec;
+
+pub(crate) use copy::{lower_copy, lower_fill};
 
 use crate::cluster::{Cluster, Clusters, Part};
 use crate::ir::{Arg, ArgId, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
@@ -27,6 +31,8 @@ pub enum ArgRef {
     Counters,
     /// Partial results of a reduction.
     Partial(Partial),
+    /// A row of values that a node's first sweep keeps for later ones.
+    Row(NodeId),
 }
 
 /// Partial results of a reduction that several kernels make.
@@ -275,7 +281,8 @@ impl Draft {
         let roots: Vec<ValueId> = self.stores.iter().map(|s| s.0).chain(self.reduces.iter().map(|r| r.value)).collect();
         let (body, roots) = self.s.finish(&roots);
         let n = self.stores.len();
-        let stores = self.stores.into_iter().zip(&roots).map(|((_, arg, map), &value)| Store { value, arg, map });
+        let stores =
+            self.stores.into_iter().zip(&roots).map(|((_, arg, map), &value)| Store { value, arg, map, stream: false });
         let reduces = self.reduces.into_iter().zip(&roots[n..]).map(|(r, &value)| Reduce { value, ..r });
         Phase { space: self.space, body, inputs: self.inputs, stores: stores.collect(), reduces: reduces.collect() }
     }
@@ -288,6 +295,8 @@ struct Lowerer<'a> {
     extents: SmallVec<[usize; 4]>,
     args: Args,
     slots: HashMap<NodeId, Slot>,
+    /// Members that are kept from their first sweep, by number, for later ones.
+    kept: HashMap<NodeId, usize>,
 }
 
 /// A reduction's result.
@@ -323,9 +332,10 @@ pub fn lower_cluster(
         (n, Slot { number: k as u32, sweep, kept })
     };
     let slots = reduces().enumerate().map(slot).collect();
-    let mut lowerer = Lowerer { graph, clusters, index, extents, args: Args::default(), slots };
-    let name = name(graph, cluster);
     let stored: HashSet<NodeId> = stored.iter().copied().filter(|n| Some(*n) != cluster.product).collect();
+    let kept = keep::kept(graph, clusters, index, &stored);
+    let mut lowerer = Lowerer { graph, clusters, index, extents, args: Args::default(), slots, kept };
+    let name = name(graph, cluster);
     let is_stored = |n: NodeId| stored.contains(&n);
     let mut phases: Vec<Draft> = Vec::new();
     let n_sweeps = cluster.sweeps.iter().copied().max().unwrap_or(0) + 1;
@@ -346,6 +356,11 @@ pub fn lower_cluster(
                 carried.push(lowerer.carry(&mut full, (op, slot), value, &across));
             } else {
                 full.reduces.push(Reduce { value, op, slot });
+            }
+        }
+        for &node in &cluster.nodes {
+            if lowerer.kept.get(&node) == Some(&sweep) {
+                lowerer.keep(&mut full, node, &every, &across)?;
             }
         }
         let mut after = Draft::new(Space::Reduced, sweep);
@@ -418,23 +433,38 @@ impl Lowerer<'_> {
         across: &Index,
     ) -> split::Carried {
         let dtype = draft.s.dtype(value);
-        let extents: SmallVec<[usize; 4]> = self
-            .slots
-            .values()
-            .find(|s| s.number == slot)
-            .map_or_else(SmallVec::new, |s| s.kept.iter().map(|&l| self.extents[l]).collect());
-        let place = flat(across, &Shape::new(&extents), self.extents.len());
-        let n_rows = self.extents.iter().product::<usize>() / extents.iter().product::<usize>().max(1);
-        let n = n_rows.div_ceil(COLUMN_BLOCK) * extents.iter().product::<usize>();
+        let (row, map) = self.row_of(across);
+        let n_rows = self.extents.iter().product::<usize>() / row.n_elements().max(1);
+        let n = n_rows.div_ceil(COLUMN_BLOCK) * row.n_elements();
         let first = self.clusters.clusters[self.index].nodes[0];
         let partial = Partial { first, level: 0, slot, n };
         let arg = self.args.write(ArgRef::Partial(partial), dtype);
-        let map = IndexMap { offset: place.offset, strides: place.coeffs };
         let start = op.identity(dtype);
         let acc = draft.input(Input::Carried { arg, map: map.clone(), start }, dtype, None);
         let sum = draft.s.combine(op, acc, value);
         draft.stores.push((sum, arg, map));
         split::Carried { op, slot, dtype, partial }
+    }
+
+    /// Stores a member to the row that it is kept in.
+    fn keep(&mut self, draft: &mut Draft, node: NodeId, every: &Index, across: &Index) -> Result<(), Force> {
+        let value = self.value(draft, node, every, None)?;
+        let (_, map) = self.row_of(across);
+        let arg = self.args.write(ArgRef::Row(node), draft.s.dtype(value));
+        draft.stores.push((value, arg, map));
+        Ok(())
+    }
+
+    /// The elements of a row, and where they lie in memory for one.
+    fn row_of(&self, across: &Index) -> (Shape, IndexMap) {
+        let extents: SmallVec<[usize; 4]> = across
+            .iter()
+            .filter_map(|affine| affine.coeffs.iter().position(|&c| c != 0))
+            .map(|l| self.extents[l])
+            .collect();
+        let shape = Shape::new(&extents);
+        let place = flat(across, &shape, self.extents.len());
+        (shape, IndexMap { offset: place.offset, strides: place.coeffs })
     }
 
     fn load(&mut self, draft: &mut Draft, node: NodeId, place: Affine, via: Option<NodeId>) -> ValueId {
@@ -452,6 +482,14 @@ impl Lowerer<'_> {
     fn value(&mut self, draft: &mut Draft, id: NodeId, index: &Index, via: Option<NodeId>) -> Result<ValueId, Force> {
         if let Some(&known) = draft.known.get(&(id, index.clone())) {
             return Ok(known);
+        }
+        let is_later = draft.space == Space::Full && self.kept.get(&id).is_some_and(|&first| first < draft.sweep);
+        if is_later && *index == identity(self.extents.len()) {
+            let axes = &self.clusters.clusters[self.index].axes;
+            let (_, map) = self.row_of(&on_loops(axes, self.extents.len()));
+            let dtype = self.graph.ty(id).dtype();
+            let arg = self.args.write(ArgRef::Row(id), dtype);
+            return Ok(draft.input(Input::Load { arg, map }, dtype, None));
         }
         let value = self.fresh_value(draft, id, index, via)?;
         draft.known.insert((id, index.clone()), value);
@@ -634,57 +672,4 @@ fn must_be_one(sweep: Sweep, section: u8, cluster: &Cluster) -> bool {
         Sweep::Row => section == 1 || cluster.is_column.contains(&true),
         Sweep::Column => section >= 1,
     }
-}
-
-/// A kernel that copies a node into a corner of a larger buffer (`concat`, `pad`): `strides` and `offset` are those of the
-/// place in the target.
-pub(crate) fn lower_copy(
-    graph: &Graph,
-    clusters: &Clusters,
-    from: NodeId,
-    target: NodeId,
-    place: IndexMap,
-) -> Result<Lowered, Force> {
-    let shape = graph.ty(from).shape().clone();
-    let cluster = Cluster {
-        nodes: vec![from],
-        sweeps: vec![0],
-        is_reduced: vec![false],
-        is_column: vec![false],
-        domain: shape.clone(),
-        loops: None,
-        axes: SmallVec::new(),
-        product: None,
-    };
-    let extents: SmallVec<[usize; 4]> = shape.iter().copied().collect();
-    let mut lowerer =
-        Lowerer { graph, clusters, index: usize::MAX, extents, args: Args::default(), slots: HashMap::new() };
-    let mut draft = Draft::new(Space::Full, 0);
-    let value = lowerer.value(&mut draft, from, &identity(shape.rank()), None)?;
-    let arg = lowerer.args.write(ArgRef::Node(target), graph.ty(target).dtype());
-    draft.stores.push((value, arg, place));
-    let args = lowerer.args;
-    let mut drafts = [draft];
-    let merged = merge(&cluster, &mut drafts)?;
-    let total = merged.dims.iter().product();
-    let phases = drafts.into_iter().map(Draft::finish).collect();
-    let name = format!("copy into {}", graph.node(target).op.name);
-    let kernel = Kernel { name, sweep: merged.sweep, dims: merged.dims, total, args: args.args, phases };
-    Ok(Lowered { kernel, args: args.refs })
-}
-
-/// A kernel that stores a constant to every element of a node's memory.
-pub(crate) fn lower_fill(graph: &Graph, target: NodeId, bits: u64) -> Lowered {
-    let ty = graph.ty(target);
-    let n = ty.shape().n_elements();
-    let mut args = Args::default();
-    let mut draft = Draft::new(Space::Full, 0);
-    let value = draft.s.const_from_bits(bits, ty.dtype());
-    let arg = args.write(ArgRef::Node(target), ty.dtype());
-    draft.stores.push((value, arg, IndexMap { offset: 0, strides: SmallVec::from_slice(&[1]) }));
-    let dims = SmallVec::from_slice(&[n]);
-    let name = "fill".to_owned();
-    let kernel =
-        Kernel { name, sweep: Sweep::Elementwise, dims, total: n, args: args.args, phases: vec![draft.finish()] };
-    Lowered { kernel, args: args.refs }
 }

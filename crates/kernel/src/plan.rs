@@ -8,6 +8,7 @@
 
 mod build;
 mod schedule;
+mod streams;
 mod units;
 
 use std::collections::HashSet;
@@ -50,7 +51,8 @@ pub enum Home {
         /// Bytes from its start.
         offset: usize,
     },
-    /// The result of a product that only its epilogue reads: nowhere as a whole. The product keeps the rows under way.
+    /// Nowhere as a whole: each thread keeps what is under way. So does a product with a result that only its epilogue reads
+    /// (the rows being finished), and a kernel with values that it needs in several sweeps over a row (one row).
     Rows,
 }
 
@@ -328,7 +330,9 @@ pub fn plan(graph: &Graph, options: &ClusterOptions) -> Result<Plan, CompilerBug
         let clusters = cluster::cluster(graph, options, &forced);
         let failures = match units::units(graph, &clusters) {
             Ok(units) => {
-                return schedule::schedule(graph, clusters, units).map(|plan| Plan { forced: reasons, ..plan });
+                let mut plan = schedule::schedule(graph, clusters, units)?;
+                streams::mark(&mut plan, &options.cost);
+                return Ok(Plan { forced: reasons, ..plan });
             }
             Err(failures) => failures,
         };

@@ -80,6 +80,9 @@ impl Plan {
                 continue;
             }
             let decl = &self.buffers[id.index()];
+            if decl.home == Home::Rows {
+                continue;
+            }
             let touched = elements_touched(kernel, k).min(decl.n_elements) * decl.dtype.size_bytes();
             bytes += touched as u64 * (u64::from(arg.read) + u64::from(arg.written));
         }
@@ -188,7 +191,7 @@ impl fmt::Display for Plan {
                 Home::Const(_) => "constant".to_owned(),
                 Home::Counters => "counters".to_owned(),
                 Home::Arena { offset } => format!("arena at {offset}"),
-                Home::Rows => "some rows at a time in the product's memory".to_owned(),
+                Home::Rows => "what is under way, in each thread's memory".to_owned(),
             };
             let bytes = size(decl.n_bytes() as u64);
             let live = match decl.live.is_empty() {

@@ -5,8 +5,8 @@
 //! 1. There is an inner dim, and for `Column` a reduced one; every map has one stride per dim.
 //! 2. `total` is the product of the extents, or, for `Row` with one outer dim, a number of elements whose last row is
 //!    the only one cut short, or, for `Row` with carried values, a number of rows whose last block is the only one cut short.
-//! 3. Arguments named by loads and stores exist; one is marked read if and only if it is loaded from, and written if
-//!    and only if it is stored to.
+//! 3. Arguments named by loads and stores exist; one is marked read if and only if something is loaded from it that the same
+//!    unit did not store there before, and written if and only if it is stored to.
 //! 4. Every input of a body is declared with the type the body reads; `Index` inputs are `I32` or `I64`; a store's
 //!    value has its argument's type.
 //! 5. Instructions have the operand types that they are defined for (`Bool` has no arithmetic), and values named by
@@ -148,9 +148,11 @@ impl Kernel {
             Some(mark) => *mark = true,
             None => errors.push(format!("argument {} of {} is accessed", arg.0, self.args.len())),
         };
-        for phase in &self.phases {
+        for (number, phase) in self.phases.iter().enumerate() {
             for input in &phase.inputs {
-                if let Input::Load { arg, .. } = input {
+                if let Input::Load { arg, map } = input
+                    && !self.loads_own(number, *arg, map)
+                {
                     mark(&mut read, *arg);
                 }
             }

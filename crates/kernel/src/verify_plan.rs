@@ -432,9 +432,14 @@ impl Verifier<'_> {
             let id = BufferId(i as u32);
             let of_product =
                 |step: &Step| matches!(step, Step::Gemm { c, .. } if *c == id) && arena::may_be_rows(plan, step);
+            let of_rows = |step: &Step| matches!(step, Step::Kernel(call) if self.keeps_row(call, id));
             let kept = plan.outputs.iter().any(|o| o.buffer == id);
-            if kept || decl.live.len() != 1 || !plan.steps.get(decl.live.start).is_some_and(of_product) {
-                self.wrong(format!("`{}` is kept row by row, and not only its product's epilogue reads it", decl.name));
+            let step = plan.steps.get(decl.live.start);
+            if kept || decl.live.len() != 1 || !step.is_some_and(|step| of_product(step) || of_rows(step)) {
+                self.wrong(format!(
+                    "`{}` is kept row by row, and others than its own step's kernel read it",
+                    decl.name
+                ));
             }
         }
         let mut slices: Vec<(usize, usize, BufferId)> = Vec::new();
@@ -467,6 +472,14 @@ impl Verifier<'_> {
             }
             alive.push((offset, end, id));
         }
+    }
+
+    /// Whether a kernel uses a buffer for the row under way only: it sweeps whole rows, and loads nothing that it has not stored
+    /// there before, in the same row.
+    fn keeps_row(&self, call: &KernelCall, id: BufferId) -> bool {
+        let kernel = &self.plan.kernels[call.kernel];
+        let args = kernel.args.iter().zip(&call.args).filter(|(_, arg)| **arg == id);
+        kernel.sweep == Sweep::Row && args.clone().count() == 1 && args.clone().all(|(arg, _)| arg.written && !arg.read)
     }
 
     /// Whether `to` is made where `from` dies, by an elementwise kernel that reads the element it writes.

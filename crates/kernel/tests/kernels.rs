@@ -16,7 +16,7 @@ fn load(arg: u32, map: IndexMap) -> Input {
 }
 
 fn store(value: ValueId, arg: u32, map: IndexMap) -> Store {
-    Store { value, arg: ArgId(arg), map }
+    Store { value, arg: ArgId(arg), map, stream: false }
 }
 
 fn body(f: impl FnOnce(&mut BodyBuilder) -> ValueId) -> (ScalarBody, ValueId) {

@@ -432,6 +432,7 @@ impl<'a, 'o> Allocator<'a, 'o> {
             What::Index(place, size) => out.index(place, size, dst, inst.width),
             What::LoadMasked(place, lane) => out.load_masked(place, lane, dst, registers[0], inst.width),
             What::LoadBytes(place, count) => out.load_bytes(place, count, dst, inst.width),
+            What::Stream(place) => out.stream(place, registers[0], inst.width),
             What::Store(place, lane) => out.store(place, lane, registers[0], inst.width, mask),
             What::StoreMasked(place, lane) => out.store_masked(place, lane, registers[0], registers[1], inst.width),
             What::StoreBytes(place, n) => out.store_bytes(place, n, registers[0], mask),

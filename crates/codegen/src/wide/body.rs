@@ -77,6 +77,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) n_groups: usize,
     /// Of a ragged end.
     pub(crate) tail: Option<&'a Tail>,
+    /// Whether stores that had better go past the caches do so; their places are aligned to vectors.
+    pub(crate) streams: bool,
 }
 
 /// The values computed so far, by value and group (one if they are the same for all).
@@ -339,6 +341,9 @@ impl PhaseCode<'_> {
             return Ok(());
         }
         match tail {
+            None if scope.streams && self.plan.phase.stores[number].stream => {
+                code.push(What::Stream(place), None, &[reg], width);
+            }
             Some(tail) if code.isa == Isa::Avx2 => {
                 let mask = code.tail_mask(tail, group, usize::from(size));
                 code.push(What::StoreMasked(place, size), None, &[reg, mask], width);
@@ -349,6 +354,13 @@ impl PhaseCode<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The stores that had better go past the caches, and have an instruction for it.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = usize> + '_ {
+        let stores = self.plan.phase.stores.iter().zip(&self.plan.accesses.stores).enumerate();
+        let can = |a: &crate::access::Access| a.inner == Stride::One && a.dtype.size_bytes() > 1;
+        stores.filter(move |(_, (store, access))| store.stream && can(access)).map(|(number, _)| number)
     }
 
     /// The stores that put what rows carry, and the bits that a block starts from.

@@ -350,6 +350,17 @@ impl Output {
         }));
     }
 
+    /// Stores a vector past the caches.
+    pub(crate) fn stream(&mut self, place: Place, value: u8, width: u8) {
+        let address = self.address(place);
+        let code = match width {
+            64 => Code::EVEX_Vmovntps_m512_zmm,
+            32 => pick(self.isa, Code::VEX_Vmovntps_m256_ymm, Code::EVEX_Vmovntps_m256_ymm),
+            _ => pick(self.isa, Code::VEX_Vmovntps_m128_xmm, Code::EVEX_Vmovntps_m128_xmm),
+        };
+        self.asm.mr(code, address, register(Class::Vector, value, width));
+    }
+
     pub(crate) fn store_bytes(&mut self, place: Place, n: u8, value: u8, mask: Option<u8>) {
         let address = self.address(place);
         let xmm = register(Class::Vector, value, 16);

@@ -241,6 +241,10 @@ impl<'k> Nest<'k> {
         for register in SAVED.into_iter().rev() {
             self.out.asm.op1(Code::Pop_r64, register);
         }
+        if phases.iter().any(|phase| phase.streams().next().is_some()) {
+            // Before anybody is told that the part is done.
+            self.out.asm.op0(Code::Sfence);
+        }
         self.out.asm.op0(Code::VEX_Vzeroupper);
         self.out.asm.op0(Code::Retnq);
         self.out.asm.bind(setup);
@@ -429,6 +433,16 @@ impl<'k> Nest<'k> {
         self.out.asm.jump(Code::Jne_rel32_64, label);
     }
 
+    /// Jumps if the place of a site at the inner index does not lie at a multiple of so many bytes.
+    pub(crate) fn jump_unless_aligned(&mut self, number: usize, width: u8, label: Label) {
+        let site = self.out.sites[number];
+        self.load(SCRATCH, frame(site.word));
+        let first = indexed(SCRATCH, INNER, site.size as u32, 0);
+        self.out.asm.rm(Code::Lea_r64_m, SCRATCH, first);
+        self.out.asm.ri(Code::Test_rm64_imm32, SCRATCH, i32::from(width) - 1);
+        self.out.asm.jump(Code::Jne_rel32_64, label);
+    }
+
     /// Jumps if fewer than so many elements are left.
     pub(crate) fn jump_if_fewer(&mut self, n: usize, label: Label) {
         self.out.asm.rm(Code::Lea_r64_m, SCRATCH, at(INNER, n as i32));
@@ -505,7 +519,7 @@ impl<'k> Nest<'k> {
     ) -> Result<(), String> {
         let mut code = self.vcode();
         let results = std::mem::take(&mut self.results);
-        let scope = Scope { results: &results, n_groups, tail };
+        let scope = Scope { results: &results, n_groups, tail, streams: false };
         let mut env = phase.evaluate(&mut code, &scope, wanted)?;
         let read = phase.read_elsewhere(wanted, true);
         let insts = phase.plan.phase.body.insts();

@@ -117,7 +117,7 @@ impl<'k> Nest<'k> {
             self.assign_bases(std::iter::empty());
             if self.kernel.sweep == Sweep::Row && phase.plan.phase.space == Space::Reduced {
                 let mut code = self.vcode();
-                let scope = Scope { results: &self.results, n_groups: 1, tail: None };
+                let scope = Scope { results: &self.results, n_groups: 1, tail: None, streams: false };
                 let mut env = phase.evaluate(&mut code, &scope, |_| true)?;
                 phase.store_all(&mut code, &scope, &mut env, true)?;
                 self.write(code, 0);
@@ -142,7 +142,7 @@ impl<'k> Nest<'k> {
             self.begin_inner();
             let code = |nest: &Self, tail: Option<&Tail>| {
                 let mut code = nest.vcode();
-                let scope = Scope { results: &nest.results, n_groups: 1, tail };
+                let scope = Scope { results: &nest.results, n_groups: 1, tail, streams: false };
                 for &(number, start) in &starts {
                     let value = code.splat(start, phase.plan.accesses.stores[number].dtype);
                     phase.store(&mut code, &scope, number, value, 0)?;
@@ -171,9 +171,10 @@ impl<'k> Nest<'k> {
         accumulators: &[Accumulators],
         n_groups: usize,
         tail: Option<&Tail>,
+        streams: bool,
     ) -> Result<Vcode, String> {
         let mut code = self.vcode();
-        let scope = Scope { results: &self.results, n_groups, tail };
+        let scope = Scope { results: &self.results, n_groups, tail, streams };
         let mut env = phase.evaluate(&mut code, &scope, |_| true)?;
         for acc in accumulators {
             let mut values = Vec::with_capacity(n_groups);
@@ -218,10 +219,22 @@ impl<'k> Nest<'k> {
             }
             self.write(code, taken);
         }
-        let single = self.groups(phase, &accumulators, round, None)?;
+        let single = self.groups(phase, &accumulators, round, None, false)?;
         let unroll = self.unroll(phase, &single, round, taken);
+        let streams: Vec<usize> = phase.streams().collect();
+        if !streams.is_empty() {
+            // What is left over, or all if a place is not aligned, is for the loops that follow.
+            let plain = self.out.asm.label();
+            for &number in &streams {
+                let width = self.vcode().width(phase.plan.accesses.stores[number].dtype.size_bytes());
+                self.jump_unless_aligned(phase.stores[number], width, plain);
+            }
+            let code = self.groups(phase, &accumulators, unroll, None, true)?;
+            self.vector_loop(code, unroll * lanes, taken, true);
+            self.out.asm.bind(plain);
+        }
         if unroll > round {
-            let code = self.groups(phase, &accumulators, unroll, None)?;
+            let code = self.groups(phase, &accumulators, unroll, None, false)?;
             self.vector_loop(code, unroll * lanes, taken, true);
         }
         // On AVX2 masked accesses are slow; with mask registers they cost nothing.
@@ -233,7 +246,7 @@ impl<'k> Nest<'k> {
         self.out.asm.rr(Code::Cmp_r64_rm64, INNER, END);
         self.out.asm.jump(Code::Jge_rel32_64, done);
         self.tail_masks(&mut tail, round);
-        let code = self.groups(phase, &accumulators, round, Some(&tail))?;
+        let code = self.groups(phase, &accumulators, round, Some(&tail), false)?;
         Allocator::run(&code, &mut self.out, taken);
         self.out.asm.ri(Code::Add_rm64_imm32, INNER, (round * lanes) as i32);
         self.out.asm.jump(Code::Jmp_rel32_64, again);

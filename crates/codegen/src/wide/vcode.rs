@@ -89,6 +89,8 @@ pub(crate) enum What {
     LoadBytes(Place, i32),
     /// Stores a vector of 4- or 8-byte lanes, under the mask if there is one (AVX-512).
     Store(Place, u8),
+    /// Stores a whole vector past the caches; its place is aligned.
+    Stream(Place),
     /// Stores under a mask of 4- or 8-byte lanes (AVX2); `args[1]` is the mask.
     StoreMasked(Place, u8),
     /// Stores so many low bytes of an xmm register (4, 8 or 16), under the mask if there is one.

@@ -15,7 +15,7 @@ fn scaled(n: usize, factor: f64, offset: i64) -> Kernel {
     let value = s.add(scaled, b);
     let (body, roots) = s.finish(&[value]);
     let inputs = vec![Input::Load { arg: id(0), map: map(offset, &[1]) }];
-    let stores = vec![Store { value: roots[0], arg: id(1), map: map(offset, &[1]) }];
+    let stores = vec![Store { value: roots[0], arg: id(1), map: map(offset, &[1]), stream: false }];
     let phase = Phase { space: Space::Full, body, inputs, stores, reduces: vec![] };
     let args = vec![arg(DType::F32, true, false), arg(DType::F32, false, true)];
     kernel("scaled", Sweep::Elementwise, &[n], args, vec![phase])

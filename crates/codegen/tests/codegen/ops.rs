@@ -69,7 +69,8 @@ fn one_op(op: ScalarOp, types: &[DType], dtype: DType, n: usize, stride: i64, un
         let inner = if uniform == Some(k) { 0 } else { stride };
         Input::Load { arg: id(k), map: map(0, &[if uniform == Some(k) { 1 } else { 0 }, inner]) }
     });
-    let store = Store { value: roots[0], arg: id(types.len()), map: map(0, &[n as i64 * stride, stride]) };
+    let store =
+        Store { value: roots[0], arg: id(types.len()), map: map(0, &[n as i64 * stride, stride]), stream: false };
     let phase = Phase { space: Space::Full, body, inputs: loads.collect(), stores: vec![store], reduces: vec![] };
     let rows = if uniform.is_some() { 40 } else { 1 };
     kernel(op.name(), Sweep::Elementwise, &[rows, n], args, vec![phase])
@@ -84,7 +85,7 @@ fn with_constant(op: ScalarOp, dtype: DType, bits: u64, n: usize) -> Kernel {
     let (first, second) = (build(&mut s, op, &[x, c], to), build(&mut s, op, &[c, x], to));
     let (body, roots) = s.finish(&[first, second]);
     let args = vec![arg(dtype, true, false), arg(to, false, true), arg(to, false, true)];
-    let stores = (0..2).map(|k| Store { value: roots[k], arg: id(k + 1), map: map(0, &[1]) }).collect();
+    let stores = (0..2).map(|k| Store { value: roots[k], arg: id(k + 1), map: map(0, &[1]), stream: false }).collect();
     let inputs = vec![Input::Load { arg: id(0), map: map(0, &[1]) }];
     let phase = Phase { space: Space::Full, body, inputs, stores, reduces: vec![] };
     kernel(op.name(), Sweep::Elementwise, &[n], args, vec![phase])

@@ -128,7 +128,7 @@ impl Generator<'_> {
             self.stored.iter().filter(|(_, _, of)| *of == space || *of == Space::Reduced).cloned().collect();
         if kind == 3 && !readable.is_empty() {
             let (arg, map, _) = readable[self.random.below(readable.len())].clone();
-            self.args[arg].read = true;
+            // What is stored there is no read of what was there before.
             inputs.push(Input::Load { arg: id(arg), map });
             return (s.input(number, self.args[arg].dtype), false);
         }
@@ -264,7 +264,12 @@ impl Generator<'_> {
         for i in n_reduces..n_reduces + n_stores {
             stores.push(self.store(roots[i], dtypes[i], space, &inputs));
         }
-        stores.extend(carried.map(|(_, arg, map)| Store { value: roots[n_reduces + n_stores], arg, map }));
+        stores.extend(carried.map(|(_, arg, map)| Store {
+            value: roots[n_reduces + n_stores],
+            arg,
+            map,
+            stream: false,
+        }));
         for (i, reduce) in reduces.iter().enumerate() {
             self.slots.push((reduce.slot, dtypes[i]));
         }
@@ -318,7 +323,8 @@ impl Generator<'_> {
         self.binding.push(buffer);
         let number = self.args.len() - 1;
         self.stored.push((number, map.clone(), space));
-        Store { value, arg: id(number), map }
+        let stream = self.random.one_in(3);
+        Store { value, arg: id(number), map, stream }
     }
 }
 

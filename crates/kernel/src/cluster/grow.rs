@@ -248,7 +248,8 @@ impl Clusterer<'_> {
             }
         }
         let Topology { reads, .. } = self.topology;
-        Clusters { parts: self.roles.parts, of, clusters, edges, reads, reduces: self.roles.reduces, needed }
+        let cost = self.options.cost.clone();
+        Clusters { parts: self.roles.parts, of, clusters, edges, reads, reduces: self.roles.reduces, cost, needed }
     }
 
     /// The sweep that makes each of a cluster's members, which are in topological order.

@@ -164,7 +164,7 @@ fn sees_through(graph: &Graph, value: NodeId, reader: NodeId) -> bool {
 }
 
 /// Scalar operations of a node on its own.
-fn own_ops(graph: &Graph, id: NodeId) -> usize {
+pub(crate) fn own_ops(graph: &Graph, id: NodeId) -> usize {
     let node = graph.node(id);
     match &node.op.lower {
         Lower::Scalar(lower) => {

@@ -214,10 +214,10 @@ fn push_arg(lowered: &mut Lowered, reference: ArgRef, dtype: DType, written: boo
 fn drop_unused_args(lowered: &mut Lowered) {
     let n = lowered.args.len();
     let (mut read, mut written) = (vec![false; n], vec![false; n]);
-    for phase in &lowered.kernel.phases {
+    for (number, phase) in lowered.kernel.phases.iter().enumerate() {
         for input in &phase.inputs {
-            if let Input::Load { arg, .. } = input {
-                read[arg.0 as usize] = true;
+            if let Input::Load { arg, map } = input {
+                read[arg.0 as usize] |= !lowered.kernel.loads_own(number, *arg, map);
             }
         }
         for store in &phase.stores {

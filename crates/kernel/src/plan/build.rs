@@ -91,6 +91,18 @@ impl<'a> Builder<'a> {
                     buffer
                 }
             },
+            ArgRef::Row(node) => {
+                let known = self.of_partial.get(&reference).copied();
+                known.unwrap_or_else(|| {
+                    let axes = self.clusters.of[node.index()].map(|c| &self.clusters.clusters[c].axes);
+                    let shape = self.graph.ty(node).shape();
+                    let n = axes.into_iter().flatten().map(|&axis| shape[axis]).product();
+                    let name = format!("{node} {} (a row)", self.graph.node(node).op.name);
+                    let buffer = self.buffer(name, dtype, n, Home::Rows);
+                    self.of_partial.insert(reference, buffer);
+                    buffer
+                })
+            }
             ArgRef::Partial(partial) => {
                 if let Some(&known) = self.of_partial.get(&reference) {
                     return known;

@@ -5,4 +5,5 @@ mod common;
 mod fusion;
 mod memory;
 mod random;
+mod rows;
 mod updates;

@@ -1,0 +1,119 @@
+//! What kernels over rows do with memory: values kept from sweep to sweep, and stores past the caches.
+
+use cotangent_graph::{DType, GraphBuilder, Init};
+use cotangent_kernel::{BufferId, ClusterOptions, CostModel, Home, Plan, Step, plan, verify_plan};
+
+use crate::common::{optimized, planned, primitive};
+
+const F32: DType = DType::F32;
+
+fn plan_of(f: impl FnOnce(&GraphBuilder)) -> Plan {
+    planned(&optimized(&primitive(f)))
+}
+
+/// Elements of the rows that kernels keep.
+fn kept(plan: &Plan) -> Vec<usize> {
+    plan.buffers.iter().filter(|b| b.home == Home::Rows).map(|b| b.n_elements).collect()
+}
+
+#[test]
+fn expensive_values_are_kept_from_sweep_to_sweep() {
+    let cross_entropy = |shape: [usize; 2]| {
+        plan_of(move |g| {
+            let (x, y) = (g.input("x", F32, shape), g.input("y", DType::I64, [shape[0]]));
+            let loss = x.cross_entropy(y).mean();
+            g.output("loss", loss);
+            g.output("dx", g.grad(loss, &[x])[0]);
+        })
+    };
+    // The exponentials, of which the sum is known a sweep earlier than the gradient needs them.
+    let whole = cross_entropy([6, 5]);
+    assert_eq!(kept(&whole), [5], "{whole}");
+    let counted = |plan: &Plan| plan.kernels.iter().map(cotangent_kernel::ir::Kernel::n_ops).sum::<usize>();
+    let graph = optimized(&primitive(|g| g.output("y", g.input("x", F32, [6, 5]).softmax(1))));
+    let again =
+        ClusterOptions { cost: CostModel { keep_ops: 1000, ..CostModel::default() }, ..ClusterOptions::default() };
+    let (once, twice) = (planned(&graph), plan(&graph, &again).expect("a plan"));
+    assert_eq!((kept(&once), kept(&twice)), (vec![5], vec![]));
+    assert!(counted(&once) + 20 < counted(&twice), "{} and {}", counted(&once), counted(&twice));
+    // With sums of columns beside, over several axes, and of a value that is an output too.
+    let plan = plan_of(|g| {
+        let y = g.input("x", F32, [130, 3, 7]).softmax(2);
+        g.output("y", y);
+        g.output("sum", y.reduce_sum(&[0, 1]));
+    });
+    assert_eq!(kept(&plan), [7], "{plan}");
+    let plan = plan_of(|g| {
+        let x = g.input("x", F32, [6, 5]).tanh();
+        g.output("tanh", x);
+        g.output("y", x.normalize(&[1], 1e-5));
+    });
+    assert_eq!(kept(&plan), [5], "{plan}");
+}
+
+#[test]
+fn cheap_values_and_those_of_one_sweep_are_not_kept() {
+    assert!(kept(&plan_of(|g| g.output("y", g.input("x", F32, [6, 5]).normalize(&[1], 1e-5)))).is_empty());
+    assert!(kept(&plan_of(|g| g.output("y", g.input("x", F32, [6, 5]).log_sum_exp(1)))).is_empty());
+    // Columns, and rows that are long.
+    assert!(kept(&plan_of(|g| g.output("y", g.input("x", F32, [6, 5]).softmax(0)))).is_empty());
+    assert!(kept(&plan_of(|g| g.output("y", g.input("x", F32, [2, 1 << 14]).softmax(1)))).is_empty());
+}
+
+#[test]
+fn only_the_kernel_of_a_kept_row_may_touch_it() {
+    let whole = plan_of(|g| g.output("y", g.input("x", F32, [6, 5]).softmax(1)));
+    let row = BufferId(whole.buffers.iter().position(|b| b.home == Home::Rows).expect("a row") as u32);
+    let refused = |change: &dyn Fn(&mut Plan)| {
+        let mut plan = whole.clone();
+        change(&mut plan);
+        let errors = verify_plan(&plan);
+        assert!(errors.iter().any(|e| e.contains("is kept row by row")), "{errors:#?}");
+    };
+    refused(&|plan| plan.outputs[0].buffer = row);
+    refused(&|plan| {
+        let out = plan.outputs[0].buffer;
+        plan.buffers[out.index()].home = Home::Rows;
+    });
+    refused(&|plan| {
+        let Step::Kernel(call) = &plan.steps[0] else { return };
+        let at = call.args.iter().position(|&id| id == row).expect("an argument");
+        plan.kernels[call.kernel].args[at].read = true;
+    });
+}
+
+#[test]
+fn large_results_go_past_the_caches() {
+    let streamed = |f: &dyn Fn(&GraphBuilder), bytes: usize| {
+        let graph = optimized(&primitive(f));
+        let cost = CostModel { stream_bytes: bytes, ..CostModel::default() };
+        let plan = plan(&graph, &ClusterOptions { cost, ..ClusterOptions::default() }).expect("a plan");
+        assert_eq!(verify_plan(&plan), [""; 0]);
+        let stores = plan.kernels.iter().flat_map(|k| &k.phases).flat_map(|p| &p.stores);
+        let streams: Vec<bool> = stores.map(|store| store.stream).collect();
+        (streams, plan.kernels.len())
+    };
+    let layer = |g: &GraphBuilder| {
+        let (x, gain) = (g.input("x", F32, [6, 50]), g.param("gain", F32, [50], Init::ONES));
+        let y = x.softmax(1) * gain;
+        g.output("y", y);
+        g.output("sums", y.reduce_sum(&[1]));
+    };
+    // The result, but not the row that is kept, nor the sums of rows.
+    let (streams, _) = streamed(&layer, 2400);
+    assert_eq!(streams.iter().filter(|s| **s).count(), 1, "{streams:?}");
+    assert!(streamed(&layer, 1 << 20).0.iter().all(|s| !s));
+    // What is read and updated in place stays in cache.
+    let update = |g: &GraphBuilder| {
+        let w = g.param("w", F32, [1000], Init::ONES);
+        g.update(w, w * 0.5);
+    };
+    assert!(streamed(&update, 1).0.iter().all(|s| !s));
+    // Two steps of one kernel that store alike still share it.
+    let twice = |g: &GraphBuilder| {
+        let (a, b) = (g.input("a", F32, [2, 3]), g.input("b", F32, [2, 3]));
+        g.output("a", a.t().exp().softmax(1));
+        g.output("b", b.t().exp().softmax(1));
+    };
+    assert_eq!(streamed(&twice, 1).1, streamed(&twice, 1 << 20).1);
+}
