@@ -6,7 +6,9 @@
 //!
 //! A net learns the first five digits from all their pictures and is written to a file. Its body is read back under other
 //! names into a net with a new head, which learns the other five digits from a handful of pictures each: with the body
-//! frozen, with everything trained on, and from scratch for comparison.
+//! frozen, with everything trained on, and from scratch for comparison. Frozen features of other digits are no help beyond a
+//! few pictures: what 64 numbers made for 0 to 4 do not tell apart, no head can; the error stays near 14 % however many
+//! pictures there are, where training on goes below 5 %.
 
 mod flags;
 
@@ -61,10 +63,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let (train, test) = (digits(&train, 5)?, digits(&test, 5)?);
     let frozen = Recipe::new().group(Group::named("body.").frozen());
-    let ways: [(&str, Option<&Tensors>, Recipe); 3] = [
-        ("from scratch", None, Recipe::new()),
-        ("body frozen, new head", Some(&weights), frozen),
-        ("everything trained on", Some(&weights), Recipe::new()),
+    // A head alone is a small convex problem: it bears a higher rate, and with that of the others it would be half-way after
+    // as many steps.
+    let ways = [
+        ("from scratch", None, Adam::new(1e-3).with(Recipe::new())),
+        ("body frozen, new head", Some(&weights), Adam::new(1e-2).with(frozen)),
+        ("everything trained on", Some(&weights), Adam::new(1e-3).with(Recipe::new())),
     ];
     println!(
         "\nerror on 5 to 9, %, from so many pictures of each digit:\n{:24}{}",
@@ -73,11 +77,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     let mut plot = Plot::new("Learning 5 to 9 after 0 to 4").x_label("pictures of each digit").y_label("test error, %");
     plot = plot.log_x();
-    for (name, weights, recipe) in ways {
+    for (name, weights, optimizer) in ways {
         let mut errors = [0.0; COUNTS.len()];
         for (error, count) in errors.iter_mut().zip(COUNTS) {
             for run in 0..runs {
-                *error += learn(&runtime, &train, &test, count, run, weights, recipe.clone())? / runs as f64;
+                *error += learn(&runtime, &train, &test, count, run, weights, optimizer.clone())? / runs as f64;
             }
         }
         println!("{name:24}{}", row(&errors, 1));
@@ -97,7 +101,7 @@ fn learn(
     count: usize,
     run: u64,
     weights: Option<&Tensors>,
-    recipe: Recipe,
+    optimizer: impl Optimizer,
 ) -> Result<f64, Box<dyn Error>> {
     // Balanced batches have every digit equally often, so the first of them is a sample with so many of each.
     let mut batches = train.shuffled_batches(5 * count, run).order(Order::Balanced);
@@ -113,7 +117,7 @@ fn learn(
         progress: false,
         ..Options::default()
     };
-    let mut trainer = Trainer::new(runtime, target, CrossEntropy, Adam::new(1e-3).with(recipe), options);
+    let mut trainer = Trainer::new(runtime, target, CrossEntropy, optimizer, options);
     if let Some(weights) = weights {
         let loaded = trainer.load_weights(weights, &few)?;
         assert_eq!((loaded.fresh.len(), loaded.unused.len()), (2, 0), "only the head is new: {loaded:?}");

@@ -3,7 +3,10 @@
 use cotangent_exec::{Compiler, Runtime, Seed, Session, Threads};
 use cotangent_graph::interp::interpret_named;
 use cotangent_graph::{DType, Env, Graph, GraphBuilder, Init, TensorData, build};
-use cotangent_nn::{Adam, Layers, Minimize};
+use cotangent_nn::{
+    AdaDelta, AdaGrad, Adam, AdamW, Group, Layers, Lion, Minimize, Momentum, NAdam, Nesterov, Optimizer, Recipe,
+    RmsProp, Schedule, Sgd,
+};
 use ndarray::{Array, Array1, Array2};
 
 fn mlp(g: &GraphBuilder, batch: usize) {
@@ -119,4 +122,56 @@ fn updates_made_after_a_reduction_are_in_place_too() {
     let program = Compiler::new().compile(&build(|g| mlp(g, 32)).unwrap()).unwrap();
     let copies = program.plan().steps.iter().filter(|s| matches!(s, cotangent_kernel::Step::Copy { .. })).count();
     assert_eq!(copies, 0, "{}", program.plan_text());
+}
+
+#[test]
+fn a_parameter_and_all_its_states_are_written_by_one_step_whatever_the_recipe() {
+    let optimizers: [Box<dyn Optimizer>; 11] = [
+        Box::new(Sgd::new(0.1)),
+        Box::new(Momentum::new(0.1, 0.9)),
+        Box::new(Nesterov::new(0.1, 0.9)),
+        Box::new(AdaGrad::new(0.1)),
+        Box::new(RmsProp::new(0.1)),
+        Box::new(AdaDelta::new(1.0)),
+        Box::new(Adam::new(0.1)),
+        Box::new(Adam::new(0.1).amsgrad()),
+        Box::new(AdamW::new(0.1, 0.1)),
+        Box::new(NAdam::new(0.1)),
+        Box::new(Lion::new(0.1, 0.1)),
+    ];
+    for optimizer in optimizers {
+        let name = optimizer.name();
+        let recipe = Recipe::new()
+            .schedule(Schedule::cosine(100).warm_up(10))
+            .group(Group::named("out.").rate(10.0))
+            .group(Group::new("vectors", |param| param.is_vector()).rate(0.5))
+            .l2(1e-4)
+            .plain_decay(1e-5)
+            .clip_value(1.0)
+            .average(0.99);
+        let graph = build(|g| {
+            let x = g.input("x", DType::F32, [128, 20]);
+            let logits = x.dense("hidden", 33).relu().dense("out", 10);
+            g.minimize(logits.cross_entropy(g.input("y", DType::I64, [128])).mean(), optimizer.with(recipe));
+        });
+        let program = Compiler::new().compile(&graph.unwrap()).unwrap();
+        let plan = program.plan();
+        for param in ["hidden.weight", "hidden.bias", "out.weight", "out.bias"] {
+            let mut writers: Vec<usize> = Vec::new();
+            let mut n_written = 0;
+            for (number, step) in plan.steps.iter().enumerate() {
+                for buffer in step.writes(plan) {
+                    let buffer = &plan.buffers[buffer.index()];
+                    let kept = matches!(buffer.home, cotangent_kernel::Home::Param | cotangent_kernel::Home::State);
+                    if kept && buffer.name.ends_with(param) {
+                        writers.push(number);
+                        n_written += 1;
+                    }
+                }
+            }
+            writers.dedup();
+            // The parameter, its average, and what the optimiser keeps.
+            assert!(n_written >= 2 && writers.len() == 1, "{name}, {param}: {writers:?}\n{}", program.plan_text());
+        }
+    }
 }

@@ -38,6 +38,6 @@ pub use losses::{CrossEntropyOptions, Losses};
 pub use metrics::Metrics;
 pub use optim::{
     AdaDelta, AdaGrad, Adam, AdamW, Group, Lamb, Lion, Minimize, Momentum, NAdam, Nesterov, Optimizer, ParamInfo,
-    Plateau, Recipe, RmsProp, Schedule, Sgd, Tuned, UpdateCx, global_norm, pruning,
+    Recipe, RmsProp, Schedule, Sgd, Tuned, UpdateCx, global_norm, pruning,
 };
 pub use summary::{Summary, SummaryRow, product_flops, summary};

@@ -26,7 +26,7 @@ pub use minimize::Minimize;
 pub use prune::pruning;
 pub use recipe::{Group, ParamInfo, Recipe, Tuned, global_norm};
 pub use rules::{AdaDelta, AdaGrad, Momentum, Nesterov, RmsProp, Sgd};
-pub use schedule::{Plateau, Schedule};
+pub use schedule::Schedule;
 
 use cotangent_graph::{Code, DType, Diag, GraphBuilder, Init, Role, Tensor};
 

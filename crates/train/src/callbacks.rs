@@ -245,9 +245,13 @@ impl Patience {
         Ok(store.insert(&format!("{}.waited", self.prefix), waited as i64)?)
     }
 
-    /// Notes an epoch's figure, and says whether it is the best so far. One that is no number never is.
-    fn note(&self, epoch: &Epoch, store: &mut Store) -> Result<bool, TrainError> {
-        let value = self.watch.value(epoch, self.prefix)?;
+    /// The figure of an epoch that is watched.
+    fn value(&self, epoch: &Epoch) -> Result<f64, TrainError> {
+        self.watch.value(epoch, self.prefix)
+    }
+
+    /// Notes a figure, and says whether it is the best so far. One that is no number never is.
+    fn note(&self, value: f64, store: &mut Store) -> Result<bool, TrainError> {
         let best = self.number("best", store).unwrap_or(f64::INFINITY);
         let is_best = value < best - self.min_change;
         if is_best {
@@ -292,7 +296,7 @@ impl Callback for EarlyStopping {
     }
 
     fn on_epoch(&mut self, epoch: &Epoch, cx: &mut Context<'_>) -> Flow {
-        if self.0.note(epoch, cx.store)? {
+        if self.0.note(self.0.value(epoch)?, cx.store)? {
             keep(cx, Self::MODEL)?;
         }
         self.on_start(cx)
@@ -310,7 +314,8 @@ fn keep(cx: &mut Context<'_>, prefix: &str) -> Result<(), TrainError> {
     Ok(put(&model, cx.store)?)
 }
 
-/// Makes the learning rate smaller when the validation set has not become better for some epochs.
+/// Makes the learning rate smaller when the validation set has not become better for some epochs. Loops without a trainer
+/// call [`ReduceOnPlateau::observe`] with a figure of theirs.
 ///
 /// In the store: `plateau.best` and `plateau.waited`.
 #[derive(Clone, Debug, PartialEq)]
@@ -351,23 +356,53 @@ impl ReduceOnPlateau {
         self.name = name.into();
         self
     }
+
+    /// Notes a figure that ought to fall, and lowers the rate in the store if it has not for long enough. One that is no
+    /// number counts as no fall.
+    ///
+    /// ```
+    /// use cotangent_exec::{Runtime, Seed, Session, Threads};
+    /// # use cotangent_exec::Compiler;
+    /// # use cotangent_graph::{DType::F32, Init, build};
+    /// # use cotangent_nn::{Minimize, Sgd};
+    /// use cotangent_train::ReduceOnPlateau;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let graph = build(|g| g.minimize(g.param("w", F32, [], Init::ONES).square(), Sgd::new(0.5)))?;
+    /// # let program = Compiler::new().compile(&graph)?;
+    /// let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(1))?;
+    /// let plateau = ReduceOnPlateau::new(0.1, 2);
+    /// for loss in [1.0, 0.9, 0.95, 0.93] {
+    ///     plateau.observe(loss, session.store_mut())?;
+    /// }
+    /// assert_eq!(session.store().get("optimizer.lr")?.as_scalar(), Some(f64::from(0.05f32)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`TrainError::Invalid`] if the factor is not in [0, 1); `E0302` if the store has no such rate.
+    pub fn observe(&self, value: f64, store: &mut Store) -> Result<(), TrainError> {
+        if !(0.0..1.0).contains(&self.factor) {
+            return Err(TrainError::invalid("factor of the rate on a plateau", "a number in [0, 1)", self.factor));
+        }
+        self.patience.note(value, store)?;
+        if self.patience.is_over(store) {
+            let rate = store.get(&self.name)?;
+            let next = (rate.as_scalar().unwrap_or(0.0) * self.factor).max(self.min_rate);
+            match rate.dtype() {
+                DType::F64 => store.set(&self.name, next)?,
+                _ => store.set(&self.name, next as f32)?,
+            }
+            self.patience.set_waited(0, store)?;
+        }
+        Ok(())
+    }
 }
 
 impl Callback for ReduceOnPlateau {
     fn on_epoch(&mut self, epoch: &Epoch, cx: &mut Context<'_>) -> Flow {
-        if !(0.0..1.0).contains(&self.factor) {
-            return Err(TrainError::invalid("factor of the rate on a plateau", "a number in [0, 1)", self.factor));
-        }
-        self.patience.note(epoch, cx.store)?;
-        if self.patience.is_over(cx.store) {
-            let rate = cx.store.get(&self.name)?;
-            let next = (rate.as_scalar().unwrap_or(0.0) * self.factor).max(self.min_rate);
-            match rate.dtype() {
-                DType::F64 => cx.store.set(&self.name, next)?,
-                _ => cx.store.set(&self.name, next as f32)?,
-            }
-            self.patience.set_waited(0, cx.store)?;
-        }
+        self.observe(self.patience.value(epoch)?, cx.store)?;
         Ok(Continue(()))
     }
 }

@@ -115,29 +115,35 @@ impl Layer for BatchNorm {
     }
 }
 
+/// Norms whose only setting is ε.
+macro_rules! with_eps_alone {
+    ($($norm:ident),*) => {
+        $(impl $norm {
+            /// ε = 1e-5.
+            pub fn new() -> Self {
+                $norm { eps: EPS }
+            }
+
+            /// Another ε.
+            pub fn eps(mut self, eps: f64) -> Self {
+                self.eps = eps;
+                self
+            }
+        }
+
+        impl Default for $norm {
+            fn default() -> Self {
+                $norm::new()
+            }
+        })*
+    };
+}
+with_eps_alone!(LayerNorm, RmsNorm);
+
 /// Layer normalization (Ba et al. 2016): statistics over the last axis, each row by itself, the same at test time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerNorm {
     eps: f64,
-}
-
-impl LayerNorm {
-    /// ε = 1e-5.
-    pub fn new() -> Self {
-        LayerNorm { eps: EPS }
-    }
-
-    /// Another ε.
-    pub fn eps(mut self, eps: f64) -> Self {
-        self.eps = eps;
-        self
-    }
-}
-
-impl Default for LayerNorm {
-    fn default() -> Self {
-        LayerNorm::new()
-    }
 }
 
 impl Layer for LayerNorm {
@@ -153,25 +159,6 @@ impl Layer for LayerNorm {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RmsNorm {
     eps: f64,
-}
-
-impl RmsNorm {
-    /// ε = 1e-5.
-    pub fn new() -> Self {
-        RmsNorm { eps: EPS }
-    }
-
-    /// Another ε.
-    pub fn eps(mut self, eps: f64) -> Self {
-        self.eps = eps;
-        self
-    }
-}
-
-impl Default for RmsNorm {
-    fn default() -> Self {
-        RmsNorm::new()
-    }
 }
 
 impl Layer for RmsNorm {

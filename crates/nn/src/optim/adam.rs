@@ -139,6 +139,32 @@ impl Optimizer for Adam {
     }
 }
 
+/// Adam's numbers as settings of the optimisers that are built around it.
+macro_rules! numbers_of_adam {
+    ($($optimizer:ty),*) => {
+        $(impl $optimizer {
+            /// Another β₁, the share of the old mean gradient that is kept.
+            pub fn beta1(mut self, beta1: f64) -> Self {
+                self.adam.beta1 = beta1;
+                self
+            }
+
+            /// Another β₂, the share of the old mean square that is kept.
+            pub fn beta2(mut self, beta2: f64) -> Self {
+                self.adam.beta2 = beta2;
+                self
+            }
+
+            /// Another ε.
+            pub fn eps(mut self, eps: f64) -> Self {
+                self.adam.eps = eps;
+                self
+            }
+        })*
+    };
+}
+numbers_of_adam!(AdamW, NAdam, Lamb);
+
 /// Adam with decoupled weight decay (Loshchilov and Hutter 2017): `w ← (1 − η λ) w − η m̂/(√v̂ + ε)`.
 ///
 /// Only regularized parameters decay: by default those of rank 2 or more, not biases nor the gains of norms.
@@ -152,24 +178,6 @@ impl AdamW {
     /// AdamW with learning rate `rate`, decay λ = `decay`, β₁ = 0.9, β₂ = 0.999 and ε = 1e-8.
     pub fn new(rate: f64, decay: f64) -> Self {
         AdamW { adam: Adam::new(rate), decay }
-    }
-
-    /// Another β₁, the share of the old mean gradient that is kept.
-    pub fn beta1(mut self, beta1: f64) -> Self {
-        self.adam.beta1 = beta1;
-        self
-    }
-
-    /// Another β₂, the share of the old mean square that is kept.
-    pub fn beta2(mut self, beta2: f64) -> Self {
-        self.adam.beta2 = beta2;
-        self
-    }
-
-    /// Another ε.
-    pub fn eps(mut self, eps: f64) -> Self {
-        self.adam.eps = eps;
-        self
     }
 
     /// AMSGrad; see [`Adam::amsgrad`].
@@ -220,24 +228,6 @@ impl NAdam {
     /// NAdam with learning rate `rate`, β₁ = 0.9, β₂ = 0.999, ε = 1e-8 and ψ = 0.004.
     pub fn new(rate: f64) -> Self {
         NAdam { adam: Adam::new(rate), psi: 0.004 }
-    }
-
-    /// Another β₁, the share of the old mean gradient that is kept.
-    pub fn beta1(mut self, beta1: f64) -> Self {
-        self.adam.beta1 = beta1;
-        self
-    }
-
-    /// Another β₂, the share of the old mean square that is kept.
-    pub fn beta2(mut self, beta2: f64) -> Self {
-        self.adam.beta2 = beta2;
-        self
-    }
-
-    /// Another ε.
-    pub fn eps(mut self, eps: f64) -> Self {
-        self.adam.eps = eps;
-        self
     }
 
     /// Another ψ, which says how fast μ approaches β₁; 0 keeps it at β₁/2.
@@ -342,24 +332,6 @@ impl Lamb {
     /// LAMB with learning rate `rate`, decay λ = `decay`, β₁ = 0.9, β₂ = 0.999 and ε = 1e-6.
     pub fn new(rate: f64, decay: f64) -> Self {
         Lamb { adam: Adam::new(rate).eps(1e-6), decay }
-    }
-
-    /// Another β₁, the share of the old mean gradient that is kept.
-    pub fn beta1(mut self, beta1: f64) -> Self {
-        self.adam.beta1 = beta1;
-        self
-    }
-
-    /// Another β₂, the share of the old mean square that is kept.
-    pub fn beta2(mut self, beta2: f64) -> Self {
-        self.adam.beta2 = beta2;
-        self
-    }
-
-    /// Another ε.
-    pub fn eps(mut self, eps: f64) -> Self {
-        self.adam.eps = eps;
-        self
     }
 }
 

@@ -3,8 +3,8 @@
 //! What follows from the step number alone is part of the program: a schedule is a few scalar ops on the counter
 //! `optimizer.t`, so a run that is resumed from its states goes on as it would have, and nobody has to set anything. The rate
 //! in use is `optimizer.lr` times the schedule's factor, so `store.set("optimizer.lr", …)` still scales all of it. What
-//! follows from a measurement is not a function of the step: [`Plateau`] is a value on the host that says what
-//! `optimizer.lr` shall be.
+//! follows from a measurement is not a function of the step: somebody on the host sets `optimizer.lr`, such as the trainer's
+//! `ReduceOnPlateau`.
 
 use std::f64::consts::PI;
 
@@ -229,74 +229,4 @@ impl Schedule {
 fn cosine(share: Tensor<'_>) -> Tensor<'_> {
     let one = share.constant_like(1.0);
     ((share.minimum(one) * PI).cos() + 1.0) / 2.0
-}
-
-/// Less learning rate when a loss stops falling: on the host, because it depends on what is measured.
-///
-/// ```
-/// use cotangent_nn::Plateau;
-///
-/// let mut plateau = Plateau::new(0.1).patience(1);
-/// let rates = [1.0, 0.9, 0.95, 0.93, 0.8].map(|loss| plateau.observe(loss));
-/// assert_eq!(rates.map(|r| (r * 1e3).round()), [100.0, 100.0, 100.0, 10.0, 10.0]); // set as `optimizer.lr` in the store
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-pub struct Plateau {
-    rate: f64,
-    factor: f64,
-    patience: u32,
-    threshold: f64,
-    least: f64,
-    best: f64,
-    n_bad: u32,
-}
-
-impl Plateau {
-    /// Starts with a rate; a tenth of it after more than 10 observations without a fall by a share of 1e-4.
-    pub fn new(rate: f64) -> Self {
-        Plateau { rate, factor: 0.1, patience: 10, threshold: 1e-4, least: 0.0, best: f64::INFINITY, n_bad: 0 }
-    }
-
-    /// Another factor, in (0, 1).
-    pub fn factor(mut self, factor: f64) -> Self {
-        self.factor = factor;
-        self
-    }
-
-    /// So many observations without a fall are let pass.
-    pub fn patience(mut self, observations: u32) -> Self {
-        self.patience = observations;
-        self
-    }
-
-    /// What counts as a fall: below `(1 - threshold)` times the least loss so far.
-    pub fn threshold(mut self, share: f64) -> Self {
-        self.threshold = share;
-        self
-    }
-
-    /// The rate does not fall below this.
-    pub fn least(mut self, rate: f64) -> Self {
-        self.least = rate;
-        self
-    }
-
-    /// The rate after a loss was observed. A NaN is no fall.
-    pub fn observe(&mut self, loss: f64) -> f64 {
-        if loss < self.best * (1.0 - self.threshold) {
-            (self.best, self.n_bad) = (loss, 0);
-        } else {
-            self.n_bad += 1;
-        }
-        if self.n_bad > self.patience {
-            self.rate = (self.rate * self.factor).max(self.least);
-            self.n_bad = 0;
-        }
-        self.rate
-    }
-
-    /// The rate now.
-    pub fn rate(&self) -> f64 {
-        self.rate
-    }
 }

@@ -8,6 +8,7 @@ mod losses;
 mod metrics;
 mod norms;
 mod optim;
+mod pytorch;
 mod recipe;
 mod schedules;
 mod summary;

@@ -30,7 +30,7 @@ fn penalties_are_gradients_of_weights_and_not_of_biases() {
 #[test]
 fn decay_is_decoupled_from_momentum() {
     let twin = |kept: f64| {
-        move |_: i32, i: usize, [w, m, _]: &mut [f64; 3]| {
+        move |_: i32, i: usize, [w, m, ..]: &mut [f64; 4]| {
             *m = 0.9 * *m + slope(i, *w);
             *w = if i < 6 { kept * *w } else { *w } - RATE * *m;
             *w

@@ -3,7 +3,7 @@
 use cotangent_graph::DType::F64;
 use cotangent_graph::interp::{Env, interpret_named};
 use cotangent_graph::{Init, TensorData};
-use cotangent_nn::{Minimize, Optimizer, Plateau, Recipe, Schedule, Sgd};
+use cotangent_nn::{Minimize, Optimizer, Recipe, Schedule, Sgd};
 
 use crate::optim::step;
 use crate::{errors, graph, value};
@@ -114,15 +114,6 @@ fn a_rate_in_the_store_scales_the_schedule() {
     env.values.insert("optimizer.lr".into(), TensorData::from(10.0));
     step(&graph, &mut env);
     assert_eq!(env.values["w"].to_f64(), [-1.0 - 10.0 * 0.5]);
-}
-
-#[test]
-fn a_plateau_lowers_the_rate_and_stops_at_the_least() {
-    let mut plateau = Plateau::new(1.0).factor(0.5).patience(2).threshold(0.01).least(0.2);
-    let losses = [3.0, 2.0, 1.99, 1.985, 1.99, f64::NAN, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
-    let rates = losses.map(|loss| plateau.observe(loss));
-    assert_eq!(rates, [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.2]);
-    assert_eq!(plateau.rate(), 0.2);
 }
 
 #[test]
