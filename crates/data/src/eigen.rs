@@ -29,6 +29,8 @@ pub(crate) fn symmetric_eigen(mut a: Vec<f64>, n: usize) -> Option<(Vec<f64>, Ve
 fn tridiagonal(a: &mut [f64], vectors: &mut [f64], n: usize) -> (Vec<f64>, Vec<f64>) {
     let mut reflections = Vec::new();
     let (mut diagonal, mut beside) = (vec![0.0; n], vec![0.0; n]);
+    // What is shorter is the rounding of a matrix that has no rank left, smaller from step to step until it would underflow.
+    let nothing = f64::EPSILON * f64::EPSILON * dot(a, a).sqrt();
     for k in 0..n {
         diagonal[k] = a[k * n + k];
         if k + 1 == n {
@@ -36,14 +38,13 @@ fn tridiagonal(a: &mut [f64], vectors: &mut [f64], n: usize) -> (Vec<f64>, Vec<f
         }
         let mut v: Vec<f64> = a[k * n + k + 1..(k + 1) * n].to_vec();
         let norm = dot(&v, &v).sqrt();
+        if norm <= nothing {
+            continue;
+        }
         let alpha = if v[0] > 0.0 { -norm } else { norm };
         beside[k] = alpha;
         v[0] -= alpha;
-        let square = dot(&v, &v);
-        if square == 0.0 {
-            continue;
-        }
-        let scale = 2.0 / square;
+        let scale = 2.0 / dot(&v, &v);
         // The rest R becomes R - v wᵀ - w vᵀ with p = scale R v and w = p - (scale / 2) (pᵀ v) v.
         let m = n - k - 1;
         let row = |i: usize| (k + 1 + i) * n + k + 1;
@@ -71,9 +72,12 @@ fn tridiagonal(a: &mut [f64], vectors: &mut [f64], n: usize) -> (Vec<f64>, Vec<f
 /// Makes a tridiagonal matrix diagonal by rotations, and applies them to the rows of `vectors`.
 fn ql(d: &mut [f64], e: &mut [f64], vectors: &mut [f64], n: usize) -> Option<()> {
     const MAX_ROUNDS: usize = 60;
+    // Beside eigenvalues of zero there is nothing to be small against but the matrix as a whole.
+    let largest = d.iter().chain(&*e).fold(0.0, |most: f64, v| most.max(v.abs()));
     for l in 0..n {
         for round in 0.. {
-            let is_small = |m: &usize| e[*m].abs() <= f64::EPSILON * (d[*m].abs() + d[*m + 1].abs());
+            let is_small =
+                |m: &usize| e[*m].abs() <= f64::EPSILON * (d[*m].abs() + d[*m + 1].abs()).max(largest / 16.0);
             let m = (l..n - 1).find(is_small).unwrap_or(n - 1);
             if m == l {
                 break;
