@@ -100,6 +100,9 @@ const MAX_KC: usize = 1024;
 /// Up to so many panels of rows, packing B costs more than it gains.
 const LOW_PANELS: usize = 4;
 
+/// With tiles of at least so many rows, reading an unpacked B from L2 again and again costs less than packing it.
+const STAYING_ROWS: usize = 12;
+
 /// The most panels of B that a thread packs for itself at a time: more do not make reading B faster.
 const MAX_PANELS: usize = 4;
 
@@ -376,7 +379,8 @@ impl Shape {
         let flat_needs = flat.is_some();
         let (a_direct, b_direct) = (small || low || narrow || flat_needs, small || low || flat_needs);
         // A stays in L2 while B, of a size that TLB and L3 handle well, streams by once.
-        let stays = a_bytes <= caches.l2 / 2 && b_bytes <= 4 * caches.l2;
+        // Low tiles read B too often for that.
+        let stays = mr >= STAYING_ROWS && a_bytes <= caches.l2 / 2 && b_bytes <= 4 * caches.l2;
         let c_rows = match needs.owns_c {
             false => 0,
             true if k <= blocking.kc => blocking.mc.min(m),
