@@ -21,9 +21,10 @@ use std::ops::Range;
 
 use cotangent_pool::{Pool, split};
 
-use crate::kernel::{KernelSet, MAX_TILE, Tile};
+use crate::kernel::{KernelSet, MAX_TILE, Tile, fetch};
 use crate::pack::{PACK_DEPTH, Source, pack_panel};
 use crate::plan::{Batch, COLUMN_ALIGN, Call, Flat, Shape, lcm};
+use crate::workspace::LINE;
 use crate::{Element, MatMut, MatRef, Workspace};
 
 /// Addresses this far apart share a set of the L1 cache (and a page offset, by which caches are indexed).
@@ -149,12 +150,7 @@ impl<'a, T: Element> Job<'a, T> {
     /// shape's shared bytes and `n_threads` times its own bytes.
     pub unsafe fn run(&self, pool: &Pool, n_threads: usize) {
         let Shape { m, n, .. } = *self.shape;
-        if self.is_one_tile() {
-            for batch in 0..self.batch.count {
-                // SAFETY: what the caller promises.
-                unsafe { self.one_tile(batch) };
-            }
-        } else if n_threads == 1 && (self.b_direct || m <= self.shape.blocking.mc) {
+        if n_threads == 1 && (self.b_direct || m <= self.shape.blocking.mc) {
             // The short way for the many small products of small networks.
             for batch in 0..self.batch.count {
                 // SAFETY: what the caller promises; thread 0 is the only one.
@@ -173,42 +169,6 @@ impl<'a, T: Element> Job<'a, T> {
                 unsafe { self.product(pool, n_threads, batch) };
             }
         }
-    }
-
-    /// The whole product is one call of a micro-kernel, with all matrices used in place.
-    fn is_one_tile(&self) -> bool {
-        let Shape { m, n, k, blocking, .. } = *self.shape;
-        self.a_direct
-            && self.b_direct
-            && self.c_direct
-            && m <= self.kernels.mr()
-            && n <= self.kernels.direct[m - 1].len() * self.kernels.lanes
-            && k <= blocking.kc
-    }
-
-    /// The product of a network so small that loops would cost more than the arithmetic.
-    ///
-    /// # Safety
-    /// As [`Job::run`], and the product is one tile.
-    unsafe fn one_tile(&self, batch: usize) {
-        let Shape { m, n, k, .. } = *self.shape;
-        let c = self.origin(batch, 0, 0);
-        let tile = Tile {
-            k,
-            a: self.a.ptr.wrapping_offset(batch as isize * self.batch.a_stride),
-            a_row_stride: self.a.row_stride,
-            a_k_stride: self.a.col_stride,
-            b: self.b.ptr.wrapping_offset(batch as isize * self.batch.b_stride),
-            b_k_stride: self.b.row_stride,
-            c,
-            c_row_stride: self.c.row_stride,
-            next_c: c,
-            cols: n,
-            load: self.call.accumulate,
-        };
-        // SAFETY: the tile is the matrices, whose validity the caller promises.
-        unsafe { self.kernels.direct[m - 1][(n - 1) / self.kernels.lanes](&tile) };
-        self.finish(batch, 0..m, 0..n, c);
     }
 
     /// Gives a finished rectangle to the epilogue.
@@ -334,6 +294,7 @@ impl<'a, T: Element> Job<'a, T> {
             let mut j = group.start;
             // Columns up to here are packed.
             let mut packed = Range { start: j, end: j };
+            let mut ahead = Ahead::nothing();
             while j < group.end {
                 let left = group.end - j;
                 let (family, width, b, b_k_stride) = match panels {
@@ -354,6 +315,11 @@ impl<'a, T: Element> Job<'a, T> {
                             packed = j..group.end.min(j + shape.packed_cols);
                             // SAFETY: this thread's own memory has room for so many columns over a K block.
                             unsafe { self.pack_b(batch, ks, packed.clone(), panels) };
+                            let next = packed.end..cols.end.min(packed.end + shape.packed_cols);
+                            let n_tiles = packed.len().div_ceil(nr) * heights.n_panels;
+                            if shape.fetches_ahead {
+                                ahead = Ahead::new(&b, ks, next, n_tiles);
+                            }
                         }
                         let panel = panels.wrapping_add((j - packed.start) * depth).cast_const();
                         (Family::Packed, nr.min(left), panel, nr as isize)
@@ -361,6 +327,7 @@ impl<'a, T: Element> Job<'a, T> {
                 };
                 let panel = Panel { family, cols: j..j + width, b, b_k_stride };
                 for (i, height) in heights.iter() {
+                    ahead.fetch();
                     // SAFETY: rows `i..i + height` and the panel's columns lie in the block.
                     unsafe { self.tile(block, a_block, i, height, &panel) };
                 }
@@ -555,10 +522,109 @@ impl<'a, T: Element> Job<'a, T> {
     }
 }
 
+/// Products of a network so small that loops would cost more than the arithmetic: one call of a micro-kernel for each, with
+/// the matrices in place.
+///
+/// # Safety
+/// As `Gemm::run_batch`; the shape is one tile, the columns of B and C are adjacent, and the CPU has the kernels' features.
+pub(crate) unsafe fn one_tile<T: Element>(
+    kernels: &KernelSet<T>,
+    shape: &Shape,
+    batch: &Batch,
+    [a, b]: [MatRef<T>; 2],
+    c: MatMut<T>,
+    call: &Call<'_>,
+    workspace: &mut Workspace,
+) {
+    let Shape { m, n, k, .. } = *shape;
+    let kernel = kernels.direct[m - 1][(n - 1) / kernels.lanes];
+    for index in 0..batch.count {
+        let at = |stride: isize| index as isize * stride;
+        let c_ptr = if shape.c_rows > 0 {
+            workspace.reserve(m * n * size_of::<T>());
+            workspace.as_mut_ptr().cast()
+        } else {
+            c.ptr.wrapping_offset(at(batch.c_stride))
+        };
+        let tile = Tile {
+            k,
+            a: a.ptr.wrapping_offset(at(batch.a_stride)),
+            a_row_stride: a.row_stride,
+            a_k_stride: a.col_stride,
+            b: b.ptr.wrapping_offset(at(batch.b_stride)),
+            b_k_stride: b.row_stride,
+            c: c_ptr,
+            c_row_stride: c.row_stride,
+            next_c: c_ptr,
+            cols: n,
+            load: call.accumulate,
+        };
+        // SAFETY: the tile is the matrices, whose validity the caller promises, or a row-major C in the workspace.
+        unsafe { kernel(&tile) };
+        if let Some(epilogue) = call.epilogue {
+            epilogue(index, 0..m, 0..n, c_ptr.cast());
+        }
+    }
+}
+
 /// What threads share over one K block: which product, and the columns of the shared block of B.
 struct Shared {
     batch: usize,
     ks: Range<usize>,
+}
+
+/// A part of B that will be packed next, to be fetched into L2 while tiles are computed: a few lines at each tile.
+struct Ahead<T> {
+    /// The next line of the row (or column) under way.
+    at: *const T,
+    /// Lines left in it.
+    left: usize,
+    /// The next row, the rows left, from a row to the next, and lines of each.
+    row: *const T,
+    n_rows: usize,
+    stride: isize,
+    n_lines: usize,
+    /// Lines for each tile.
+    each: usize,
+}
+
+impl<T> Ahead<T> {
+    fn nothing() -> Self {
+        let nowhere = std::ptr::null();
+        Ahead { at: nowhere, left: 0, row: nowhere, n_rows: 0, stride: 0, n_lines: 0, each: 0 }
+    }
+
+    /// Columns `cols` of B over a K block, while so many tiles are computed.
+    fn new(b: &MatRef<T>, ks: &Range<usize>, cols: Range<usize>, n_tiles: usize) -> Self {
+        let (n_rows, stride, length) = match (b.col_stride, b.row_stride) {
+            (1, stride) => (ks.len(), stride, cols.len()),
+            (stride, 1) => (cols.len(), stride, ks.len()),
+            _ => return Self::nothing(),
+        };
+        if cols.is_empty() {
+            return Self::nothing();
+        }
+        let n_lines = (length * size_of::<T>()).div_ceil(LINE);
+        let each = (n_rows * n_lines).div_ceil(n_tiles.max(1));
+        let row = b.at(ks.start, cols.start);
+        Ahead { at: row, left: 0, row, n_rows, stride, n_lines, each }
+    }
+
+    /// Fetches the lines of one tile.
+    #[inline]
+    fn fetch(&mut self) {
+        for _ in 0..self.each {
+            if self.left == 0 {
+                if self.n_rows == 0 {
+                    return;
+                }
+                (self.at, self.left) = (self.row, self.n_lines);
+                (self.row, self.n_rows) = (self.row.wrapping_offset(self.stride), self.n_rows - 1);
+            }
+            fetch(self.at);
+            (self.at, self.left) = (self.at.wrapping_byte_add(LINE), self.left - 1);
+        }
+    }
 }
 
 /// How the rows of a block are divided into panels: as few as possible, and as equal as possible, because low

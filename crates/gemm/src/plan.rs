@@ -8,7 +8,7 @@ use std::ops::Range;
 use cotangent_pool::Pool;
 
 use crate::cpu::{Caches, caches};
-use crate::drive::Job;
+use crate::drive::{Job, one_tile};
 use crate::kernel::KernelSet;
 use crate::vector::VectorShape;
 use crate::workspace::LINE;
@@ -236,6 +236,10 @@ impl<T: Element> Gemm<T> {
             }
             Way::Blocks { straight, swapped } => (straight, swapped),
         };
+        if straight.is_one_tile && b.col_stride == 1 && c.col_stride == 1 {
+            // SAFETY: the caller vouches for the matrices; the kernels were chosen for this CPU.
+            return unsafe { one_tile(self.kernels, straight, batch, [a, b], c, call, workspace) };
+        }
         let multiply_adds = [m, n, k, batch.count].into_iter().fold(1, usize::saturating_mul);
         let n_threads = if multiply_adds < PARALLEL_MULTIPLY_ADDS { 1 } else { pool.n_threads() };
         // The kernels want the columns of C adjacent. If its rows are, the transposed product has that.
@@ -272,6 +276,10 @@ pub(crate) struct Shape {
     /// Pack neither, provided that B's columns are adjacent and its rows do not all fall into the same cache sets:
     /// measured, packing then costs more than the better order of memory gains.
     pub stays: bool,
+    /// One call of a micro-kernel does it, if the columns of B and C are adjacent.
+    pub is_one_tile: bool,
+    /// Fetch what will be packed of B while tiles are computed: it is so large that it comes from far.
+    pub fetches_ahead: bool,
     /// Flat kernels, provided that the columns of B and of C are adjacent.
     pub flat: Option<Flat>,
     /// Row bounds between threads and blocks are multiples of this.
@@ -381,6 +389,12 @@ impl Shape {
         // A stays in L2 while B, of a size that TLB and L3 handle well, streams by once.
         // Low tiles read B too often for that.
         let stays = mr >= STAYING_ROWS && a_bytes <= caches.l2 / 2 && b_bytes <= 4 * caches.l2;
+        let widest = |m: usize| kernels.direct.get(m - 1).map_or(0, |kernels| kernels.len());
+        let is_one_tile = (1..=mr).contains(&m)
+            && (1..=widest(m) * kernels.lanes).contains(&n)
+            && a_direct
+            && b_direct
+            && k <= blocking.kc;
         let c_rows = match needs.owns_c {
             false => 0,
             true if k <= blocking.kc => blocking.mc.min(m),
@@ -396,6 +410,8 @@ impl Shape {
             a_direct,
             b_direct,
             stays,
+            is_one_tile,
+            fetches_ahead: b_bytes > caches.l3 / 4,
             flat,
             row_unit,
             column_unit,

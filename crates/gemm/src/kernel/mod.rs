@@ -112,6 +112,19 @@ impl<T> KernelSet<T> {
     }
 }
 
+/// Asks for a cache line into the second-level cache, without waiting for it; any address does.
+#[inline(always)]
+pub(crate) fn fetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint, which never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// The largest tile of any kernel, in elements: the size of the buffer that stands in for a C with gaps between
 /// its columns.
 pub(crate) const MAX_TILE: usize = 12 * 32;
