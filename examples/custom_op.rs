@@ -9,7 +9,7 @@
 use std::error::Error;
 
 use cotangent::graph::op::{Arity, ExpandCx, Lower, OpDef, OpTraits, Registry, Vjp};
-use cotangent::graph::ops::{infer_float, infer_same};
+use cotangent::graph::ops::infer_float;
 use cotangent::graph::samples::Sample;
 use cotangent::graph::{AttrKind, AttrSpec, Attrs, eval, text};
 use cotangent::passes::gradcheck::{GradCheck, check_gradients};
@@ -47,7 +47,7 @@ static GATED: OpDef = OpDef {
     arity: Arity::Exact(2),
     attrs: &[],
     traits: OpTraits::POINTWISE,
-    infer: infer_same,
+    infer: infer_float,
     eval: eval::unbound,
     vjp: Vjp::ViaExpansion,
     lower: Lower::Expand(|cx: &ExpandCx<'_, '_>| smallvec![cx.inputs[0] * cx.inputs[1].sigmoid()]),

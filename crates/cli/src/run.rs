@@ -214,8 +214,16 @@ fn compiled(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Result
     }
     let mut results = Vec::new();
     for step in 1..=args.steps {
-        let inputs = values.inputs.iter().map(|(name, value)| (name.as_str(), InputView::from(value)));
-        let outputs = session.step(inputs).map_err(|diag| Failure::step(diag, graph))?;
+        let inputs = || values.inputs.iter().map(|(name, value)| (name.as_str(), InputView::from(value)));
+        let outputs = match session.step(inputs()) {
+            Ok(outputs) => outputs,
+            Err(diag) if diag.code == Code::NotFinite => {
+                let start = session.find_non_finite(session.main(), inputs()).ok().flatten();
+                let diag = diag.help("nothing has been changed by this step; where it starts follows");
+                return Err(Failure::error(Diags([Some(diag), start].into_iter().flatten().collect())));
+            }
+            Err(diag) => return Err(Failure::step(diag, graph)),
+        };
         if step == args.steps {
             let result = |(name, _): (&str, _)| Ok((name.to_owned(), outputs.tensor(name)?));
             results = outputs.iter().map(result).collect::<Result<Results, Diag>>().map_err(Failure::error)?;

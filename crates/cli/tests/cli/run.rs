@@ -205,6 +205,10 @@ fn a_step_that_is_an_error_is_one_of_the_input() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{way:?}: {stderr}");
         assert!(stderr.contains("error[E0305]") && stderr.contains("log.ct:"), "{way:?}: {stderr}");
+        // Machine code tells that something is wrong, and the interpreter where it starts.
+        let is_code = matches!(way, [] | ["--verify"]);
+        let located = stderr.contains("`log` makes it from finite operands") && stderr.contains("log.ct:4:3");
+        assert_eq!(located, is_code, "{way:?}: {stderr}");
     }
 }
 

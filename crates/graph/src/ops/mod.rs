@@ -71,7 +71,7 @@ pub fn infer_compare(cx: &InferCx<'_>) -> Result<Type, Fault> {
     Ok(Type::tensor(DType::Bool, shape))
 }
 
-/// The first operand's type.
+/// The first operand's type, whatever the others are: for ops of one operand, or beside checks of one's own.
 pub fn infer_same(cx: &InferCx<'_>) -> Result<Type, Fault> {
     let (dtype, shape) = cx.tensor(0)?;
     Ok(Type::tensor(dtype, shape))
@@ -87,6 +87,13 @@ fn same(cx: &InferCx<'_>) -> Result<(DType, crate::types::Shape), Fault> {
             return Err(cx.dtype_fault(text).help("nothing is promoted implicitly: convert one of them with `cast`"));
         }
         if other_shape != shape {
+            if shape.broadcast(other_shape).is_some() {
+                // The builder broadcasts by itself, so this is met in text only.
+                let text = format_args!("requires operands of one shape, got {shape} and {other_shape}");
+                return Err(cx
+                    .shape_fault(text)
+                    .help("in the text form broadcasting is an op of its own, `broadcast`"));
+            }
             let text = format_args!("requires operands whose shapes broadcast, got {shape} and {other_shape}");
             return Err(cx.shape_fault(text).help("aligned at the last axis, extents must be equal or 1"));
         }
