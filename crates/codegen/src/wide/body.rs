@@ -74,6 +74,8 @@ impl Tail {
 pub(crate) struct Scope<'a> {
     /// Results of reductions, by slot.
     pub(crate) results: &'a [Option<Kept>],
+    /// The groups evaluated together: so many from the first one on.
+    pub(crate) first: usize,
     pub(crate) n_groups: usize,
     /// Of a ragged end.
     pub(crate) tail: Option<&'a Tail>,
@@ -217,7 +219,7 @@ impl PhaseCode<'_> {
         let (Some(access), Some(site)) = (&self.plan.accesses.inputs[number], self.inputs[number]) else {
             return Err("an input has no access".into());
         };
-        let place = Place { site, after: group * code.lanes };
+        let place = Place { site, after: (scope.first + group) * code.lanes };
         let width = code.width(lane(dtype));
         if access.arg.is_none() {
             let dst = code.vector(width);
@@ -259,13 +261,13 @@ impl PhaseCode<'_> {
                 8 => Op::MovUpd,
                 _ => Op::MovUps,
             };
-            let mask = code.tail_mask(tail, group, lane(dtype));
+            let mask = code.tail_mask(tail, scope.first + group, lane(dtype));
             let inst = code.push(What::Load(op, place), Some(dst), &[], width);
             (inst.mask, inst.zero) = (Some(mask), true);
         } else if bytes {
-            code.push(What::LoadBytes(place, tail.slots[group].2), Some(dst), &[], width);
+            code.push(What::LoadBytes(place, tail.slots[scope.first + group].2), Some(dst), &[], width);
         } else {
-            let mask = code.tail_mask(tail, group, lane(dtype));
+            let mask = code.tail_mask(tail, scope.first + group, lane(dtype));
             code.push(What::LoadMasked(place, lane(dtype) as u8), Some(dst), &[mask], width);
         }
         Ok(code.truth(dst, dtype))
@@ -296,7 +298,7 @@ impl PhaseCode<'_> {
                 let reg = self.get(code, scope, env, store.value, group)?;
                 let access = &self.plan.accesses.stores[number];
                 if uniform || access.inner == Stride::Zero {
-                    let place = Place { site: self.stores[number], after: group * code.lanes };
+                    let place = Place { site: self.stores[number], after: (scope.first + group) * code.lanes };
                     let (size, width) = (access.dtype.size_bytes() as u8, code.width(lane(access.dtype)));
                     let number = code.number_of_bool(reg, access.dtype);
                     code.push(What::StoreLane(place, size), None, &[number], width);
@@ -318,7 +320,7 @@ impl PhaseCode<'_> {
         group: usize,
     ) -> Result<(), String> {
         let access = &self.plan.accesses.stores[number];
-        let place = Place { site: self.stores[number], after: group * code.lanes };
+        let place = Place { site: self.stores[number], after: (scope.first + group) * code.lanes };
         let dtype = access.dtype;
         let size = dtype.size_bytes() as u8;
         let width = code.width(lane(dtype));
@@ -330,10 +332,10 @@ impl PhaseCode<'_> {
             let bytes = code.bytes(reg, dtype);
             match tail {
                 Some(tail) if code.isa == Isa::Avx2 => {
-                    code.push(What::StoreSomeBytes(place, tail.slots[group].2), None, &[bytes], 16);
+                    code.push(What::StoreSomeBytes(place, tail.slots[scope.first + group].2), None, &[bytes], 16);
                 }
                 _ => {
-                    let mask = tail.map(|tail| code.tail_mask(tail, group, 4));
+                    let mask = tail.map(|tail| code.tail_mask(tail, scope.first + group, 4));
                     let n = code.lanes as u8;
                     code.push(What::StoreBytes(place, n), None, &[bytes], 16).mask = mask;
                 }
@@ -345,11 +347,11 @@ impl PhaseCode<'_> {
                 code.push(What::Stream(place), None, &[reg], width);
             }
             Some(tail) if code.isa == Isa::Avx2 => {
-                let mask = code.tail_mask(tail, group, usize::from(size));
+                let mask = code.tail_mask(tail, scope.first + group, usize::from(size));
                 code.push(What::StoreMasked(place, size), None, &[reg, mask], width);
             }
             _ => {
-                let mask = tail.map(|tail| code.tail_mask(tail, group, usize::from(size)));
+                let mask = tail.map(|tail| code.tail_mask(tail, scope.first + group, usize::from(size)));
                 code.push(What::Store(place, size), None, &[reg], width).mask = mask;
             }
         }

@@ -60,7 +60,7 @@ impl<'k> Nest<'k> {
         let mut code = self.vcode();
         // Results of reductions are not known yet; any slot will do.
         let anywhere = vec![Some(Kept { slots: [0].into_iter().collect(), lane: 0 }); self.results.len()];
-        let scope = Scope { results: &anywhere, n_groups: 1, tail: None, streams: false };
+        let scope = Scope { results: &anywhere, first: 0, n_groups: 1, tail: None, streams: false };
         phase.evaluate(&mut code, &scope, |_| true)?;
         Ok(pressure(&code))
     }
@@ -77,7 +77,7 @@ impl<'k> Nest<'k> {
             }
             if phase.plan.phase.space == Space::Reduced {
                 let mut code = self.vcode();
-                let scope = Scope { results: &self.results, n_groups, tail, streams: false };
+                let scope = Scope { results: &self.results, first: 0, n_groups, tail, streams: false };
                 let mut env = phase.evaluate(&mut code, &scope, |_| true)?;
                 phase.store_all(&mut code, &scope, &mut env, false)?;
                 self.write(code, 0);
@@ -93,14 +93,14 @@ impl<'k> Nest<'k> {
     fn steps(&mut self, phase: &PhaseCode, n_groups: usize, tail: Option<&Tail>) -> Result<(), String> {
         let (partials, mut taken) = accumulators(self, phase, |_| n_groups);
         let mut code = self.vcode();
-        let scope = Scope { results: &self.results, n_groups, tail, streams: false };
+        let scope = Scope { results: &self.results, first: 0, n_groups, tail, streams: false };
         let mut env = phase.evaluate(&mut code, &scope, |_| true)?;
         for partial in &partials {
             let mut values = Vec::with_capacity(n_groups);
             for group in 0..n_groups {
                 values.push(phase.get(&mut code, &scope, &mut env, partial.reduce.value, group)?);
             }
-            partial.take(&mut code, &values)?;
+            partial.take(&mut code, 0, &values)?;
         }
         phase.store_all(&mut code, &scope, &mut env, false)?;
         code.prune();

@@ -92,7 +92,9 @@ pub(crate) fn frame(offset: i32) -> iced_x86::MemoryOperand {
 pub(crate) fn translate(kernel: &Kernel, isa: Isa) -> Result<Vec<u8>, String> {
     supported(kernel)?;
     // Many groups in flight may need more slots than there are.
-    translate_with(kernel, isa, 4).or_else(|_| translate_with(kernel, isa, 1))
+    translate_with(kernel, isa, 4)
+        .or_else(|_| translate_with(kernel, isa, 2))
+        .or_else(|_| translate_with(kernel, isa, 1))
 }
 
 /// What is known to be out of reach before any code is made.
@@ -519,7 +521,7 @@ impl<'k> Nest<'k> {
     ) -> Result<(), String> {
         let mut code = self.vcode();
         let results = std::mem::take(&mut self.results);
-        let scope = Scope { results: &results, n_groups, tail, streams: false };
+        let scope = Scope { results: &results, first: 0, n_groups, tail, streams: false };
         let mut env = phase.evaluate(&mut code, &scope, wanted)?;
         let read = phase.read_elsewhere(wanted, true);
         let insts = phase.plan.phase.body.insts();

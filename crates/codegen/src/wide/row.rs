@@ -16,9 +16,15 @@ use crate::wide::nest::{END, INNER, Nest};
 use crate::wide::select::lane;
 use crate::wide::vcode::{Class, Home, Reg, RegInfo, Vcode, What};
 
-/// Bodies with more operations than this are unrolled half as far: the code would leave the caches of the front end, for
-/// little gain.
+/// Bodies with more operations than this are interleaved half as far: the code would leave the caches of the front end, or too
+/// many values the registers.
 const LONG_OPS: usize = 128;
+
+/// Groups in flight at most.
+const MOST_GROUPS: usize = 4;
+
+/// Groups of a longer body that are interleaved at once, if registers are few.
+const LONG_TOGETHER: usize = 2;
 
 /// Where an accumulator lives.
 #[derive(Clone, Copy, Debug)]
@@ -86,12 +92,13 @@ impl Accumulators {
         }
     }
 
-    /// Combines values, each with the cell of its number modulo the number of cells.
-    pub(crate) fn take(&self, code: &mut Vcode, values: &[Reg]) -> Result<(), String> {
+    /// Combines values, each with the cell of its number modulo the number of cells, the first of which is number `first`.
+    pub(crate) fn take(&self, code: &mut Vcode, first: usize, values: &[Reg]) -> Result<(), String> {
         let n = self.cells.len();
-        for cell in 0..n.min(values.len()) {
+        for start in 0..n.min(values.len()) {
+            let cell = (first + start) % n;
             let mut acc = self.value(code, cell);
-            for &value in values.iter().skip(cell).step_by(n) {
+            for &value in values.iter().skip(start).step_by(n) {
                 let combined = code.combine(self.reduce.op, self.dtype, acc, value)?;
                 match (self.cells[cell], code.insts.last_mut()) {
                     (Cell::Register(_), Some(last)) if last.dst == Some(combined) => last.dst = Some(acc),
@@ -117,7 +124,7 @@ impl<'k> Nest<'k> {
             self.assign_bases(std::iter::empty());
             if self.kernel.sweep == Sweep::Row && phase.plan.phase.space == Space::Reduced {
                 let mut code = self.vcode();
-                let scope = Scope { results: &self.results, n_groups: 1, tail: None, streams: false };
+                let scope = Scope { results: &self.results, first: 0, n_groups: 1, tail: None, streams: false };
                 let mut env = phase.evaluate(&mut code, &scope, |_| true)?;
                 phase.store_all(&mut code, &scope, &mut env, true)?;
                 self.write(code, 0);
@@ -142,7 +149,7 @@ impl<'k> Nest<'k> {
             self.begin_inner();
             let code = |nest: &Self, tail: Option<&Tail>| {
                 let mut code = nest.vcode();
-                let scope = Scope { results: &nest.results, n_groups: 1, tail, streams: false };
+                let scope = Scope { results: &nest.results, first: 0, n_groups: 1, tail, streams: false };
                 for &(number, start) in &starts {
                     let value = code.splat(start, phase.plan.accesses.stores[number].dtype);
                     phase.store(&mut code, &scope, number, value, 0)?;
@@ -173,29 +180,34 @@ impl<'k> Nest<'k> {
         tail: Option<&Tail>,
         streams: bool,
     ) -> Result<Vcode, String> {
+        let is_long = phase.plan.n_varying_ops() > LONG_OPS;
+        let together = if is_long && self.isa == Isa::Avx2 { LONG_TOGETHER } else { n_groups };
         let mut code = self.vcode();
-        let scope = Scope { results: &self.results, n_groups, tail, streams };
-        let mut env = phase.evaluate(&mut code, &scope, |_| true)?;
-        for acc in accumulators {
-            let mut values = Vec::with_capacity(n_groups);
-            for group in 0..n_groups {
-                let mut value = phase.get(&mut code, &scope, &mut env, acc.reduce.value, group)?;
-                if let Some(tail) = tail {
-                    let size = lane(acc.dtype);
-                    let mask = code.tail_mask(tail, group, size);
-                    let identity = acc.reduce.op.identity(acc.dtype);
-                    value = if identity == 0 {
-                        code.keep(mask, value, size)
-                    } else {
-                        let identity = code.splat(identity, acc.dtype);
-                        code.blend(mask, value, identity, size)
-                    };
+        for first in (0..n_groups).step_by(together.max(1)) {
+            let scope =
+                Scope { results: &self.results, first, n_groups: together.min(n_groups - first), tail, streams };
+            let mut env = phase.evaluate(&mut code, &scope, |_| true)?;
+            for acc in accumulators {
+                let mut values = Vec::with_capacity(scope.n_groups);
+                for group in 0..scope.n_groups {
+                    let mut value = phase.get(&mut code, &scope, &mut env, acc.reduce.value, group)?;
+                    if let Some(tail) = tail {
+                        let size = lane(acc.dtype);
+                        let mask = code.tail_mask(tail, first + group, size);
+                        let identity = acc.reduce.op.identity(acc.dtype);
+                        value = if identity == 0 {
+                            code.keep(mask, value, size)
+                        } else {
+                            let identity = code.splat(identity, acc.dtype);
+                            code.blend(mask, value, identity, size)
+                        };
+                    }
+                    values.push(value);
                 }
-                values.push(value);
+                acc.take(&mut code, first, &values)?;
             }
-            acc.take(&mut code, &values)?;
+            phase.store_all(&mut code, &scope, &mut env, false)?;
         }
-        phase.store_all(&mut code, &scope, &mut env, false)?;
         code.prune();
         Ok(code)
     }
@@ -257,12 +269,18 @@ impl<'k> Nest<'k> {
         Ok(())
     }
 
-    /// Groups in flight: as many as registers allow, a multiple of those that the accumulators need.
+    /// Groups in flight, a multiple of those that the accumulators need: as many as registers allow. The 16 registers of AVX2
+    /// hold two groups of the lightest bodies only; there it pays to have groups in flight all the same, some of their values in
+    /// memory, because one group's chain of operations is mostly waiting.
     fn unroll(&self, phase: &PhaseCode, single: &Vcode, round: usize, taken: u32) -> usize {
         let n_free = self.isa.n_vectors() - taken.count_ones() as usize;
         let fits = n_free * round / pressure(single).max(1);
-        let longest = if phase.plan.n_varying_ops() > LONG_OPS { 2 } else { 4 };
-        let most = longest.min(self.most_groups).min(fits.max(1));
+        let most = match self.isa {
+            Isa::Avx2 => MOST_GROUPS,
+            Isa::Avx512 if phase.plan.n_varying_ops() > LONG_OPS => fits.min(MOST_GROUPS / 2),
+            Isa::Avx512 => fits.min(MOST_GROUPS),
+        };
+        let most = most.min(self.most_groups);
         let rounds = (most / round).max(1);
         // Powers of two keep the numbers of code variants and of leftovers low.
         round << rounds.ilog2()

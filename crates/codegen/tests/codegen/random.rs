@@ -236,7 +236,7 @@ impl Generator<'_> {
             let bits = random_bits(self.random, dtype);
             values.push((s.const_from_bits(bits, dtype), true));
         }
-        for _ in 0..self.random.pick(&[0, 1, 2, 4, 8, 8, 20]) {
+        for _ in 0..self.random.pick(&[0, 1, 2, 4, 4, 8, 8, 8, 20, 20, 250]) {
             self.operation(&mut s, &mut values);
         }
         let carried = (self.in_blocks && space == Space::Full && self.random.one_in(2))
