@@ -4,8 +4,8 @@
 //! cargo bench --bench compile
 //! ```
 //!
-//! The passes and the planner should grow about linearly with the number of nodes; a stage that does not shows between
-//! the chains of 100 and of 1,000 nodes.
+//! The passes and the planner should grow linearly with the number of nodes: the last column is the exponent of passes and plan
+//! together, from the chain before to this one.
 
 use std::time::Duration;
 
@@ -52,9 +52,14 @@ fn main() {
         ("mlp, 10 hidden layers", mlp(10)),
         ("chain of 100", chain(100)),
         ("chain of 1000", chain(1000)),
+        ("chain of 10000", chain(10_000)),
     ];
     println!("medians of {N_ROUNDS} compilations, milliseconds\n");
-    println!("{:<24} {:>7} {:>9} {:>9} {:>9} {:>9}", "program", "nodes", "passes", "plan", "codegen", "total");
+    println!(
+        "{:<24} {:>7} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "program", "nodes", "passes", "plan", "codegen", "total", "exponent"
+    );
+    let mut before: Option<(usize, Duration)> = None;
     for (name, graph) in workloads {
         let mut rounds: Vec<_> = (0..N_ROUNDS)
             .map(|_| Compiler::new().compile(&graph).unwrap_or_else(|error| panic!("{name}: {error}")).timings())
@@ -63,6 +68,12 @@ fn main() {
         let median = rounds[N_ROUNDS / 2];
         let cells = [median.passes, median.plan, median.codegen, median.total];
         let cells: String = cells.iter().map(|time: &Duration| format!(" {:>9.2}", time.as_secs_f64() * 1e3)).collect();
-        println!("{name:<24} {:>7}{cells}", graph.n_nodes());
+        let now = (graph.n_nodes(), median.passes + median.plan);
+        let exponent = |(n, time): (usize, Duration)| {
+            (now.1.as_secs_f64() / time.as_secs_f64()).ln() / (now.0 as f64 / n as f64).ln()
+        };
+        let exponent = before.map_or(String::new(), |before| format!(" {:>9.2}", exponent(before)));
+        println!("{name:<24} {:>7}{cells}{exponent}", graph.n_nodes());
+        before = name.starts_with("chain").then_some(now);
     }
 }

@@ -93,6 +93,11 @@ impl GraphBuilder {
         }
     }
 
+    /// Makes room for so many more nodes.
+    pub fn reserve(&self, n_nodes: usize) {
+        self.graph.borrow_mut().reserve(n_nodes);
+    }
+
     /// What layers that behave differently in training and at test time do; [`Mode::Train`] at first.
     pub fn mode(&self) -> Mode {
         self.mode.get()

@@ -9,10 +9,10 @@
 //! is computed from its result, so no optimization can take a check away by taking its readers away.
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
 use crate::attrs::{Attr, Attrs};
@@ -150,14 +150,6 @@ pub struct Output {
     pub role: Role,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct NodeKey {
-    op: OpRef,
-    inputs: Inputs,
-    attrs: Attrs,
-    ty: Type,
-}
-
 /// A static program over tensors.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
@@ -166,7 +158,8 @@ pub struct Graph {
     outputs: Vec<Output>,
     checks: Vec<NodeId>,
     bodies: Vec<Arc<Graph>>,
-    interned: FxHashMap<NodeKey, NodeId>,
+    /// Pure nodes by the hash of what makes them equal.
+    node_index: FxHashMap<u64, SmallVec<[NodeId; 1]>>,
     /// Bodies by the hash of their text.
     body_index: FxHashMap<u64, SmallVec<[BodyId; 1]>>,
 }
@@ -230,18 +223,25 @@ impl Graph {
             self.nodes.push(Node { op, inputs, attrs, ty, origin });
             return id;
         }
-        let key = NodeKey { op, inputs, attrs, ty };
-        if let Some(&known) = self.interned.get(&key) {
+        let hash = FxBuildHasher.hash_one((op, &inputs, &attrs, &ty));
+        let same_hash = self.node_index.entry(hash).or_default();
+        let is_equal = |node: &Node| node.op == op && node.inputs == inputs && node.attrs == attrs && node.ty == ty;
+        if let Some(&known) = same_hash.iter().find(|k| is_equal(&self.nodes[k.index()])) {
             self.nodes[known.index()].origin.merge(&origin);
             return known;
         }
-        let NodeKey { inputs, attrs, ty, .. } = key.clone();
+        same_hash.push(id);
         if self.is_check(op, &attrs) {
             self.checks.push(id);
         }
         self.nodes.push(Node { op, inputs, attrs, ty, origin });
-        self.interned.insert(key, id);
         id
+    }
+
+    /// Makes room for so many more nodes.
+    pub fn reserve(&mut self, n_nodes: usize) {
+        self.nodes.reserve(n_nodes);
+        self.node_index.reserve(n_nodes);
     }
 
     /// Whether an op tests run-time values: a check, or a call of a body that has one.

@@ -28,6 +28,7 @@ pub struct Copier<'g, 'a> {
 impl<'g, 'a> Copier<'g, 'a> {
     /// Starts a copy of `graph`, with `bodies` in the places of its own.
     pub fn new(graph: &'a Graph, bodies: &'a [Arc<Graph>], builder: &'g GraphBuilder) -> Self {
+        builder.reserve(graph.n_nodes());
         Copier { graph, builder, bodies, body_ids: vec![None; bodies.len()], map: vec![None; graph.n_nodes()] }
     }
 

@@ -6,10 +6,10 @@
 //! the origin of new nodes. Rules keep the type of what they replace; the driver checks it.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use cotangent_graph::{
@@ -92,7 +92,7 @@ impl fmt::Debug for Rule {
 
 /// Tables of rules, by the op at the root.
 pub struct RuleSet {
-    by_root: HashMap<&'static str, Vec<&'static Rule>>,
+    by_root: FxHashMap<&'static str, Vec<&'static Rule>>,
     pointwise: Vec<&'static Rule>,
     anywhere: Vec<&'static Rule>,
 }
@@ -100,7 +100,7 @@ pub struct RuleSet {
 impl RuleSet {
     /// The rules of some tables; earlier rows are tried first.
     pub fn new(tables: &[&'static [Rule]]) -> Self {
-        let mut set = RuleSet { by_root: HashMap::new(), pointwise: Vec::new(), anywhere: Vec::new() };
+        let mut set = RuleSet { by_root: FxHashMap::default(), pointwise: Vec::new(), anywhere: Vec::new() };
         for rule in tables.iter().copied().flatten() {
             match rule.roots {
                 Roots::Ops(ops) => ops.iter().for_each(|op| set.by_root.entry(op.name).or_default().push(rule)),

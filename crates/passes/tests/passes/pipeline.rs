@@ -313,3 +313,28 @@ fn an_ill_formed_source_is_not_blamed_on_a_pass() {
         other => panic!("{:?}", other.map(|o| o.graph.to_string())),
     }
 }
+
+#[test]
+fn sweeps_and_rules_grow_with_the_nodes_and_no_faster() {
+    // A train step of that many layers: sweeps must not go layer by layer, and a layer costs the rules of a layer.
+    let net = |depth: usize| {
+        let done = optimized(&graph(|g| {
+            let mut h = g.input("x", F64, [4, 6]);
+            let params: Vec<Tensor<'_>> =
+                (0..depth).map(|k| g.param(&format!("w{k}"), F64, [6, 6], Init::GlorotUniform)).collect();
+            for &w in &params {
+                h = (h.matmul(w) * 2.0f64 + 1.0f64).relu();
+            }
+            let loss = h.square().mean();
+            for (&w, d) in params.iter().zip(g.grad(loss, &params)) {
+                g.update(w, w - d * 0.1f64);
+            }
+        }));
+        let rounds: u32 = done.report.iter().map(|pass| pass.rounds).sum();
+        let rules: u64 = done.report.iter().flat_map(|pass| pass.rules.values()).sum();
+        (rounds, rules)
+    };
+    let (few, many) = (net(4), net(40));
+    assert_eq!(few.0, many.0, "sweeps");
+    assert!(many.1 <= 10 * few.1, "{few:?} {many:?}");
+}
