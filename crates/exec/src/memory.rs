@@ -35,12 +35,16 @@ impl AlignedBytes {
 
     /// Copies the elements of a tensor in row-major order to the start. The tensor must fit.
     pub(crate) fn write_tensor(&mut self, tensor: &TensorData) {
-        let size = tensor.dtype().size_bytes();
-        let mut bytes = tensor.bits().into_iter().flat_map(move |b| b.to_ne_bytes().into_iter().take_if_native(size));
-        for line in self.lines.iter_mut() {
-            for (slot, byte) in line.0.iter_mut().zip(&mut bytes) {
-                *slot = byte;
-            }
+        self.write_bits(0, &tensor.bits(), tensor.dtype().size_bytes());
+    }
+
+    /// Writes elements of `size` bytes, given by their bits, from the element `at` on. They must fit.
+    pub(crate) fn write_bits(&mut self, at: usize, bits: &[u64], size: usize) {
+        let start = if cfg!(target_endian = "big") { 8 - size } else { 0 };
+        let per_line = 64 / size;
+        for (k, &bits) in (at..).zip(bits) {
+            let place = k % per_line * size;
+            self.lines[k / per_line].0[place..place + size].copy_from_slice(&bits.to_ne_bytes()[start..start + size]);
         }
     }
 
@@ -70,18 +74,6 @@ impl AlignedBytes {
     pub(crate) fn read_tensor(&self, dtype: DType, shape: &Shape) -> TensorData {
         let bytes = self.lines.iter().flat_map(|l| l.0.iter().copied());
         tensor_of_bytes(dtype, shape, bytes)
-    }
-}
-
-trait TakeNative: Iterator<Item = u8> + Sized {
-    /// The bytes of a value of `size` bytes zero-extended to eight.
-    fn take_if_native(self, size: usize) -> impl Iterator<Item = u8>;
-}
-
-impl<I: Iterator<Item = u8>> TakeNative for I {
-    fn take_if_native(self, size: usize) -> impl Iterator<Item = u8> {
-        let skip = if cfg!(target_endian = "big") { 8 - size } else { 0 };
-        self.skip(skip).take(size)
     }
 }
 

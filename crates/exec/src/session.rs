@@ -74,9 +74,8 @@ impl Session {
     /// `E0306` if the store has a name of the program with another type; nothing has changed then.
     pub fn load(&mut self, program: Arc<Executable>) -> Result<ProgramId, Diag> {
         self.store.accepts(&program)?;
-        let seed = self.store.seed();
         for (name, ty, init) in &program.interface.stored {
-            self.store.provide(name, ty, || init.sample(seed.0, name, ty.dtype(), ty.shape()));
+            self.store.provide(name, ty, init);
         }
         let machine = Machine::new(&program, &mut self.store, &self.runtime)?;
         self.programs.push((program, machine));

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use cotangent_graph::{Code, DType, Diag, TensorData, Type};
+use cotangent_graph::{Code, DType, Diag, Init, TensorData, Type};
 
 use crate::compile::Executable;
 use crate::memory::AlignedBytes;
@@ -178,11 +178,15 @@ impl Store {
         diag.suggest(name, self.slots.keys().map(String::as_str))
     }
 
-    /// Makes room for a parameter or state, starting as `start` says, unless it is there.
-    pub(crate) fn provide(&mut self, name: &str, ty: &Type, start: impl FnOnce() -> TensorData) {
+    /// Makes room for a parameter or state, starting as its initialiser says, unless it is there.
+    pub(crate) fn provide(&mut self, name: &str, ty: &Type, init: &Init) {
         if !self.slots.contains_key(name) {
             let mut data = AlignedBytes::zeroed(ty.n_bytes());
-            data.write_tensor(&start());
+            let (size, mut at) = (ty.dtype().size_bytes(), 0);
+            init.sample_blocks(self.seed.0, name, ty.dtype(), ty.shape(), |block| {
+                data.write_bits(at, block, size);
+                at += block.len();
+            });
             self.slots.insert(name.to_owned(), Slot { ty: ty.clone(), data, version: 0 });
         }
     }

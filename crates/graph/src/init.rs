@@ -14,6 +14,9 @@ use cotangent_scalar::{DType, philox};
 use crate::tensor::TensorData;
 use crate::types::Shape;
 
+/// Elements that are sampled at a time.
+const BLOCK: usize = 4096;
+
 /// A real number with equality and hash by bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Real(pub f64);
@@ -111,26 +114,46 @@ impl Init {
 
     /// The starting value of a parameter of this name, type and shape, under a seed.
     pub fn sample(&self, seed: u64, name: &str, dtype: DType, shape: &Shape) -> TensorData {
+        let mut bits = Vec::with_capacity(shape.n_elements());
+        self.sample_blocks(seed, name, dtype, shape, |block| bits.extend_from_slice(block));
+        TensorData::from_bits(dtype, shape, &bits)
+    }
+
+    /// The same some elements at a time, for tensors that should not be in memory twice: hands the bits of the elements to
+    /// `each`, in row-major order.
+    pub fn sample_blocks(&self, seed: u64, name: &str, dtype: DType, shape: &Shape, mut each: impl FnMut(&[u64])) {
         let n = shape.n_elements();
-        let n_out = shape.last().copied().unwrap_or(1).max(1);
-        let columns = n_out;
-        let n_in = (n / n_out).max(1);
-        let (n_in, n_out) = (n_in as f64, n_out as f64);
+        let n_columns = shape.last().copied().unwrap_or(1).max(1);
+        let fans = ((n / n_columns).max(1) as f64, n_columns as f64);
         let stream = philox::stream_of(name);
-        let word = |i: usize| philox::word(seed, stream, 0, i as u64);
-        let uniform = |low: f64, high: f64| -> Vec<u64> {
-            let value = |i| low + (high - low) * f64::from(philox::uniform_f32(word(i)));
-            (0..n).map(|i| dtype.bits_of_f64(value(i))).collect()
+        // Vectors that are orthogonal depend on each other.
+        let block = if matches!(self, Init::Orthogonal(_)) { n.max(1) } else { BLOCK };
+        for start in (0..n).step_by(block) {
+            let words: Vec<u32> =
+                (start..n.min(start + block)).map(|i| philox::word(seed, stream, 0, i as u64)).collect();
+            let bits: Vec<u64> =
+                self.values(&words, fans, n_columns).into_iter().map(|v| dtype.bits_of_f64(v)).collect();
+            each(&bits);
+        }
+    }
+
+    /// The values that random words stand for in a tensor of so many inputs and outputs.
+    fn values(&self, words: &[u32], (n_in, n_out): (f64, f64), n_columns: usize) -> Vec<f64> {
+        let uniform = |low: f64, high: f64| -> Vec<f64> {
+            words.iter().map(|&word| low + (high - low) * f64::from(philox::uniform_f32(word))).collect()
         };
-        let normal = |mean: f64, std: f64| -> Vec<u64> {
-            let words: Vec<u32> = (0..n).map(word).collect();
-            let mut values = vec![0.0f32; n];
-            philox::fill_normal_f32(&words, &mut values);
-            values.iter().map(|&v| dtype.bits_of_f64(mean + std * f64::from(v))).collect()
+        let normal = |mean: f64, std: f64| -> Vec<f64> {
+            let mut values = vec![0.0f32; words.len()];
+            philox::fill_normal_f32(words, &mut values);
+            values.iter().map(|&v| mean + std * f64::from(v)).collect()
         };
-        let bits_of = |values: Vec<f64>| values.into_iter().map(|v| dtype.bits_of_f64(v)).collect::<Vec<u64>>();
-        let bits = match *self {
-            Init::Constant(v) => vec![dtype.bits_of_f64(v.0); n],
+        let normal_f64 = |words: &[u32]| {
+            let mut values = vec![0.0; words.len()];
+            philox::fill_normal_f64(words, &mut values);
+            values
+        };
+        match *self {
+            Init::Constant(v) => vec![v.0; words.len()],
             Init::Uniform(low, high) => uniform(low.0, high.0),
             Init::Normal(mean, std) => normal(mean.0, std.0),
             Init::GlorotUniform => {
@@ -152,18 +175,14 @@ impl Init {
                 // The word's share of all words, squeezed to the share below which 2.3 and above which 97.7 % lie.
                 const TAIL: f64 = 0.022_750_131_948_179_21;
                 let inner =
-                    |i| ((TAIL + (1.0 - 2.0 * TAIL) * f64::from(word(i)) / 4_294_967_296.0) * 4_294_967_296.0) as u32;
-                let mut values = vec![0.0; n];
-                philox::fill_normal_f64(&(0..n).map(inner).collect::<Vec<u32>>(), &mut values);
-                bits_of(values.into_iter().map(|v| mean.0 + std.0 * v).collect())
+                    |&w: &u32| ((TAIL + (1.0 - 2.0 * TAIL) * f64::from(w) / 4_294_967_296.0) * 4_294_967_296.0) as u32;
+                let inner: Vec<u32> = words.iter().map(inner).collect();
+                normal_f64(&inner).into_iter().map(|v| mean.0 + std.0 * v).collect()
             }
             Init::Orthogonal(gain) => {
-                let mut values = vec![0.0; n];
-                philox::fill_normal_f64(&(0..n).map(word).collect::<Vec<u32>>(), &mut values);
-                bits_of(orthonormal(values, columns).into_iter().map(|v| gain.0 * v).collect())
+                orthonormal(normal_f64(words), n_columns).into_iter().map(|v| gain.0 * v).collect()
             }
-        };
-        TensorData::from_bits(dtype, shape, &bits)
+        }
     }
 }
 
