@@ -7,11 +7,11 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use cotangent::data::npz::read_npz;
 use cotangent::exec::Threads;
-use cotangent_train::bench::{BenchOptions, Field, Protocol, Report, bench};
+use cotangent_train::bench::{BenchOptions, Field, FusionTimes, Protocol, Report, bench, bench_fusions};
 use cotangent_train::workloads::{Kind, SPECS, What, Workload, names};
 use serde_json::{Map, Value, json};
 
-use crate::program::Backend;
+use crate::program::{Backend, FusionArgs};
 use crate::{Failure, print};
 
 /// Which of the elementwise programs.
@@ -33,9 +33,11 @@ pub(crate) struct BenchArgs {
     /// The number of threads; all that the machine offers unless given
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Give each op a kernel of its own
-    #[arg(long)]
-    no_fuse: bool,
+    #[command(flatten)]
+    fusion: FusionArgs,
+    /// Time it with every kind of fusion, without each kind that it uses, and without any, in turn
+    #[arg(long, conflicts_with = "json")]
+    each_fusion: bool,
     /// The code generator
     #[arg(long, value_enum, default_value_t)]
     backend: Backend,
@@ -83,12 +85,15 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     let workload = sized(args, Workload::named(&args.workload).map_err(Failure::error)?)?;
     let options = BenchOptions {
         threads: args.threads.map_or(Threads::All, |n| Threads::Exactly(n.into())),
-        fuse: !args.no_fuse,
+        fusions: args.fusion.choices()?,
         backend: args.backend.into(),
         protocol: Protocol { exact_steps: args.steps.map(|n| n as usize), ..Protocol::default() },
         arrays: args.load.as_ref().map(read_npz).transpose().map_err(Failure::error)?,
         seed: args.seed,
     };
+    if args.each_fusion {
+        return print(&fusion_table(&bench_fusions(&workload, &options).map_err(Failure::error)?));
+    }
     let report = bench(&workload, &options).map_err(Failure::error)?;
     print(&if args.json { json_line(&report) } else { table(&report) })
 }
@@ -134,6 +139,35 @@ fn json_line(report: &Report) -> String {
     };
     let object: Map<String, Value> = report.fields().into_iter().map(|(k, f)| (k.to_owned(), value(f))).collect();
     format!("{}\n", Value::Object(object))
+}
+
+fn fusion_table(rows: &[FusionTimes]) -> String {
+    let mut text = String::new();
+    let first = rows.first().map_or(0.0, |row| row.times.median_ms);
+    let _ = writeln!(
+        text,
+        "{:<26} {:>10} {:>8} {:>10} {:>6} {:>11} {:>10}",
+        "", "median ms", "against", "min ms", "steps", "moved MiB", "arena MiB"
+    );
+    for row in rows {
+        let name = match row.without.as_deref() {
+            None => "as it is".to_owned(),
+            Some([kind]) => format!("without {kind}"),
+            Some(_) => "nothing fused".to_owned(),
+        };
+        let mib = |bytes: f64| bytes / (1024.0 * 1024.0);
+        let _ = writeln!(
+            text,
+            "{name:<26} {:>10.4} {:>8.3} {:>10.4} {:>6} {:>11.2} {:>10.2}",
+            row.times.median_ms,
+            row.times.median_ms / first,
+            row.times.min_ms,
+            row.n_plan_steps,
+            mib(row.bytes_moved as f64),
+            mib(row.arena_bytes as f64)
+        );
+    }
+    text
 }
 
 fn table(report: &Report) -> String {

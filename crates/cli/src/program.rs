@@ -8,12 +8,13 @@ use std::io::{self, Read};
 
 use std::sync::{Mutex, PoisonError};
 
-use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Args, ValueEnum};
 use cotangent::graph::diag::nearest;
 use cotangent::graph::text::parse;
 use cotangent::graph::{Graph, Registry};
 use cotangent::passes::PassOptions;
-use cotangent::prelude::{BackendChoice, Compiler};
+use cotangent::prelude::{BackendChoice, Choice, Compiler, Fusion, Fusions};
 use cotangent_train::workloads::{Workload, names};
 
 use crate::Failure;
@@ -55,6 +56,39 @@ impl From<Backend> for BackendChoice {
             Backend::Cranelift => BackendChoice::Cranelift,
             Backend::Wide => BackendChoice::Wide,
         }
+    }
+}
+
+/// Which ops share kernels.
+#[derive(Debug, Args)]
+pub(crate) struct FusionArgs {
+    /// Forbid some kinds of fusion, by the names that `explain` prints; all of them unless names are given, so that each op
+    /// has a kernel of its own
+    #[arg(long, value_name = "NAME,…", num_args = 0.., require_equals = true, value_delimiter = ',', value_parser = kinds())]
+    no_fuse: Option<Vec<Fusion>>,
+    /// Use some kinds of fusion wherever they are legal, whatever the cost model thinks of it
+    #[arg(long, value_name = "NAME,…", require_equals = true, value_delimiter = ',', value_parser = kinds())]
+    fuse: Vec<Fusion>,
+}
+
+/// The kinds of fusion by name.
+fn kinds() -> impl TypedValueParser<Value = Fusion> {
+    let names = Fusion::ALL.map(|fusion| PossibleValue::new(fusion.name()).help(fusion.doc()));
+    PossibleValuesParser::new(names).try_map(|name| Fusion::named(&name).ok_or("no kind of fusion"))
+}
+
+impl FusionArgs {
+    /// The choices.
+    pub(crate) fn choices(&self) -> Result<Fusions, Failure> {
+        let forbidden = self.no_fuse.as_deref();
+        let start = if forbidden.is_some_and(<[_]>::is_empty) { Fusions::none() } else { Fusions::auto() };
+        let fusions = forbidden.unwrap_or_default().iter().fold(start, |fusions, &kind| fusions.without(kind));
+        self.fuse.iter().try_fold(fusions, |fusions, &kind| match forbidden {
+            Some(names) if names.contains(&kind) => {
+                Err(Failure::Usage(format!("the fusion '{kind}' is both forbidden and forced")))
+            }
+            _ => Ok(fusions.with(kind, Choice::Always)),
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::Args;
 use cotangent::graph::samples::environment;
 use cotangent::passes::{PassOptions, ValidateOptions, validate};
-use cotangent::prelude::{CompileError, Compiler, Graph, Runtime, Session, Threads};
+use cotangent::prelude::{CompileError, Compiler, Fusions, Graph, Runtime, Session, Threads};
 use cotangent_testkit::shrink;
 
 use crate::opt::write_or_print;
@@ -25,9 +25,8 @@ pub(crate) struct ReduceArgs {
     /// Also ask of each pass whether its result still means the same
     #[arg(long)]
     verify: bool,
-    /// Give each op a kernel of its own
-    #[arg(long)]
-    no_fuse: bool,
+    #[command(flatten)]
+    fusion: program::FusionArgs,
     /// The code generator
     #[arg(long, value_enum, default_value_t)]
     backend: program::Backend,
@@ -42,7 +41,8 @@ pub(crate) struct ReduceArgs {
 pub(crate) fn reduce(args: &ReduceArgs) -> Result<(), Failure> {
     let graph = program::graph(&args.source)?;
     let runtime = Runtime::new(Threads::Exactly(1));
-    let (small, symptom) = reduced(&graph, |graph| symptom(graph, args, &runtime))
+    let fusions = args.fusion.choices()?;
+    let (small, symptom) = reduced(&graph, |graph| symptom(graph, args, fusions, &runtime))
         .ok_or_else(|| Failure::error("the graph compiles, and a checked step runs: there is nothing to reduce"))?;
     tell(&format!("{} nodes -> {} nodes, which show the same: {symptom}\n", graph.n_nodes(), small.n_nodes()));
     write_or_print(&small.to_string(), args.output.as_deref())
@@ -63,11 +63,11 @@ fn reduced(graph: &Graph, symptom: impl Fn(&Graph) -> Option<String>) -> Option<
 }
 
 /// How a graph fails, without what differs between graphs of the same mistake.
-fn symptom(graph: &Graph, args: &ReduceArgs, runtime: &Runtime) -> Option<String> {
+fn symptom(graph: &Graph, args: &ReduceArgs, fusions: Fusions, runtime: &Runtime) -> Option<String> {
     let options = ValidateOptions { seed: args.seed, ..ValidateOptions::default() };
     let validate = args.verify.then(|| validate::validator(options));
     let passes = PassOptions { verify: true, validate, ..PassOptions::default() };
-    let compiler = Compiler::new().fuse(!args.no_fuse).backend(args.backend.into()).passes(passes);
+    let compiler = Compiler::new().fuse(fusions).backend(args.backend.into()).passes(passes);
     let program = match compiler.compile(graph) {
         Ok(program) => program,
         Err(CompileError::User(diags)) => return diags.0.first().map(|diag| format!("error {}", diag.code)),

@@ -50,11 +50,10 @@ pub(crate) struct RunArgs {
     /// What executes the plan
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
-    /// Give each op a kernel of its own
-    #[arg(long)]
-    no_fuse: bool,
+    #[command(flatten)]
+    fusion: program::FusionArgs,
     /// Do not compile: evaluate the graph node by node, after no pass but `differentiate`
-    #[arg(long, conflicts_with_all = ["backend", "no_fuse", "threads", "verify"])]
+    #[arg(long, conflicts_with_all = ["backend", "no_fuse", "fuse", "threads", "verify"])]
     interpret: bool,
     /// Validate every pass, and compare every step of the plan with the oracle
     #[arg(long)]
@@ -197,7 +196,7 @@ fn compiled(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Result
         Backend::Wide => BackendChoice::Wide,
         Backend::Auto | Backend::Interpreter => BackendChoice::Auto,
     };
-    let compiler = program::compiler().fuse(!args.no_fuse).backend(backend).passes(passes);
+    let compiler = program::compiler().fuse(args.fusion.choices()?).backend(backend).passes(passes);
     let program = compiler.compile(graph)?;
     report();
     let runtime = Runtime::new(args.threads.map_or(Threads::All, |n| Threads::Exactly(n.into())));
@@ -242,7 +241,7 @@ fn planned(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Results
     let (passes, report) = checked_passes(args);
     let optimized = optimize(graph, &passes)?.graph;
     report();
-    let options = ClusterOptions { fuse: !args.no_fuse, ..ClusterOptions::default() };
+    let options = ClusterOptions { fusions: args.fusion.choices()?, ..ClusterOptions::default() };
     let plan = plan(&optimized, &options).map_err(bug)?;
     let errors = verify_plan(&plan);
     if !errors.is_empty() {

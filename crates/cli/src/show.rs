@@ -9,11 +9,11 @@ use cotangent::graph::Registry;
 use cotangent::graph::dot::{DotOptions, dot as draw};
 use cotangent::graph::reference;
 use cotangent::graph::samples::environment;
-use cotangent::kernel::Step;
+use cotangent::kernel::{CostModel, Step};
 use cotangent::prelude::{Executable, Runtime, Seed, Session, StageView, Threads};
 
 use crate::opt::write_or_print;
-use crate::program::Backend;
+use crate::program::{Backend, FusionArgs};
 use crate::{Failure, print, program};
 
 /// A stage of a program.
@@ -36,9 +36,8 @@ pub(crate) struct DotArgs {
     /// The stage to draw
     #[arg(long, value_enum, default_value_t = Stage::Fused)]
     stage: Stage,
-    /// Give each op a kernel of its own
-    #[arg(long)]
-    no_fuse: bool,
+    #[command(flatten)]
+    fusion: FusionArgs,
     /// Write to this file instead of the standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -50,9 +49,8 @@ pub(crate) struct ExplainArgs {
     /// A graph in text form (`-`: the standard input), or the name of a workload
     #[arg(value_name = "FILE|WORKLOAD")]
     source: String,
-    /// Give each op a kernel of its own
-    #[arg(long)]
-    no_fuse: bool,
+    #[command(flatten)]
+    fusion: FusionArgs,
     /// The code generator
     #[arg(long, value_enum, default_value_t)]
     backend: Backend,
@@ -75,7 +73,7 @@ pub(crate) struct OpsArgs {
 /// Steps run to measure a plan.
 const MEASURED_STEPS: usize = 50;
 
-/// The time of every step of a plan, on random inputs.
+/// The time of every step of a plan, on random inputs, beside what the cost model predicts for one thread.
 fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure> {
     let env = environment(program.source(), 1);
     let runtime = Runtime::new(Threads::Exactly(threads));
@@ -84,7 +82,8 @@ fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure>
     let times = session.profile(main, program.inputs_of(&env), MEASURED_STEPS).map_err(Failure::error)?;
     let plan = program.plan();
     let total: f64 = times.iter().map(|t| t.as_secs_f64()).sum();
-    let mut text = String::new();
+    let cost = CostModel::default();
+    let (mut text, mut predicted_total) = (format!("    {:>10} {:>10}\n", "measured", "predicted"), 0.0);
     for (k, (step, time)) in plan.steps.iter().zip(&times).enumerate() {
         let seconds = time.as_secs_f64();
         let rate = match step {
@@ -95,15 +94,23 @@ fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure>
             _ => format!("{:7.1} GB/s   ", plan.step_bytes(step) as f64 / seconds * 1e-9),
         };
         let share = 100.0 * seconds / total;
-        let _ = writeln!(text, "{k:3} {:10.2} us {share:5.1} % {rate} {}", seconds * 1e6, plan.step_text(step));
+        let predicted = cost.step_time(plan, step) * 1e-3;
+        predicted_total += predicted;
+        let (micros, text_of_step) = (seconds * 1e6, plan.step_text(step));
+        let _ = writeln!(text, "{k:3} {micros:10.2} {predicted:10.2} us {share:5.1} % {rate} {text_of_step}");
     }
-    let _ = writeln!(text, "    {:10.2} us in all, medians of {MEASURED_STEPS} steps, {threads} threads", total * 1e6);
+    let micros = total * 1e6;
+    let _ = writeln!(
+        text,
+        "    {micros:10.2} {predicted_total:10.2} us in all, medians of {MEASURED_STEPS} steps, {threads} threads"
+    );
     Ok(text)
 }
 
 pub(crate) fn dot(args: &DotArgs) -> Result<(), Failure> {
     let graph = program::graph(&args.source)?;
-    let compile = || program::compiler().fuse(!args.no_fuse).compile(&graph).map_err(Failure::from);
+    let fusions = args.fusion.choices()?;
+    let compile = || program::compiler().fuse(fusions).compile(&graph).map_err(Failure::from);
     let text = match args.stage {
         // Not compiled, so that a graph can be looked at when it does not compile.
         Stage::Source => draw(&graph, &DotOptions::default()),
@@ -115,7 +122,7 @@ pub(crate) fn dot(args: &DotArgs) -> Result<(), Failure> {
 
 pub(crate) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     let graph = program::graph(&args.source)?;
-    let compiler = program::compiler().fuse(!args.no_fuse).backend(args.backend.into());
+    let compiler = program::compiler().fuse(args.fusion.choices()?).backend(args.backend.into());
     let program = compiler.compile(&graph)?;
     let mut text = String::new();
     let _ = writeln!(text, "passes");

@@ -47,8 +47,8 @@ pub use cotangent_train as train;
 /// What most programs need.
 pub mod prelude {
     pub use cotangent_exec::{
-        BackendChoice, CompileError, Compiler, Executable, InputView, Outputs, ProgramId, Runtime, Seed, Session,
-        StageView, Store, Threads,
+        BackendChoice, Choice, CompileError, Compiler, Executable, Fusion, Fusions, InputView, Outputs, ProgramId,
+        Runtime, Seed, Session, StageView, Store, Threads,
     };
     pub use cotangent_graph::DType::{self, Bool, F32, F64, I32, I64, U8};
     pub use cotangent_graph::{Diag, Diags, Graph, GraphBuilder, Init, Mode, Shape, Tensor, TensorData, Type, build};

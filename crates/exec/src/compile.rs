@@ -11,7 +11,9 @@ use cotangent_graph::dot::{DotOptions, dot};
 use cotangent_graph::text::print::{Style, print};
 use cotangent_graph::{Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, Loc, NodeId, OpTraits, Type};
 use cotangent_kernel::ir::{Input, Space};
-use cotangent_kernel::{BufferId, ClusterOptions, Home, KernelCall, Plan, Step, plan, verify_plan};
+use cotangent_kernel::{
+    BufferId, Choice, ClusterOptions, Fusion, Fusions, Home, KernelCall, Plan, Step, plan, verify_plan,
+};
 use cotangent_passes::{PassError, PassOptions, PassReport, optimize};
 
 use crate::input::{InputId, InputKey, InputView};
@@ -91,7 +93,7 @@ pub enum StageView {
 /// Turns graphs into programs.
 #[derive(Clone, Debug)]
 pub struct Compiler {
-    fuse: bool,
+    fusions: Fusions,
     backend: BackendChoice,
     isa: Option<Isa>,
     passes: PassOptions,
@@ -112,7 +114,7 @@ impl Compiler {
     pub fn new() -> Self {
         let passes = PassOptions { dump: std::env::var_os("COTANGENT_DUMP").map(Into::into), ..PassOptions::default() };
         let reproducer = std::env::temp_dir().join(format!("cotangent-reproducer-{}.ct", std::process::id()));
-        Compiler { fuse: true, backend: BackendChoice::Auto, isa: None, passes, reproducer }
+        Compiler { fusions: Fusions::auto(), backend: BackendChoice::Auto, isa: None, passes, reproducer }
     }
 
     /// Where a bug of the compiler leaves the graph that shows it; the error says how to replay it. By default a file in the
@@ -122,9 +124,10 @@ impl Compiler {
         self
     }
 
-    /// Whether ops share kernels; without fusion each op runs as a kernel of its own, on the same path.
-    pub fn fuse(mut self, fuse: bool) -> Self {
-        self.fuse = fuse;
+    /// Which ops share kernels: `false` gives each op a kernel of its own, on the same path; [`Fusions`] forbids or forces
+    /// some kinds. The bits do not depend on it.
+    pub fn fuse(mut self, fusions: impl Into<Fusions>) -> Self {
+        self.fusions = fusions.into();
         self
     }
 
@@ -139,6 +142,19 @@ impl Compiler {
     pub fn isa(mut self, isa: Isa) -> Self {
         self.isa = Some(isa);
         self
+    }
+
+    /// The choice of fusions on the command line of `cotangent`.
+    fn fusion_flags(&self) -> String {
+        let flag = |(choice, flag): (Choice, &str)| {
+            let names: Vec<&str> = self.fusions.which(choice).map(Fusion::name).collect();
+            match names.len() {
+                0 => String::new(),
+                n if n == Fusion::ALL.len() && choice == Choice::Never => format!(" --{flag}"),
+                _ => format!(" --{flag}={}", names.join(",")),
+            }
+        };
+        [(Choice::Never, "no-fuse"), (Choice::Always, "fuse")].map(flag).concat()
     }
 
     fn chosen_isa(&self) -> Result<Option<Isa>, CompileError> {
@@ -177,7 +193,7 @@ impl Compiler {
                 &self.reproducer,
                 || graph.to_string(),
                 |file| {
-                    let fuse = if self.fuse { "" } else { " --no-fuse" };
+                    let fuse = self.fusion_flags();
                     let backend = match self.backend {
                         BackendChoice::Auto => "",
                         BackendChoice::Cranelift => " --backend cranelift",
@@ -195,7 +211,7 @@ impl Compiler {
         let reproducer = self.passes.reproducer.clone().or_else(|| Some(self.reproducer.clone()));
         let optimized = optimize(graph, &PassOptions { reproducer, ..self.passes.clone() })?;
         let passes = start.elapsed();
-        let options = ClusterOptions { fuse: self.fuse, ..ClusterOptions::default() };
+        let options = ClusterOptions { fusions: self.fusions, ..ClusterOptions::default() };
         let plan = CompilerBug::guard("plan", || {
             let mut plan = plan(&optimized.graph, &options)?;
             change(&mut plan);
@@ -231,7 +247,7 @@ impl Compiler {
             interface,
             timings,
             backend,
-            fused: self.fuse,
+            fusions: self.fusions,
             reproducer: self.reproducer.clone(),
         };
         if let Some(dir) = &self.passes.dump {
@@ -341,7 +357,7 @@ pub struct Executable {
     pub(crate) interface: Interface,
     timings: Timings,
     backend: &'static str,
-    fused: bool,
+    fusions: Fusions,
     /// Where a bug that shows only in a step leaves the graph.
     pub(crate) reproducer: PathBuf,
 }
@@ -388,9 +404,9 @@ impl Executable {
         self.backend
     }
 
-    /// Whether ops were fused.
-    pub fn is_fused(&self) -> bool {
-        self.fused
+    /// Which kinds of fusion the compiler was free to use.
+    pub fn fusions(&self) -> Fusions {
+        self.fusions
     }
 
     /// Names and types of the inputs, in order.

@@ -21,6 +21,7 @@ mod session;
 mod store;
 
 pub use cotangent_codegen::{BackendChoice, Isa};
+pub use cotangent_kernel::{Choice, Fusion, Fusions};
 
 pub use compile::{CompileError, Compiler, Executable, StageView, Timings};
 pub use input::{InputId, InputKey, InputView};

@@ -17,6 +17,7 @@
 //! * the work is near-linear in the number of nodes: union by size, and cycle tests inside a window of the order.
 
 mod columns;
+mod fusions;
 mod grow;
 mod order;
 mod parts;
@@ -27,6 +28,7 @@ use std::fmt;
 use cotangent_graph::{Graph, NodeId, Shape};
 use smallvec::SmallVec;
 
+pub use self::fusions::{Choice, Fusion, Fusions};
 use crate::cost::CostModel;
 
 pub(crate) use parts::own_ops;
@@ -50,29 +52,11 @@ pub enum Part {
     Opaque,
 }
 
-/// Why two nodes share a kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Joined {
-    /// Both run over the same elements.
-    SameElements,
-    /// The producer's elements are reduced as they are made.
-    IntoReduction,
-    /// The reader continues with the reduction's result.
-    OutOfReduction,
-    /// The reader needs the reduction's result at every element: it goes over the same elements again, while they are in
-    /// cache.
-    NextSweep,
-    /// The product's tiles are finished while they are in cache.
-    Epilogue,
-    /// The producer is cheap and is recomputed by its reader.
-    Recomputed,
-}
-
 /// Why two nodes do not share a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Fusion was turned off.
-    FusionOff,
+    /// This kind of fusion was turned off.
+    Forbidden(Fusion),
     /// The reader is a step that reads memory.
     ReadsMemory(&'static str),
     /// The producer is a step that writes memory.
@@ -102,7 +86,7 @@ pub enum Reason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// One kernel computes both.
-    Fuse(Joined),
+    Fuse(Fusion),
     /// The value goes through memory.
     Keep(Reason),
 }
@@ -110,15 +94,8 @@ pub enum Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Verdict::Fuse(Joined::SameElements) => f.write_str("fuse: same elements"),
-            Verdict::Fuse(Joined::IntoReduction) => f.write_str("fuse: reduced as it is made"),
-            Verdict::Fuse(Joined::OutOfReduction) => f.write_str("fuse: continues with the reduction's result"),
-            Verdict::Fuse(Joined::NextSweep) => f.write_str("fuse: the next sweep over the elements that were reduced"),
-            Verdict::Fuse(Joined::Epilogue) => {
-                f.write_str("fuse: finishes the product's tiles while they are in cache")
-            }
-            Verdict::Fuse(Joined::Recomputed) => f.write_str("fuse: cheap, recomputed by its reader"),
-            Verdict::Keep(Reason::FusionOff) => f.write_str("keep: fusion is turned off"),
+            Verdict::Fuse(fusion) => write!(f, "fuse {fusion}: {}", fusion.doc()),
+            Verdict::Keep(Reason::Forbidden(fusion)) => write!(f, "keep: fusion `{fusion}` is turned off"),
             Verdict::Keep(Reason::ReadsMemory(op)) => write!(f, "keep: `{op}` reads its operands from memory"),
             Verdict::Keep(Reason::WritesMemory(op)) => write!(f, "keep: `{op}` writes its result to memory"),
             Verdict::Keep(Reason::OtherIndices) => f.write_str("keep: read at other indices than it is made"),
@@ -233,18 +210,12 @@ pub struct Read {
 }
 
 /// What the clusterer may do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ClusterOptions {
-    /// Whether ops share kernels at all.
-    pub fuse: bool,
+    /// Which kinds of fusion.
+    pub fusions: Fusions,
     /// The constants of decisions.
     pub cost: CostModel,
-}
-
-impl Default for ClusterOptions {
-    fn default() -> Self {
-        ClusterOptions { fuse: true, cost: CostModel::default() }
-    }
 }
 
 /// Clusters a primitive graph. Nodes in `forced` are given memory and are not fused with their readers.

@@ -14,7 +14,7 @@ pub mod report;
 pub mod verify;
 pub mod verify_plan;
 
-pub use cluster::{ClusterOptions, Edge, Joined, Reason, Verdict};
+pub use cluster::{Choice, ClusterOptions, Edge, Fusion, Fusions, Reason, Verdict};
 pub use cost::CostModel;
 pub use interp_plan::{PlanMachine, RunError};
 pub use ir::Kernel;

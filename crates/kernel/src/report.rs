@@ -4,12 +4,12 @@
 //! ends share a kernel, and why; [`Plan`] prints as its steps and buffers. Tests ask for the same facts by value
 //! ([`Plan::verdict`], [`Plan::figures`]). Nothing here decides anything.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::{self, Write};
 
 use cotangent_graph::{Graph, NodeId};
 
-use crate::cluster::{Edge, Verdict};
+use crate::cluster::{Edge, Fusion, Verdict};
 use crate::ir::{IndexMap, Input, Kernel, Space, Sweep};
 use crate::plan::{BufferDecl, BufferId, CheckWhat, Home, KernelCall, MatrixView, Plan, Step};
 
@@ -36,6 +36,15 @@ impl Plan {
     /// The decision about an edge, if there is one.
     pub fn verdict(&self, from: NodeId, to: NodeId) -> Option<&Verdict> {
         self.edges.iter().find(|e| e.from == from && e.to == to).map(|e| &e.verdict)
+    }
+
+    /// The kinds of fusion that it uses.
+    pub fn fusions(&self) -> BTreeSet<Fusion> {
+        let kind = |edge: &Edge| match edge.verdict {
+            Verdict::Fuse(kind) => Some(kind),
+            Verdict::Keep(_) => None,
+        };
+        self.edges.iter().filter_map(kind).collect()
     }
 
     /// The kernels that steps call, in order, epilogues included.
@@ -72,7 +81,7 @@ impl Plan {
     }
 
     /// Bytes that a kernel touches; `in_cache` is a buffer that need not be counted.
-    fn call_bytes(&self, call: &KernelCall, in_cache: Option<BufferId>) -> u64 {
+    pub(crate) fn call_bytes(&self, call: &KernelCall, in_cache: Option<BufferId>) -> u64 {
         let kernel = &self.kernels[call.kernel];
         let mut bytes = 0;
         for (k, (arg, &id)) in kernel.args.iter().zip(&call.args).enumerate() {

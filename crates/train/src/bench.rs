@@ -6,14 +6,20 @@
 //!
 //! Promises: [`Report::fields`] is the one list of figures; tables and JSON are made of it.
 
+mod fusions;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cotangent_data::npz::NpzArray;
-use cotangent_exec::{BackendChoice, Compiler, Executable, InputId, InputView, Runtime, Seed, Session, Threads};
+use cotangent_exec::{
+    BackendChoice, Choice, Compiler, Executable, Fusions, InputId, InputView, ProgramId, Runtime, Seed, Session,
+    Threads,
+};
 use cotangent_graph::{Diag, TensorData};
 use cotangent_nn::product_flops;
 
+pub use self::fusions::{FusionTimes, bench_fusions};
 use crate::TrainError;
 use crate::workloads::{Feed, Kind, What, Workload, load_params};
 
@@ -65,8 +71,8 @@ impl Protocol {
 pub struct BenchOptions {
     /// The threads.
     pub threads: Threads,
-    /// Whether ops share kernels.
-    pub fuse: bool,
+    /// Which ops share kernels.
+    pub fusions: Fusions,
     /// Which code generator makes the kernels.
     pub backend: BackendChoice,
     /// The timing.
@@ -81,7 +87,7 @@ impl Default for BenchOptions {
     fn default() -> Self {
         BenchOptions {
             threads: Threads::All,
-            fuse: true,
+            fusions: Fusions::auto(),
             backend: BackendChoice::Auto,
             protocol: Protocol::default(),
             arrays: None,
@@ -124,7 +130,7 @@ pub struct Report {
     pub threads: usize,
     /// The code generator.
     pub backend: &'static str,
-    /// Whether ops were fused.
+    /// Whether every kind of fusion was allowed.
     pub fused: bool,
     /// The timed steps.
     pub times: StepTimes,
@@ -136,6 +142,8 @@ pub struct Report {
     pub first_step_ms: f64,
     /// The largest memory of the process so far, where the system tells it.
     pub peak_rss_mib: Option<f64>,
+    /// Bytes of parameters, states, arena and batches: what the process cannot do without.
+    pub held_bytes: usize,
     /// Bytes that a step holds besides parameters, states and inputs.
     pub arena_bytes: usize,
     /// Nodes after the passes.
@@ -181,6 +189,7 @@ impl Report {
     /// Every figure with its name, in the order of a table.
     pub fn fields(&self) -> Vec<(&'static str, Field)> {
         let t = &self.times;
+        let held_mib = self.held_bytes as f64 / (1024.0 * 1024.0);
         let mut fields = vec![
             ("workload", Field::Text(self.workload)),
             ("threads", Field::Count(self.threads as u64)),
@@ -194,6 +203,8 @@ impl Report {
             ("compile_ms", Field::Real(self.compile_ms)),
             ("first_step_ms", Field::Real(self.first_step_ms)),
             ("peak_rss_mib", self.peak_rss_mib.map_or(Field::Unknown, Field::Real)),
+            ("held_mib", Field::Real(held_mib)),
+            ("excess_mib", self.peak_rss_mib.map_or(Field::Unknown, |peak| Field::Real(peak - held_mib))),
             ("arena_bytes", Field::Count(self.arena_bytes as u64)),
             ("n_nodes", Field::Count(self.n_nodes as u64)),
             ("n_plan_steps", Field::Count(self.n_plan_steps as u64)),
@@ -252,14 +263,25 @@ impl Runner {
         Ok(Runner { session, feeds, next: 0 })
     }
 
-    /// One step; what it took, and the loss if asked for.
+    /// Bytes of parameters, states and batches.
+    fn held_bytes(&self) -> usize {
+        let batches = self.feeds.iter().flatten().map(|(_, value)| value.ty().n_bytes());
+        self.session.store().iter().map(|(_, ty)| ty.n_bytes()).chain(batches).sum()
+    }
+
+    /// One step of the main program; what it took, and the loss if asked for.
     fn step(&mut self, loss: bool) -> Result<(Duration, Option<f64>), Diag> {
+        self.run(self.session.main(), loss.then_some("loss"))
+    }
+
+    /// One step of a program; what it took, and the named result if asked for.
+    fn run(&mut self, program: ProgramId, result: Option<&str>) -> Result<(Duration, Option<f64>), Diag> {
         let feed = &self.feeds[self.next % self.feeds.len()];
         self.next += 1;
         let start = Instant::now();
-        let out = self.session.step(feed.iter().map(|(id, value)| (*id, InputView::from(value))))?;
+        let out = self.session.run(program, feed.iter().map(|(id, value)| (*id, InputView::from(value))))?;
         let time = start.elapsed();
-        Ok((time, if loss { Some(out.scalar("loss")?) } else { None }))
+        Ok((time, result.map(|name| out.scalar(name)).transpose()?))
     }
 
     /// The sum of `f` of each element of the results of certain ranks: a fingerprint that other systems can compute too.
@@ -284,7 +306,7 @@ pub fn bench(workload: &Workload, options: &BenchOptions) -> Result<Report, Trai
     let build_ms = ms(start.elapsed());
 
     let start = Instant::now();
-    let program = Compiler::new().fuse(options.fuse).backend(options.backend).compile(&graph)?;
+    let program = Compiler::new().fuse(options.fusions).backend(options.backend).compile(&graph)?;
     let compile_ms = ms(start.elapsed());
 
     let runtime = Runtime::new(options.threads);
@@ -317,12 +339,13 @@ pub fn bench(workload: &Workload, options: &BenchOptions) -> Result<Report, Trai
         kind: workload.spec().kind,
         threads: runtime.n_threads(),
         backend: program.backend(),
-        fused: program.is_fused(),
+        fused: options.fusions.which(Choice::Never).next().is_none(),
         times,
         build_ms,
         compile_ms,
         first_step_ms: ms(first_step),
         peak_rss_mib: peak_rss_mib(),
+        held_bytes: runner.held_bytes() + program.arena_bytes(),
         arena_bytes: program.arena_bytes(),
         n_nodes: program.optimized().n_nodes(),
         n_plan_steps: plan.steps.len(),

@@ -94,6 +94,8 @@ fn bench_prints_one_json_object_with_all_keys() {
         "compile_ms",
         "first_step_ms",
         "peak_rss_mib",
+        "held_mib",
+        "excess_mib",
         "arena_bytes",
         "n_nodes",
         "n_kernels",
@@ -106,6 +108,16 @@ fn bench_prints_one_json_object_with_all_keys() {
     }
     assert_eq!((&json["workload"], &json["steps"], &json["fused"]), (&"xor".into(), &3.into(), &true.into()));
     assert_eq!(json["loss_first5"].as_array().unwrap().len(), 5);
+}
+
+#[test]
+fn bench_compares_kinds_of_fusion() {
+    let output = run(&["bench", "-w", "xor", "-t", "1", "--steps", "3", "--each-fusion"]);
+    check_success(&output);
+    let text = String::from_utf8_lossy(&output.stdout);
+    for name in ["as it is", "without epilogue", "without update", "nothing fused"] {
+        assert!(text.lines().any(|line| line.starts_with(name)), "{text}");
+    }
 }
 
 #[test]
@@ -173,6 +185,12 @@ fn explain_tells_passes_fusion_and_plan() {
         assert!(stdout.contains(part), "{part:?} is missing in {stdout}");
     }
     check_success(&run_with_stdin(&["explain", "-", "--no-fuse"], GRAPH.as_bytes()));
+    let output = run(&["explain", "mlp-s", "--no-fuse=update,epilogue", "--fuse=next-sweep"]);
+    check_success(&output);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("keep: fusion `update` is turned off") && !text.contains("fuse epilogue:"), "{text}");
+    check_failure(&run(&["explain", "xor", "--no-fuse=epilog"]), 2, "epilogue");
+    check_failure(&run(&["explain", "xor", "--no-fuse=update", "--fuse=update"]), 2, "both forbidden and forced");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use cotangent_graph::{DType, NodeId};
 use cotangent_scalar::order::COLUMN_BLOCK;
 
 use super::grow::{Clusterer, Group, Joint, Reduction};
-use super::{At, Joined, Reason};
+use super::{At, Fusion, Reason};
 
 impl Clusterer<'_> {
     /// Joins clusters that reduce columns to clusters that reduce the rows of the same elements, if these make or read
@@ -88,6 +88,7 @@ impl Clusterer<'_> {
                 if !fits || !self.is_full(member) {
                     return Err(Reason::OtherIndices);
                 }
+                self.may_join(read.node, member)?;
                 sweeps_again |= again;
                 *now_inside.entry(read.node).or_insert(0) += 1;
             }
@@ -96,19 +97,27 @@ impl Clusterer<'_> {
                 if self.is_reduced[member.index()] || reader.at != At::Own || !self.is_full(reader.node) {
                     return Err(Reason::OtherIndices);
                 }
+                self.may_join(member, reader.node)?;
                 *now_inside.entry(member).or_insert(0) += 1;
             }
         }
         let n_sweeps = r.n_sweeps + usize::from(sweeps_again);
         let reduced: Vec<NodeId> = c.nodes.iter().copied().filter(|n| self.is_reduced[n.index()]).collect();
         let (domain, reduction) = (r.domain.clone(), r.reduction.clone());
-        let joint = Joint { joined: Joined::SameElements, domain, reduction, lowered: None };
-        self.merge((rows, columns), joint, now_inside, n_sweeps)?;
+        let joint = Joint { domain, reduction, lowered: None };
+        let is_forced = self.options.fusions.forces(Fusion::ColumnsWithRows);
+        self.merge((rows, columns), joint, now_inside, n_sweeps, is_forced)?;
         let root = self.topology.find(reduced[0]);
         if let Some(group) = self.topology.groups[root as usize].as_mut() {
             group.columns.extend(reduced);
         }
         Ok(())
+    }
+
+    /// Whether an edge between the two clusters is of a kind that may be used.
+    fn may_join(&self, from: NodeId, to: NodeId) -> Result<(), Reason> {
+        let kind = self.kind(from, to, None, |n| self.is_reduced[n.index()]);
+        if self.options.fusions.allows(kind) { Ok(()) } else { Err(Reason::Forbidden(kind)) }
     }
 
     /// Whether the rows of a cluster's elements can be counted by one loop, whatever its members read.

@@ -1,6 +1,6 @@
-//! Growing clusters: every edge in topological order, then tiny values that share nothing but their size.
+//! Growing clusters: every edge in topological order, then siblings, which no edge connects.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use cotangent_graph::eval::reduction_groups;
 use cotangent_graph::{Graph, NodeId, Shape};
@@ -9,13 +9,13 @@ use smallvec::SmallVec;
 
 use super::order::{Neighbors, Obstacle, Order};
 use super::parts::Roles;
-use super::{At, Cluster, ClusterOptions, Clusters, Edge, Joined, Loops, Part, Read, Reason, Verdict};
+use super::{At, Cluster, ClusterOptions, Clusters, Edge, Fusion, Loops, Part, Read, Reason, Verdict};
 
-/// Clusters of tiny values that the next one is tried with.
-const OPEN_TINY: usize = 4;
+/// Clusters of the same loops, and readers of the same value, that a cluster is tried with as a sibling.
+const MAX_SIBLINGS: usize = 4;
 
 /// The axes and loops of a reduction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Reduction {
     pub(super) loops: Loops,
     pub(super) axes: SmallVec<[usize; 4]>,
@@ -114,7 +114,6 @@ fn sums_columns(domain: &Shape, reduction: &Reduction) -> Result<(), &'static st
 
 /// What two clusters would be together.
 pub(super) struct Joint {
-    pub(super) joined: Joined,
     pub(super) domain: Shape,
     pub(super) reduction: Option<Reduction>,
     /// The cluster whose members become part of the reduced shape.
@@ -192,7 +191,7 @@ impl Clusterer<'_> {
     fn run(mut self) -> Clusters {
         let mut edges = Vec::new();
         for id in self.graph.ids() {
-            let verdict = Verdict::Fuse(Joined::Recomputed);
+            let verdict = Verdict::Fuse(Fusion::Recompute);
             edges.extend(self.roles.recomputes[id.index()].iter().map(|&from| Edge {
                 from,
                 to: id,
@@ -207,18 +206,19 @@ impl Clusterer<'_> {
                 }
             }
         }
-        if self.options.fuse {
-            self.join_tiny();
+        let siblings = if self.options.fusions.allows(Fusion::Siblings) { self.join_siblings() } else { Vec::new() };
+        if self.options.fusions.allows(Fusion::ColumnsWithRows) {
             self.join_columns();
         }
         // Clusters may have met by another way after an edge was decided.
         for edge in &mut edges {
-            if edge.verdict != Verdict::Fuse(Joined::Recomputed)
+            if edge.verdict != Verdict::Fuse(Fusion::Recompute)
                 && self.topology.find(edge.from) == self.topology.find(edge.to)
             {
                 edge.verdict = Verdict::Fuse(self.joined(edge.from, edge.to));
             }
         }
+        edges.extend(siblings);
         self.finish(edges)
     }
 
@@ -277,9 +277,6 @@ impl Clusterer<'_> {
         if self.roles.parts[from.index()] == Part::Opaque {
             return Verdict::Keep(Reason::WritesMemory(from_op));
         }
-        if !self.options.fuse {
-            return Verdict::Keep(Reason::FusionOff);
-        }
         if self.topology.find(from) == self.topology.find(to) {
             return Verdict::Fuse(self.joined(from, to));
         }
@@ -288,27 +285,43 @@ impl Clusterer<'_> {
         }
         let done = self.joint(read, to).and_then(|joint| {
             let (a, b) = (self.topology.find(from), self.topology.find(to));
-            let joined = joint.joined.clone();
-            self.join(a, b, joint).map(|()| joined)
+            self.join(a, b, joint)
         });
         match done {
-            Ok(joined) => Verdict::Fuse(joined),
+            Ok(()) => Verdict::Fuse(self.joined(from, to)),
             Err(reason) => Verdict::Keep(reason),
         }
     }
 
     /// How two members of a cluster are joined.
-    fn joined(&self, from: NodeId, to: NodeId) -> Joined {
-        if self.roles.parts[from.index()] == Part::Product {
-            Joined::Epilogue
-        } else if self.is_reduced[from.index()] && self.is_full(to) {
-            Joined::NextSweep
-        } else if self.is_reduced[from.index()] {
-            Joined::OutOfReduction
-        } else if self.roles.reduces[to.index()] {
-            Joined::IntoReduction
-        } else {
-            Joined::SameElements
+    fn joined(&self, from: NodeId, to: NodeId) -> Fusion {
+        let group = self.topology.group(self.topology.find(from));
+        if self.roles.reduces[to.index()] && group.is_some_and(|g| g.columns.contains(&to)) {
+            return Fusion::ColumnsWithRows;
+        }
+        self.kind(from, to, group.and_then(|g| g.product), |n| self.is_reduced[n.index()])
+    }
+
+    /// The kind of fusion that an edge is inside of a cluster with this product and these members of the reduced shape.
+    pub(super) fn kind(
+        &self,
+        from: NodeId,
+        to: NodeId,
+        product: Option<NodeId>,
+        is_reduced: impl Fn(NodeId) -> bool,
+    ) -> Fusion {
+        let reduces = self.roles.reduces[to.index()];
+        let finished = |n: NodeId| product.is_some() && self.roles.finishes[n.index()] == product;
+        let with_others = || self.topology.reads[to.index()].iter().any(|r| r.at == At::Own && !finished(r.node));
+        match (is_reduced(from), is_reduced(to) && !reduces) {
+            (true, false) => Fusion::NextSweep,
+            (true, true) => Fusion::OutOfReduction,
+            (false, _) if !finished(to) && reduces => Fusion::IntoReduction,
+            (false, _) if !finished(to) => Fusion::SameElements,
+            (false, _) if reduces => Fusion::ColumnSums,
+            (false, _) if self.roles.updates[to.index()] => Fusion::Update,
+            (false, _) if with_others() => Fusion::Derivative,
+            (false, _) => Fusion::Epilogue,
         }
     }
 
@@ -365,12 +378,7 @@ impl Clusterer<'_> {
         if matches!(read.at, At::Along(_)) && !reduction.as_ref().is_some_and(|r| self.stays_in_cache(r)) {
             return Err(Reason::SecondSweep);
         }
-        let joined = match lowered {
-            Some(_) if from_reduced => Joined::OutOfReduction,
-            Some(_) => Joined::SameElements,
-            None => self.joined(read.node, to),
-        };
-        Ok(Joint { joined, domain, reduction, lowered })
+        Ok(Joint { domain, reduction, lowered })
     }
 
     /// Whether what is reduced is still in cache when it is swept again. A reduction of everything goes by chunks if it is
@@ -379,7 +387,14 @@ impl Clusterer<'_> {
         let Loops { outer, reduced, inner } = reduction.loops;
         let cost = &self.options.cost;
         let is_chunked = outer == 1 && reduced > FULL_CHUNK;
-        if inner == 1 { reduced <= cost.max_row && !is_chunked } else { reduced <= cost.max_column }
+        let limit = if self.options.fusions.forces(Fusion::NextSweep) {
+            usize::MAX
+        } else if inner == 1 {
+            cost.max_row()
+        } else {
+            cost.max_column()
+        };
+        reduced <= limit && !(inner == 1 && is_chunked)
     }
 
     /// Merges two clusters, `b` the reader's, unless members would read each other at other indices, the kernel would be
@@ -391,7 +406,8 @@ impl Clusterer<'_> {
         };
         // The smaller one's edges are all edges between the two.
         let mut now_inside: HashMap<NodeId, u32> = HashMap::new();
-        let mut sweeps_again = false;
+        let (mut sweeps_again, mut is_forced) = (false, false);
+        let below = |n: NodeId| self.is_reduced[n.index()] || joint.lowered == Some(self.topology.find(n));
         for &member in &s.nodes {
             let reads = self.topology.reads[member.index()].iter().map(|r| (r.node, member, r));
             let readers = self.topology.readers[member.index()].iter().map(|r| (member, r.node, r));
@@ -400,7 +416,6 @@ impl Clusterer<'_> {
                     continue;
                 }
                 if edge.at != At::Own {
-                    let below = |n: NodeId| self.is_reduced[n.index()] || joint.lowered == Some(self.topology.find(n));
                     let full = !below(to) || self.roles.reduces[to.index()];
                     let fits = joint.reduction.as_ref().filter(|r| r.repeats(&joint.domain, &edge.at));
                     match fits.filter(|_| below(from) && full) {
@@ -409,6 +424,11 @@ impl Clusterer<'_> {
                         Some(_) => sweeps_again = true,
                     }
                 }
+                let kind = self.kind(from, to, s.product.or(l.product), below);
+                if !self.options.fusions.allows(kind) {
+                    return Err(Reason::Forbidden(kind));
+                }
+                is_forced |= self.options.fusions.forces(kind);
                 *now_inside.entry(from).or_insert(0) += 1;
             }
         }
@@ -417,7 +437,7 @@ impl Clusterer<'_> {
         if n_sweeps > 1 && (s.product.is_some() || l.product.is_some()) {
             return Err(Reason::ReducesProduct("sweeps once: the product makes its elements once only"));
         }
-        self.merge((a, b), joint, now_inside, n_sweeps)
+        self.merge((a, b), joint, now_inside, n_sweeps, is_forced)
     }
 
     /// The roots of two clusters, the one with fewer members first.
@@ -427,13 +447,14 @@ impl Clusterer<'_> {
     }
 
     /// Merges two clusters whose loops fit, unless the kernel would be too large or would wait for itself. `now_inside`
-    /// counts, by member, the reads that are then inside of one cluster.
+    /// counts, by member, the reads that are then inside of one cluster. What is forced may be too large.
     pub(super) fn merge(
         &mut self,
         (a, b): (u32, u32),
         joint: Joint,
         now_inside: HashMap<NodeId, u32>,
         n_sweeps: usize,
+        is_forced: bool,
     ) -> Result<(), Reason> {
         let (small, large) = self.by_size((a, b));
         let (Some(s), Some(l)) = (self.topology.group(small), self.topology.group(large)) else {
@@ -444,7 +465,8 @@ impl Clusterer<'_> {
         let is_freed = |(n, k): &(&NodeId, &u32)| self.n_outside[n.index()] == **k && !self.roles.wanted[n.index()];
         let n_stored = s.n_stored + l.n_stored - now_inside.iter().filter(is_freed).count();
         let (n_ops, n_args) = (s.n_ops + l.n_ops, l.inputs.len() + n_new - n_gone + n_stored);
-        if n_ops * n_sweeps > self.options.cost.max_ops || n_args > self.options.cost.max_args {
+        let is_large = n_ops * n_sweeps > self.options.cost.max_ops || n_args > self.options.cost.max_args;
+        if is_large && !is_forced {
             return Err(Reason::TooLarge);
         }
         self.order.merge(&self.topology, a, b, large).map_err(|obstacle| match obstacle {
@@ -495,37 +517,56 @@ impl Clusterer<'_> {
         }
     }
 
-    /// Joins clusters of tiny values of one shape although no edge connects them: what a kernel costs beside its elements
-    /// is then paid once. The scalar side computations of an optimizer end up together in this way.
-    fn join_tiny(&mut self) {
-        let mut open: HashMap<Shape, Vec<u32>> = HashMap::new();
-        for id in self.graph.ids() {
-            let root = self.topology.find(id);
-            let Some(group) = self.topology.group(root).filter(|_| root == id.0) else { continue };
-            let plain = group.reduction.is_none() && group.product.is_none();
-            let free = !group.nodes.iter().any(|n| self.forced.contains(n));
-            if !plain || !free || group.domain.n_elements() > self.options.cost.tiny_elements {
-                continue;
+    /// Joins clusters of the same loops although no edge connects them, where the cost model expects it to pay: what both
+    /// read is loaded once, and what a kernel costs beside its elements is paid once. The scalar side computations of an
+    /// optimizer end up together in this way. Returns an edge for each pair.
+    fn join_siblings(&mut self) -> Vec<Edge> {
+        let mut edges = Vec::new();
+        let mut open: HashMap<(Shape, Option<Reduction>), VecDeque<NodeId>> = HashMap::new();
+        for id in self.graph.ids().filter(|id| self.topology.groups[id.index()].is_some()).collect::<Vec<_>>() {
+            // It may have become part of an earlier one.
+            let Some(group) = self.topology.group(id.0).filter(|g| g.product.is_none()) else { continue };
+            let key = (group.domain.clone(), group.reduction.clone());
+            let mut tried: SmallVec<[NodeId; 16]> = SmallVec::new();
+            for &input in group.inputs.iter().filter(|&&i| self.graph.ty(i).shape() == &group.domain) {
+                let readers = self.topology.readers[input.index()].iter().map(|r| r.node).filter(|&r| r < id);
+                tried.extend(readers.take(MAX_SIBLINGS));
             }
-            let domain = group.domain.clone();
-            let known = open.entry(domain.clone()).or_default();
-            let mut done = false;
-            for other in known.iter_mut() {
-                let (a, b) = (self.topology.find(NodeId(*other)), root);
-                let domain = domain.clone();
-                let joint = Joint { joined: Joined::SameElements, domain, reduction: None, lowered: None };
+            // The order of a set's elements differs from run to run.
+            tried.sort_unstable();
+            let known = open.entry(key).or_default();
+            tried.extend(known.iter().copied());
+            known.push_back(id);
+            if known.len() > MAX_SIBLINGS {
+                known.pop_front();
+            }
+            for other in tried {
+                let (a, b) = (self.topology.find(other), self.topology.find(id));
+                let Some(joint) = self.siblings(a, b) else { continue };
                 if self.join(a, b, joint).is_ok() {
-                    *other = self.topology.find(id);
-                    done = true;
-                    break;
-                }
-            }
-            if !done {
-                known.push(root);
-                if known.len() > OPEN_TINY {
-                    known.remove(0);
+                    edges.push(Edge { from: other, to: id, verdict: Verdict::Fuse(Fusion::Siblings) });
                 }
             }
         }
+        edges
+    }
+
+    /// What two clusters of the same loops would be together, if that pays.
+    fn siblings(&self, a: u32, b: u32) -> Option<Joint> {
+        let (x, y) = (self.topology.group(a)?, self.topology.group(b)?);
+        let same_loops =
+            x.domain == y.domain && x.reduction == y.reduction && x.product.is_none() && y.product.is_none();
+        if a == b || !same_loops || x.nodes.iter().chain(&y.nodes).any(|n| self.forced.contains(n)) {
+            return None;
+        }
+        let shared = x.inputs.intersection(&y.inputs).map(|&i| self.graph.ty(i));
+        let shared_bytes = shared.filter(|ty| ty.shape() == &x.domain).map(|ty| ty.n_bytes() as u64).sum();
+        let time = |g: &Group| {
+            let element_bytes = self.graph.ty(g.nodes[0]).dtype().size_bytes();
+            self.options.cost.ops_time(g.n_ops, g.domain.n_elements(), element_bytes)
+        };
+        let pays = self.options.cost.joining_pays(shared_bytes, time(x).min(time(y)));
+        let joint = Joint { domain: x.domain.clone(), reduction: x.reduction.clone(), lowered: None };
+        (pays || self.options.fusions.forces(Fusion::Siblings)).then_some(joint)
     }
 }

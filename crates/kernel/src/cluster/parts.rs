@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use cotangent_graph::eval::reduction_groups;
 use cotangent_graph::op::{ScalarCx, ViewMap};
-use cotangent_graph::{Graph, Lower, NodeId, Shape, Source};
+use cotangent_graph::{Graph, Lower, NodeId, Role, Shape, Source};
 use cotangent_scalar::BodyBuilder;
 use smallvec::SmallVec;
 
-use super::{At, ClusterOptions, Part, Read};
+use super::{At, ClusterOptions, Fusion, Part, Read};
 
 /// Scalar operations that a random number is taken to cost.
 const RNG_OPS: usize = 100;
@@ -27,6 +27,10 @@ pub(super) struct Roles {
     pub(super) recomputes: Vec<SmallVec<[NodeId; 2]>>,
     /// The memory that must exist whatever is fused: outputs, and indices that are checked.
     pub(super) wanted: Vec<bool>,
+    /// The product that each node is, or continues with element by element; of several the last.
+    pub(super) finishes: Vec<Option<NodeId>>,
+    /// Whether a node's elements end up, element by element, in an update of a parameter or state.
+    pub(super) updates: Vec<bool>,
 }
 
 impl Roles {
@@ -40,9 +44,12 @@ impl Roles {
             reads: Vec::new(),
             recomputes: vec![SmallVec::new(); n],
             wanted: vec![false; n],
+            finishes: vec![None; n],
+            updates: vec![false; n],
         };
         for output in graph.outputs() {
             roles.wanted[output.value.index()] = true;
+            roles.updates[output.value.index()] |= matches!(output.role, Role::Update(_));
         }
         let bases = roles.assign(graph, options, forced);
         for id in graph.ids().filter(|id| roles.parts[id.index()] != Part::Dead) {
@@ -66,7 +73,26 @@ impl Roles {
             }
         }
         roles.reads = reads(graph, &roles.parts, &roles.reduces);
+        roles.trace_products(graph);
         roles
+    }
+
+    /// Finds what continues with a product, and what ends in an update.
+    fn trace_products(&mut self, graph: &Graph) {
+        for id in graph.ids() {
+            let own = self.reads[id.index()].iter().filter(|r| r.at == At::Own && !self.reduces[r.node.index()]);
+            self.finishes[id.index()] = match self.parts[id.index()] {
+                Part::Product => Some(id),
+                _ => own.filter_map(|r| self.finishes[r.node.index()]).max(),
+            };
+        }
+        for id in graph.ids().rev() {
+            if self.updates[id.index()] && !self.reduces[id.index()] {
+                for read in self.reads[id.index()].iter().filter(|r| r.at == At::Own) {
+                    self.updates[read.node.index()] = true;
+                }
+            }
+        }
     }
 
     /// Assigns parts and operations; returns the node below each chain of views.
@@ -74,6 +100,7 @@ impl Roles {
         let live = graph.live();
         let readers = graph.readers();
         let in_memory = stored_anyway(graph, &live);
+        let recomputes = options.fusions.allows(Fusion::Recompute);
         let mut bases: Vec<NodeId> = graph.ids().collect();
         // Full-sized operands that the readers of a virtual value load in its place, and the operations they repeat.
         let mut leaves: Vec<f64> = vec![0.0; graph.n_nodes()];
@@ -86,7 +113,7 @@ impl Roles {
                 Lower::Source(Source::Input | Source::Param | Source::State) => Part::Buffer,
                 Lower::Source(Source::Constant) if node.ty.shape().rank() > 0 => Part::Buffer,
                 Lower::Source(Source::Constant) => unless_needed(Part::Virtual),
-                Lower::Source(Source::Iota | Source::Rng) if !options.fuse => Part::Value,
+                Lower::Source(Source::Iota | Source::Rng) if !recomputes => Part::Value,
                 Lower::Source(Source::Iota | Source::Rng) => unless_needed(Part::Virtual),
                 Lower::View(_) | Lower::Check(_) | Lower::Identity => unless_needed(Part::View),
                 Lower::Reduce(_) if !self.reduces[i] => unless_needed(Part::View),
@@ -108,7 +135,7 @@ impl Roles {
                     leaves[i] = 0.0;
                     repeated[i] = if matches!(lower, Lower::Source(Source::Rng)) { RNG_OPS } else { 0 };
                 }
-                (Part::Value, Lower::Scalar(_)) if options.fuse && !needs_memory => {
+                (Part::Value, Lower::Scalar(_)) if recomputes && !needs_memory => {
                     let n_leaves: f64 = node.inputs.iter().map(|k| leaves[k.index()]).sum();
                     let live_readers = || readers[i].iter().copied().filter(|r| live[r.index()]);
                     let k = live_readers().count() as f64;
@@ -118,8 +145,10 @@ impl Roles {
                         let base = bases[input.index()].index();
                         self.parts[base] != Part::Value || self.reduces[base] || in_memory[base]
                     });
-                    let cheap = self.ops[i] <= options.cost.cheap_ops && k * n_leaves <= n_leaves + 1.0 + k;
-                    if k > 0.0 && cheap && from_memory && live_readers().all(|r| sees_through(graph, id, r)) {
+                    let cheap = options.cost.recomputing_pays(self.ops[i]) && k * n_leaves <= n_leaves + 1.0 + k;
+                    let forced = options.fusions.forces(Fusion::Recompute) && self.ops[i] <= options.cost.max_ops;
+                    if k > 0.0 && (forced || cheap && from_memory) && live_readers().all(|r| sees_through(graph, id, r))
+                    {
                         part = Part::Virtual;
                         (leaves[i], repeated[i]) = (n_leaves, self.ops[i]);
                     }

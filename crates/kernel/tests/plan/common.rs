@@ -10,7 +10,7 @@ use cotangent_testkit::random;
 
 /// Options with fusion on or off.
 pub fn fusion(fuse: bool) -> ClusterOptions {
-    ClusterOptions { fuse, ..ClusterOptions::default() }
+    ClusterOptions { fusions: fuse.into(), ..ClusterOptions::default() }
 }
 
 /// A plan's results in the order of the graph's outputs.
@@ -31,10 +31,19 @@ pub fn run(graph: &Graph, env: &Env, plan: &Plan) -> Result<Vec<TensorData>, Str
 
 /// Plans a graph fused and unfused and compares both with the oracle.
 pub fn compare(graph: &Graph, env: &Env) -> Result<(), String> {
+    compare_by(graph, env, [&fusion(true), &fusion(false)])
+}
+
+/// Plans a graph in several ways and compares all with the oracle.
+pub fn compare_by<'a>(
+    graph: &Graph,
+    env: &Env,
+    ways: impl IntoIterator<Item = &'a ClusterOptions>,
+) -> Result<(), String> {
     let expected = interpret(graph, env);
-    for fuse in [true, false] {
-        let fail = |text: String| Err(format!("fuse {fuse}: {text}\n{graph}"));
-        let got = plan(graph, &fusion(fuse)).map_err(|e| e.to_string()).and_then(|plan| run(graph, env, &plan));
+    for options in ways {
+        let fail = |text: String| Err(format!("{:?}: {text}\n{graph}", options.fusions));
+        let got = plan(graph, options).map_err(|e| e.to_string()).and_then(|plan| run(graph, env, &plan));
         match (&expected, got) {
             (Ok(expected), Ok(got)) => {
                 for ((output, a), b) in graph.outputs().iter().zip(expected).zip(&got) {

@@ -31,7 +31,13 @@ fn a_pointwise_chain_is_one_flat_loop() {
         let x = g.input("x", F32, [6, 5]);
         g.output("y", x.tanh().exp().sigmoid());
     });
-    let plan = check(&graph, &["tanh → exp fuse: same elements", "exp → sigmoid fuse: same elements"]);
+    let plan = check(
+        &graph,
+        &[
+            "tanh → exp fuse same-elements: both run over the same elements",
+            "exp → sigmoid fuse same-elements: both run over the same elements",
+        ],
+    );
     assert_eq!(plan.steps.len(), 1);
     assert_eq!(plan.kernels[0].dims.as_slice(), [30]);
 }
@@ -108,7 +114,7 @@ fn sums_of_columns_finish_the_product() {
         assert_eq!(plan.kernels[epilogue.call.kernel].sweep, Sweep::Column, "{plan}");
         assert_eq!(epilogue.last.is_some(), m == 200, "{plan}");
         assert_eq!(plan.calls().count(), n_kernels, "{plan}");
-        let expected = "mul → reduce_sum fuse: reduced as it is made";
+        let expected = "mul → reduce_sum fuse column-sums: sums the product's columns while its tiles are in cache";
         assert!(verdicts(&graph, &plan).iter().any(|v| v == expected), "{:?}", verdicts(&graph, &plan));
     }
 }
@@ -169,9 +175,9 @@ fn reductions_take_in_what_they_reduce() {
         })
     };
     let expected = [
-        "tanh → mul fuse: same elements",
-        "exp → mul fuse: same elements",
-        "mul → reduce_sum fuse: reduced as it is made",
+        "tanh → mul fuse same-elements: both run over the same elements",
+        "exp → mul fuse same-elements: both run over the same elements",
+        "mul → reduce_sum fuse into-reduction: reduced as it is made",
     ];
     for (axes, sweep, dims) in
         [(&[1][..], Sweep::Row, &[70, 9][..]), (&[0], Sweep::Column, &[70, 9]), (&[0, 1], Sweep::Row, &[630])]
@@ -221,7 +227,7 @@ fn readers_go_on_with_the_reductions_result() {
     let plan = planned(&graph);
     assert_eq!(plan.steps.len(), 1, "{plan}");
     let graph = primitive(|g| g.output("mean", g.input("x", F32, [6, 5]).reduce_sum(&[0]) * 0.25));
-    let plan = check(&graph, &["reduce_sum → mul fuse: continues with the reduction's result"]);
+    let plan = check(&graph, &["reduce_sum → mul fuse out-of-reduction: continues with the reduction's result"]);
     assert_eq!(sweeps(&plan), [Sweep::Column]);
 }
 
@@ -413,11 +419,11 @@ fn verdicts_on_sweeps() {
     check(
         &graph,
         &[
-            "sub → exp fuse: cheap, recomputed by its reader",
-            "reduce_max → exp fuse: the next sweep over the elements that were reduced",
-            "exp → reduce_sum fuse: reduced as it is made",
-            "exp → div fuse: same elements",
-            "reduce_sum → div fuse: the next sweep over the elements that were reduced",
+            "sub → exp fuse recompute: cheap, recomputed by its reader",
+            "reduce_max → exp fuse next-sweep: the next sweep over the elements that were reduced",
+            "exp → reduce_sum fuse into-reduction: reduced as it is made",
+            "exp → div fuse same-elements: both run over the same elements",
+            "reduce_sum → div fuse next-sweep: the next sweep over the elements that were reduced",
         ],
     );
     // Rows and columns that do not stay in cache, and a reduction of everything by chunks.
@@ -587,7 +593,7 @@ fn without_fusion_every_op_has_a_kernel() {
     });
     let plan = plan(&graph, &fusion(false)).unwrap();
     assert_eq!(plan.steps.len(), 5, "exp, add, tanh, reduce_sum, log\n{plan}");
-    assert!(verdicts(&graph, &plan).iter().all(|v| v.ends_with("keep: fusion is turned off")));
+    assert!(verdicts(&graph, &plan).iter().all(|v| v.contains("keep: fusion `")));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Clusters, lowering, plans: what fuses, what is stored where, and that nothing of it changes a bit.
 
 mod broken;
+mod choices;
 mod common;
 mod fusion;
 mod memory;

@@ -1,9 +1,9 @@
 //! Random graphs through everything: text, passes, plans, machine code, threads.
 //!
 //! For each graph the print parses back to the same print, before and after the passes; every change that a pass makes is
-//! validated; and the interpreter of the optimized graph, the unfused program and the fused program on one and on two
-//! threads give the same bits, updates of parameters and states included. A step that is an error must be the same error
-//! for all of them, and must change nothing.
+//! validated; and the interpreter of the optimized graph, the unfused program, one with some kinds of fusion forbidden and
+//! others forced, and the fused program on one and on two threads give the same bits, updates of parameters and states
+//! included. A step that is an error must be the same error for all of them, and must change nothing.
 //!
 //! What validation says of derivatives rests on differences, and on constants rounded to f32; the summary counts the graphs
 //! where only the latter make values differ.
@@ -13,14 +13,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cotangent_exec::{BackendChoice, Compiler, Executable, Isa, Runtime, Session, Threads};
+use cotangent_exec::{BackendChoice, Choice, Compiler, Executable, Fusion, Fusions, Isa, Runtime, Session, Threads};
 use cotangent_graph::interp::interpret_named;
 use cotangent_graph::text::{parse, print, print::Style};
 use cotangent_graph::{Code, DType, Diag, Env, Graph, Registry, Stage, TensorData, verify};
 use cotangent_passes::pass::ValidateHook;
 use cotangent_passes::{PassOptions, ValidateOptions, Validator};
 use cotangent_testkit::random::{self, Options};
-use cotangent_testkit::shrink;
+use cotangent_testkit::{Rng, shrink};
 
 use super::{Fault, Limits, Mode, drive, guarded, keep, replay};
 
@@ -196,11 +196,11 @@ pub fn check(graph: &Graph, seed: u64, runtimes: &Runtimes, validate: bool, coun
         max_gradient_elements: GRADIENT_ELEMENTS,
         ..ValidateOptions::default()
     });
-    let compile_by = |compiler: Compiler, graph: &Graph, fuse: bool, hook: Option<ValidateHook>| {
+    let compile_by = |compiler: Compiler, graph: &Graph, fusions: Fusions, hook: Option<ValidateHook>| {
         let passes = PassOptions { verify: true, validate: hook, ..PassOptions::default() };
-        compiler.fuse(fuse).passes(passes).compile(graph).map_err(|error| Fault::new("passes", error.to_string()))
+        compiler.fuse(fusions).passes(passes).compile(graph).map_err(|error| Fault::new("passes", error.to_string()))
     };
-    let compile = |graph: &Graph, fuse, hook| compile_by(Compiler::new(), graph, fuse, hook);
+    let compile = |graph: &Graph, fuse: bool, hook| compile_by(Compiler::new(), graph, fuse.into(), hook);
     let fused = compile(graph, true, validate.then(|| validator.hook()))?;
     let checks = validator.report().checks;
     if let Some(check) = checks.iter().find(|check| check.is_rounded) {
@@ -223,15 +223,25 @@ pub fn check(graph: &Graph, seed: u64, runtimes: &Runtimes, validate: bool, coun
         return Err(Fault::new("determinism", "the passes give another graph the second time"));
     }
     counts.n_elements += compare("unfused", &execute(&unfused, &runtimes.one, &env)?, &expected)?;
+    let some = compile_by(Compiler::new(), graph, some_fusions(seed), None)?;
+    counts.n_elements += compare("some fusions", &execute(&some, &runtimes.two, &env)?, &expected)?;
     // `auto` took the widest instruction set that there is.
-    let cranelift = compile_by(Compiler::new().backend(BackendChoice::Cranelift), graph, true, None)?;
+    let cranelift = compile_by(Compiler::new().backend(BackendChoice::Cranelift), graph, Fusions::auto(), None)?;
     counts.n_elements += compare("cranelift", &execute(&cranelift, &runtimes.two, &env)?, &expected)?;
     if Isa::Avx2.is_available() {
-        let avx2 = compile_by(Compiler::new().isa(Isa::Avx2), graph, true, None)?;
+        let avx2 = compile_by(Compiler::new().isa(Isa::Avx2), graph, Fusions::auto(), None)?;
         let runtime = if seed.is_multiple_of(8) { &runtimes.eight } else { &runtimes.one };
         counts.n_elements += compare("avx2", &execute(&avx2, runtime, &env)?, &expected)?;
     }
     Ok(())
+}
+
+/// Each kind of fusion left to the cost model, forbidden or forced, by the seed.
+fn some_fusions(seed: u64) -> Fusions {
+    let mut rng = Rng::new(seed);
+    Fusion::ALL.into_iter().fold(Fusions::auto(), |fusions, kind| {
+        fusions.with(kind, [Choice::Auto, Choice::Never, Choice::Always][rng.below(3)])
+    })
 }
 
 /// Counts gradients by their order, and ops.
