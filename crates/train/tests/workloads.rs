@@ -116,8 +116,8 @@ fn xor_from_arrays_has_the_losses_of_the_formula() {
 
 #[test]
 fn losses_follow_from_the_seed_alone() {
-    let run = |seed, n_threads, fuse| {
-        let options = BenchOptions { seed, threads: Threads::Exactly(n_threads), fuse, ..quick() };
+    let run = |seed, n_threads, fuse: bool| {
+        let options = BenchOptions { seed, threads: Threads::Exactly(n_threads), fusions: fuse.into(), ..quick() };
         bench(&Workload::named("mlp-s").unwrap(), &options).unwrap().loss_first5
     };
     let reference = run(1, 1, true);
