@@ -2,7 +2,7 @@
 
 use cotangent_graph::interp::interpret;
 use cotangent_graph::ops::infer_float;
-use cotangent_graph::{Attrs, Code, DType, Env, Graph, Init, OpDef, OpTraits, Stage, TensorData, Vjp, build, verify};
+use cotangent_graph::{Attrs, DType, Env, Graph, Init, OpDef, OpTraits, Stage, TensorData, Vjp, build, verify};
 use cotangent_passes::{PassOptions, optimize};
 use cotangent_testkit::filetest::difference;
 use cotangent_testkit::finite::{check_gradient, to_f64, wide_env};
@@ -44,9 +44,10 @@ fn shrinking_keeps_the_failure_and_drops_the_rest() {
     let has = |graph: &Graph, name: &str| graph.nodes().iter().any(|n| n.op.name == name);
     let fails = |graph: &Graph| {
         let live = cotangent_testkit::copy::clean(graph);
-        has(&live, "tanh") && has(&live, "matmul")
+        // Without checks of values, which may stop a smaller graph.
+        has(&live, "tanh") && has(&live, "matmul") && !has(&live, "check_finite")
     };
-    let (mut n_tried, mut n_run) = (0, 0);
+    let mut n_tried = 0;
     for seed in 0..200 {
         let graph = random::graph(seed, &Options::default());
         if !fails(&graph) {
@@ -57,13 +58,9 @@ fn shrinking_keeps_the_failure_and_drops_the_rest() {
         assert!(fails(&small));
         assert_eq!(verify(&small, Stage::Source), Vec::<String>::new(), "{small}");
         assert!(small.n_nodes() <= 16 && small.outputs().len() <= 2, "seed {seed}: still large\n{small}");
-        // It runs; a check of finite values may find other numbers than in the whole graph.
-        match interpret(&small, &random::env(&small, 0)) {
-            Ok(_) => n_run += 1,
-            Err(diag) => assert_eq!(diag.code, Code::NotFinite, "seed {seed}: {diag}\n{small}"),
-        }
+        assert!(interpret(&small, &random::env(&small, 0)).is_ok());
     }
-    assert!(n_tried > 20 && n_run * 10 > n_tried * 9, "{n_tried} {n_run}");
+    assert!(n_tried > 20, "{n_tried}");
     let fine = random::graph(3, &Options::default());
     assert_eq!(shrink(&fine, |_| false).to_string(), fine.to_string());
 }
