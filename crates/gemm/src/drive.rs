@@ -23,15 +23,9 @@ use cotangent_pool::{Pool, split};
 
 use crate::kernel::{KernelSet, MAX_TILE, Tile, fetch};
 use crate::pack::{PACK_DEPTH, Source, pack_panel};
-use crate::plan::{Batch, COLUMN_ALIGN, Call, Flat, Shape, lcm};
+use crate::plan::{Batch, COLUMN_ALIGN, Call, Flat, FlatFor, Pieces, SET_PERIOD, Shape, lcm};
 use crate::workspace::LINE;
 use crate::{Element, MatMut, MatRef, Workspace};
-
-/// Addresses this far apart share a set of the L1 cache (and a page offset, by which caches are indexed).
-const SET_PERIOD: usize = 4096;
-
-/// From so many panels of rows on, copying what flat kernels read of B pays where its rows share cache sets.
-const COPY_PANELS: usize = 4;
 
 /// One call: everything its threads read.
 pub(crate) struct Job<'a, T: Element> {
@@ -53,7 +47,7 @@ pub(crate) struct Job<'a, T: Element> {
     /// The columns of C are adjacent.
     c_direct: bool,
     /// Flat kernels do it.
-    flat: Option<Flat>,
+    flat: Option<Pieces>,
     /// Row bounds are multiples of this.
     row_align: usize,
     workspace: *mut u8,
@@ -121,7 +115,12 @@ impl<'a, T: Element> Job<'a, T> {
         // Worth it if one panel of rows is all that reads B.
         let b_transposed = !b_adjacent && b.row_stride == 1 && shape.m <= kernels.transposing.len();
         let c_direct = c.col_stride == 1;
-        let flat = shape.flat.filter(|_| b_adjacent && c_direct);
+        let n_panels = shape.m.div_ceil(kernels.mr());
+        // Short pieces read A in place, where only adjacent steps of K share cache lines.
+        let suits = |flat: &Flat| !matches!(flat.is_for, FlatFor::ShortPieces) || a.col_stride == 1;
+        let flat = shape.flat.filter(|flat| b_adjacent && c_direct && suits(flat));
+        let flat = flat.and_then(|flat| flat.pieces(b_row_bytes, n_panels, kernels.nr));
+        let (a_direct, b_direct) = (a_direct || flat.is_some(), b_direct || flat.is_some());
         let row_align = if swapped { lcm(COLUMN_ALIGN, shape.row_unit) } else { shape.row_unit };
         let workspace = workspace.as_mut_ptr();
         Job {
@@ -195,7 +194,7 @@ impl<'a, T: Element> Job<'a, T> {
     /// As [`Job::run`].
     unsafe fn product(&self, pool: &Pool, n_threads: usize, batch: usize) {
         let Shape { m, n, blocking, .. } = *self.shape;
-        let [n_rows, n_cols] = self.shape.grid(n_threads, self.row_align);
+        let [n_rows, n_cols] = self.shape.grid(n_threads, self.row_align, self.flat.is_some());
         let rows_of = |part: usize| split(m, n_rows, part / n_cols, self.row_align);
         let unit = self.shape.column_unit;
         if self.b_direct || m <= blocking.mc {
@@ -339,28 +338,24 @@ impl<'a, T: Element> Job<'a, T> {
         }
     }
 
-    /// Columns of a block, by flat kernels, in place.
+    /// Columns of a block, by flat kernels: over pieces of B that stay in L1 while all rows of the block pass.
     ///
     /// # Safety
-    /// As [`Job::block`]; the columns lie in the block; `copy` has room for the steps and columns of `flat`.
-    unsafe fn flat(&self, block: &Block<T>, heights: &Heights, cols: Range<usize>, flat: Flat, copy: *mut T) {
+    /// As [`Job::block`]; the columns lie in the block; `copy` has room for a piece.
+    unsafe fn flat(&self, block: &Block<T>, heights: &Heights, cols: Range<usize>, pieces: Pieces, copy: *mut T) {
         let Block { batch, rows, ks, c, .. } = block;
         let [a, b] = [(self.a, self.batch.a_stride), (self.b, self.batch.b_stride)]
             .map(|(x, stride)| MatRef { ptr: x.ptr.wrapping_offset(*batch as isize * stride), ..x });
         let c = MatMut { ptr: *c, ..self.c };
-        // Rows of B that share cache sets push each other out: many panels of rows read a copy, few take fewer steps.
-        let crowded = (b.row_stride.unsigned_abs() * size_of::<T>()).is_multiple_of(SET_PERIOD / 2);
-        let copies = crowded && heights.n_panels >= COPY_PANELS;
-        let depth = if crowded && !copies { flat.depth.div_ceil(2) } else { flat.depth };
-        for j in cols.clone().step_by(flat.cols) {
-            let width = flat.cols.min(cols.end - j);
-            for k in ks.clone().step_by(depth) {
-                let depth = depth.min(ks.end - k);
+        for j in cols.clone().step_by(pieces.cols) {
+            let width = pieces.cols.min(cols.end - j);
+            for k in ks.clone().step_by(pieces.depth) {
+                let depth = pieces.depth.min(ks.end - k);
                 let (mut from, mut b_k_stride) = (b.at(k, j), b.row_stride);
-                if copies {
+                if pieces.copied {
                     // SAFETY: the columns of B, and room for them.
-                    unsafe { (self.kernels.copy)(from, b_k_stride, copy, flat.cols, width, depth, 0) };
-                    (from, b_k_stride) = (copy.cast_const(), flat.cols as isize);
+                    unsafe { (self.kernels.copy)(from, b_k_stride, copy, width, width, depth, 0) };
+                    (from, b_k_stride) = (copy.cast_const(), width as isize);
                 }
                 for (i, height) in heights.iter() {
                     let to = c.at(rows.start + i, j);

@@ -106,7 +106,8 @@ const STAYING_ROWS: usize = 12;
 /// The most panels of B that a thread packs for itself at a time: more do not make reading B faster.
 const MAX_PANELS: usize = 4;
 
-/// The most panels of rows in a strip (see [`strip`]).
+/// A strip (see [`strip`]) has at most so many bytes of C, or so many panels of rows.
+const STRIP_BYTES: usize = 48 << 10;
 const STRIP_PANELS: usize = 2;
 
 /// Products of at most so many steps of K are made by flat kernels.
@@ -115,6 +116,17 @@ const FLAT_DEPTH: usize = 16;
 /// Products of at most so many panels of rows are made by flat kernels, so many steps of K at a time.
 const FLAT_PANELS: usize = 1;
 const FLAT_STEP: usize = 8;
+
+/// Products of more than [`LOW_PANELS`] and at most so many rows, with operands that stay in L2, are made by flat kernels too
+/// where tiles are low, so many steps of K at a time.
+const FLAT_ROWS: usize = 128;
+const FLAT_PIECE_STEPS: usize = 32;
+
+/// From so many panels of rows on, copying what flat kernels read of B pays where its rows share cache sets.
+const COPY_PANELS: usize = 4;
+
+/// Addresses this far apart share a set of the L1 cache (and a page offset, by which caches are indexed).
+pub(crate) const SET_PERIOD: usize = 4096;
 
 /// A plan for products of m×k by k×n matrices of `T`.
 pub struct Gemm<T: Element> {
@@ -280,7 +292,7 @@ pub(crate) struct Shape {
     pub is_one_tile: bool,
     /// Fetch what will be packed of B while tiles are computed: it is so large that it comes from far.
     pub fetches_ahead: bool,
-    /// Flat kernels, provided that the columns of B and of C are adjacent.
+    /// Flat kernels, if strides suit them.
     pub flat: Option<Flat>,
     /// Row bounds between threads and blocks are multiples of this.
     pub row_unit: usize,
@@ -292,28 +304,83 @@ pub(crate) struct Shape {
     nr: usize,
 }
 
-/// How flat kernels pass over a block: steps of K and columns at a time.
+/// Which products flat kernels make.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum FlatFor {
+    /// Of few steps of K, which take less time than writing C by tiles does.
+    FewSteps,
+    /// Of few rows, where reading B by tiles takes longer than the arithmetic.
+    FewRows,
+    /// With operands that stay in L2: passing over pieces of B in place costs less than packing panels.
+    ShortPieces,
+}
+
+/// How flat kernels pass over a block, as far as that does not depend on strides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flat {
+    pub is_for: FlatFor,
+    /// Steps of K at a time, if B is used in place.
+    depth: usize,
+    /// Elements of a piece of B: half of L1.
+    piece: usize,
+    /// Columns of a piece, if C must stay in L1 as well.
+    most_cols: usize,
+    size: usize,
+}
+
+/// How flat kernels pass over a block of a matrix B: steps of K and columns at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pieces {
     pub depth: usize,
     pub cols: usize,
+    /// They read a copy.
+    pub copied: bool,
 }
 
 impl Flat {
-    /// For products of few steps of K, which take less time than writing C by tiles does, and for products of few rows, where
-    /// reading B by tiles takes longer than the arithmetic.
     fn new<T: Element>([m, n, k]: [usize; 3], kernels: &KernelSet<T>, caches: Caches) -> Option<Flat> {
-        let size = size_of::<T>();
-        let (short, low) = (k <= FLAT_DEPTH, m <= FLAT_PANELS * kernels.mr() && k * n * size > caches.l1 / 2);
-        if kernels.flat.is_empty() || n < 2 * kernels.nr || k == 0 || !(short || low) {
+        let (mr, nr, size) = (kernels.mr(), kernels.nr, size_of::<T>());
+        let piece = caches.l1 / 2 / size;
+        if kernels.flat.is_empty() || n < 2 * nr || k == 0 || (k > FLAT_DEPTH && k * n <= piece) {
             return None;
         }
-        let depth = if short { k } else { FLAT_STEP };
-        // B waits in L1 for the next panel of rows, and C for the next steps of K:
+        let (is_for, depth) = if k <= FLAT_DEPTH {
+            (FlatFor::FewSteps, k)
+        } else if m <= FLAT_PANELS * mr {
+            (FlatFor::FewRows, FLAT_STEP)
+        } else if mr < STAYING_ROWS
+            && (LOW_PANELS * mr + 1..=FLAT_ROWS).contains(&m)
+            && k * m.max(n) * size <= caches.l2 / 2
+        {
+            (FlatFor::ShortPieces, FLAT_PIECE_STEPS)
+        } else {
+            return None;
+        };
+        // B waits in L1 for the next panel of rows, and a C of few rows for the next steps of K:
         //     depth · cols · size <= L1 / 2,   m · cols · size <= L1 / 2.
-        let rows = if short { depth } else { depth.max(m) };
-        let cols = (caches.l1 / 2 / (rows * size)).max(1).next_multiple_of(kernels.nr);
-        Some(Flat { depth, cols })
+        let most_cols = if matches!(is_for, FlatFor::FewRows) { piece / m.max(1) } else { usize::MAX };
+        Some(Flat { is_for, depth, piece, most_cols, size })
+    }
+
+    /// The pieces of a B whose rows are so many bytes apart, for so many panels of rows; `None` if tiles do better.
+    pub fn pieces(&self, row_bytes: usize, n_panels: usize, nr: usize) -> Option<Pieces> {
+        // Rows start at multiples of this in the cache sets. If that leaves too few sets they push each other out.
+        let apart = 1 << row_bytes.trailing_zeros().min(SET_PERIOD.trailing_zeros());
+        let crowded = apart * self.depth > self.piece * self.size || apart >= SET_PERIOD / 2;
+        let copied = crowded && n_panels >= COPY_PANELS;
+        // Few panels of rows take fewer steps instead.
+        let depth = match self.is_for {
+            FlatFor::ShortPieces if crowded => return None,
+            _ if crowded && !copied => self.depth.div_ceil(2),
+            _ => self.depth,
+        };
+        let cols = (self.piece / depth).min(self.most_cols).max(1).next_multiple_of(nr);
+        Some(Pieces { depth, cols, copied })
+    }
+
+    /// Elements of a copied piece, at most.
+    fn elements(&self, nr: usize) -> usize {
+        self.piece + nr * self.depth
     }
 }
 
@@ -332,11 +399,13 @@ impl Shape {
         let mut row_unit = lcm(ROW_ALIGN, multiples[0]);
         let max_kc = (caches.l2 / 8 / (nr * size)).clamp(64, MAX_KC);
         let flat = Flat::new([m, n, k], kernels, caches);
-        let strip = if needs.owns_c && forced.is_none() && flat.is_none() {
+        let is_short_pieces = matches!(flat, Some(Flat { is_for: FlatFor::ShortPieces, .. }));
+        let strip = if needs.owns_c && forced.is_none() && (flat.is_none() || is_short_pieces) {
             strip([n, k], max_kc, size, [mr, nr], caches, needs.n_companions).filter(|strip| m > strip.mc)
         } else {
             None
         };
+        let flat = flat.filter(|_| strip.is_none());
         let blocking = match (forced, strip) {
             (Some(Blocking { mc, kc, nc }), _) => {
                 let mc = mc.max(1).next_multiple_of(multiples[0]);
@@ -361,7 +430,7 @@ impl Shape {
                 // Few steps of K: whole rows of C, which stay in L2 until the epilogue has seen them and its companions:
                 //     mc · n · size · (1 + companions) <= L2 / 4.
                 let mc = match flat {
-                    Some(flat) if flat.depth == k => {
+                    Some(Flat { is_for: FlatFor::FewSteps, .. }) => {
                         (caches.l2 / 4 / (n * size * (1 + needs.n_companions))).clamp(mr, mc.max(mr))
                     }
                     _ => mc,
@@ -384,7 +453,7 @@ impl Shape {
         // Both operands fit into L1 as they are, or each element is used for a few tiles only.
         let small = a_bytes.saturating_add(b_bytes) <= caches.l1;
         let (low, narrow) = (m <= LOW_PANELS * mr, n <= 2 * nr);
-        let flat_needs = flat.is_some();
+        let flat_needs = flat.is_some() && !is_short_pieces;
         let (a_direct, b_direct) = (small || low || narrow || flat_needs, small || low || flat_needs);
         // A stays in L2 while B, of a size that TLB and L3 handle well, streams by once.
         // Low tiles read B too often for that.
@@ -427,7 +496,7 @@ impl Shape {
 
     /// Elements of the panels of B that a thread packs for itself, or of what flat kernels read of B.
     fn panel_elements(&self) -> usize {
-        let flat = self.flat.map_or(0, |flat| flat.depth * flat.cols);
+        let flat = self.flat.map_or(0, |flat| flat.elements(self.nr));
         flat.max(self.packed_cols.min(self.n.next_multiple_of(self.nr)) * self.blocking.kc.min(self.k))
     }
 
@@ -456,13 +525,14 @@ impl Shape {
     }
 
     /// A grid of threads, rows by columns, for one product: the one whose largest part costs least.
-    pub fn grid(&self, n_threads: usize, row_align: usize) -> [usize; 2] {
+    pub fn grid(&self, n_threads: usize, row_align: usize, is_flat: bool) -> [usize; 2] {
         /// Multiply-adds that pass while one element is packed.
         const PACK_COST: usize = 12;
         let cost = |[n_rows, n_cols]: [usize; 2]| {
             let rows = cotangent_pool::split(self.m, n_rows, 0, row_align).len();
             let cols = cotangent_pool::split(self.n, n_cols, 0, self.column_unit).len();
-            rows * cols + PACK_COST * (rows + cols)
+            // Flat kernels pack nothing and go back to C often, so a row of C had better belong to one thread.
+            rows * cols + PACK_COST * if is_flat { rows } else { rows + cols }
         };
         (1..=n_threads).map(|n_rows| [n_rows, n_threads / n_rows]).min_by_key(|&grid| cost(grid)).unwrap_or([1, 1])
     }
@@ -491,7 +561,9 @@ fn strip(
     // Equal blocks rather than a short last one.
     let nc = n.div_ceil(n.div_ceil(nc)).next_multiple_of(unit);
     let rows = caches.l2 * 3 / 8 / (nc * size * (1 + n_companions));
-    let mc = (rows / mr).clamp(1, STRIP_PANELS) * mr;
+    // As many rows as make long pieces, and two panels at least: each piece begins with a wait for memory.
+    let most = (STRIP_BYTES / (nc * size * mr)).max(STRIP_PANELS);
+    let mc = (rows / mr).clamp(1, most) * mr;
     Some(Blocking { mc, kc: k, nc })
 }
 

@@ -225,6 +225,10 @@ fn threads<T: Number>() {
         (1000, 130, 1),
         (3, 1024, 70),
         (6, 1060, 300),
+        // Pieces of B in place, and one whose rows share cache sets.
+        (33, 130, 500),
+        (128, 203, 75),
+        (40, 256, 70),
     ];
     for isa in isas().into_iter().filter(|&isa| isa != IsaChoice::Portable) {
         for (m, n, k) in shapes {

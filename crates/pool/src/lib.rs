@@ -9,9 +9,10 @@
 //! still correct: their parts run inline, on the thread that called.
 //!
 //! Promises: [`Pool::run`] calls every part exactly once and returns after the last has finished, even when
-//! parts panic; it allocates nothing and takes no lock (except to carry a panic); part `p` runs on thread
-//! `p % n_threads`, so a program that partitions its work by shape is deterministic; an idle pool uses no CPU
-//! time after about 50 µs.
+//! parts panic; it allocates nothing and takes no lock (except to carry a panic); parts `p` with the same
+//! `p % n_threads` run one after the other on one thread, from run to run the same one unless that is late: what a
+//! worker has not begun when the caller has finished its own parts, the caller does too, so that a run takes no longer
+//! than on one thread, however long a sleeping worker needs to wake; an idle pool uses no CPU time after about 50 µs.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -67,6 +68,8 @@ struct Shared {
     n_parked: Padded<AtomicUsize>,
     /// Per worker: parked, or about to.
     parked: Box<[Padded<AtomicBool>]>,
+    /// Per worker: the number of the last run whose parts of that worker have been begun, by it or for it.
+    begun: Box<[Padded<AtomicU64>]>,
     /// The first panic of the current run.
     panic: Mutex<Option<Payload>>,
     /// Set with `panic`, so that the common case takes no lock.
@@ -79,7 +82,8 @@ struct Shared {
 
 // SAFETY: `job` is the only field that is not `Sync` by itself. The caller (exclusive through `Pool::busy`)
 // writes it only while no worker takes part in a run, and a worker reads it only after it has seen, with acquire
-// ordering, a word that names it as taking part; the caller then waits for it before it writes again.
+// ordering, a word that names it as taking part, and has been the first to claim its parts of that run; the caller
+// then waits for it before it writes again.
 unsafe impl Sync for Shared {}
 // SAFETY: the pointer in `job` is used by threads only under the protocol above, and its target is `Sync`.
 unsafe impl Send for Shared {}
@@ -111,6 +115,7 @@ impl Pool {
             n_running: Padded(AtomicUsize::new(0)),
             n_parked: Padded(AtomicUsize::new(0)),
             parked: (1..wanted).map(|_| Padded(AtomicBool::new(false))).collect(),
+            begun: (1..wanted).map(|_| Padded(AtomicU64::new(0))).collect(),
             panic: Mutex::new(None),
             panicked: AtomicBool::new(false),
             n_threads: AtomicUsize::new(1),
@@ -145,9 +150,9 @@ impl Pool {
 
     /// Calls `f(part)` for every part of `0..n_parts` exactly once and returns when all calls have returned.
     ///
-    /// Part `p` runs on thread `p % n_threads`; thread 0 is the caller. A call from within a part, or while
-    /// another thread drives this pool, runs all its parts on the calling thread, in order; parts must therefore
-    /// not wait for each other.
+    /// Part `p` runs on thread `p % n_threads`, or on thread 0, the caller, if that is done with its own parts before
+    /// the other one begins. A call from within a part, or while another thread drives this pool, runs all its parts on
+    /// the calling thread, in order; parts must therefore not wait for each other.
     ///
     /// # Panics
     /// If parts panic, the others still run, and then the first panic that was caught continues on the caller.
@@ -175,6 +180,13 @@ impl Pool {
             self.wake(n_active);
         }
         run_parts(shared, f, 0, n_threads, n_parts);
+        // A worker that sleeps, or whose core is taken, may begin later than this thread could be done with its parts.
+        for id in 1..n_active {
+            if shared.n_running.0.load(Ordering::Acquire) != 0 && claim(shared, id, number) {
+                run_parts(shared, f, id, n_threads, n_parts);
+                shared.n_running.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
         let mut looks = 0;
         while shared.n_running.0.load(Ordering::Acquire) != 0 {
             looks = wait(looks, shared.oversubscribed);
@@ -265,6 +277,14 @@ fn wait(looks: u32, oversubscribed: bool) -> u32 {
     looks.saturating_add(1)
 }
 
+/// Whether nobody has begun the parts of worker `id` in this run; from now on, somebody has.
+///
+/// A worker that was late for an earlier run asks with that run's number, which is not above the last one begun.
+fn claim(shared: &Shared, id: usize, number: u64) -> bool {
+    let begun = &shared.begun[id - 1].0;
+    begun.load(Ordering::Relaxed) < number && begun.fetch_max(number, Ordering::AcqRel) < number
+}
+
 /// The life of worker `id`.
 fn work(shared: &Shared, id: usize) {
     shared.n_running.0.fetch_sub(1, Ordering::Release);
@@ -276,11 +296,12 @@ fn work(shared: &Shared, id: usize) {
         }
         seen = word;
         let n_active = (word & ((1 << COUNT_BITS) - 1)) as usize;
-        if id >= n_active {
+        if id >= n_active || !claim(shared, id, word >> COUNT_BITS) {
             continue;
         }
         // SAFETY: the word, loaded with acquire ordering, names this worker as taking part: the caller wrote the
-        // job before it, and waits for this worker before it writes the job again.
+        // job before it. The parts were not begun before, so the caller waits for this worker before it writes the
+        // job again.
         let job = unsafe { *shared.job.get() };
         if let Some(job) = job {
             // SAFETY: the caller is inside `run` until this worker has counted itself out below, so the closure

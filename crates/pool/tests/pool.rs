@@ -30,23 +30,47 @@ fn every_part_runs_once_for_any_count() {
     }
 }
 
+/// The threads that ran the parts of one run; part 0 waits until parts 1 and 2 have begun, if it is told to.
+fn threads_of(pool: &Pool, n_parts: usize, waits: bool) -> Vec<ThreadId> {
+    let threads: Vec<Mutex<Option<ThreadId>>> = (0..n_parts).map(|_| Mutex::new(None)).collect();
+    pool.run(n_parts, &|part| {
+        *threads[part].lock().unwrap() = Some(thread::current().id());
+        let start = Instant::now();
+        while waits && part == 0 && threads[1..3].iter().any(|thread| thread.lock().unwrap().is_none()) {
+            assert!(start.elapsed() < Duration::from_secs(60), "no worker came");
+            thread::yield_now();
+        }
+    });
+    threads.into_iter().map(|thread| thread.into_inner().unwrap().unwrap()).collect()
+}
+
 #[test]
 fn parts_are_assigned_by_number() {
     let pool = Pool::new(3);
-    let threads: Vec<Mutex<Option<ThreadId>>> = (0..9).map(|_| Mutex::new(None)).collect();
-    for _ in 0..50 {
-        pool.run(9, &|part| {
-            let me = thread::current().id();
-            let before = threads[part].lock().unwrap().replace(me);
-            assert!(before.is_none_or(|before| before == me));
-        });
+    let before = threads_of(&pool, 9, true);
+    for round in 0..200 {
+        let threads = threads_of(&pool, 9, round % 2 == 0);
+        assert_eq!(threads[0], thread::current().id());
+        assert_eq!(threads[..6], threads[3..]);
+        if round % 2 == 0 {
+            assert_eq!(threads, before);
+        } else {
+            assert!((0..3).all(|part| threads[part] == before[part] || threads[part] == before[0]));
+        }
     }
-    let id = |part: usize| threads[part].lock().unwrap().unwrap();
-    assert_eq!(id(0), thread::current().id());
-    for part in 0..6 {
-        assert_eq!(id(part), id(part + 3));
-    }
-    assert!(id(0) != id(1) && id(1) != id(2) && id(0) != id(2));
+    assert!(before[0] != before[1] && before[1] != before[2] && before[0] != before[2]);
+}
+
+#[test]
+fn the_caller_does_what_a_late_worker_has_not_begun() {
+    let pool = Pool::new(2);
+    let taken_over = (0..100).any(|_| {
+        // The worker goes to sleep, and wakes more slowly than the caller does two parts of nothing.
+        thread::sleep(Duration::from_millis(1));
+        let threads = threads_of(&pool, 2, false);
+        threads[0] == threads[1]
+    });
+    assert!(taken_over);
 }
 
 #[test]
