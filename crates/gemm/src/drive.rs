@@ -21,10 +21,9 @@ use std::ops::Range;
 
 use cotangent_pool::{Pool, split};
 
-use crate::kernel::{KernelSet, MAX_TILE, Tile, fetch};
+use crate::kernel::{KernelSet, MAX_TILE, Tile};
 use crate::pack::{PACK_DEPTH, Source, pack_panel};
-use crate::plan::{Batch, COLUMN_ALIGN, Call, Flat, FlatFor, Pieces, SET_PERIOD, Shape, lcm};
-use crate::workspace::LINE;
+use crate::plan::{Batch, COLUMN_ALIGN, Call, Flat, FlatFor, MAX_PANELS, Pieces, SET_PERIOD, Shape, lcm};
 use crate::{Element, MatMut, MatRef, Workspace};
 
 /// One call: everything its threads read.
@@ -293,7 +292,6 @@ impl<'a, T: Element> Job<'a, T> {
             let mut j = group.start;
             // Columns up to here are packed.
             let mut packed = Range { start: j, end: j };
-            let mut ahead = Ahead::nothing();
             while j < group.end {
                 let left = group.end - j;
                 let (family, width, b, b_k_stride) = match panels {
@@ -314,11 +312,6 @@ impl<'a, T: Element> Job<'a, T> {
                             packed = j..group.end.min(j + shape.packed_cols);
                             // SAFETY: this thread's own memory has room for so many columns over a K block.
                             unsafe { self.pack_b(batch, ks, packed.clone(), panels) };
-                            let next = packed.end..cols.end.min(packed.end + shape.packed_cols);
-                            let n_tiles = packed.len().div_ceil(nr) * heights.n_panels;
-                            if shape.fetches_ahead {
-                                ahead = Ahead::new(&b, ks, next, n_tiles);
-                            }
                         }
                         let panel = panels.wrapping_add((j - packed.start) * depth).cast_const();
                         (Family::Packed, nr.min(left), panel, nr as isize)
@@ -326,7 +319,6 @@ impl<'a, T: Element> Job<'a, T> {
                 };
                 let panel = Panel { family, cols: j..j + width, b, b_k_stride };
                 for (i, height) in heights.iter() {
-                    ahead.fetch();
                     // SAFETY: rows `i..i + height` and the panel's columns lie in the block.
                     unsafe { self.tile(block, a_block, i, height, &panel) };
                 }
@@ -481,25 +473,21 @@ impl<'a, T: Element> Job<'a, T> {
     /// # Safety
     /// As [`Job::run`]; `to` has room for the panels, and no other thread uses that.
     unsafe fn pack_b(&self, batch: usize, ks: &Range<usize>, cols: Range<usize>, to: *mut T) {
-        let nr = self.kernels.nr;
+        let (nr, depth) = (self.kernels.nr, ks.len());
         let (depth_stride, width_stride) = (self.b.row_stride, self.b.col_stride);
-        let step = if width_stride == 1 { PACK_DEPTH } else { ks.len().max(1) };
-        for k in (0..ks.len()).step_by(step) {
-            let depth = step.min(ks.len() - k);
-            for j in cols.clone().step_by(nr) {
-                let from = self.b.at(ks.start + k, j).wrapping_offset(batch as isize * self.batch.b_stride);
-                // The next panel, or the first one a step deeper, or the panel after all of these.
-                let ahead = if j + nr < cols.end || k + step >= ks.len() {
-                    nr as isize * width_stride - if j + nr < cols.end { 0 } else { k as isize * depth_stride }
-                } else {
-                    step as isize * depth_stride - (j - cols.start) as isize * width_stride
-                };
-                let source = Source { from, width_stride, depth_stride, ahead };
-                let to = to.wrapping_add((j - cols.start) * ks.len() + k * nr);
-                // SAFETY: columns `j..j + nr`, as far as there are so many, are readable; panels are
-                // `nr * ks.len()` long and follow each other.
-                unsafe { pack_panel(self.kernels, &source, nr.min(cols.end - j), depth, to, nr) };
-            }
+        let from = |j: usize| self.b.at(ks.start, j).wrapping_offset(batch as isize * self.batch.b_stride);
+        let to = |j: usize| to.wrapping_add((j - cols.start) * depth);
+        let n_whole = if width_stride == 1 { cols.len() / nr } else { 0 };
+        let whole = cols.start..cols.start + n_whole * nr;
+        for j in whole.clone().step_by(MAX_PANELS * nr) {
+            let n_panels = ((whole.end - j) / nr).min(MAX_PANELS);
+            // SAFETY: whole panels of the columns; panels are `nr * depth` long and follow each other.
+            unsafe { (self.kernels.copy_panels)(from(j), depth_stride, to(j), nr * depth, n_panels, depth) };
+        }
+        for j in (whole.end..cols.end).step_by(nr) {
+            let source = Source { from: from(j), width_stride, depth_stride, ahead: 0 };
+            // SAFETY: columns `j..j + nr`, as far as there are so many, are readable.
+            unsafe { pack_panel(self.kernels, &source, nr.min(cols.end - j), depth, to(j), nr) };
         }
     }
 
@@ -566,60 +554,6 @@ pub(crate) unsafe fn one_tile<T: Element>(
 struct Shared {
     batch: usize,
     ks: Range<usize>,
-}
-
-/// A part of B that will be packed next, to be fetched into L2 while tiles are computed: a few lines at each tile.
-struct Ahead<T> {
-    /// The next line of the row (or column) under way.
-    at: *const T,
-    /// Lines left in it.
-    left: usize,
-    /// The next row, the rows left, from a row to the next, and lines of each.
-    row: *const T,
-    n_rows: usize,
-    stride: isize,
-    n_lines: usize,
-    /// Lines for each tile.
-    each: usize,
-}
-
-impl<T> Ahead<T> {
-    fn nothing() -> Self {
-        let nowhere = std::ptr::null();
-        Ahead { at: nowhere, left: 0, row: nowhere, n_rows: 0, stride: 0, n_lines: 0, each: 0 }
-    }
-
-    /// Columns `cols` of B over a K block, while so many tiles are computed.
-    fn new(b: &MatRef<T>, ks: &Range<usize>, cols: Range<usize>, n_tiles: usize) -> Self {
-        let (n_rows, stride, length) = match (b.col_stride, b.row_stride) {
-            (1, stride) => (ks.len(), stride, cols.len()),
-            (stride, 1) => (cols.len(), stride, ks.len()),
-            _ => return Self::nothing(),
-        };
-        if cols.is_empty() {
-            return Self::nothing();
-        }
-        let n_lines = (length * size_of::<T>()).div_ceil(LINE);
-        let each = (n_rows * n_lines).div_ceil(n_tiles.max(1));
-        let row = b.at(ks.start, cols.start);
-        Ahead { at: row, left: 0, row, n_rows, stride, n_lines, each }
-    }
-
-    /// Fetches the lines of one tile.
-    #[inline]
-    fn fetch(&mut self) {
-        for _ in 0..self.each {
-            if self.left == 0 {
-                if self.n_rows == 0 {
-                    return;
-                }
-                (self.at, self.left) = (self.row, self.n_lines);
-                (self.row, self.n_rows) = (self.row.wrapping_offset(self.stride), self.n_rows - 1);
-            }
-            fetch(self.at);
-            (self.at, self.left) = (self.at.wrapping_byte_add(LINE), self.left - 1);
-        }
-    }
 }
 
 /// How the rows of a block are divided into panels: as few as possible, and as equal as possible, because low

@@ -103,8 +103,8 @@ const LOW_PANELS: usize = 4;
 /// With tiles of at least so many rows, reading an unpacked B from L2 again and again costs less than packing it.
 const STAYING_ROWS: usize = 12;
 
-/// The most panels of B that a thread packs for itself at a time: more do not make reading B faster.
-const MAX_PANELS: usize = 4;
+/// The most panels of B that are packed at a time, along their rows: more do not make reading B faster.
+pub(crate) const MAX_PANELS: usize = 8;
 
 /// A strip (see [`strip`]) has at most so many bytes of C, or so many panels of rows.
 const STRIP_BYTES: usize = 48 << 10;
@@ -290,8 +290,6 @@ pub(crate) struct Shape {
     pub stays: bool,
     /// One call of a micro-kernel does it, if the columns of B and C are adjacent.
     pub is_one_tile: bool,
-    /// Fetch what will be packed of B while tiles are computed: it is so large that it comes from far.
-    pub fetches_ahead: bool,
     /// Flat kernels, if strides suit them.
     pub flat: Option<Flat>,
     /// Row bounds between threads and blocks are multiples of this.
@@ -480,7 +478,6 @@ impl Shape {
             b_direct,
             stays,
             is_one_tile,
-            fetches_ahead: b_bytes > caches.l3 / 4,
             flat,
             row_unit,
             column_unit,

@@ -78,6 +78,15 @@ pub(crate) type CopyRows<T> = unsafe fn(
     ahead: isize,
 );
 
+/// A packing routine for `n_panels` panels of `nr` columns at once:
+/// `to[p * panel_stride + k * nr + i] = from[k * depth_stride + p * nr + i]` for `i < nr`, `k < depth`. It goes along the rows
+/// of the matrix, because caches fetch long pieces of memory three times as fast as pieces of one line.
+///
+/// # Safety
+/// As [`Transpose`].
+pub(crate) type CopyPanels<T> =
+    unsafe fn(from: *const T, depth_stride: isize, to: *mut T, panel_stride: usize, n_panels: usize, depth: usize);
+
 /// The micro-kernels of one element type and instruction set.
 pub(crate) struct KernelSet<T: 'static> {
     /// For people.
@@ -103,6 +112,8 @@ pub(crate) struct KernelSet<T: 'static> {
     pub transpose: Transpose<T>,
     /// The packing of operands whose other dimension is the contiguous one.
     pub copy: CopyRows<T>,
+    /// The same for whole panels of B.
+    pub copy_panels: CopyPanels<T>,
 }
 
 impl<T> KernelSet<T> {
@@ -110,19 +121,6 @@ impl<T> KernelSet<T> {
     pub fn mr(&self) -> usize {
         self.packed.len()
     }
-}
-
-/// Asks for a cache line into the second-level cache, without waiting for it; any address does.
-#[inline(always)]
-pub(crate) fn fetch<T>(address: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a hint, which never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 /// The largest tile of any kernel, in elements: the size of the buffer that stands in for a C with gaps between

@@ -20,6 +20,7 @@ pub(crate) static F32: KernelSet<f32> = KernelSet {
     vector: VectorKernels { along: along_f32, across: across_f32, strided: portable::vector::<f32> },
     transpose: portable::transpose::<f32>,
     copy: portable::copy_plain::<f32>,
+    copy_panels: portable::copy_panels::<f32, 8>,
 };
 
 /// The kernels for `f64`.
@@ -34,6 +35,7 @@ pub(crate) static F64: KernelSet<f64> = KernelSet {
     vector: VectorKernels { along: along_f64, across: across_f64, strided: portable::vector::<f64> },
     transpose: portable::transpose::<f64>,
     copy: portable::copy_plain::<f64>,
+    copy_panels: portable::copy_panels::<f64, 4>,
 };
 
 /// There are no masks: a partial vector is loaded and stored element by element, and its "mask" is their count.

@@ -25,6 +25,7 @@ pub(crate) static F32: KernelSet<f32> = KernelSet {
     vector: VectorKernels { along: vector::<f32>, across: vector::<f32>, strided: vector::<f32> },
     transpose: transpose::<f32>,
     copy: copy_plain::<f32>,
+    copy_panels: copy_panels::<f32, { 2 * LANES_F32 }>,
 };
 
 /// The kernels for `f64`.
@@ -39,6 +40,7 @@ pub(crate) static F64: KernelSet<f64> = KernelSet {
     vector: VectorKernels { along: vector::<f64>, across: vector::<f64>, strided: vector::<f64> },
     transpose: transpose::<f64>,
     copy: copy_plain::<f64>,
+    copy_panels: copy_panels::<f64, { 2 * LANES_F64 }>,
 };
 
 /// # Safety
@@ -179,6 +181,31 @@ pub(crate) unsafe fn copy<T: Element>(
             8.. => copy_chunks::<T, 8>(from, depth_stride, to, to_stride, width, depth, fetch),
             4.. => copy_chunks::<T, 4>(from, depth_stride, to, to_stride, width, depth, fetch),
             _ => copy_chunks::<T, 1>(from, depth_stride, to, to_stride, width, depth, fetch),
+        }
+    }
+}
+
+/// The body of all [`CopyPanels`](crate::kernel::CopyPanels).
+///
+/// # Safety
+/// `from` and `to` are valid for the elements named there and do not overlap.
+#[inline(always)]
+pub(crate) unsafe fn copy_panels<T: Element, const NR: usize>(
+    from: *const T,
+    depth_stride: isize,
+    to: *mut T,
+    panel_stride: usize,
+    n_panels: usize,
+    depth: usize,
+) {
+    for k in 0..depth {
+        let row = from.wrapping_offset(k as isize * depth_stride);
+        for panel in 0..n_panels {
+            // SAFETY: row `k`, panel `panel`, for which the caller vouches; an array has the alignment of its elements.
+            unsafe {
+                let values = *row.add(panel * NR).cast::<[T; NR]>();
+                *to.add(panel * panel_stride + k * NR).cast::<[T; NR]>() = values;
+            }
         }
     }
 }

@@ -25,6 +25,7 @@ pub(crate) static AVX2_F32: KernelSet<f32> = KernelSet {
     vector: VectorKernels { along: along_avx2_f32, across: across_avx2_f32, strided: strided_avx2::<f32> },
     transpose: transpose_f32,
     copy: copy_avx2::<f32>,
+    copy_panels: copy_panels_avx2::<f32, 16>,
 };
 
 /// The kernels for `f64` with AVX2 and FMA.
@@ -39,6 +40,7 @@ pub(crate) static AVX2_F64: KernelSet<f64> = KernelSet {
     vector: VectorKernels { along: along_avx2_f64, across: across_avx2_f64, strided: strided_avx2::<f64> },
     transpose: transpose_f64,
     copy: copy_avx2::<f64>,
+    copy_panels: copy_panels_avx2::<f64, 8>,
 };
 
 /// The kernels for `f32` with AVX-512.
@@ -53,6 +55,7 @@ pub(crate) static AVX512_F32: KernelSet<f32> = KernelSet {
     vector: VectorKernels { along: along_avx512_f32, across: across_avx512_f32, strided: strided_avx512::<f32> },
     transpose: transpose_f32,
     copy: copy_avx512::<f32>,
+    copy_panels: copy_panels_avx512::<f32, 32>,
 };
 
 /// The kernels for `f64` with AVX-512.
@@ -67,6 +70,7 @@ pub(crate) static AVX512_F64: KernelSet<f64> = KernelSet {
     vector: VectorKernels { along: along_avx512_f64, across: across_avx512_f64, strided: strided_avx512::<f64> },
     transpose: transpose_f64,
     copy: copy_avx512::<f64>,
+    copy_panels: copy_panels_avx512::<f64, 16>,
 };
 
 /// Sixteen words of which the last `n` of the first eight are set, wherever `n <= 8`: a window into it is a mask.
@@ -365,6 +369,40 @@ unsafe fn copy_avx512<T: Element>(
 ) {
     // SAFETY: what the caller promises.
     unsafe { super::portable::copy(from, stride, to, to_stride, width, depth, ahead, prefetch) }
+}
+
+/// [`CopyPanels`](crate::kernel::CopyPanels) with vectors of 256 bits.
+///
+/// # Safety
+/// The CPU has AVX2; `from` and `to` are valid for the elements named there and do not overlap.
+#[target_feature(enable = "avx2")]
+unsafe fn copy_panels_avx2<T: Element, const NR: usize>(
+    from: *const T,
+    depth_stride: isize,
+    to: *mut T,
+    panel_stride: usize,
+    n_panels: usize,
+    depth: usize,
+) {
+    // SAFETY: what the caller promises.
+    unsafe { super::portable::copy_panels::<T, NR>(from, depth_stride, to, panel_stride, n_panels, depth) }
+}
+
+/// [`CopyPanels`](crate::kernel::CopyPanels) with vectors of 512 bits.
+///
+/// # Safety
+/// The CPU has AVX-512; `from` and `to` are valid for the elements named there and do not overlap.
+#[target_feature(enable = "avx2,avx512f")]
+unsafe fn copy_panels_avx512<T: Element, const NR: usize>(
+    from: *const T,
+    depth_stride: isize,
+    to: *mut T,
+    panel_stride: usize,
+    n_panels: usize,
+    depth: usize,
+) {
+    // SAFETY: what the caller promises.
+    unsafe { super::portable::copy_panels::<T, NR>(from, depth_stride, to, panel_stride, n_panels, depth) }
 }
 
 /// The starts of blocks of `block` that cover `0..len`, the last one moved back to end at `len` (it overlaps the
