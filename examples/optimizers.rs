@@ -13,13 +13,15 @@ mod flags;
 use std::error::Error;
 use std::path::PathBuf;
 
-use cotangent::data::{Dataset, Mnist};
+use cotangent::data::{Dataset, LastBatch, Mnist};
 use cotangent::prelude::*;
 use cotangent::train::plot::{Plot, save_grid};
 use cotangent::train::{CrossEntropy, Options, ReduceOnPlateau, Trainer};
 use ndarray::Array2;
 
 const BATCH: usize = 50;
+/// Gradients of a step when they are accumulated.
+const PARTS: usize = 4;
 /// Steps in the valley.
 const STEPS: usize = 60;
 
@@ -66,7 +68,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (train, test) = Mnist::bundled()?.into_parts();
     let (train, test) = (train.into_dataset().head(n), test.into_dataset().head(4000));
 
-    let mut paths = Plot::new("Paths through a valley").x_range(-3.2, 0.8).y_range(-1.2, 1.2);
+    let mut paths =
+        Plot::new("Paths through a valley").x_label("along").y_label("across").x_range(-3.2, 0.8).y_range(-1.2, 1.2);
     let floor = Array2::from_shape_fn((48, 80), |(row, column)| {
         let w = [-3.2 + 4.0 * (column as f64 + 0.5) / 80.0, -1.2 + 2.4 * (row as f64 + 0.5) / 48.0];
         (height(w) / 18.0).sqrt() - 0.2
@@ -85,6 +88,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             losses = losses.line(name, history.iter().map(|e| (e.number as f64, e.train_loss)));
         }
     }
+
+    let difference = accumulated(&runtime, &train)?;
+    println!("\nsteps of {PARTS} accumulated gradients differ from steps of one batch by {difference:.1e} at most");
 
     let steps = epochs * train.len().div_ceil(BATCH);
     let mut factors = Plot::new("Schedules").x_label("step").y_label("factor of the rate");
@@ -118,6 +124,35 @@ fn path(runtime: &Runtime, optimizer: &dyn Optimizer) -> Result<Vec<(f64, f64)>,
         points.push((at.scalar("x")?, at.scalar("y")?));
     }
     Ok(points)
+}
+
+/// Steps of one batch of 200, and steps of four gradients of batches of 50: by how much a weight differs at most after 10.
+fn accumulated(runtime: &Runtime, train: &Dataset) -> Result<f64, Box<dyn Error>> {
+    let compile = |n: usize, parts: usize, is_last: bool| -> Result<_, Box<dyn Error>> {
+        let graph = build(|g| {
+            let loss = net(g, g.input("x", F32, [n, 784])).cross_entropy(g.input("y", I64, [n])).mean();
+            let optimizer = Adam::new(1e-3).with(Recipe::new().accumulate(parts as u32));
+            if is_last {
+                g.minimize(loss, optimizer)
+            } else {
+                g.accumulate(loss, optimizer)
+            };
+        })?;
+        Ok(Compiler::new().compile(&graph)?)
+    };
+    let mut whole = Session::new(runtime, compile(PARTS * BATCH, 1, true)?, Seed(1))?;
+    let mut parts = Session::new(runtime, compile(BATCH, PARTS, true)?, Seed(1))?;
+    let (last, adding) = (parts.main(), parts.load(compile(BATCH, PARTS, false)?)?);
+    for (x, y) in train.batches(PARTS * BATCH).last(LastBatch::Drop).take(10) {
+        whole.step([("x", (&x).into()), ("y", (&y).into())])?;
+        for (k, (x, y)) in Dataset::new(x, y)?.batches(BATCH).enumerate() {
+            let program = if k + 1 == PARTS { last } else { adding };
+            parts.run(program, [("x", (&x).into()), ("y", (&y).into())])?;
+        }
+    }
+    let weights = |session: &Session| Ok::<_, Diag>(session.store().get("hidden.weight")?.to_f64());
+    let (whole, parts) = (weights(&whole)?, weights(&parts)?);
+    Ok(whole.iter().zip(&parts).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max))
 }
 
 fn schedules(steps: u64) -> [(&'static str, Schedule); 6] {

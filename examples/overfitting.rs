@@ -5,18 +5,19 @@
 //! ```
 //!
 //! Every net gets all of the training pictures right; what differs is what it makes of 4,000 that it has never seen. The
-//! cures: an L2 and an L1 penalty, dropout, dropout with max-norm, DropConnect, noise on the pictures, batch norm, the average
-//! of the weights over the steps, stopping early, and the best of them all: more data. Each is a line of the model or of the
-//! optimiser's recipe, compiled into the step.
+//! cures: an L2 and an L1 penalty, dropout, dropout with max-norm, DropConnect, noise on the pictures, weights and gradients, batch norm, the average
+//! of the weights over the steps, stopping early, and the best of them all: more data. All but the last two are a line of the
+//! model or of the optimiser's recipe, compiled into the step; who stops early needs a part of the pictures to tell when.
 
 mod flags;
 
 use std::error::Error;
 use std::path::PathBuf;
 
-use cotangent::data::{Dataset, LastBatch, Mnist};
+use cotangent::data::{Dataset, LastBatch, Mnist, Order};
 use cotangent::prelude::*;
 use cotangent::train::plot::{Plot, save_grid};
+use cotangent::train::{CrossEntropy, EarlyStopping, Options, Trainer};
 
 const BATCH: usize = 50;
 const N_TEST: usize = 4000;
@@ -29,6 +30,7 @@ struct Cure {
     drop: f64,
     drop_connect: f64,
     noise: f64,
+    weight_noise: f64,
     batch_norm: bool,
     recipe: Recipe,
     /// So many times the pictures.
@@ -44,7 +46,10 @@ impl Cure {
     fn net<'g>(&self, pictures: Tensor<'g>) -> Tensor<'g> {
         let mut x = pictures.layer("noise", GaussianNoise::new(self.noise)).dropout("drop", 0.4 * self.drop);
         for layer in ["first", "second"] {
-            x = x.layer(layer, Dense::new(WIDTH).init(Init::HeNormal).drop_connect(self.drop_connect));
+            x = x.layer(
+                layer,
+                Dense::new(WIDTH).init(Init::HeNormal).drop_connect(self.drop_connect).weight_noise(self.weight_noise),
+            );
             if self.batch_norm {
                 x = x.layer(&format!("norm_{layer}"), BatchNorm::new());
             }
@@ -62,9 +67,12 @@ fn cures() -> Vec<Cure> {
         Cure { drop: 0.5, ..Cure::new("dropout") },
         Cure { drop: 0.5, recipe: Recipe::new().max_norm(0.8), ..Cure::new("dropout, max-norm") },
         Cure { drop_connect: 0.5, ..Cure::new("DropConnect") },
-        Cure { noise: 0.3, ..Cure::new("noise") },
+        Cure { noise: 0.3, ..Cure::new("noise on pictures") },
+        Cure { weight_noise: 0.1, ..Cure::new("noise on weights") },
+        Cure { recipe: Recipe::new().gradient_noise(0.005), ..Cure::new("noise on gradients") },
         Cure { batch_norm: true, ..Cure::new("batch norm") },
-        Cure { recipe: Recipe::new().average(0.999), ..Cure::new("average of weights") },
+        Cure { recipe: Recipe::new().average(0.99), ..Cure::new("average of weights") },
+        Cure { recipe: Recipe::new().polyak(), ..Cure::new("average, Polyak's") },
         Cure { data: 8, ..Cure::new("8 times the data") },
     ]
 }
@@ -135,6 +143,25 @@ fn train(
     Ok(curve)
 }
 
+fn plain<'g>(_: &'g GraphBuilder, pictures: Tensor<'g>) -> Tensor<'g> {
+    Cure::new("early stopping").net(pictures)
+}
+
+/// A fifth of the pictures is held out. When its loss has not fallen for five epochs, training ends, and the weights of the best
+/// epoch are put back. Errors in percent on the training part and on the test set, test loss, and the step of those weights.
+fn stop_early(runtime: &Runtime, train: &Dataset, test: &Dataset, steps: usize) -> Result<[f64; 4], Box<dyn Error>> {
+    let (part, held_out) = train.split(0.2, Order::Stratified, 1)?;
+    let epochs = steps.div_ceil(part.len().div_ceil(BATCH));
+    let options = Options { epochs, batch_size: BATCH, eval_batch_size: 1000, progress: false, ..Options::default() };
+    let mut trainer = Trainer::new(runtime, plain, CrossEntropy, Adam::new(1e-3), options);
+    let history = trainer.fit_with(&part, Some(&held_out), EarlyStopping::new(5))?;
+    let loss = |epoch: &cotangent::train::Epoch| epoch.validation_loss.unwrap_or(f64::INFINITY);
+    let best = history.iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).ok_or("there was an epoch")?;
+    let error = |accuracy: Option<f64>| 100.0 * (1.0 - accuracy.unwrap_or_default());
+    let (on_part, on_test) = (trainer.evaluate(&part)?, trainer.evaluate(test)?);
+    Ok([error(on_part.accuracy), error(on_test.accuracy), on_test.loss, best.step as f64])
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let known = [
         ("pictures", "pictures to train on, a multiple of 50 (500)"),
@@ -165,6 +192,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             losses = losses.line(cure.name, curve.test_loss);
         }
     }
+    let runtime = Runtime::new(Threads::Exactly(n_threads));
+    let [training, error, loss, at] = stop_early(&runtime, &mnist.train().dataset().head(n), &test, steps)?;
+    println!("{:<20}{training:>10.2}{error:>10.2}{error:>12.2}{at:>12.0}{loss:>14.3}", "early stopping");
+    errors = errors.dots("early stopping", [(at, error)]);
+    losses = losses.dots("early stopping", [(at, loss)]);
     let path = out.join("overfitting.svg");
     save_grid(&path, &format!("A net of {WIDTH} + {WIDTH} ReLUs learns {n} digits by heart"), 2, &[errors, losses])?;
     println!("\nwrote {}", path.display());

@@ -103,7 +103,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("trained on from the encoder beats fresh weights in {} runs", won.join(", "));
 
     let path = out.join("pretraining.svg");
-    let pictures = Plot::new("Test pictures, with holes, and filled in by the auto-encoder");
+    let pictures = Plot::new("Test pictures, with holes, and filled in by the auto-encoder").without_ticks();
     let pictures = pictures.heat((0.0, SHOWN as f64), (0.0, 3.0), shown.view());
     save_grid(&path, &format!("{n_pictures} digits without labels, and a few with"), 2, &[pictures, plot])?;
     println!("wrote {}", path.display());

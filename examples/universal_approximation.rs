@@ -92,7 +92,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         .y_label("largest error on [−1, 1]");
     errors = errors.log_x().log_y();
     let mut fits = Plot::new(format!("What {widest} neurons have learned")).x_label("x").y_label("f(x)");
-    fits = fits.dashed("the function", points.iter().map(|&x| (x, target(x))));
     print!("largest error    ");
     widths.iter().for_each(|width| print!("{width:>8}"));
     println!("  hidden neurons");
@@ -115,10 +114,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         println!();
         errors = errors.dotted_line(name, row);
-        if name != ACTIVATIONS[1].0 {
-            fits = fits.line(name, points.iter().copied().zip(last));
-        }
+        fits = fits.line(name, points.iter().copied().zip(last));
     }
+    fits = fits.dashed("the function", points.iter().map(|&x| (x, target(x))));
     let path = out.join("universal_approximation.svg");
     save_grid(&path, "One hidden layer", 2, &[errors, fits])?;
     println!("\nwrote {}", path.display());

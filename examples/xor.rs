@@ -21,7 +21,7 @@ use ndarray::{Array2, ArrayView2, array};
 
 const RATE: f64 = 0.5;
 /// Cells of a map along each side of the square from -EDGE to 1 + EDGE.
-const N_CELLS: usize = 40;
+const N_CELLS: usize = 80;
 const EDGE: f64 = 0.5;
 
 /// The net that is trained: logits `[n, 1]` of points `[n, 2]`.

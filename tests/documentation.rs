@@ -1,5 +1,5 @@
 //! The written pages under `docs/` keep up with the code: every error code has its section, every knob its row, every
-//! crate with tests its line, every row of the lecture its test, and every link leads somewhere.
+//! crate with tests its line, every row of the lecture its call, test and example, and every link leads somewhere.
 //!
 //! The examples on the pages are run as documentation tests of the facade; the generated pages have `generated_docs.rs`.
 
@@ -197,7 +197,7 @@ fn defines(source: &str, name: &str) -> bool {
 }
 
 #[test]
-fn every_row_of_the_lecture_names_a_test_and_every_name_exists() {
+fn every_row_of_the_lecture_has_a_call_a_test_and_an_example_that_exist() {
     let page = read("docs/lecture.md");
     let mut wrong = Vec::new();
     // Between the heading and the last section, which is a table of figures.
@@ -219,6 +219,12 @@ fn every_row_of_the_lecture_names_a_test_and_every_name_exists() {
         let is_row = line.starts_with("| ") && !line.starts_with("| item") && !line.starts_with("|---");
         if is_row && !has_test {
             wrong.push(format!("no test is linked: {line}"));
+        }
+        if is_row && !line.contains("](../examples/") {
+            wrong.push(format!("no example is linked: {line}"));
+        }
+        if is_row && line.trim_matches('|').split('|').any(|cell| cell.trim().is_empty()) {
+            wrong.push(format!("a cell is empty: {line}"));
         }
     }
     assert!(named_links(rows).count() > 100 && wrong.is_empty(), "docs/lecture.md:\n{}", wrong.join("\n"));

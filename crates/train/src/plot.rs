@@ -24,6 +24,7 @@
 
 mod axis;
 mod draw;
+mod legend;
 
 use std::path::Path;
 
@@ -73,6 +74,7 @@ pub struct Plot {
     series: Vec<Series>,
     levels: Vec<(String, f64)>,
     heat: Option<Heat>,
+    without_ticks: bool,
 }
 
 impl Plot {
@@ -89,6 +91,7 @@ impl Plot {
             series: Vec::new(),
             levels: Vec::new(),
             heat: None,
+            without_ticks: false,
         }
     }
 
@@ -125,6 +128,12 @@ impl Plot {
     /// The ends of the vertical axis, instead of those of the marks; what lies outside is cut off.
     pub fn y_range(mut self, from: f64, to: f64) -> Self {
         self.y_range = Some((from, to));
+        self
+    }
+
+    /// Axes without ticks and numbers, for pictures whose places mean nothing.
+    pub fn without_ticks(mut self) -> Self {
+        self.without_ticks = true;
         self
     }
 

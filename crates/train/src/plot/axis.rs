@@ -60,6 +60,16 @@ impl Axis {
         at.is_finite().then_some(at)
     }
 
+    /// The axis with more room at its upper end, a share of what it has.
+    pub(super) fn stretched(self, share: f64) -> Axis {
+        let high = if self.log {
+            self.high * (self.high / self.low).powf(share)
+        } else {
+            self.high + share * (self.high - self.low)
+        };
+        if high.is_finite() { Axis { high, ..self } } else { self }
+    }
+
     /// The ticks, from low to high.
     pub(super) fn ticks(&self) -> Vec<Tick> {
         if self.log { self.log_ticks() } else { self.linear_ticks() }
@@ -88,7 +98,7 @@ impl Axis {
     }
 
     /// Powers of ten with lesser ticks at 2 to 9 between them; if less than two of them are on the axis, 2 and 5 have
-    /// labels too.
+    /// labels too, and 3 and 7 on a short axis.
     fn log_ticks(&self) -> Vec<Tick> {
         let (first, last) = (self.low.log10().floor() as i32, self.high.log10().ceil() as i32);
         let n_powers = (first..=last).filter(|&e| self.contains(10f64.powi(e))).count();
@@ -100,6 +110,7 @@ impl Axis {
                 let labeled = match digit {
                     1 => exponent % stride == 0,
                     2 | 5 => n_powers < 2,
+                    3 | 7 => n_powers < 2 && self.high / self.low < 6.0,
                     _ => n_powers == 0 && self.high / self.low < 2.5,
                 };
                 if self.contains(value) && (stride == 1 || digit == 1) {
@@ -170,6 +181,7 @@ mod tests {
         assert_eq!(labels(axis(0.004, 300.0, true)), ["0.01", "0.1", "1", "10", "100"]);
         assert_eq!(labels(axis(1.5, 70.0, true)), ["2", "5", "10", "20", "50"]);
         assert_eq!(labels(axis(1e-12, 1.0, true)), ["10⁻¹²", "10⁻¹⁰", "10⁻⁸", "10⁻⁶", "10⁻⁴", "0.01", "1"]);
+        assert_eq!(labels(axis(9.0, 40.0, true)), ["10", "20", "30"]);
         assert_eq!(labels(axis(0.031, 0.059, true)), ["0.04", "0.05"]);
     }
 

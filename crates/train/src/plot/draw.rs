@@ -3,27 +3,26 @@
 use std::fmt::Write;
 
 use super::axis::Axis;
+use super::legend::{Legend, width_of};
 use super::{Heat, Mark, Plot};
 
 /// The size of one plot and the room around its axes, in units of the picture.
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 420.0;
-const LEFT: f64 = 78.0;
-const RIGHT: f64 = 22.0;
-const TOP: f64 = 46.0;
-const BOTTOM: f64 = 56.0;
+pub(super) const WIDTH: f64 = 640.0;
+pub(super) const HEIGHT: f64 = 420.0;
+pub(super) const LEFT: f64 = 78.0;
+pub(super) const RIGHT: f64 = 22.0;
+pub(super) const TOP: f64 = 46.0;
+pub(super) const BOTTOM: f64 = 56.0;
 const TITLE_HEIGHT: f64 = 44.0;
-/// The height of a line of the legend, and the width of a character of its font, roughly.
-const LEGEND_LINE: f64 = 19.0;
-const CHARACTER: f64 = 6.7;
-
 /// Okabe and Ito's palette without its yellow, which is too pale on white, and with black last.
-const COLORS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#222222"];
+pub(super) const COLORS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#222222"];
 const TEXT: &str = "#222222";
 const FAINT: &str = "#6b7280";
-const LINES: &str = "#e5e7eb";
+pub(super) const LINES: &str = "#e5e7eb";
 /// Shades of the heat map on each side of white; neighbors of one shade become one rectangle.
 const N_SHADES: f64 = 12.0;
+/// Cells of the heat map reach so far into the next ones, so that viewers that smooth edges show no lines between them.
+const SEAM: f64 = 0.5;
 
 pub(super) fn picture(title: &str, n_columns: usize, plots: &[Plot]) -> String {
     let top = if title.is_empty() { 0.0 } else { TITLE_HEIGHT };
@@ -49,13 +48,28 @@ pub(super) fn picture(title: &str, n_columns: usize, plots: &[Plot]) -> String {
 }
 
 /// A plot with its axes.
-struct Frame<'a> {
-    plot: &'a Plot,
+pub(super) struct Frame<'a> {
+    pub(super) plot: &'a Plot,
     /// Its number in the picture, for ids.
     number: usize,
     x: Axis,
     y: Axis,
+    legend: Option<Legend>,
+    /// Places on the marks at small distances.
+    pub(super) marks: Vec<(f64, f64)>,
 }
+
+/// The word at a level: its name, where it starts and ends, and its base line.
+pub(super) struct Word<'a> {
+    name: &'a str,
+    pub(super) left: f64,
+    pub(super) right: f64,
+    pub(super) y: f64,
+}
+
+/// The vertical axis is stretched by so much at a time, and so often at most, for a legend that finds no room.
+const HEADROOM: f64 = 0.08;
+const MAX_STRETCHES: usize = 7;
 
 impl<'a> Frame<'a> {
     fn new(plot: &'a Plot, number: usize) -> Self {
@@ -72,11 +86,41 @@ impl<'a> Frame<'a> {
         let ys = points().map(|p| p.1).chain(plot.levels.iter().map(|l| l.1));
         let ys = ys.chain(has_bars.then_some(0.0));
         let x = Axis::new(xs, plot.log_x, heat_x);
-        Frame { plot, number, x, y: Axis::new(ys, plot.log_y, heat_y) }
+        let y = Axis::new(ys, plot.log_y, heat_y);
+        let mut frame = Frame { plot, number, x, y, legend: None, marks: Vec::new() };
+        frame.place();
+        if heat_y.is_none() {
+            // Room above the marks, if that is what it takes not to hide any of them.
+            for _ in 0..MAX_STRETCHES {
+                if frame.legend.as_ref().is_none_or(|legend| legend.n_hidden == 0) {
+                    break;
+                }
+                frame.y = frame.y.stretched(HEADROOM);
+                frame.place();
+            }
+        }
+        frame
+    }
+
+    /// Finds out where the marks are, and where the legend hides the fewest of them.
+    fn place(&mut self) {
+        self.marks = self.plot.series.iter().flat_map(|series| self.dense(&series.points)).collect();
+        self.legend = Legend::place(self);
+    }
+
+    /// Places on a line at small distances, so that a long piece of it counts as being there too.
+    fn dense(&self, points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+        let placed: Vec<(f64, f64)> = points.iter().filter_map(|&p| self.at(p)).collect();
+        let between = placed.windows(2).flat_map(|ends| {
+            let ((x0, y0), (x1, y1)) = (ends[0], ends[1]);
+            let n = ((x1 - x0).hypot(y1 - y0) / 8.0).clamp(1.0, 100.0) as usize;
+            (1..n).map(move |i| i as f64 / n as f64).map(move |t| (x0 + t * (x1 - x0), y0 + t * (y1 - y0)))
+        });
+        placed.iter().copied().chain(between).collect()
     }
 
     /// Where `(x, y)` stands in the plot's own units.
-    fn at(&self, (x, y): (f64, f64)) -> Option<(f64, f64)> {
+    pub(super) fn at(&self, (x, y): (f64, f64)) -> Option<(f64, f64)> {
         // Far beyond the frame there is nothing to see, and viewers have their limits.
         let (x, y) = (self.x.place(x)?.clamp(-9.0, 9.0), self.y.place(y)?.clamp(-9.0, 9.0));
         Some((LEFT + x * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y * (HEIGHT - TOP - BOTTOM)))
@@ -89,7 +133,7 @@ impl<'a> Frame<'a> {
             out,
             "<clipPath id=\"frame{id}\"><rect x=\"{LEFT}\" y=\"{TOP}\" width=\"{width}\" height=\"{height}\"/></clipPath>"
         );
-        if self.plot.heat.is_none() {
+        if self.plot.heat.is_none() && !self.plot.without_ticks {
             self.grid_lines(out);
         }
         let _ = writeln!(out, "<g clip-path=\"url(#frame{id})\">");
@@ -106,7 +150,9 @@ impl<'a> Frame<'a> {
             "<rect x=\"{LEFT}\" y=\"{TOP}\" width=\"{width}\" height=\"{height}\" fill=\"none\" stroke=\"#9ca3af\"/>"
         );
         self.labels(out);
-        self.legend(out);
+        if let Some(legend) = &self.legend {
+            legend.draw(out, self.plot);
+        }
     }
 
     fn grid_lines(&self, out: &mut String) {
@@ -135,6 +181,9 @@ impl<'a> Frame<'a> {
         text(out, (middle_x, HEIGHT - 14.0), "middle", "", &self.plot.x_label);
         let turned = format!("transform=\"rotate(-90 20 {middle_y})\"");
         text(out, (20.0, middle_y), "middle", &turned, &self.plot.y_label);
+        if self.plot.without_ticks {
+            return;
+        }
         let style = format!("font-size=\"12\" fill=\"{FAINT}\"");
         for tick in self.x.ticks() {
             if let (Some(label), Some((x, _))) = (tick.label, self.at((tick.value, self.y.low))) {
@@ -149,17 +198,36 @@ impl<'a> Frame<'a> {
     }
 
     fn levels(&self, out: &mut String) {
-        for (name, level) in &self.plot.levels {
+        for (_, level) in &self.plot.levels {
             if let Some((_, y)) = self.at((self.x.low, *level)) {
                 let right = WIDTH - RIGHT;
                 let _ = writeln!(
                     out,
                     "<line x1=\"{LEFT}\" y1=\"{y:.1}\" x2=\"{right}\" y2=\"{y:.1}\" stroke=\"{FAINT}\" stroke-dasharray=\"2 3\"/>"
                 );
-                let style = format!("font-size=\"12\" fill=\"{FAINT}\"");
-                text(out, (right - 6.0, y - 5.0), "end", &style, name);
             }
         }
+        for word in self.words() {
+            let style = format!("font-size=\"12\" fill=\"{FAINT}\"");
+            text(out, (word.left, word.y), "start", &style, word.name);
+        }
+    }
+
+    /// The words at the levels: above the line on the right, unless marks are there and elsewhere fewer.
+    pub(super) fn words(&self) -> Vec<Word<'a>> {
+        let of_level = |(name, level): &'a (String, f64)| {
+            let (_, y) = self.at((self.x.low, *level))?;
+            let width = width_of(name);
+            let (right, left) = (WIDTH - RIGHT - 6.0 - width, LEFT + 6.0);
+            let places = [(right, y - 5.0), (left, y - 5.0), (right, y + 14.0), (left, y + 14.0)];
+            let behind = |&(x, y): &(f64, f64)| {
+                let inside = |p: &&(f64, f64)| (x..x + width).contains(&p.0) && (y - 14.0..y + 5.0).contains(&p.1);
+                self.marks.iter().filter(inside).count()
+            };
+            let (left, y) = places.into_iter().min_by_key(behind)?;
+            Some(Word { name, left, right: left + width, y })
+        };
+        self.plot.levels.iter().filter_map(of_level).collect()
     }
 
     fn marks(&self, out: &mut String, mark: &Mark, points: &[(f64, f64)], color: &str) {
@@ -184,10 +252,12 @@ impl<'a> Frame<'a> {
                 }
             }
             Mark::Dots => {
+                // A handful is to be seen, a cloud to be seen through.
+                let radius = if points.len() <= 10 { 5.5 } else { 3.0 };
                 for (x, y) in points.iter().filter_map(|&p| self.at(p)) {
                     let _ = writeln!(
                         out,
-                        "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{color}\" fill-opacity=\"0.75\" \
+                        "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\" fill=\"{color}\" fill-opacity=\"0.75\" \
                          stroke=\"white\" stroke-width=\"0.6\"/>"
                     );
                 }
@@ -229,72 +299,14 @@ impl<'a> Frame<'a> {
                         out,
                         "<rect x=\"{left:.1}\" y=\"{high:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{}\" \
                          shape-rendering=\"crispEdges\"/>",
-                        right - left,
-                        low - high,
+                        right - left + SEAM,
+                        low - high + SEAM,
                         shade(f64::from(run[0]) / N_SHADES)
                     );
                 }
                 start = end;
             }
         }
-    }
-
-    /// The names of the series, in the corner with the fewest points behind them.
-    fn legend(&self, out: &mut String) {
-        let named: Vec<_> = self.plot.series.iter().enumerate().filter(|(_, s)| !s.name.is_empty()).collect();
-        let Some(longest) = named.iter().map(|(_, s)| s.name.chars().count()).max() else { return };
-        let (width, height) = (48.0 + CHARACTER * longest as f64, 10.0 + LEGEND_LINE * named.len() as f64);
-        let (left, right) = (LEFT + 10.0, WIDTH - RIGHT - 10.0 - width);
-        let (top, bottom) = (TOP + 10.0, HEIGHT - BOTTOM - 10.0 - height);
-        let points: Vec<(f64, f64)> = self.plot.series.iter().flat_map(|s| self.dense(&s.points)).collect();
-        let behind = |&(x, y): &(f64, f64)| {
-            let inside = |p: &&(f64, f64)| {
-                (x - 6.0..=x + width + 6.0).contains(&p.0) && (y - 6.0..=y + height + 6.0).contains(&p.1)
-            };
-            points.iter().filter(inside).count()
-        };
-        let corners = [(right, top), (left, top), (right, bottom), (left, bottom)];
-        let Some((x, y)) = corners.into_iter().min_by_key(behind) else { return };
-        let _ = writeln!(
-            out,
-            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" rx=\"4\" fill=\"white\" \
-             fill-opacity=\"0.88\" stroke=\"{LINES}\"/>"
-        );
-        for (line, (i, series)) in named.into_iter().enumerate() {
-            let color = COLORS[i % COLORS.len()];
-            let middle = y + 5.0 + LEGEND_LINE * (line as f64 + 0.5);
-            let (from, to) = (x + 9.0, x + 33.0);
-            let _ = match &series.mark {
-                Mark::Line { dashed, .. } => {
-                    let dash = if *dashed { " stroke-dasharray=\"7 4\"" } else { "" };
-                    writeln!(
-                        out,
-                        "<line x1=\"{from:.1}\" y1=\"{middle:.1}\" x2=\"{to:.1}\" y2=\"{middle:.1}\" stroke=\"{color}\" stroke-width=\"2.5\"{dash}/>"
-                    )
-                }
-                Mark::Dots => {
-                    writeln!(out, "<circle cx=\"{:.1}\" cy=\"{middle:.1}\" r=\"4\" fill=\"{color}\"/>", from + 12.0)
-                }
-                Mark::Bars => writeln!(
-                    out,
-                    "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"12\" height=\"10\" fill=\"{color}\" fill-opacity=\"0.65\"/>",
-                    from + 6.0,
-                    middle - 5.0
-                ),
-            };
-            text(out, (x + 41.0, middle + 4.0), "start", "font-size=\"12\"", &series.name);
-        }
-    }
-
-    /// Points on a line at small distances, so that a long piece of it counts as being there too.
-    fn dense(&self, points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-        let placed: Vec<(f64, f64)> = points.iter().filter_map(|&p| self.at(p)).collect();
-        let between = placed.windows(2).flat_map(|ends| {
-            let ((x0, y0), (x1, y1)) = (ends[0], ends[1]);
-            let n = ((x1 - x0).hypot(y1 - y0) / 12.0).clamp(1.0, 100.0) as usize;
-            (1..n).map(move |i| i as f64 / n as f64).map(move |t| (x0 + t * (x1 - x0), y0 + t * (y1 - y0)))
-        });
-        placed.iter().copied().chain(between).collect()
     }
 }
 
@@ -313,7 +325,7 @@ fn shade(value: f64) -> String {
     format!("#{r:02x}{g:02x}{b:02x}")
 }
 
-fn text(out: &mut String, (x, y): (f64, f64), anchor: &str, style: &str, text: &str) {
+pub(super) fn text(out: &mut String, (x, y): (f64, f64), anchor: &str, style: &str, text: &str) {
     if !text.is_empty() {
         let _ =
             writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" {style}>{}</text>", escape(text));
