@@ -108,9 +108,11 @@ impl<'a, T: Element> Job<'a, T> {
     ) -> Self {
         let b_adjacent = b.col_stride == 1;
         let b_row_bytes = b.row_stride.unsigned_abs() * size_of::<T>();
-        let stays = shape.stays && b_adjacent && !b_row_bytes.is_multiple_of(SET_PERIOD);
-        let a_direct = shape.a_direct || stays;
-        let b_direct = (shape.b_direct && b_adjacent) || stays;
+        let crowded = b_row_bytes.is_multiple_of(SET_PERIOD);
+        let stays = shape.stays && b_adjacent && !crowded;
+        let packs = shape.packs_crowded && b_adjacent && crowded;
+        let a_direct = (shape.a_direct && !packs) || stays;
+        let b_direct = (shape.b_direct && b_adjacent && !packs) || stays;
         // Worth it if one panel of rows is all that reads B.
         let b_transposed = !b_adjacent && b.row_stride == 1 && shape.m <= kernels.transposing.len();
         let c_direct = c.col_stride == 1;

@@ -288,6 +288,9 @@ pub(crate) struct Shape {
     /// Pack neither, provided that B's columns are adjacent and its rows do not all fall into the same cache sets:
     /// measured, packing then costs more than the better order of memory gains.
     pub stays: bool,
+    /// Pack both all the same if B's rows fall into the same cache sets: B comes from L3, and tiles would fetch each of its
+    /// lines once for every panel of rows.
+    pub packs_crowded: bool,
     /// One call of a micro-kernel does it, if the columns of B and C are adjacent.
     pub is_one_tile: bool,
     /// Flat kernels, if strides suit them.
@@ -453,6 +456,7 @@ impl Shape {
         let (low, narrow) = (m <= LOW_PANELS * mr, n <= 2 * nr);
         let flat_needs = flat.is_some() && !is_short_pieces;
         let (a_direct, b_direct) = (small || low || narrow || flat_needs, small || low || flat_needs);
+        let packs_crowded = low && !narrow && flat.is_none() && m > mr && b_bytes > caches.l2;
         // A stays in L2 while B, of a size that TLB and L3 handle well, streams by once.
         // Low tiles read B too often for that.
         let stays = mr >= STAYING_ROWS && a_bytes <= caches.l2 / 2 && b_bytes <= 4 * caches.l2;
@@ -477,6 +481,7 @@ impl Shape {
             a_direct,
             b_direct,
             stays,
+            packs_crowded,
             is_one_tile,
             flat,
             row_unit,
@@ -488,7 +493,11 @@ impl Shape {
 
     /// Elements of the packed block of A that a thread has.
     pub fn a_elements(&self) -> usize {
-        if self.a_direct { 0 } else { self.blocking.mc.min(self.m) * self.blocking.kc.min(self.k) }
+        if self.a_direct && !self.packs_crowded {
+            0
+        } else {
+            self.blocking.mc.min(self.m) * self.blocking.kc.min(self.k)
+        }
     }
 
     /// Elements of the panels of B that a thread packs for itself, or of what flat kernels read of B.

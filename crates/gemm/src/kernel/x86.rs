@@ -76,22 +76,73 @@ pub(crate) static AVX512_F64: KernelSet<f64> = KernelSet {
 /// Sixteen words of which the last `n` of the first eight are set, wherever `n <= 8`: a window into it is a mask.
 static WINDOW: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// The mask of the first `n` of 8 lanes.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn mask_8x32(n: usize) -> __m256i {
-    let n = n.min(8);
-    // SAFETY: words `8 - n..16 - n` lie in the sixteen of the window.
-    unsafe { _mm256_loadu_si256(WINDOW.as_ptr().add(8 - n).cast()) }
+/// The first `n` lanes of 256 bits.
+#[derive(Clone, Copy)]
+struct First {
+    words: __m256i,
+    n: usize,
 }
 
-/// The mask of the first `n` of 4 lanes.
+/// The first `n` of 8 lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn mask_4x64(n: usize) -> __m256i {
+fn mask_8x32(n: usize) -> First {
+    let n = n.min(8);
+    // SAFETY: words `8 - n..16 - n` lie in the sixteen of the window.
+    First { words: unsafe { _mm256_loadu_si256(WINDOW.as_ptr().add(8 - n).cast()) }, n }
+}
+
+/// The first `n` of 4 lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn mask_4x64(n: usize) -> First {
     let n = n.min(4);
     // SAFETY: words `8 - 2n..16 - 2n` lie in the sixteen of the window.
-    unsafe { _mm256_loadu_si256(WINDOW.as_ptr().add(8 - 2 * n).cast()) }
+    First { words: unsafe { _mm256_loadu_si256(WINDOW.as_ptr().add(8 - 2 * n).cast()) }, n }
+}
+
+/// Stores the first `n < 8` lanes. A masked store takes some CPUs dozens of internal steps.
+///
+/// # Safety
+/// So many elements are writable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store_first_f32(mut to: *mut f32, n: usize, x: __m256) {
+    let mut half = _mm256_castps256_ps128(x);
+    // SAFETY: four, two and one elements, as far as `n` has them.
+    unsafe {
+        if n & 4 != 0 {
+            _mm_storeu_ps(to, half);
+            (to, half) = (to.add(4), _mm256_extractf128_ps::<1>(x));
+        }
+        if n & 2 != 0 {
+            _mm_storel_pd(to.cast(), _mm_castps_pd(half));
+            (to, half) = (to.add(2), _mm_movehl_ps(half, half));
+        }
+        if n & 1 != 0 {
+            _mm_store_ss(to, half);
+        }
+    }
+}
+
+/// Stores the first `n < 4` lanes.
+///
+/// # Safety
+/// So many elements are writable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store_first_f64(mut to: *mut f64, n: usize, x: __m256d) {
+    let mut half = _mm256_castpd256_pd128(x);
+    // SAFETY: two and one elements, as far as `n` has them.
+    unsafe {
+        if n & 2 != 0 {
+            _mm_storeu_pd(to, half);
+            (to, half) = (to.add(2), _mm256_extractf128_pd::<1>(x));
+        }
+        if n & 1 != 0 {
+            _mm_store_sd(to, half);
+        }
+    }
 }
 
 /// The mask of the first `n` of 16 lanes.
@@ -124,15 +175,15 @@ micro_kernels!(
     /// Six rows of two vectors of eight.
     avx2_f32, flat_avx2_f32, "avx2,fma", f32, 8, mask: mask_8x32, zero: _mm256_setzero_ps,
     splat: _mm256_set1_ps, fma: _mm256_fmadd_ps, prefetch: prefetch, load: _mm256_loadu_ps, store: _mm256_storeu_ps,
-    load_masked: |p, m| _mm256_maskload_ps(p, m),
-    store_masked: |p, m, x| _mm256_maskstore_ps(p, m, x),
+    load_masked: |p, m| _mm256_maskload_ps(p, m.words),
+    store_masked: |p, m, x| store_first_f32(p, m.n, x),
 );
 micro_kernels!(
     /// Six rows of two vectors of four.
     avx2_f64, flat_avx2_f64, "avx2,fma", f64, 4, mask: mask_4x64, zero: _mm256_setzero_pd,
     splat: _mm256_set1_pd, fma: _mm256_fmadd_pd, prefetch: prefetch, load: _mm256_loadu_pd, store: _mm256_storeu_pd,
-    load_masked: |p, m| _mm256_maskload_pd(p, m),
-    store_masked: |p, m, x| _mm256_maskstore_pd(p, m, x),
+    load_masked: |p, m| _mm256_maskload_pd(p, m.words),
+    store_masked: |p, m, x| store_first_f64(p, m.n, x),
 );
 micro_kernels!(
     /// Twelve rows of two vectors of sixteen.
@@ -297,12 +348,12 @@ transposing_kernels!(
 vector_kernels!(
     along_avx2_f32, along_rows_avx2_f32, across_avx2_f32, across_lane_avx2_f32, "avx2,fma", f32, 8, virtual: 32, rows: 3,
     mask: mask_8x32, zero: _mm256_setzero_ps, splat: _mm256_set1_ps, fma: _mm256_fmadd_ps, load: _mm256_loadu_ps,
-    store: _mm256_storeu_ps, load_masked: |p, m| _mm256_maskload_ps(p, m),
+    store: _mm256_storeu_ps, load_masked: |p, m| _mm256_maskload_ps(p, m.words),
 );
 vector_kernels!(
     along_avx2_f64, along_rows_avx2_f64, across_avx2_f64, across_lane_avx2_f64, "avx2,fma", f64, 4, virtual: 16, rows: 3,
     mask: mask_4x64, zero: _mm256_setzero_pd, splat: _mm256_set1_pd, fma: _mm256_fmadd_pd, load: _mm256_loadu_pd,
-    store: _mm256_storeu_pd, load_masked: |p, m| _mm256_maskload_pd(p, m),
+    store: _mm256_storeu_pd, load_masked: |p, m| _mm256_maskload_pd(p, m.words),
 );
 vector_kernels!(
     along_avx512_f32, along_rows_avx512_f32, across_avx512_f32, across_lane_avx512_f32, "avx512f", f32, 16, virtual: 32, rows: 4,
