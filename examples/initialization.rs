@@ -136,6 +136,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Step and loss.
+type Curve = Vec<(f64, f64)>;
+
 /// A net after so many steps, and its losses.
 fn train(
     runtime: &Runtime,
@@ -143,7 +146,7 @@ fn train(
     init: Init,
     norm: Norm,
     steps: usize,
-) -> Result<(Session, Vec<(f64, f64)>), Box<dyn Error>> {
+) -> Result<(Session, Curve), Box<dyn Error>> {
     let graph = build(|g| {
         let (logits, _) = net(g.input("x", F32, [BATCH, 784]), init, norm);
         let loss = logits.cross_entropy(g.input("y", I64, [BATCH])).mean();
