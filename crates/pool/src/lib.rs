@@ -14,14 +14,18 @@
 //! worker has not begun when the caller has finished its own parts, the caller does too, so that a run takes no longer
 //! than on one thread, however long a sleeping worker needs to wake; an idle pool uses no CPU time after about 50 µs.
 
+mod cores;
+
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use crate::cores::ThreadNumber;
 
 /// How long an idle worker looks for work before it parks.
 const SPIN: Duration = Duration::from_micros(50);
@@ -31,6 +35,12 @@ const LOOKS_PER_CLOCK: u32 = 32;
 
 /// Looks before a waiting caller starts to give its time slice away (some tens of microseconds).
 const CALLER_LOOKS: u32 = 4096;
+
+/// A worker that has been late for so long, however often it was called, is probably waiting for the caller's core.
+const PATIENCE: Duration = Duration::from_micros(200);
+
+/// The least time from sending workers to other cores to doing so again.
+const SENDING_PERIOD: Duration = Duration::from_millis(1);
 
 /// The most threads a pool has; the low bits of the shared word hold a thread count.
 const MAX_THREADS: usize = 1024;
@@ -91,9 +101,24 @@ unsafe impl Send for Shared {}
 /// A persistent set of threads that run the parts of one parallel region at a time.
 pub struct Pool {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Vec<Worker>,
     /// A run is under way: taken by compare-and-swap, never waited for.
     busy: AtomicBool,
+    start: Instant,
+    /// Nanoseconds from the start to the first of the latest runs that some worker was late for, or 0. As the next field, only
+    /// for the thread that drives the pool.
+    late_since: AtomicU64,
+    /// Nanoseconds from the start to when workers were last sent to other cores.
+    sent_away: AtomicU64,
+    /// Workers were late for long, so those that wake are sent to other cores at once: a virtual machine whose idle cores count
+    /// as taken by somebody else wakes threads on the core of the caller, always.
+    wakes_here: AtomicBool,
+}
+
+/// A thread of the pool other than the caller.
+struct Worker {
+    handle: JoinHandle<()>,
+    number: ThreadNumber,
 }
 
 impl std::fmt::Debug for Pool {
@@ -126,9 +151,15 @@ impl Pool {
             let worker = Arc::clone(&shared);
             let builder = std::thread::Builder::new().name(format!("cotangent-{id}"));
             shared.n_running.0.fetch_add(1, Ordering::Relaxed);
-            match builder.spawn(move || work(&worker, id)) {
-                Ok(worker) => workers.push(worker),
-                Err(_) => {
+            let (sender, receiver) = mpsc::channel();
+            let spawned = builder.spawn(move || {
+                // Only the receiver below could refuse it, and that waits.
+                let _ = sender.send(ThreadNumber::mine());
+                work(&worker, id);
+            });
+            match spawned.map(|handle| (handle, receiver.recv())) {
+                Ok((handle, Ok(number))) => workers.push(Worker { handle, number }),
+                _ => {
                     shared.n_running.0.fetch_sub(1, Ordering::Relaxed);
                     break;
                 }
@@ -140,7 +171,9 @@ impl Pool {
         }
         // The first run is published after this store, with release ordering: every worker of a run sees it.
         shared.n_threads.store(workers.len() + 1, Ordering::Relaxed);
-        Pool { shared, workers, busy: AtomicBool::new(false) }
+        let (late_since, sent_away) = (AtomicU64::new(0), AtomicU64::new(0));
+        let [busy, wakes_here] = [false, false].map(AtomicBool::new);
+        Pool { shared, workers, busy, start: Instant::now(), late_since, sent_away, wakes_here }
     }
 
     /// The number of threads, the calling one included.
@@ -181,14 +214,24 @@ impl Pool {
         }
         run_parts(shared, f, 0, n_threads, n_parts);
         // A worker that sleeps, or whose core is taken, may begin later than this thread could be done with its parts.
+        let mut late = false;
         for id in 1..n_active {
             if shared.n_running.0.load(Ordering::Acquire) != 0 && claim(shared, id, number) {
                 run_parts(shared, f, id, n_threads, n_parts);
                 shared.n_running.0.fetch_sub(1, Ordering::Relaxed);
+                late = true;
             }
+        }
+        if late {
+            self.late(n_active);
+        } else if self.late_since.load(Ordering::Relaxed) != 0 {
+            self.late_since.store(0, Ordering::Relaxed);
         }
         let mut looks = 0;
         while shared.n_running.0.load(Ordering::Acquire) != 0 {
+            if looks == CALLER_LOOKS {
+                self.send_away(n_active);
+            }
             looks = wait(looks, shared.oversubscribed);
         }
         let payload = if shared.panicked.load(Ordering::Relaxed) { take_panic(shared) } else { None };
@@ -198,12 +241,44 @@ impl Pool {
         }
     }
 
+    /// Takes note that a worker was late, and sends workers to other cores if that has been so for long.
+    #[cold]
+    fn late(&self, n_active: usize) {
+        let now = self.start.elapsed();
+        match self.late_since.load(Ordering::Relaxed) {
+            0 => self.late_since.store((now.as_nanos() as u64).max(1), Ordering::Relaxed),
+            since if now > Duration::from_nanos(since) + PATIENCE => {
+                self.wakes_here.store(!self.shared.oversubscribed, Ordering::Relaxed);
+                self.send_away(n_active);
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends the workers of the first `n_active` threads to other cores than the caller's, but not too often: they may be
+    /// there already.
+    #[cold]
+    fn send_away(&self, n_active: usize) {
+        let now = self.start.elapsed();
+        let last = Duration::from_nanos(self.sent_away.load(Ordering::Relaxed));
+        if self.shared.oversubscribed || now < last + SENDING_PERIOD {
+            return;
+        }
+        self.sent_away.store(now.as_nanos() as u64, Ordering::Relaxed);
+        for worker in self.workers.iter().take(n_active - 1) {
+            worker.number.send_away();
+        }
+    }
+
     /// Unparks those of the first `n_active` threads that sleep.
     #[cold]
     fn wake(&self, n_active: usize) {
         for (worker, parked) in self.workers.iter().zip(&self.shared.parked).take(n_active - 1) {
             if parked.0.load(Ordering::SeqCst) {
-                worker.thread().unpark();
+                worker.handle.thread().unpark();
+                if self.wakes_here.load(Ordering::Relaxed) {
+                    worker.number.send_away();
+                }
             }
         }
     }
@@ -213,9 +288,9 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.word.0.store(STOP, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
-            worker.thread().unpark();
+            worker.handle.thread().unpark();
             // A worker catches the panics of its parts, so it cannot have ended by one.
-            let _ = worker.join();
+            let _ = worker.handle.join();
         }
     }
 }
