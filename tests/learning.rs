@@ -233,3 +233,113 @@ fn a_classifier_starts_from_the_encoder_of_an_auto_encoder() {
     let results = session.run(evaluate, [("x", (&x).into()), ("y", (&y).into())]).unwrap();
     assert!(results.scalar("accuracy").unwrap() > 0.5);
 }
+
+/// The share of the test pictures that a program with the output `n_correct` reads wrongly, in percent.
+fn test_error(session: &mut Session, program: ProgramId, mnist: &Mnist) -> f64 {
+    let test = mnist.test().dataset();
+    let (x, y) = test.batches(test.len()).next().unwrap();
+    let n_correct =
+        session.run(program, [("x", (&x).into()), ("y", (&y).into())]).unwrap().scalar("n_correct").unwrap();
+    100.0 * (1.0 - n_correct / test.len() as f64)
+}
+
+#[test]
+fn nine_tenths_of_the_weights_can_go_if_the_others_are_trained_on() {
+    const BATCH: usize = 100;
+    fn net(pictures: Tensor<'_>) -> Tensor<'_> {
+        pictures.dense("hidden", 100).relu().dense("out", 10)
+    }
+    let mnist = Mnist::bundled().unwrap();
+    let few = mnist.train().dataset().head(6000);
+    let training = build(|g| {
+        let (x, y) = (g.input("x", F32, [BATCH, 784]), g.input("y", I64, [BATCH]));
+        g.minimize(net(x).cross_entropy(y).mean(), Adam::new(1e-3).with(Recipe::new().masked()));
+    })
+    .unwrap();
+    let compile = |graph: &Graph| Compiler::new().compile(graph).unwrap();
+    let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), compile(&training), Seed(1)).unwrap();
+    let prune = session.load(compile(&pruning(&training).unwrap())).unwrap();
+    let n = mnist.test().len();
+    let evaluation = compiled(|g| {
+        g.output("n_correct", net(g.input("x", F32, [n, 784])).n_correct(g.input("y", I64, [n])));
+    });
+    let evaluate = session.load(evaluation).unwrap();
+    let mut epoch = 0;
+    let mut train = |session: &mut Session| {
+        for _ in 0..5 {
+            for (x, y) in few.shuffled_batches(BATCH, 1).epoch(epoch) {
+                session.step([("x", (&x).into()), ("y", (&y).into())]).unwrap();
+            }
+            epoch += 1;
+        }
+    };
+    train(&mut session);
+    let whole = test_error(&mut session, evaluate, &mnist);
+    let mut cut = Vec::new();
+    for share in [0.6f32, 0.8, 0.9] {
+        session.run(prune, [("share", (&ndarray::arr0(share)).into())]).unwrap();
+        cut.push(test_error(&mut session, evaluate, &mnist));
+        train(&mut session);
+    }
+    let tuned = test_error(&mut session, evaluate, &mnist);
+    assert!(whole < 9.0 && tuned < whole + 0.5, "whole {whole}, cut {cut:?}, tuned {tuned}");
+    for name in ["hidden.weight", "out.weight"] {
+        let values = session.store().get(name).unwrap().to_f64();
+        let n_left = values.iter().filter(|v| **v != 0.0).count();
+        assert!(n_left * 10 <= values.len() + 10, "{n_left} of {} weights of `{name}` are left", values.len());
+    }
+}
+
+#[test]
+fn a_narrow_deep_net_learns_more_from_a_wide_shallow_one_than_from_labels() {
+    const BATCH: usize = 50;
+    fn teacher(pictures: Tensor<'_>) -> Tensor<'_> {
+        pictures.dense("wide", 300).relu().dense("said", 10)
+    }
+    fn student(pictures: Tensor<'_>) -> Tensor<'_> {
+        (0..3).fold(pictures, |x, layer| x.dense(&format!("narrow{layer}"), 32).relu()).dense("out", 10)
+    }
+    let mnist = Mnist::bundled().unwrap();
+    let (few, many) = (mnist.train().dataset().head(500), mnist.train().dataset().head(10_000));
+    fn inputs(g: &GraphBuilder) -> [Tensor<'_>; 2] {
+        [g.input("x", F32, [BATCH, 784]), g.input("y", I64, [BATCH])]
+    }
+    let runtime = Runtime::new(Threads::Exactly(1));
+    let teaching = compiled(|g| {
+        let [x, y] = inputs(g);
+        g.minimize(teacher(x).cross_entropy(y).mean(), Adam::new(1e-3));
+    });
+    let mut session = Session::new(&runtime, teaching, Seed(1)).unwrap();
+    for epoch in 0..3 {
+        for (x, y) in many.shuffled_batches(BATCH, 1).epoch(epoch) {
+            session.step([("x", (&x).into()), ("y", (&y).into())]).unwrap();
+        }
+    }
+    // Both students live on the teacher's store, each in a scope of its own, and start from weights of the same kind.
+    let mut errors = Vec::new();
+    for taught in [false, true] {
+        let scope = if taught { "taught" } else { "alone" };
+        let step = session.load(compiled(|g| {
+            let [x, y] = inputs(g);
+            let said = teacher(x);
+            g.scope(scope, || {
+                let logits = student(x);
+                let loss = if taught { logits.distill(said, 4.0) } else { logits.cross_entropy(y).mean() };
+                g.minimize(loss, Adam::new(2e-3));
+            });
+        }));
+        let step = step.unwrap();
+        for epoch in 0..40 {
+            for (x, y) in few.shuffled_batches(BATCH, 1).epoch(epoch) {
+                session.run(step, [("x", (&x).into()), ("y", (&y).into())]).unwrap();
+            }
+        }
+        let n = mnist.test().len();
+        let evaluate = session.load(compiled(|g| {
+            let (x, y) = (g.input("x", F32, [n, 784]), g.input("y", I64, [n]));
+            g.scope(scope, || g.output("n_correct", student(x).n_correct(y)));
+        }));
+        errors.push(test_error(&mut session, evaluate.unwrap(), &mnist));
+    }
+    assert!(errors[1] < errors[0] - 1.0, "alone {}, taught {}", errors[0], errors[1]);
+}

@@ -44,7 +44,7 @@ use cotangent_data::{DataError, Dataset, Order};
 use cotangent_exec::{Compiler, Runtime, Seed, Store};
 use cotangent_graph::{Graph, GraphBuilder, Node, Tensor};
 use cotangent_nn::Optimizer;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use ndarray::{Array1, ArrayD, ArrayViewD, Axis, IxDyn, Slice};
 
 use self::cursor::Cursor;
@@ -518,8 +518,11 @@ where
         bar.reset_elapsed();
         bar.reset_eta();
         bar.enable_steady_tick(Duration::from_millis(200));
-        match ProgressStyle::with_template("{bar:30} {percent} %, {per_sec} examples, {eta} left  {msg}") {
-            Ok(style) => bar.with_style(style),
+        let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let _ = write!(out, "{:.0}", state.per_sec());
+        };
+        match ProgressStyle::with_template("{bar:30} {percent} %, {rate} examples/s, {eta} left  {msg}") {
+            Ok(style) => bar.with_style(style.with_key("rate", rate)),
             Err(_) => bar,
         }
     }
