@@ -308,7 +308,8 @@ pub(crate) struct Shape {
 /// Which products flat kernels make.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum FlatFor {
-    /// Of few steps of K, which take less time than writing C by tiles does.
+    /// Of few steps of K, which take less time than writing C by tiles does, or with a B that fits into half of L1: a call for
+    /// each tile would take too long.
     FewSteps,
     /// Of few rows, where reading B by tiles takes longer than the arithmetic.
     FewRows,
@@ -342,10 +343,10 @@ impl Flat {
     fn new<T: Element>([m, n, k]: [usize; 3], kernels: &KernelSet<T>, caches: Caches) -> Option<Flat> {
         let (mr, nr, size) = (kernels.mr(), kernels.nr, size_of::<T>());
         let piece = caches.l1 / 2 / size;
-        if kernels.flat.is_empty() || n < 2 * nr || k == 0 || (k > FLAT_DEPTH && k * n <= piece) {
+        if kernels.flat.is_empty() || n < 2 * nr || k == 0 {
             return None;
         }
-        let (is_for, depth) = if k <= FLAT_DEPTH {
+        let (is_for, depth) = if k <= FLAT_DEPTH || k * n <= piece {
             (FlatFor::FewSteps, k)
         } else if m <= FLAT_PANELS * mr {
             (FlatFor::FewRows, FLAT_STEP)
