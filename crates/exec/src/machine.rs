@@ -54,7 +54,7 @@ pub(crate) struct Machine {
     /// For each step, the work of its kernel: how many parts, and along which loop.
     splits: Vec<Split>,
     workspace: Workspace,
-    #[expect(dead_code, reason = "owns the memory that `pointers` leads into")]
+    /// Owns the memory that some of `pointers` lead into.
     rows: AlignedBytes,
     cores: Cores,
 }
@@ -72,6 +72,18 @@ enum Split {
     Whole,
     Rows(usize),
     Columns(usize),
+}
+
+/// Gives freed memory back to the system, where the allocator does that when asked: compiling frees more than a program keeps.
+pub(crate) fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> i32;
+        }
+        // SAFETY: this is the function of glibc, which may be called at any time, by any thread.
+        unsafe { malloc_trim(0) };
+    }
 }
 
 impl Machine {
@@ -156,6 +168,11 @@ impl Machine {
             rows,
             cores,
         })
+    }
+
+    /// Bytes of the memory for packed panels and of each thread's rows.
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        self.workspace.bytes() + self.rows.n_bytes()
     }
 
     /// Further steps run on the same cores as the next one.

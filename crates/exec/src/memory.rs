@@ -28,6 +28,11 @@ impl AlignedBytes {
         AlignedBytes { lines: vec![Line([0; 64]); n_bytes.div_ceil(64)].into_boxed_slice(), n_bytes }
     }
 
+    /// How many there are.
+    pub(crate) fn n_bytes(&self) -> usize {
+        self.n_bytes
+    }
+
     /// The address of the first byte; valid for reads and writes of `n_bytes` while this value lives.
     pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
         self.lines.as_mut_ptr().cast()

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::check;
 use crate::compile::Executable;
 use crate::input::{InputKey, InputView};
-use crate::machine::Machine;
+use crate::machine::{Machine, give_back};
 use crate::runtime::Runtime;
 use crate::store::{Seed, Store};
 
@@ -48,6 +48,7 @@ impl Session {
         let checked = std::env::var_os("COTANGENT_CHECK").is_some_and(|v| v == "1");
         let mut session = Session { programs: Vec::new(), store, runtime: runtime.clone(), checked };
         session.load(program)?;
+        give_back();
         Ok(session)
     }
 
@@ -96,6 +97,12 @@ impl Session {
     /// The main program's id.
     pub fn main(&self) -> ProgramId {
         ProgramId(0)
+    }
+
+    /// Bytes that all programs hold besides their arenas: panels that products pack, and rows that threads keep while a step
+    /// works on them.
+    pub fn scratch_bytes(&self) -> usize {
+        self.programs.iter().map(|(_, machine)| machine.scratch_bytes()).sum()
     }
 
     /// The parameters and states.

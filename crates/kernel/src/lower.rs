@@ -12,7 +12,7 @@ mod split;
 use std::collections::{HashMap, HashSet};
 
 use cotangent_graph::op::{ScalarCx, ViewMap};
-use cotangent_graph::{Graph, Lower, NodeId, Shape, Source, rng};
+use cotangent_graph::{Graph, Lower, Node, NodeId, Shape, Source, rng};
 use cotangent_scalar::order::{COLUMN_BLOCK, FULL_CHUNK};
 use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId};
 use smallvec::SmallVec;
@@ -572,11 +572,37 @@ impl Lowerer<'_> {
                 for &input in &node.inputs {
                     operands.push(self.value(draft, input, index, via)?);
                 }
-                Ok(lower(&mut draft.s, &operands, &ScalarCx { attrs: &node.attrs, dtype: node.ty.dtype() }))
+                let value = lower(&mut draft.s, &operands, &ScalarCx { attrs: &node.attrs, dtype: node.ty.dtype() });
+                if is_below_maximum(graph, node) {
+                    draft.s.note_not_positive(value);
+                }
+                Ok(value)
             }
             _ => Err(Force::new(id, READ_AS_MEMORY)),
         }
     }
+}
+
+/// Whether a node is elements minus the largest of those that some axes reach from each.
+fn is_below_maximum(graph: &Graph, node: &Node) -> bool {
+    let &[x, greatest] = node.inputs.as_slice() else { return false };
+    let through = |mut id: NodeId| {
+        while matches!(graph.node(id).op.lower, Lower::Identity) {
+            id = graph.node(id).inputs[0];
+        }
+        graph.node(id)
+    };
+    let repeated = through(greatest);
+    if node.op.name != "sub" || repeated.op.name != "broadcast" {
+        return false;
+    }
+    let reduced = through(repeated.inputs[0]);
+    if reduced.op.name != "reduce_max" || reduced.inputs[0] != x {
+        return false;
+    }
+    // Each axis is either reduced or the operand's own.
+    let (axes, kept) = (reduced.attrs.sizes("axes"), repeated.attrs.sizes("axes"));
+    (0..node.ty.shape().rank()).filter(|axis| !axes.contains(axis)).eq(kept.iter().copied())
 }
 
 struct Merged {

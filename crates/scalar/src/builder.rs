@@ -19,6 +19,8 @@ use crate::order::ReduceOp;
 pub struct BodyBuilder {
     insts: Vec<Inst>,
     seen: HashMap<Inst, ValueId>,
+    /// Values that somebody knows never to be above zero.
+    not_positive: Vec<ValueId>,
     n_inputs: usize,
 }
 
@@ -59,6 +61,24 @@ impl BodyBuilder {
             ScalarOp::Const(bits) => Some(bits),
             _ => None,
         }
+    }
+
+    /// Notes that a value is never above zero (but perhaps NaN), which its instructions do not tell: an element minus the
+    /// largest one.
+    pub fn note_not_positive(&mut self, value: ValueId) {
+        self.not_positive.push(value);
+    }
+
+    /// Whether a value is known never to be above zero; it may be NaN.
+    pub fn is_not_positive(&self, value: ValueId) -> bool {
+        let inst = &self.insts[value.index()];
+        // A square or a magnitude.
+        let is_not_negative = |value: ValueId| {
+            let inst = &self.insts[value.index()];
+            inst.op == ScalarOp::Abs || (inst.op == ScalarOp::Mul && inst.args[0] == inst.args[1])
+        };
+        let negated = inst.op == ScalarOp::Neg && inst.dtype.is_float() && is_not_negative(inst.args[0]);
+        negated || self.not_positive.contains(&value)
     }
 
     fn push(&mut self, op: ScalarOp, args: SmallVec<[ValueId; 3]>, dtype: DType) -> ValueId {

@@ -142,7 +142,7 @@ pub struct Report {
     pub first_step_ms: f64,
     /// The largest memory of the process so far, where the system tells it.
     pub peak_rss_mib: Option<f64>,
-    /// Bytes of parameters, states, arena and batches: what the process cannot do without.
+    /// Bytes of parameters, states, arena, workspace of products and batches: what the process cannot do without.
     pub held_bytes: usize,
     /// Bytes that a step holds besides parameters, states and inputs.
     pub arena_bytes: usize,
@@ -263,10 +263,11 @@ impl Runner {
         Ok(Runner { session, feeds, next: 0 })
     }
 
-    /// Bytes of parameters, states and batches.
+    /// Bytes of parameters, states and batches, and of what steps hold besides the arena.
     fn held_bytes(&self) -> usize {
         let batches = self.feeds.iter().flatten().map(|(_, value)| value.ty().n_bytes());
-        self.session.store().iter().map(|(_, ty)| ty.n_bytes()).chain(batches).sum()
+        let stored = self.session.store().iter().map(|(_, ty)| ty.n_bytes());
+        stored.chain(batches).sum::<usize>() + self.session.scratch_bytes()
     }
 
     /// One step of the main program; what it took, and the loss if asked for.
@@ -310,11 +311,11 @@ pub fn bench(workload: &Workload, options: &BenchOptions) -> Result<Report, Trai
     let compile_ms = ms(start.elapsed());
 
     let runtime = Runtime::new(options.threads);
+    let feeds = workload.batches(&graph, options.arrays.as_ref(), options.seed)?;
     let mut session = Session::new(&runtime, program.clone(), Seed(options.seed))?;
     if let Some(arrays) = &options.arrays {
         load_params(session.store_mut(), &graph, arrays)?;
     }
-    let feeds = workload.batches(&graph, options.arrays.as_ref(), options.seed)?;
     let mut runner = Runner::new(session, feeds)?;
 
     let has_loss = matches!(workload.spec().kind, Kind::Mlp(_));

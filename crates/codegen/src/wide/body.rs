@@ -86,6 +86,8 @@ pub(crate) struct Scope<'a> {
 /// The values computed so far, by value and group (one if they are the same for all).
 pub(crate) struct Env {
     values: Vec<SmallVec<[Option<Reg>; 4]>>,
+    /// The index of the first element, in every lane, by input.
+    indices: SmallVec<[(usize, Reg); 2]>,
 }
 
 impl Vcode {
@@ -127,7 +129,7 @@ impl PhaseCode<'_> {
         wanted: impl Fn(Level) -> bool,
     ) -> Result<Env, String> {
         let insts = self.plan.phase.body.insts();
-        let mut env = Env { values: vec![SmallVec::new(); insts.len()] };
+        let mut env = Env { values: vec![SmallVec::new(); insts.len()], indices: SmallVec::new() };
         for (i, inst) in insts.iter().enumerate() {
             let value = ValueId(i as u32);
             if inst.args.is_empty() || self.kept[i].is_some() || !wanted(self.plan.level(value)) {
@@ -137,6 +139,7 @@ impl PhaseCode<'_> {
                 env.values[i].push(Some(result));
                 continue;
             }
+            let clamp = self.clamp(inst);
             let constant = |k: usize| match inst.args.get(k).map(|a| insts[a.index()].op) {
                 Some(ScalarOp::Const(bits)) => Some(bits),
                 _ => None,
@@ -150,6 +153,13 @@ impl PhaseCode<'_> {
             };
             let n_groups = if self.plan.level(value).inner { scope.n_groups } else { 1 };
             for group in 0..n_groups {
+                if let Some((op, first, second)) = clamp {
+                    let first = self.get(code, scope, &mut env, first, group)?;
+                    let second = self.get(code, scope, &mut env, second, group)?;
+                    let result = code.op(op, &[first, second]);
+                    env.values[i].push(Some(result));
+                    continue;
+                }
                 let mut args: SmallVec<[Reg; 3]> = SmallVec::new();
                 for &arg in &inst.args {
                     args.push(self.get(code, scope, &mut env, arg, group)?);
@@ -159,6 +169,22 @@ impl PhaseCode<'_> {
             }
         }
         Ok(env)
+    }
+
+    /// `select(a < b, a, b)` and `select(a < b, b, a)` are what the minimum and maximum of the machine do, with NaN and zeros as
+    /// with all else: the second operand unless the comparison holds.
+    fn clamp(&self, inst: &Inst) -> Option<(Op, ValueId, ValueId)> {
+        let &[condition, yes, no] = inst.args.as_slice() else { return None };
+        let condition = &self.plan.phase.body.insts()[condition.index()];
+        if inst.op != ScalarOp::Select || condition.op != ScalarOp::Lt || !inst.dtype.is_float() {
+            return None;
+        }
+        let (min, max) = if lane(inst.dtype) == 8 { (Op::MinPd, Op::MaxPd) } else { (Op::MinPs, Op::MaxPs) };
+        match condition.args.as_slice() {
+            &[a, b] if (a, b) == (yes, no) => Some((min, yes, no)),
+            &[a, b] if (b, a) == (yes, no) => Some((max, yes, no)),
+            _ => None,
+        }
     }
 
     /// The low half of an `I64`, if the instruction narrows one that only that is loaded of.
@@ -195,17 +221,19 @@ impl PhaseCode<'_> {
         }
         let reg = match (&self.kept[i], inst.op) {
             (Some(kept), _) => code.kept(kept, inst.dtype, group),
-            (None, ScalarOp::Input(k)) => self.input(code, scope, k as usize, inst.dtype, value, group)?,
+            (None, ScalarOp::Input(k)) => self.input(code, scope, env, k as usize, inst.dtype, value, group)?,
             _ => return Err(format!("{value} is used before it is computed")),
         };
         env.values[i][group] = Some(reg);
         Ok(reg)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what surrounds an evaluation, and which input of it")]
     fn input(
         &self,
         code: &mut Vcode,
         scope: &Scope,
+        env: &mut Env,
         number: usize,
         dtype: DType,
         value: ValueId,
@@ -222,15 +250,29 @@ impl PhaseCode<'_> {
         let place = Place { site, after: (scope.first + group) * code.lanes };
         let width = code.width(lane(dtype));
         if access.arg.is_none() {
-            let dst = code.vector(width);
             let size = lane(dtype) as u8;
-            code.push(What::Index(place, size), Some(dst), &[], width);
-            let steps = match (access.inner, self.lane_steps[number]) {
-                (Stride::Zero, _) => return Ok(dst),
-                (_, Some(slot)) => code.housed(Class::Vector, width, 0, Home::Frame(slot)),
-                _ => code.constant(Constant::Iota { size }, width),
+            let index = |code: &mut Vcode, place: Place| {
+                let dst = code.vector(width);
+                code.push(What::Index(place, size), Some(dst), &[], width);
+                dst
             };
-            return Ok(code.op(if size == 8 { Op::PaddQ } else { Op::PaddD }, &[dst, steps]));
+            let steps = match (access.inner, self.lane_steps[number]) {
+                (Stride::Zero, _) => return Ok(index(code, place)),
+                (_, Some(slot)) => code.housed(Class::Vector, width, 0, Home::Frame(slot)),
+                // All groups start from the index of the first one.
+                _ => {
+                    let first = Place { site, after: scope.first * code.lanes };
+                    let known = env.indices.iter().find(|(k, _)| *k == number).map(|&(_, reg)| reg);
+                    let start = known.unwrap_or_else(|| index(code, first));
+                    if known.is_none() {
+                        env.indices.push((number, start));
+                    }
+                    let steps = code.constant(Constant::Iota { size, start: (group * code.lanes) as u8 }, width);
+                    return Ok(code.op(if size == 8 { Op::PaddQ } else { Op::PaddD }, &[start, steps]));
+                }
+            };
+            let start = index(code, place);
+            return Ok(code.op(if size == 8 { Op::PaddQ } else { Op::PaddD }, &[start, steps]));
         }
         let bytes = dtype.size_bytes() == 1;
         if !self.plan.level(value).inner {

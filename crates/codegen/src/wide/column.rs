@@ -91,7 +91,7 @@ impl<'k> Nest<'k> {
 
     /// A `Full` phase: all steps along the reduced dim for the columns in flight.
     fn steps(&mut self, phase: &PhaseCode, n_groups: usize, tail: Option<&Tail>) -> Result<(), String> {
-        let (partials, mut taken) = accumulators(self, phase, |_| n_groups);
+        let (partials, mut taken) = accumulators(self, phase, |_| n_groups, false);
         let mut code = self.vcode();
         let scope = Scope { results: &self.results, first: 0, n_groups, tail, streams: false };
         let mut env = phase.evaluate(&mut code, &scope, |_| true)?;
@@ -138,7 +138,7 @@ impl<'k> Nest<'k> {
         if !partials.is_empty() {
             let mut reset = self.vcode();
             for partial in &partials {
-                (0..n_groups).for_each(|cell| partial.reset(&mut reset, cell));
+                partial.reset(&mut reset);
             }
             self.write(reset, taken);
         }
@@ -164,7 +164,7 @@ impl<'k> Nest<'k> {
                 for group in 0..n_groups {
                     let width = sum.width(lane(partial.dtype));
                     let old = sum.housed(Class::Vector, width, 0, Home::Cell(total.slots[group]));
-                    let value = partial.value(&mut sum, group);
+                    let value = partial.value(&mut sum, partial.cells[group]);
                     let new = sum.combine(partial.reduce.op, partial.dtype, old, value)?;
                     sum.push(What::Keep(total.slots[group]), None, &[new], 0);
                 }

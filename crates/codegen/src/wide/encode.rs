@@ -101,8 +101,12 @@ impl Output {
                 let n = if scalar { 1 } else { usize::from(width / size) };
                 element.repeat(n)
             }
-            Constant::Iota { size: 4 } => (0..u32::from(width) / 4).flat_map(u32::to_le_bytes).collect(),
-            Constant::Iota { .. } => (0..u64::from(width) / 8).flat_map(u64::to_le_bytes).collect(),
+            Constant::Iota { size: 4, start } => {
+                (0..u32::from(width) / 4).flat_map(|i| (u32::from(start) + i).to_le_bytes()).collect()
+            }
+            Constant::Iota { start, .. } => {
+                (0..u64::from(width) / 8).flat_map(|i| (u64::from(start) + i).to_le_bytes()).collect()
+            }
             Constant::Bits(bits) => bits.to_le_bytes().to_vec(),
         }
     }

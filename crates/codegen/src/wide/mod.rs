@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `nest` | one kernel to one function: entry, frame, rows |
 //! | `row`, `column` | the phases of one work unit, reductions included |
+//! | `ahead` | fetching the next row |
 //! | `body` | a phase's body, several groups of lanes interleaved; loads and stores |
 //! | `select` | one scalar instruction on a group of lanes |
 //! | `vcode` | straight-line code over virtual registers |
@@ -16,6 +17,7 @@
 //! | `isa` | the instruction sets and the table of instructions |
 //! | `asm` | iced's encoder, labels, constants |
 
+mod ahead;
 mod alloc;
 mod asm;
 mod body;

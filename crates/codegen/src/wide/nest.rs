@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use crate::access::{Access, Accesses};
 use crate::phase::{Level, PhasePlan};
+use crate::wide::ahead::Fetch;
 use crate::wide::alloc::Allocator;
 use crate::wide::asm::{Assembler, Label, at, indexed};
 use crate::wide::body::{Kept, PhaseCode, Scope, halves};
@@ -66,6 +67,8 @@ pub(crate) struct Nest<'k> {
     pub(crate) results: Vec<Option<Kept>>,
     /// A word for whoever needs one for a moment.
     pub(crate) limit: i32,
+    /// What of the next row the phase under way fetches.
+    pub(crate) fetches: Vec<Fetch>,
     tracks: Vec<Track>,
     words: Words,
     frame: i32,
@@ -145,6 +148,7 @@ fn translate_with(kernel: &Kernel, isa: Isa, most_groups: usize) -> Result<Vec<u
         most_groups,
         results: vec![None; n_slots],
         limit: 0,
+        fetches: vec![],
         tracks: vec![],
         words,
         frame: (SPILL_SLOTS * isa.vector_bytes()) as i32,
@@ -401,6 +405,11 @@ impl<'k> Nest<'k> {
         self.out.asm.jump(Code::Jmp_rel32_64, afresh);
         self.out.asm.bind(done);
         Ok(())
+    }
+
+    /// The stride of an access along the last row dim, in the layout.
+    pub(crate) fn row_stride(&self, number: usize) -> iced_x86::MemoryOperand {
+        self.layout_at(self.tracks[number].layout + self.kernel.n_row_dims())
     }
 
     /// The word with an access's address at inner index 0 and step 0 of the row.

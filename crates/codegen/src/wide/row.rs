@@ -6,9 +6,10 @@
 //! registers if there are not too many of them, otherwise in the frame.
 
 use cotangent_kernel::ir::{Reduce, Space, Stride, Sweep};
-use cotangent_scalar::DType;
+use cotangent_scalar::{DType, ReduceOp};
 use iced_x86::Code;
 
+use crate::wide::ahead::Ahead;
 use crate::wide::alloc::{Allocator, choose_pins, preload, pressure};
 use crate::wide::body::{Kept, PhaseCode, Scope, Tail};
 use crate::wide::isa::{Isa, Op};
@@ -38,12 +39,22 @@ pub(crate) struct Accumulators {
     pub(crate) reduce: Reduce,
     pub(crate) dtype: DType,
     pub(crate) cells: Vec<Cell>,
+    /// Of an extreme of floats: all ones where a NaN went by. Then the cells may lose it.
+    pub(crate) nan: Option<Cell>,
 }
 
-/// Accumulators of reductions, `n` of each, and the registers they take.
-pub(crate) fn accumulators(nest: &mut Nest, phase: &PhaseCode, n: impl Fn(DType) -> usize) -> (Vec<Accumulators>, u32) {
+/// Accumulators of reductions, `n` of each, and the registers they take. `watches` says whether NaN have an accumulator of their
+/// own.
+pub(crate) fn accumulators(
+    nest: &mut Nest,
+    phase: &PhaseCode,
+    n: impl Fn(DType) -> usize,
+    watches: bool,
+) -> (Vec<Accumulators>, u32) {
     let reduces = &phase.plan.phase.reduces;
-    let total: usize = reduces.iter().map(|r| n(phase.dtype(r.value))).sum();
+    let has_watch =
+        |r: &Reduce| watches && phase.dtype(r.value).is_float() && matches!(r.op, ReduceOp::Max | ReduceOp::Min);
+    let total: usize = reduces.iter().map(|r| n(phase.dtype(r.value)) + usize::from(has_watch(r))).sum();
     let n_registers = nest.isa.n_vectors();
     let in_registers = 5 * total <= 2 * n_registers;
     let (mut taken, mut next) = (0u32, n_registers as u8);
@@ -51,17 +62,17 @@ pub(crate) fn accumulators(nest: &mut Nest, phase: &PhaseCode, n: impl Fn(DType)
         .iter()
         .map(|&reduce| {
             let dtype = phase.dtype(reduce.value);
-            let cells = (0..n(dtype))
-                .map(|_| {
-                    if !in_registers {
-                        return Cell::Slot(nest.new_slot());
-                    }
-                    next -= 1;
-                    taken |= 1 << next;
-                    Cell::Register(next)
-                })
-                .collect();
-            Accumulators { reduce, dtype, cells }
+            let mut cell = || {
+                if !in_registers {
+                    return Cell::Slot(nest.new_slot());
+                }
+                next -= 1;
+                taken |= 1 << next;
+                Cell::Register(next)
+            };
+            let cells = (0..n(dtype)).map(|_| cell()).collect();
+            let nan = has_watch(&reduce).then(cell);
+            Accumulators { reduce, dtype, cells, nan }
         })
         .collect();
     (all, taken)
@@ -69,26 +80,42 @@ pub(crate) fn accumulators(nest: &mut Nest, phase: &PhaseCode, n: impl Fn(DType)
 
 impl Accumulators {
     /// An accumulator as a value.
-    pub(crate) fn value(&self, code: &mut Vcode, cell: usize) -> Reg {
+    pub(crate) fn value(&self, code: &mut Vcode, cell: Cell) -> Reg {
         let width = code.width(lane(self.dtype));
-        let (home, pinned) = match self.cells[cell] {
+        let (home, pinned) = match cell {
             Cell::Register(register) => (None, Some(register)),
             Cell::Slot(slot) => (Some(Home::Cell(slot)), None),
         };
         code.reg(RegInfo { class: Class::Vector, width, lane: 0, home, pinned })
     }
 
-    /// Sets an accumulator to the identity.
-    pub(crate) fn reset(&self, code: &mut Vcode, cell: usize) {
+    /// Sets all accumulators to the identity.
+    pub(crate) fn reset(&self, code: &mut Vcode) {
         let identity = code.splat(self.reduce.op.identity(self.dtype), self.dtype);
-        match self.cells[cell] {
-            Cell::Slot(slot) => {
-                code.push(What::Keep(slot), None, &[identity], 0);
+        let zero = code.splat(0, self.dtype);
+        let cells = self.cells.iter().map(|&cell| (cell, identity));
+        for (cell, start) in cells.chain(self.nan.map(|cell| (cell, zero))) {
+            match cell {
+                Cell::Slot(slot) => {
+                    code.push(What::Keep(slot), None, &[start], 0);
+                }
+                Cell::Register(_) => {
+                    let (to, width) = (self.value(code, cell), code.width_of(start));
+                    code.push(What::Op(Op::MovUps), Some(to), &[start], width);
+                }
             }
-            Cell::Register(_) => {
-                let (to, width) = (self.value(code, cell), code.width_of(identity));
-                code.push(What::Op(Op::MovUps), Some(to), &[identity], width);
+        }
+    }
+
+    /// The last instruction's result goes to an accumulator; returns it as the value that the accumulator now has.
+    fn put(&self, code: &mut Vcode, cell: Cell, acc: Reg, result: Reg) -> Result<Reg, String> {
+        match (cell, code.insts.last_mut()) {
+            (Cell::Register(_), Some(last)) if last.dst == Some(result) => {
+                last.dst = Some(acc);
+                Ok(acc)
             }
+            (Cell::Register(_), _) => Err("a reduction does not end in an instruction".into()),
+            (Cell::Slot(_), _) => Ok(result),
         }
     }
 
@@ -96,21 +123,40 @@ impl Accumulators {
     pub(crate) fn take(&self, code: &mut Vcode, first: usize, values: &[Reg]) -> Result<(), String> {
         let n = self.cells.len();
         for start in 0..n.min(values.len()) {
-            let cell = (first + start) % n;
+            let cell = self.cells[(first + start) % n];
             let mut acc = self.value(code, cell);
             for &value in values.iter().skip(start).step_by(n) {
-                let combined = code.combine(self.reduce.op, self.dtype, acc, value)?;
-                match (self.cells[cell], code.insts.last_mut()) {
-                    (Cell::Register(_), Some(last)) if last.dst == Some(combined) => last.dst = Some(acc),
-                    (Cell::Register(_), _) => return Err("a reduction does not end in an instruction".into()),
-                    (Cell::Slot(_), _) => acc = combined,
-                }
+                let combined = match self.nan {
+                    Some(_) => code.op(self.machine_op(), &[acc, value]),
+                    None => code.combine(self.reduce.op, self.dtype, acc, value)?,
+                };
+                acc = self.put(code, cell, acc, combined)?;
             }
-            if let Cell::Slot(slot) = self.cells[cell] {
+            if let Cell::Slot(slot) = cell {
                 code.push(What::Keep(slot), None, &[acc], 0);
             }
         }
+        let Some(cell) = self.nan else { return Ok(()) };
+        let mut acc = self.value(code, cell);
+        for pair in values.chunks(2) {
+            let unordered = code.unordered(self.dtype, pair[0], pair[pair.len() - 1]);
+            let seen = code.op(Op::PorD, &[acc, unordered]);
+            acc = self.put(code, cell, acc, seen)?;
+        }
+        if let Cell::Slot(slot) = cell {
+            code.push(What::Keep(slot), None, &[acc], 0);
+        }
         Ok(())
+    }
+
+    /// The machine's maximum or minimum, which gives its second operand if either is NaN.
+    fn machine_op(&self) -> Op {
+        match (self.reduce.op, lane(self.dtype)) {
+            (ReduceOp::Max, 8) => Op::MaxPd,
+            (ReduceOp::Max, _) => Op::MaxPs,
+            (_, 8) => Op::MinPd,
+            _ => Op::MinPs,
+        }
     }
 }
 
@@ -120,7 +166,8 @@ impl<'k> Nest<'k> {
         if self.kernel.is_carried() {
             self.start_block(phases)?;
         }
-        for phase in phases {
+        let ahead = self.ahead(phases);
+        for (number, phase) in phases.iter_mut().enumerate() {
             self.assign_bases(std::iter::empty());
             if self.kernel.sweep == Sweep::Row && phase.plan.phase.space == Space::Reduced {
                 let mut code = self.vcode();
@@ -131,7 +178,7 @@ impl<'k> Nest<'k> {
                 continue;
             }
             self.keep(phase, 1, None, |level| !level.inner)?;
-            self.full_phase(phase)?;
+            self.full_phase(phase, ahead.as_ref(), number)?;
         }
         Ok(())
     }
@@ -212,10 +259,10 @@ impl<'k> Nest<'k> {
         Ok(code)
     }
 
-    fn full_phase(&mut self, phase: &PhaseCode) -> Result<(), String> {
+    fn full_phase(&mut self, phase: &PhaseCode, ahead: Option<&Ahead>, number: usize) -> Result<(), String> {
         let lanes = self.lanes;
         let n_lanes = |dtype: DType| if lane(dtype) == 8 { 16 } else { 32 };
-        let (accumulators, taken) = accumulators(self, phase, |dtype| n_lanes(dtype) / lanes);
+        let (accumulators, taken) = accumulators(self, phase, |dtype| n_lanes(dtype) / lanes, self.isa == Isa::Avx2);
         // A round gives every accumulator its groups.
         let round = accumulators.iter().map(|a| a.cells.len()).max().unwrap_or(1);
         let mut tail = Tail::default();
@@ -224,10 +271,11 @@ impl<'k> Nest<'k> {
         let moving = inputs.filter(|(_, a)| a.as_ref().is_some_and(|a| a.inner != Stride::Zero));
         let sites: Vec<usize> = moving.filter_map(|(site, _)| *site).chain(phase.stores.iter().copied()).collect();
         self.assign_bases(sites.into_iter());
+        self.aim(ahead, number);
         if !accumulators.is_empty() {
             let mut code = self.vcode();
             for acc in &accumulators {
-                (0..acc.cells.len()).for_each(|cell| acc.reset(&mut code, cell));
+                acc.reset(&mut code);
             }
             self.write(code, taken);
         }
@@ -263,6 +311,7 @@ impl<'k> Nest<'k> {
         self.out.asm.ri(Code::Add_rm64_imm32, INNER, (round * lanes) as i32);
         self.out.asm.jump(Code::Jmp_rel32_64, again);
         self.out.asm.bind(done);
+        self.fetches.clear();
         if !accumulators.is_empty() {
             self.halve(&accumulators, taken)?;
         }
@@ -298,6 +347,7 @@ impl<'k> Nest<'k> {
         self.jump_if_fewer(n, after);
         preload(&code, &pins, &mut self.out);
         let next = self.out.asm.here();
+        self.fetch(n);
         Allocator::run(&code, &mut self.out, taken);
         self.repeat(n, next);
         self.out.asm.bind(after);
@@ -308,7 +358,12 @@ impl<'k> Nest<'k> {
         let mut code = self.vcode();
         for acc in accumulators {
             let (op, dtype) = (acc.reduce.op, acc.dtype);
-            let mut parts: Vec<Reg> = (0..acc.cells.len()).map(|cell| acc.value(&mut code, cell)).collect();
+            let mut parts: Vec<Reg> = acc.cells.iter().map(|&cell| acc.value(&mut code, cell)).collect();
+            if let Some(cell) = acc.nan {
+                // All ones are a NaN.
+                let seen = acc.value(&mut code, cell);
+                parts[0] = code.op(Op::PorD, &[parts[0], seen]);
+            }
             while parts.len() > 1 {
                 let high = parts.split_off(parts.len() / 2);
                 for (low, high) in parts.iter_mut().zip(high) {

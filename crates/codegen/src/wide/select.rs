@@ -281,6 +281,11 @@ impl Vcode {
         }
     }
 
+    /// Where either float is NaN.
+    pub(crate) fn unordered(&mut self, dtype: DType, a: Reg, b: Reg) -> Reg {
+        self.mask_op(by_lane(dtype, Op::CmpPs, Op::CmpPd), &[a, b], UNORDERED, lane(dtype) as u8)
+    }
+
     fn extreme(&mut self, shape: &Shape, a: Reg, b: Reg) -> Reg {
         let is_max = shape.op == ScalarOp::Max;
         let (dtype, size) = (shape.dtype, lane(shape.dtype));
@@ -311,7 +316,7 @@ impl Vcode {
                     return self.op(op, &[b, a]);
                 }
                 let result = self.op(op, &[a, b]);
-                let nan = self.mask_op(by_lane(dtype, Op::CmpPs, Op::CmpPd), &[a, a], UNORDERED, size as u8);
+                let nan = self.unordered(dtype, a, a);
                 self.blend(nan, a, result, size)
             }
         }

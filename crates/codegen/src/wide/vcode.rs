@@ -32,8 +32,8 @@ pub(crate) enum Class {
 pub(crate) enum Constant {
     /// The same in every lane; `size` is 4 or 8 bytes.
     Splat { bits: u64, size: u8 },
-    /// 0, 1, 2, ... in lanes of 4 or 8 bytes.
-    Iota { size: u8 },
+    /// `start`, `start + 1`, ... in lanes of 4 or 8 bytes.
+    Iota { size: u8, start: u8 },
     /// Bits of a mask register.
     Bits(u16),
 }
