@@ -35,7 +35,8 @@ fn expensive_values_are_kept_from_sweep_to_sweep() {
         ClusterOptions { cost: CostModel { keep_ops: 1000, ..CostModel::default() }, ..ClusterOptions::default() };
     let (once, twice) = (planned(&graph), plan(&graph, &again).expect("a plan"));
     assert_eq!((kept(&once), kept(&twice)), (vec![5], vec![]));
-    assert!(counted(&once) + 20 < counted(&twice), "{} and {}", counted(&once), counted(&twice));
+    // An exponential of what is not above 0 is 17 instructions.
+    assert!(counted(&once) + 17 <= counted(&twice), "{} and {}", counted(&once), counted(&twice));
     // With sums of columns beside, over several axes, and of a value that is an output too.
     let plan = plan_of(|g| {
         let y = g.input("x", F32, [130, 3, 7]).softmax(2);
