@@ -180,9 +180,9 @@ impl PhaseCode<'_> {
             return None;
         }
         let (min, max) = if lane(inst.dtype) == 8 { (Op::MinPd, Op::MaxPd) } else { (Op::MinPs, Op::MaxPs) };
-        match condition.args.as_slice() {
-            &[a, b] if (a, b) == (yes, no) => Some((min, yes, no)),
-            &[a, b] if (b, a) == (yes, no) => Some((max, yes, no)),
+        match *condition.args.as_slice() {
+            [a, b] if (a, b) == (yes, no) => Some((min, yes, no)),
+            [a, b] if (b, a) == (yes, no) => Some((max, yes, no)),
             _ => None,
         }
     }
