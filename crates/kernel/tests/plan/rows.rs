@@ -1,6 +1,6 @@
 //! What kernels over rows do with memory: values kept from sweep to sweep, and stores past the caches.
 
-use cotangent_graph::{DType, GraphBuilder, Init};
+use cotangent_graph::{DType, GraphBuilder, Init, Shape, Tensor};
 use cotangent_kernel::{BufferId, ClusterOptions, CostModel, Home, Plan, Step, plan, verify_plan};
 
 use crate::common::{optimized, planned, primitive};
@@ -29,7 +29,6 @@ fn expensive_values_are_kept_from_sweep_to_sweep() {
     // The exponentials, of which the sum is known a sweep earlier than the gradient needs them.
     let whole = cross_entropy([6, 5]);
     assert_eq!(kept(&whole), [5], "{whole}");
-    let counted = |plan: &Plan| plan.kernels.iter().map(cotangent_kernel::ir::Kernel::n_ops).sum::<usize>();
     let graph = optimized(&primitive(|g| g.output("y", g.input("x", F32, [6, 5]).softmax(1))));
     let again =
         ClusterOptions { cost: CostModel { keep_ops: 1000, ..CostModel::default() }, ..ClusterOptions::default() };
@@ -50,6 +49,34 @@ fn expensive_values_are_kept_from_sweep_to_sweep() {
         g.output("y", x.normalize(&[1], 1e-5));
     });
     assert_eq!(kept(&plan), [5], "{plan}");
+}
+
+/// Instructions of all kernels.
+fn counted(plan: &Plan) -> usize {
+    plan.kernels.iter().map(cotangent_kernel::ir::Kernel::n_ops).sum()
+}
+
+#[test]
+fn only_what_is_below_its_own_maximum_has_the_short_exponential() {
+    type Below = for<'g> fn([Tensor<'g>; 2], &Shape) -> Tensor<'g>;
+    // A square, so that a maximum fits along the wrong axis too.
+    let shape = Shape::new(&[6, 6]);
+    let ops = |below: Below| {
+        counted(&plan_of(|g| {
+            let operands = ["x", "z"].map(|name| g.input(name, F32, shape.clone()));
+            g.output("y", below(operands, &shape).exp());
+        }))
+    };
+    let own = ops(|[x, _], shape| x - x.reduce_max(&[1]).repeat_along(shape, &[1]));
+    let others: [(&str, Below); 4] = [
+        ("the other axis", |[x, _], shape| x - x.reduce_max(&[1]).broadcast_along(shape, &[1])),
+        ("another tensor", |[x, z], shape| x - z.reduce_max(&[1]).repeat_along(shape, &[1])),
+        ("the least", |[x, _], shape| x - x.reduce_min(&[1]).repeat_along(shape, &[1])),
+        ("the other way round", |[x, _], shape| x.reduce_max(&[1]).repeat_along(shape, &[1]) - x),
+    ];
+    for (name, below) in others {
+        assert_eq!(ops(below), own + 6, "{name}");
+    }
 }
 
 #[test]
