@@ -78,11 +78,8 @@ enum Split {
 pub(crate) fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        unsafe extern "C" {
-            fn malloc_trim(pad: usize) -> i32;
-        }
-        // SAFETY: this is the function of glibc, which may be called at any time, by any thread.
-        unsafe { malloc_trim(0) };
+        // SAFETY: it may be called at any time, by any thread.
+        unsafe { libc::malloc_trim(0) };
     }
 }
 
