@@ -12,8 +12,9 @@
 //! After the last K block, the columns of a block are grouped into rectangles for the epilogue.
 //!
 //! Threads divide rows and columns of C, never K. Where one block of rows holds all rows, a thread needs each
-//! panel of B once only: it is packed into L1 just before its use, and threads need not meet at all. Otherwise
-//! the threads pack a block of B together, meet, and use it together.
+//! panel of B once only: it is packed just before its use, and threads need not meet at all. Otherwise the threads
+//! pack a block of B together, meet, and use it together. Where flat kernels pass over pieces of B (`flat`), they take
+//! the place of the loops over panels.
 //!
 //! Promises: each element of C belongs to one thread, which extends its chain K block by K block in order.
 

@@ -99,6 +99,9 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 /// A persistent set of threads that run the parts of one parallel region at a time.
+///
+/// On Linux a worker that is late for long is moved to another of the cores that it may run on; where it may run is afterwards
+/// what it was before.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<Worker>,
