@@ -15,23 +15,24 @@
 //! than on one thread, however long a sleeping worker needs to wake; an idle pool uses no CPU time after about 50 µs.
 
 mod cores;
+mod sync;
 
 use std::any::Any;
-use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread::JoinHandle;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::cores::ThreadNumber;
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, JoinHandle, Mutex, UnsafeCell};
+use crate::sync::{elapsed, mpsc, pause, yield_now};
 
-/// How long an idle worker looks for work before it parks.
-const SPIN: Duration = Duration::from_micros(50);
+/// How long an idle worker looks for work before it parks. A model does not wait: it parks after each look that was in vain.
+const SPIN: Duration = if cfg!(loom) { Duration::ZERO } else { Duration::from_micros(50) };
 
 /// Looks at the word between two looks at the clock.
-const LOOKS_PER_CLOCK: u32 = 32;
+const LOOKS_PER_CLOCK: u32 = if cfg!(loom) { 1 } else { 32 };
 
 /// Looks before a waiting caller starts to give its time slice away (some tens of microseconds).
 const CALLER_LOOKS: u32 = 4096;
@@ -152,10 +153,10 @@ impl Pool {
         let mut workers = Vec::with_capacity(wanted - 1);
         for id in 1..wanted {
             let worker = Arc::clone(&shared);
-            let builder = std::thread::Builder::new().name(format!("cotangent-{id}"));
+            let name = format!("cotangent-{id}");
             shared.n_running.0.fetch_add(1, Ordering::Relaxed);
             let (sender, receiver) = mpsc::channel();
-            let spawned = builder.spawn(move || {
+            let spawned = sync::spawn(name, move || {
                 // Only the receiver below could refuse it, and that waits.
                 let _ = sender.send(ThreadNumber::mine());
                 work(&worker, id);
@@ -170,7 +171,7 @@ impl Pool {
         }
         // The start counts as a run, so that no later one pays for it: a thread allocates before it gets to its work.
         while shared.n_running.0.load(Ordering::Acquire) != 0 {
-            std::thread::yield_now();
+            yield_now();
         }
         // The first run is published after this store, with release ordering: every worker of a run sees it.
         shared.n_threads.store(workers.len() + 1, Ordering::Relaxed);
@@ -206,7 +207,7 @@ impl Pool {
         };
         // SAFETY: `busy` makes this thread the only caller, and no worker takes part in a run now (`n_running`
         // was zero when the last one ended), so nobody else looks at the job.
-        unsafe { *shared.job.get() = Some(Job { f: erased, n_parts }) };
+        shared.job.with_mut(|job| unsafe { *job = Some(Job { f: erased, n_parts }) });
         shared.n_running.0.store(n_active - 1, Ordering::Relaxed);
         let number = (shared.word.0.load(Ordering::Relaxed) >> COUNT_BITS).wrapping_add(1);
         // Sequentially consistent, as are the loads of `n_parked` below and the worker's own two accesses in
@@ -247,7 +248,7 @@ impl Pool {
     /// Takes note that a worker was late, and sends workers to other cores if that has been so for long.
     #[cold]
     fn late(&self, n_active: usize) {
-        let now = self.start.elapsed();
+        let now = elapsed(self.start);
         match self.late_since.load(Ordering::Relaxed) {
             0 => self.late_since.store((now.as_nanos() as u64).max(1), Ordering::Relaxed),
             since if now > Duration::from_nanos(since) + PATIENCE => {
@@ -262,7 +263,7 @@ impl Pool {
     /// there already.
     #[cold]
     fn send_away(&self, n_active: usize) {
-        let now = self.start.elapsed();
+        let now = elapsed(self.start);
         let last = Duration::from_nanos(self.sent_away.load(Ordering::Relaxed));
         if self.shared.oversubscribed || now < last + SENDING_PERIOD {
             return;
@@ -348,9 +349,9 @@ fn take_panic(shared: &Shared) -> Option<Payload> {
 fn wait(looks: u32, oversubscribed: bool) -> u32 {
     if oversubscribed || looks > CALLER_LOOKS {
         // Either there are more threads than cores, or the core of a worker seems to be taken by someone else.
-        std::thread::yield_now();
+        yield_now();
     } else {
-        std::hint::spin_loop();
+        pause();
     }
     looks.saturating_add(1)
 }
@@ -380,7 +381,7 @@ fn work(shared: &Shared, id: usize) {
         // SAFETY: the word, loaded with acquire ordering, names this worker as taking part: the caller wrote the
         // job before it. The parts were not begun before, so the caller waits for this worker before it writes the
         // job again.
-        let job = unsafe { *shared.job.get() };
+        let job = shared.job.with(|job| unsafe { *job });
         if let Some(job) = job {
             // SAFETY: the caller is inside `run` until this worker has counted itself out below, so the closure
             // it lent us is alive.
@@ -401,9 +402,9 @@ fn next_word(shared: &Shared, id: usize, seen: u64) -> u64 {
                 return word;
             }
             if shared.oversubscribed {
-                std::thread::yield_now();
+                yield_now();
             } else {
-                std::hint::spin_loop();
+                pause();
             }
         }
         if start.get_or_insert_with(Instant::now).elapsed() >= SPIN {
@@ -426,7 +427,7 @@ fn park(shared: &Shared, id: usize, seen: u64) -> u64 {
             break word;
         }
         // A token left by an earlier `unpark` makes this return at once; the loop then looks again.
-        std::thread::park();
+        sync::park();
     };
     shared.n_parked.0.fetch_sub(1, Ordering::SeqCst);
     parked.store(false, Ordering::SeqCst);
