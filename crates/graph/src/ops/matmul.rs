@@ -74,8 +74,23 @@ pub static MATMUL: OpDef = OpDef {
 /// The ops of this file.
 pub(crate) static OPS: &[&OpDef] = &[&MATMUL];
 
+/// Whether the inner extents of `A·B`, or of `A·Bᵀ`, are equal.
+fn fits(a: &Shape, b: &Shape, tb: bool) -> bool {
+    a.last() == b.get(b.rank() - if tb { 1 } else { 2 })
+}
+
+/// How many of the innermost leading axes the second operand does not have, or has with extent 1, where the first has them all:
+/// products along them share their matrix.
+fn n_shared(a: &Shape, b: &Shape, lead: &Shape) -> usize {
+    // Counted from the inside; an operand of fewer axes has extents of 1 outside.
+    let extent = |s: &Shape, i: usize| s.rank().checked_sub(i + 1).map_or(1, |axis| s[axis]);
+    let n = (0..lead.rank()).take_while(|&i| extent(b, i) == 1 && extent(a, i) == extent(lead, i)).count();
+    if (0..n).any(|i| extent(lead, i) != 1) { n } else { 0 }
+}
+
 impl<'g> Tensor<'g> {
-    /// Matrix product in the last two axes; leading axes broadcast.
+    /// Matrix product in the last two axes; leading axes broadcast. Products that share their second operand,
+    /// `[b, m, k] · [k, n]`, are one product of `b·m` rows, and so are their gradients.
     #[track_caller]
     pub fn matmul(self, other: Tensor<'_>) -> Tensor<'g> {
         self.matmul_with(other, false, false)
@@ -100,8 +115,24 @@ impl<'g> Tensor<'g> {
         let Some(lead) = a_lead.broadcast(&b_lead) else {
             return g.op(&MATMUL, &[self, other], attrs, None);
         };
-        let widened = |s: &Shape| -> Shape { lead.iter().chain(&s[s.rank() - 2..]).copied().collect() };
-        let operands = [self.broadcast_to(widened(&a)), other.broadcast_to(widened(&b))];
-        g.op_of(&MATMUL, &operands, &[self, other], attrs, None)
+        let rows_of = |s: &Shape| -> Shape { s[s.rank() - 2..].iter().copied().collect() };
+        let n_shared = if ta || !fits(&a, &b, tb) { 0 } else { n_shared(&a_lead, &b_lead, &lead) };
+        if n_shared == 0 {
+            let widened = |s: &Shape| -> Shape { lead.iter().chain(&rows_of(s)[..]).copied().collect() };
+            let operands = [self.broadcast_to(widened(&a)), other.broadcast_to(widened(&b))];
+            return g.op_of(&MATMUL, &operands, &[self, other], attrs, None);
+        }
+        // The rows of all these products meet the same matrix: they are the rows of one.
+        let (outer, shared) = lead.split_at(lead.rank() - n_shared);
+        let (m, k) = (a[a.rank() - 2], a[a.rank() - 1]);
+        let joint = |inner: &[usize]| -> Shape { outer.iter().chain(inner).copied().collect() };
+        let full: Shape = lead.iter().chain(&[m, k]).copied().collect();
+        let rows = self.broadcast_to(full).reshape(joint(&[shared.iter().product::<usize>() * m, k]));
+        let b_outer = &b_lead[..b_lead.rank().saturating_sub(n_shared)];
+        let b_shape: Shape = b_outer.iter().chain(&rows_of(&b)[..]).copied().collect();
+        let matrix = other.reshape(b_shape).broadcast_to(joint(&rows_of(&b)));
+        let product = g.op_of(&MATMUL, &[rows, matrix], &[self, other], attrs, None);
+        let n = rows_of(&b)[usize::from(!tb)];
+        product.reshape(lead.iter().chain(&[m, n]).copied().collect::<Shape>())
     }
 }
