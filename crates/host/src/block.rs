@@ -32,8 +32,6 @@ impl std::error::Error for Refused {}
 
 /// Zeroed bytes at a fixed address, aligned to a cache line.
 pub struct Block {
-    /// What was allocated; the bytes begin at the first line in it.
-    allocated: NonNull<u8>,
     start: NonNull<u8>,
     n_bytes: usize,
 }
@@ -52,8 +50,7 @@ impl fmt::Debug for Block {
 impl Default for Block {
     /// No bytes.
     fn default() -> Self {
-        let nowhere = NonNull::without_provenance(const { NonZero::new(LINE).unwrap() });
-        Block { allocated: nowhere, start: nowhere, n_bytes: 0 }
+        Block { start: NonNull::without_provenance(const { NonZero::new(LINE).unwrap() }), n_bytes: 0 }
     }
 }
 
@@ -66,18 +63,10 @@ impl Block {
         if n_bytes == 0 {
             return Ok(Block::default());
         }
-        let layout = Block::layout(n_bytes).ok_or(Refused { n_bytes })?;
+        let layout = Layout::from_size_align(n_bytes, LINE).map_err(|_| Refused { n_bytes })?;
         // SAFETY: the size is not zero.
-        let allocated = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(Refused { n_bytes })?;
-        // SAFETY: the next line is less than a line away, and so many bytes more were allocated.
-        let start = unsafe { allocated.add(allocated.align_offset(LINE)) };
-        Ok(Block { allocated, start, n_bytes })
-    }
-
-    /// What is allocated for so many bytes: one line less one byte more, because a larger alignment than the allocator's own
-    /// makes it touch all memory at once to fill it with zeros.
-    fn layout(n_bytes: usize) -> Option<Layout> {
-        Layout::from_size_align(n_bytes.checked_add(LINE - 1)?, 1).ok()
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(Refused { n_bytes })?;
+        Ok(Block { start, n_bytes })
     }
 
     /// How many bytes there are.
@@ -107,9 +96,9 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        if let Some(layout) = Block::layout(self.n_bytes).filter(|_| self.n_bytes > 0) {
-            // SAFETY: it was allocated with this very layout.
-            unsafe { dealloc(self.allocated.as_ptr(), layout) };
+        if self.n_bytes > 0 {
+            // SAFETY: it was allocated with this very layout, which was checked then.
+            unsafe { dealloc(self.start.as_ptr(), Layout::from_size_align_unchecked(self.n_bytes, LINE)) };
         }
     }
 }
