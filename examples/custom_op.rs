@@ -63,11 +63,13 @@ trait MyOps<'g> {
 impl<'g> MyOps<'g> for Tensor<'g> {
     #[track_caller]
     fn snake(self, a: f64) -> Tensor<'g> {
+        self.builder().register(&SNAKE);
         self.unary_with(&SNAKE, Attrs::none().with("a", a))
     }
 
     #[track_caller]
     fn gated(self, gate: Tensor<'g>) -> Tensor<'g> {
+        self.builder().register(&GATED);
         self.binary(&GATED, gate)
     }
 }

@@ -57,7 +57,7 @@ fn execute(program: &Arc<Executable>, runtime: &Runtime, env: &Env) -> Result<Ou
 /// What the interpreter makes of it; what is not updated stays.
 fn oracle(graph: &Graph, env: &Env) -> Outcome {
     let mut values = interpret_named(graph, env).map_err(|diag| diag.code)?;
-    for node in graph.nodes().iter().filter(|node| matches!(node.op.name, "param" | "state")) {
+    for node in graph.stored().map(|(_, node)| node) {
         let name = format!("update {}", node.attrs.str("name"));
         if values.iter().all(|v| v.0 != name) {
             values.push((name, env.values[node.attrs.str("name")].clone()));

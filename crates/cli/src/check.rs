@@ -2,7 +2,7 @@
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use cotangent::graph::{Graph, Lower, Source};
+use cotangent::graph::{Graph, Node};
 use cotangent::passes::{GradCheck, PassError, Wrt, check_gradients};
 
 use crate::{Failure, print, program};
@@ -57,10 +57,10 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), Failure> {
 
 /// The parameters; a graph without any is differentiated by its inputs.
 fn default_wrt(graph: &Graph) -> Wrt {
-    let floats = |source: Source| {
-        let of_kind = move |lower: &Lower| matches!(lower, Lower::Source(s) if *s == source);
-        let nodes = graph.nodes().iter().filter(move |n| of_kind(&n.op.lower) && n.ty.dtype().is_float());
-        nodes.map(|n| n.attrs.str("name").to_owned())
-    };
-    if floats(Source::Param).next().is_some() { Wrt::Params } else { Wrt::Named(floats(Source::Input).collect()) }
+    let is_float = |node: &Node| node.ty.dtype().is_float();
+    if graph.params().any(|(_, param)| is_float(param)) {
+        return Wrt::Params;
+    }
+    let inputs = graph.inputs().filter(|(_, input)| is_float(input));
+    Wrt::Named(inputs.filter_map(|(_, input)| input.name().map(str::to_owned)).collect())
 }

@@ -157,8 +157,8 @@ mod tests {
             }
             let mut new = Graph::new(graph.name().clone());
             let node = graph.node(NodeId(0)).clone();
-            let value = new.add(node.op, node.inputs, node.attrs, node.ty, node.origin);
-            new.add_output(Output { value, ..graph.outputs()[0].clone() });
+            let value = new.add(node.op, node.inputs, node.attrs, node.ty, node.origin).unwrap();
+            new.add_output(Output { value, ..graph.outputs()[0].clone() }).unwrap();
             Ok(Some(new))
         }
     }

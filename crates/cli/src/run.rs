@@ -9,9 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use clap::{Args, ValueEnum};
 use cotangent::graph::interp::interpret;
-use cotangent::graph::{
-    Code, CompilerBug, Counters, DType, Diag, Diags, Env, Graph, Loc, Lower, Node, Role, Source, TensorData,
-};
+use cotangent::graph::{Code, CompilerBug, Counters, DType, Diag, Diags, Env, Graph, Loc, Node, Role, TensorData};
 use cotangent::kernel::{ClusterOptions, PlanMachine, RunError, plan, verify_plan};
 use cotangent::passes::{PassOptions, optimize};
 use cotangent::prelude::{BackendChoice, InputView, Runtime, Seed, Session, Threads};
@@ -107,17 +105,14 @@ impl Values {
     fn of(graph: &Graph, mut given: BTreeMap<String, TensorData>, seed: u64) -> Result<Self, Diags> {
         let mut values = Values { inputs: HashMap::new(), stored: HashMap::new() };
         let mut diags = Vec::new();
-        for node in graph.nodes().iter().filter(|node| is_named(node)) {
-            let name = node.attrs.str("name");
-            let is_input = matches!(node.op.lower, Lower::Source(Source::Input));
-            let init = node.attrs.init("init");
-            let value = match (given.remove(name), init) {
+        for (name, node) in named(graph) {
+            let value = match (given.remove(name), node.init()) {
                 (Some(value), _) if value.ty() == node.ty => value,
                 (Some(value), _) => {
-                    diags.push(wrong_type(node, &value));
+                    diags.push(wrong_type(node, name, &value));
                     continue;
                 }
-                (None, Some(init)) if !is_input => init.sample(seed, name, node.ty.dtype(), node.ty.shape()),
+                (None, Some(init)) => init.sample(seed, name, node.ty.dtype(), node.ty.shape()),
                 (None, _) => {
                     let text = format!("the {} `{name}` of type {} has no value", node.op.name, node.ty);
                     let help = format!("hand it in: --inputs FILE.npz with an array named `{name}`");
@@ -125,7 +120,7 @@ impl Values {
                     continue;
                 }
             };
-            let group = if is_input { &mut values.inputs } else { &mut values.stored };
+            let group = if node.is_stored() { &mut values.stored } else { &mut values.inputs };
             group.insert(name.to_owned(), value);
         }
         // Results of an earlier run stand beside its parameters and states, and are of no use here.
@@ -136,12 +131,13 @@ impl Values {
     }
 }
 
-fn is_named(node: &Node) -> bool {
-    matches!(node.op.lower, Lower::Source(Source::Input | Source::Param | Source::State))
+/// The inputs, parameters and states, by name.
+fn named(graph: &Graph) -> impl Iterator<Item = (&str, &Node)> {
+    graph.nodes().iter().filter_map(|node| Some((node.name()?, node)))
 }
 
-fn wrong_type(node: &Node, value: &TensorData) -> Diag {
-    let text = format!("the {} `{}` requires {}, got {}", node.op.name, node.attrs.str("name"), node.ty, value.ty());
+fn wrong_type(node: &Node, name: &str, value: &TensorData) -> Diag {
+    let text = format!("the {} `{name}` requires {}, got {}", node.op.name, node.ty, value.ty());
     let diag = Diag::new(Code::InputType, text).at(node.origin.loc());
     if value.dtype() == node.ty.dtype() {
         diag.help("shapes are static: reshape the array, or change the type that the graph declares")
@@ -159,10 +155,9 @@ fn wrong_type(node: &Node, value: &TensorData) -> Diag {
 }
 
 fn unknown(graph: &Graph, name: &str) -> Diag {
-    let known = graph.nodes().iter().filter(|node| is_named(node)).map(|node| node.attrs.str("name"));
     let text = format!("the graph has no input, parameter or state named `{name}`, which an array is given for");
     let diag = Diag::new(Code::InputNames, text).at(Loc::Internal);
-    diag.suggest(name, known)
+    diag.suggest(name, named(graph).map(|(name, _)| name))
 }
 
 /// What stands before the name of a result that is also the name of a parameter or state.
@@ -300,7 +295,7 @@ fn outputs_of(graph: &Graph, env: &Env) -> Result<StepOutputs, Diag> {
     for (output, value) in graph.outputs().iter().zip(interpret(graph, env)?) {
         match output.role {
             Role::Result => outputs.results.push((output.name.to_string(), value)),
-            Role::Update(target) => outputs.updates.push((graph.node(target).attrs.str("name").to_owned(), value)),
+            Role::Update(_) => outputs.updates.push((output.name.to_string(), value)),
         }
     }
     Ok(outputs)

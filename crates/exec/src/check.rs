@@ -4,20 +4,22 @@ use cotangent_graph::interp::{Value, trace};
 use cotangent_graph::{Code, Diag, Env, Graph, NodeId, TensorData};
 
 use crate::compile::Executable;
-use crate::input::Inputs;
+use crate::input::InputView;
 use crate::machine::Machine;
 use crate::store::Store;
 
 /// The values of a step: the store's, and the inputs given.
-pub(crate) fn environment(program: &Executable, store: &Store, inputs: &Inputs<'_>) -> Env {
+pub(crate) fn environment<'n, 'v, 'd: 'v>(
+    store: &Store,
+    inputs: impl Iterator<Item = (&'n str, &'v InputView<'d>)>,
+) -> Env {
     let mut env = Env::default();
     for (name, _) in store.iter() {
         if let Ok(value) = store.get(name) {
             env.values.insert(name.to_owned(), value);
         }
     }
-    let names = &program.interface.input_names;
-    env.values.extend(inputs.iter().map(|(at, view)| (names[at].clone(), view.to_tensor())));
+    env.values.extend(inputs.map(|(name, view)| (name.to_owned(), view.to_tensor())));
     env.counters = cotangent_graph::Counters { seed: store.seed().0, step: store.step() };
     env
 }
@@ -34,12 +36,11 @@ impl Oracle {
     }
 
     /// Compares what a step of the plan has just computed.
-    pub(crate) fn compare(&self, machine: &Machine, step: usize) -> Result<(), Diag> {
-        let program = machine.program();
+    pub(crate) fn compare(&self, program: &Executable, machine: &Machine, step: usize) -> Result<(), Diag> {
         for &(id, buffer) in &program.plan.step_values[step] {
             let Some(expected) = self.values[id.index()].as_ref().and_then(Value::tensor) else { continue };
             let node = program.optimized.node(id);
-            let got = machine.value(buffer, node.ty.shape());
+            let got = machine.value(buffer, &node.ty);
             if !expected.same_bits(&got) {
                 let at = first_difference(expected, &got);
                 let text = format!(
@@ -85,9 +86,9 @@ pub(crate) fn first_non_finite(program: &Executable, env: &Env) -> Option<Diag> 
     let node = graph.node(culprit);
     let tensor = values[culprit.index()].as_ref().and_then(Value::tensor)?;
     let element = tensor.to_f64().into_iter().position(|v| !v.is_finite()).unwrap_or(0);
-    let what = match node.attrs.str("name") {
-        "" => format!("`{}` makes it from finite operands", node.op.name),
-        name => format!("`{name}` holds it at the start of the step"),
+    let what = match node.name() {
+        None => format!("`{}` makes it from finite operands", node.op.name),
+        Some(name) => format!("`{name}` holds it at the start of the step"),
     };
     let text = format!("an infinity or a NaN at element {element} of {culprit}, of type {}: {what}", node.ty);
     let mut diag = Diag::new(Code::NotFinite, text).at(node.origin.loc());

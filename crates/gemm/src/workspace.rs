@@ -1,14 +1,25 @@
 //! The memory for packed panels, kept from one product to the next.
 
-use cotangent_host::{Block, Refused};
+use std::mem::MaybeUninit;
 
-pub(crate) use cotangent_host::LINE;
+/// Bytes of a cache line, to which everything in a workspace is aligned.
+pub(crate) const LINE: usize = 64;
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "only its size and alignment matter")] [u8; LINE]);
 
 /// Scratch memory for products, aligned to cache lines. It grows to what the largest product needs and never
 /// shrinks, so that a run after the first allocates nothing.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Workspace {
-    block: Block,
+    lines: Box<[MaybeUninit<Line>]>,
+}
+
+impl std::fmt::Debug for Workspace {
+    fn fmt(&self, fmt: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        fmt.debug_struct("Workspace").field("bytes", &self.bytes()).finish()
+    }
 }
 
 impl Workspace {
@@ -19,46 +30,29 @@ impl Workspace {
 
     /// One that products of up to `bytes` (see [`Gemm::workspace_bytes`](crate::Gemm::workspace_bytes)) need not
     /// grow.
-    ///
-    /// # Errors
-    /// [`Refused`] if the system does not give so much.
-    pub fn with_bytes(bytes: usize) -> Result<Self, Refused> {
+    pub fn with_bytes(bytes: usize) -> Self {
         let mut workspace = Self::new();
-        workspace.reserve(bytes)?;
-        Ok(workspace)
+        workspace.reserve(bytes);
+        workspace
     }
 
     /// Makes room for `bytes`. The contents do not survive growth, and nobody relies on them between runs.
-    ///
-    /// # Errors
-    /// [`Refused`] if the system does not give so much; the workspace is empty then.
-    pub fn reserve(&mut self, bytes: usize) -> Result<(), Refused> {
+    pub fn reserve(&mut self, bytes: usize) {
         if bytes > self.bytes() {
             // Free the old memory first: both together may be too much.
-            self.block = Block::default();
-            self.block = Block::zeroed(bytes.next_multiple_of(LINE))?;
-        }
-        Ok(())
-    }
-
-    /// Makes room for a product under way.
-    ///
-    /// # Panics
-    /// If the system refuses the memory.
-    pub(crate) fn reserve_now(&mut self, bytes: usize) {
-        if let Err(refused) = self.reserve(bytes) {
-            panic!("a product needs a workspace: {refused}");
+            self.lines = Box::default();
+            self.lines = Box::new_uninit_slice(bytes.div_ceil(LINE));
         }
     }
 
     /// The present size.
     pub fn bytes(&self) -> usize {
-        self.block.n_bytes()
+        self.lines.len() * LINE
     }
 
     /// The start of the memory.
-    pub(crate) fn as_ptr(&self) -> *mut u8 {
-        self.block.as_ptr()
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.lines.as_mut_ptr().cast()
     }
 }
 
@@ -68,20 +62,13 @@ mod tests {
 
     #[test]
     fn grows_aligned_and_never_shrinks() {
-        let mut workspace = Workspace::with_bytes(100).unwrap();
+        let mut workspace = Workspace::with_bytes(100);
         assert_eq!(workspace.bytes(), 128);
-        let before = workspace.as_ptr();
-        workspace.reserve(64).unwrap();
-        assert_eq!((workspace.bytes(), workspace.as_ptr()), (128, before));
-        workspace.reserve(1000).unwrap();
-        assert_eq!(workspace.as_ptr() as usize % LINE, 0);
+        let before = workspace.as_mut_ptr();
+        workspace.reserve(64);
+        assert_eq!((workspace.bytes(), workspace.as_mut_ptr()), (128, before));
+        workspace.reserve(1000);
+        assert_eq!(workspace.as_mut_ptr() as usize % LINE, 0);
         assert!(workspace.bytes() >= 1000);
-    }
-
-    #[test]
-    fn too_much_is_an_error() {
-        let mut workspace = Workspace::with_bytes(64).unwrap();
-        assert_eq!(workspace.reserve(1 << 62), Err(Refused { n_bytes: 1 << 62 }));
-        assert_eq!(workspace.bytes(), 0);
     }
 }

@@ -13,14 +13,16 @@ use std::sync::Arc;
 use cotangent_scalar::DType;
 use smallvec::SmallVec;
 
-use crate::attrs::Attrs;
+use crate::attrs::{Attr, Attrs};
 use crate::diag::{Code, Diag, Diags, Loc};
-use crate::ir::{Graph, Inputs, Node, NodeId, OpRef, Origin, Output, Role};
-use crate::op::{Fault, InferCx, OpDef, OpTraits};
-use crate::types::{MAX_RANK, MAX_TUPLE_DEPTH, Shape, Type};
+use crate::ir::{BodyId, Graph, Inputs, Node, NodeId, OpRef, Origin, Output, Role};
+use crate::op::{Fault, InferCx, Lower, OpDef, Registry};
+use crate::types::{Shape, Type};
 use crate::verify;
 
+/// What no graph has.
 const POISON: NodeId = NodeId(u32::MAX);
+const NO_BODY: BodyId = BodyId(u32::MAX);
 
 /// A value of the graph under construction.
 #[derive(Clone, Copy)]
@@ -78,10 +80,20 @@ pub fn build(f: impl FnOnce(&GraphBuilder)) -> Result<Graph, Diags> {
 }
 
 impl GraphBuilder {
-    /// A builder of an empty graph.
+    /// A builder of an empty graph of built-in ops; [`GraphBuilder::register`] adds others.
     pub fn new(name: &str) -> Self {
+        GraphBuilder::with_registry(name, &Registry::builtin())
+    }
+
+    /// A builder of an empty graph with the name and the registry of another, for what is made from that.
+    pub fn like(graph: &Graph) -> Self {
+        GraphBuilder::with_registry(graph.name(), graph.registry())
+    }
+
+    /// A builder of an empty graph of these ops.
+    pub fn with_registry(name: &str, registry: &Registry) -> Self {
         GraphBuilder {
-            graph: RefCell::new(Graph::new(name)),
+            graph: RefCell::new(Graph::with_registry(name, registry)),
             diags: RefCell::default(),
             scopes: RefCell::default(),
             names: RefCell::default(),
@@ -90,6 +102,16 @@ impl GraphBuilder {
             origin: RefCell::default(),
             mode: Cell::default(),
             params_from: RefCell::default(),
+        }
+    }
+
+    /// Lets the graph have an op from outside. Nothing happens if it is known already, so that a method which makes nodes of
+    /// the op may call this first; what [`Registry::register`] refuses is an error of the graph.
+    #[track_caller]
+    pub fn register(&self, op: &'static OpDef) {
+        let done = self.graph.borrow_mut().register(op);
+        if let Err(fault) = done {
+            self.error(fault.diag());
         }
     }
 
@@ -252,9 +274,19 @@ impl GraphBuilder {
         self.diags.borrow().is_empty()
     }
 
-    /// The handle of a node of this builder's graph.
+    /// The handle of a node of this builder's graph; an error and a poisoned tensor if there is no such node.
+    #[track_caller]
     pub fn tensor(&self, id: NodeId) -> Tensor<'_> {
+        let n_nodes = self.graph.borrow().n_nodes();
+        if id.index() >= n_nodes && id != POISON {
+            return self.poison(Diag::new(Code::UnknownName, format!("the graph has no node {id}")));
+        }
         Tensor { builder: self, id }
+    }
+
+    /// Whether a tensor is one of this builder's and not poisoned.
+    pub fn owns(&self, tensor: Tensor<'_>) -> bool {
+        std::ptr::eq(tensor.builder, self) && !tensor.is_poisoned()
     }
 
     /// Read access to the graph so far.
@@ -262,9 +294,14 @@ impl GraphBuilder {
         f(&self.graph.borrow())
     }
 
-    /// Adds a body; see [`Graph::add_body`].
-    pub fn add_body(&self, body: Arc<Graph>) -> crate::ir::BodyId {
-        self.graph.borrow_mut().add_body(body)
+    /// Adds a body; see [`Graph::add_body`]. If that refuses, it is an error of the graph, and the id is one of no body.
+    #[track_caller]
+    pub fn add_body(&self, body: Arc<Graph>) -> BodyId {
+        let added = self.graph.borrow_mut().add_body(body);
+        added.unwrap_or_else(|fault| {
+            self.error(fault.diag());
+            NO_BODY
+        })
     }
 
     /// Any op: infers the type and appends the node. `declared` is the type of ops that have no operands to infer from.
@@ -287,22 +324,21 @@ impl GraphBuilder {
             let diag = Diag::new(Code::ForeignTensor, format!("`{}` got a tensor of another graph", op.name));
             return self.poison(diag.made("the tensor", *foreign).operands(of));
         }
-        if inputs.iter().any(|t| t.is_poisoned()) {
+        // A body that was refused has been reported.
+        if inputs.iter().any(|t| t.is_poisoned()) || attrs.iter().any(|(_, attr)| *attr == Attr::Body(NO_BODY)) {
             return self.poisoned();
         }
         let ids: Inputs = inputs.iter().map(|t| t.id).collect();
+        let origin = self.current_origin();
         let inferred = infer_type(&self.graph.borrow(), op, &ids, &attrs, declared.as_ref());
-        match inferred {
-            Ok(ty) => {
-                let origin = self.current_origin();
-                let id = self.graph.borrow_mut().add(OpRef(op), ids, attrs, ty, origin);
-                Tensor { builder: self, id }
-            }
-            Err(fault) => {
-                let mut diag = Diag::new(fault.code, fault.message);
-                diag.help = fault.help;
-                diag = diag.operands(of);
-                diag.notes.extend(fault.notes);
+        let added = inferred.and_then(|ty| self.graph.borrow_mut().add(OpRef(op), ids, attrs, ty, origin));
+        match added {
+            Ok(id) => Tensor { builder: self, id },
+            Err(mut fault) => {
+                // After the places of the operands.
+                let notes = std::mem::take(&mut fault.notes);
+                let mut diag = fault.diag().operands(of);
+                diag.notes.extend(notes);
                 self.poison(diag)
             }
         }
@@ -329,7 +365,7 @@ impl GraphBuilder {
             return;
         }
         self.declared.borrow_mut().insert(Declared::Result(name.to_owned()), Loc::here());
-        self.graph.borrow_mut().add_output(Output { name: name.into(), value: value.id, role: Role::Result });
+        self.push_output(Output { name: name.into(), value: value.id, role: Role::Result });
     }
 
     /// Declares the next value of a parameter or state.
@@ -352,8 +388,7 @@ impl GraphBuilder {
             Ok(name) => {
                 let origin = self.current_origin();
                 self.declared.borrow_mut().insert(Declared::Update(target.id), origin.loc());
-                let output = Output { name, value: value.id, role: Role::Update(target.id) };
-                self.graph.borrow_mut().add_output(output);
+                self.push_output(Output { name, value: value.id, role: Role::Update(target.id) });
             }
         }
     }
@@ -401,8 +436,12 @@ impl GraphBuilder {
     }
 
     /// Declares an output of a graph that a pass rebuilds.
+    #[track_caller]
     pub fn push_output(&self, output: Output) {
-        self.graph.borrow_mut().add_output(output);
+        let added = self.graph.borrow_mut().add_output(output);
+        if let Err(fault) = added {
+            self.error(fault.diag());
+        }
     }
 
     /// Says that a check has become needless; see [`Graph::drop_check`].
@@ -410,14 +449,23 @@ impl GraphBuilder {
         self.graph.borrow_mut().drop_check(check.id);
     }
 
-    /// Appends a node as it is, without inference, keeping its origin; for passes that copy nodes.
+    /// Appends a node as it is, without inference, keeping its origin; for passes that copy nodes. What [`Graph::add`] refuses
+    /// is an error of the graph; what is otherwise wrong with the node is the verifier's matter.
+    #[track_caller]
     pub fn push_node(&self, op: OpRef, inputs: Inputs, attrs: Attrs, ty: Type, origin: Origin) -> Tensor<'_> {
-        let id = self.graph.borrow_mut().add(op, inputs, attrs, ty, origin);
-        Tensor { builder: self, id }
+        let added = self.graph.borrow_mut().add(op, inputs, attrs, ty, origin);
+        match added {
+            Ok(id) => Tensor { builder: self, id },
+            Err(fault) => self.poison(fault.diag()),
+        }
     }
 }
 
 /// The type of a node that is not there yet.
+///
+/// # Errors
+/// Why there can be no such node: the op is not of the graph's registry, or what it was given is not what it takes; or a
+/// mistake in the record of the op, whose type must fit the way it lowers.
 pub fn infer_type(
     graph: &Graph,
     op: &'static OpDef,
@@ -425,6 +473,9 @@ pub fn infer_type(
     attrs: &Attrs,
     declared: Option<&Type>,
 ) -> Result<Type, Fault> {
+    if !graph.registry().contains(OpRef(op)) {
+        return Err(graph.registry().unknown(OpRef(op)));
+    }
     if !op.arity.allows(inputs.len()) {
         let text = format!("`{}` requires {} operands, got {}", op.name, op.arity, inputs.len());
         return Err(Fault::new(Code::BadArity, text));
@@ -433,27 +484,14 @@ pub fn infer_type(
     let types: SmallVec<[&Type; 4]> = inputs.iter().map(|&i| graph.ty(i)).collect();
     let cx = InferCx { op, inputs: &types, attrs, declared, bodies: graph.bodies() };
     let ty = (op.infer)(&cx)?;
-    check_size(op.name, &ty, MAX_TUPLE_DEPTH)?;
-    Ok(ty)
-}
-
-fn check_size(op: &str, ty: &Type, depth: usize) -> Result<(), Fault> {
-    match ty {
-        Type::Tuple(_) if depth == 0 => {
-            let text = format!("`{op}` would make a tuple that nests more than {MAX_TUPLE_DEPTH} deep");
-            Err(Fault::new(Code::TooLarge, text))
+    if matches!(op.lower, Lower::Scalar(_)) {
+        let shape = ty.as_tensor().map(|(_, shape)| shape);
+        if shape.is_none() || types.iter().any(|operand| operand.as_tensor().map(|(_, shape)| shape) != shape) {
+            let got = types.iter().map(|t| t.to_string()).collect::<Vec<_>>().join(", ");
+            return Err(op.mistake(format!("applies to each element, and makes {ty} of ({got})")));
         }
-        Type::Tuple(members) => members.iter().try_for_each(|m| check_size(op, m, depth - 1)),
-        Type::Tensor { shape, .. } if shape.checked_elements().is_none() => {
-            let text = format!("`{op}` would make a tensor of shape {shape}, which has more than 2^48 elements");
-            Err(Fault::new(Code::TooLarge, text))
-        }
-        Type::Tensor { shape, .. } if shape.rank() > MAX_RANK => {
-            let text = format!("`{op}` would make a tensor of {} axes, more than {MAX_RANK}", shape.rank());
-            Err(Fault::new(Code::TooLarge, text))
-        }
-        Type::Tensor { .. } => Ok(()),
     }
+    Ok(ty)
 }
 
 /// Checks that a result is a tensor.
@@ -470,10 +508,10 @@ pub fn check_result(graph: &Graph, name: &str, value: NodeId) -> Result<(), Diag
 pub fn check_update(graph: &Graph, target: NodeId, value: NodeId) -> Result<Arc<str>, Diag> {
     let node = graph.node(target);
     let text = |text: String| Diag::new(Code::BadUpdate, text).at(Loc::Internal);
-    if !node.op.traits.has(OpTraits::NAMED) || node.op.name == "input" {
+    let Some(name) = node.name().filter(|_| node.is_stored()) else {
         return Err(text(format!("an update requires a parameter or state, got `{}`", node.op.name)));
-    }
-    let name: Arc<str> = node.attrs.str("name").into();
+    };
+    let name: Arc<str> = name.into();
     if graph.ty(value) != &node.ty {
         return Err(text(format!("the update of `{name}` requires {}, got {}", node.ty, graph.ty(value))));
     }
@@ -583,8 +621,7 @@ impl GraphBuilder {
     /// A pointwise op with attributes, with NumPy broadcasting of its operands.
     #[track_caller]
     pub fn pointwise_with(&self, op: &'static OpDef, operands: &[Tensor<'_>], attrs: Attrs) -> Tensor<'_> {
-        let own = |t: &Tensor<'_>| std::ptr::eq(t.builder, self) && !t.is_poisoned();
-        if operands.iter().all(own) {
+        if operands.iter().all(|t| self.owns(*t)) {
             let shapes: SmallVec<[Shape; 3]> = operands.iter().map(|t| t.shape()).collect();
             let joint = shapes.iter().try_fold(Shape::default(), |joint, s| joint.broadcast(s));
             if let Some(joint) = joint {

@@ -92,9 +92,13 @@ codes! {
     NotDifferentiable = "E0112";
     /// A body of a region is not closed or does not fit its operands.
     BadBody = "E0113";
+    /// The record of an op breaks a promise: what one of its functions makes is not what the others say of it.
+    BadOp = "E0114";
+    /// A graph that was put together node by node is not well formed.
+    IllFormed = "E0115";
     /// The text form is malformed.
     Syntax = "E0201";
-    /// The text names an op that the registry does not have.
+    /// The registry does not have an op of this name, or has another one.
     UnknownOp = "E0202";
     /// The text form has a version that this program does not read.
     BadVersion = "E0203";
@@ -114,10 +118,6 @@ codes! {
     StoreMismatch = "E0306";
     /// A checked step computed something else than the interpreter: a bug of the compiler.
     Diverged = "E0307";
-    /// An id of a program or of an input was used with another session or program than the one that gave it.
-    ForeignId = "E0308";
-    /// More memory was asked for than the system gives, or than there is.
-    NoMemory = "E0309";
     /// Not supported yet; listed in `docs/limits.md`.
     Unsupported = "E0901";
 }

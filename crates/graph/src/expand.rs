@@ -6,32 +6,53 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::builder::{GraphBuilder, Tensor};
-use crate::diag::Diags;
-use crate::ir::{Graph, NodeId, Output, Role};
-use crate::op::{ExpandCx, Lower};
+use crate::diag::{Code, Diag, Diags};
+use crate::ir::{Graph, Node, NodeId, Output, Role};
+use crate::op::{ExpandCx, Fault, Lower, Source};
+use crate::types::Type;
 
-/// Builds what node `id` of `graph` expands to, in `builder`; one tensor for each result. Empty if it does
-/// not expand.
+/// Builds what a node expands to, in `builder`, over operands of its types; one tensor for each result. `bodies` are those
+/// that the node names.
+///
+/// # Errors
+/// A mistake in the record of the op: it does not expand, or to something else than it is inferred to be. A tensor is
+/// poisoned if the builder has an error that says why.
 pub fn expand_node<'g>(
     builder: &'g GraphBuilder,
-    graph: &Graph,
-    id: NodeId,
+    node: &Node,
+    bodies: &[Arc<Graph>],
     inputs: &[Tensor<'g>],
-) -> SmallVec<[Tensor<'g>; 1]> {
-    let node = graph.node(id);
-    match &node.op.lower {
-        Lower::Expand(expand) => {
-            let inputs = SmallVec::from_slice(inputs);
-            expand(&ExpandCx { builder, inputs, attrs: &node.attrs, ty: &node.ty, bodies: graph.bodies() })
-        }
-        _ => SmallVec::new(),
+) -> Result<SmallVec<[Tensor<'g>; 1]>, Fault> {
+    let Lower::Expand(expand) = &node.op.lower else { return Err(node.op.mistake("does not expand")) };
+    let results =
+        expand(&ExpandCx { builder, inputs: SmallVec::from_slice(inputs), attrs: &node.attrs, ty: &node.ty, bodies });
+    let wanted = if let Type::Tuple(members) = &node.ty { members.as_slice() } else { std::slice::from_ref(&node.ty) };
+    if results.len() != wanted.len() {
+        let text = format!("expands to {} values, not to {}", results.len(), wanted.len());
+        return Err(node.op.mistake(text));
     }
+    for (result, wanted) in results.iter().zip(wanted) {
+        if !std::ptr::eq(result.builder(), builder) {
+            return Err(node.op.mistake("expands to a tensor of another graph"));
+        }
+        if result.is_poisoned() {
+            if builder.is_ok() {
+                return Err(node.op.mistake("expands to no node, without an error that says why"));
+            }
+        } else if result.ty() != *wanted {
+            return Err(node.op.mistake(format_args!("expands to {}, not to {wanted}", result.ty())));
+        }
+    }
+    Ok(results)
 }
 
 /// A graph that is the expansion of one node: its inputs are named `0`, `1`, …, and so are its outputs.
+///
+/// # Errors
+/// A mistake in the record of the op.
 pub fn one_op_graph(graph: &Graph, id: NodeId) -> Result<Graph, Diags> {
     let node = graph.node(id);
-    let builder = GraphBuilder::new(node.op.name);
+    let builder = GraphBuilder::with_registry(node.op.name, graph.registry());
     builder.set_origin(Some(node.origin.clone()));
     for body in graph.bodies() {
         builder.add_body(Arc::clone(body));
@@ -42,7 +63,8 @@ pub fn one_op_graph(graph: &Graph, id: NodeId) -> Result<Graph, Diags> {
         .enumerate()
         .map(|(k, &i)| builder.input(&k.to_string(), graph.ty(i).dtype(), graph.ty(i).shape()))
         .collect();
-    for (k, result) in expand_node(&builder, graph, id, &inputs).into_iter().enumerate() {
+    let results = expand_node(&builder, node, graph.bodies(), &inputs);
+    for (k, result) in results.map_err(|fault| fault.diag().at(node.origin.loc()))?.into_iter().enumerate() {
         builder.output(&k.to_string(), result);
     }
     builder.finish()
@@ -51,13 +73,17 @@ pub fn one_op_graph(graph: &Graph, id: NodeId) -> Result<Graph, Diags> {
 /// Copies a closed body into `builder` with its inputs replaced; returns its results.
 pub fn inline_body<'g>(builder: &'g GraphBuilder, body: &Graph, inputs: &[Tensor<'g>]) -> SmallVec<[Tensor<'g>; 1]> {
     let mut map: HashMap<NodeId, Tensor<'g>> = HashMap::new();
+    let wanted: Vec<NodeId> = body.inputs().map(|(id, _)| id).collect();
+    if wanted.len() != inputs.len() {
+        let text = format!("the body @{} requires {} operands, got {}", body.name(), wanted.len(), inputs.len());
+        return SmallVec::from_iter([builder.poison(Diag::new(Code::BadBody, text).operands(inputs))]);
+    }
+    map.extend(wanted.into_iter().zip(inputs.iter().copied()));
     let bodies: Vec<_> = body.bodies().iter().map(|b| builder.add_body(Arc::clone(b))).collect();
-    let mut next_input = 0;
     for id in body.ids() {
         let node = body.node(id);
-        let tensor = if node.op.name == "input" {
-            next_input += 1;
-            inputs[next_input - 1]
+        let tensor = if node.source() == Some(Source::Input) {
+            map[&id]
         } else {
             let operands = node.inputs.iter().map(|i| map[i].id()).collect();
             let attrs = node.attrs.map_bodies(|b| bodies[b.index()]);

@@ -13,7 +13,7 @@ use crate::expand;
 use crate::ir::{Graph, NodeId, Role};
 use crate::op::{EvalCx, Fault, Lower, Source, Vjp};
 use crate::tensor::TensorData;
-use crate::types::Shape;
+use crate::types::{Shape, Type};
 
 /// What random numbers depend on besides their stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,9 +43,8 @@ impl Env {
     /// Starting values for every parameter and state of a graph, from their initialisers under this seed.
     pub fn initialize(&mut self, graph: &Graph, seed: u64) {
         self.counters.seed = seed;
-        for node in graph.nodes() {
-            if let (Some(init), Some((dtype, shape))) = (node.attrs.init("init"), node.ty.as_tensor()) {
-                let name = node.attrs.str("name");
+        for (_, node) in graph.stored() {
+            if let (Some(name), Some(init), Some((dtype, shape))) = (node.name(), node.init(), node.ty.as_tensor()) {
                 self.values.entry(name.to_owned()).or_insert_with(|| init.sample(seed, name, dtype, shape));
             }
         }
@@ -72,8 +71,19 @@ impl Value {
 }
 
 /// Evaluates a graph's outputs, in their order.
+///
+/// # Errors
+/// `E0115` if the graph is not well formed; `E0301` and `E0302` if a source has no value or one of another type; `E0303` and
+/// `E0305` where a check fails; `E0114` if the record of an op is wrong; `E0901` for composites of tuples.
 pub fn interpret(graph: &Graph, env: &Env) -> Result<Vec<TensorData>, Diag> {
-    let values = interpret_nodes(graph, env)?;
+    outputs(graph, trace(graph, env))
+}
+
+/// The values of outputs among those of all nodes.
+fn outputs(graph: &Graph, (values, error): (Vec<Option<Value>>, Option<Diag>)) -> Result<Vec<TensorData>, Diag> {
+    if let Some(diag) = error {
+        return Err(diag);
+    }
     let output = |o: &crate::ir::Output| match &values[o.value.index()] {
         Some(Value::One(t)) => Ok(t.as_ref().clone()),
         _ => Err(Diag::new(Code::NoSuchValue, format!("output `{}` is not a tensor", o.name))),
@@ -82,6 +92,9 @@ pub fn interpret(graph: &Graph, env: &Env) -> Result<Vec<TensorData>, Diag> {
 }
 
 /// Evaluates a graph's outputs by name: results, and updates under `update NAME`.
+///
+/// # Errors
+/// As [`interpret`].
 pub fn interpret_named(graph: &Graph, env: &Env) -> Result<Vec<(String, TensorData)>, Diag> {
     let names = graph.outputs().iter().map(|o| match o.role {
         Role::Result => o.name.to_string(),
@@ -91,6 +104,9 @@ pub fn interpret_named(graph: &Graph, env: &Env) -> Result<Vec<(String, TensorDa
 }
 
 /// Evaluates every node that an output or a check needs.
+///
+/// # Errors
+/// As [`interpret`].
 pub fn interpret_nodes(graph: &Graph, env: &Env) -> Result<Vec<Option<Value>>, Diag> {
     match trace(graph, env) {
         (values, None) => Ok(values),
@@ -100,6 +116,14 @@ pub fn interpret_nodes(graph: &Graph, env: &Env) -> Result<Vec<Option<Value>>, D
 
 /// Evaluates every node that an output or a check needs, up to the first error: the values so far, and the error.
 pub fn trace(graph: &Graph, env: &Env) -> (Vec<Option<Value>>, Option<Diag>) {
+    match graph.well_formed() {
+        Ok(()) => run(graph, env),
+        Err(diag) => (vec![None; graph.n_nodes()], Some(diag)),
+    }
+}
+
+/// The same for a graph that is known to be well formed.
+fn run(graph: &Graph, env: &Env) -> (Vec<Option<Value>>, Option<Diag>) {
     let live = graph.live();
     let mut values: Vec<Option<Value>> = vec![None; graph.n_nodes()];
     for id in graph.ids().filter(|id| live[id.index()]) {
@@ -113,16 +137,12 @@ pub fn trace(graph: &Graph, env: &Env) -> (Vec<Option<Value>>, Option<Diag>) {
 
 fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>]) -> Result<Value, Diag> {
     let node = graph.node(id);
-    let fail = |fault: Fault| {
-        let mut diag = Diag::new(fault.code, fault.message).at(node.origin.loc());
-        diag.help = fault.help;
-        diag
-    };
+    let fail = |fault: Fault| fault.diag().at(node.origin.loc());
     let operands: SmallVec<[&Value; 4]> = node.inputs.iter().filter_map(|i| values[i.index()].as_ref()).collect();
     let cx = EvalCx { op: node.op.0, attrs: &node.attrs, ty: &node.ty, counters: env.counters, bodies: graph.bodies() };
     match &node.op.lower {
         Lower::Source(Source::Input | Source::Param | Source::State) => {
-            let name = node.attrs.str("name");
+            let name = node.name().unwrap_or_default();
             let value = env
                 .values
                 .get(name)
@@ -148,13 +168,20 @@ fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>]) -> 
                     .ok_or_else(|| fail(Fault::new(Code::Unsupported, format!("`{}` of a tuple", node.op.name))))?;
                 inner.values.insert(k.to_string(), tensor.clone());
             }
-            let results = interpret(&body, &inner).map_err(|d| d.at(node.origin.loc()))?;
+            let results = outputs(&body, run(&body, &inner)).map_err(|d| d.at(node.origin.loc()))?;
             let mut results: Vec<Value> = results.into_iter().map(|t| Value::One(Arc::new(t))).collect();
-            Ok(if results.len() == 1 { results.swap_remove(0) } else { Value::Many(results) })
+            Ok(match &node.ty {
+                Type::Tensor { .. } if results.len() == 1 => results.swap_remove(0),
+                _ => Value::Many(results),
+            })
         }
         _ => {
             let tensors: SmallVec<[&TensorData; 4]> = operands.iter().filter_map(|v| v.tensor()).collect();
-            (node.op.eval)(&cx, &tensors).map(|t| Value::One(Arc::new(t))).map_err(fail)
+            let value = (node.op.eval)(&cx, &tensors).map_err(fail)?;
+            if value.ty() != node.ty {
+                return Err(fail(node.op.mistake(format_args!("evaluates to {}, not to {}", value.ty(), node.ty))));
+            }
+            Ok(Value::One(Arc::new(value)))
         }
     }
 }

@@ -1,24 +1,43 @@
 //! The graph: an append-only list of typed nodes, and its outputs.
 //!
-//! Invariants (checked by [`mod@crate::verify`]): every input id is smaller than the node's own id, so creation order is a
-//! topological order and nothing dangles; passes rebuild into a fresh graph. Pure ops are hash-consed, so common
-//! sub-expressions are shared by construction. Sources (inputs, parameters, states, random numbers) are not: they are
-//! identified by name.
+//! What holds of every graph, because nothing else can be added to one: operands, bodies and the values of outputs exist;
+//! every operand's id is smaller than the node's own id, so creation order is a topological order; every op is one of the
+//! graph's [`Registry`], so only built-in records lower as anything but `Scalar` and `Expand`; sizes are ones that arithmetic
+//! on them need not fear; bodies nest at most [`MAX_BODY_DEPTH`] deep and have at most [`MAX_BODY_NODES`] nodes. That nodes
+//! are what their ops make of their operands is what [`mod@crate::verify`] checks.
+//!
+//! Passes rebuild into a fresh graph. Pure ops are hash-consed, so common sub-expressions are shared by construction. Inputs,
+//! parameters and states are not: they are identified by name.
 //!
 //! What a step must do is what outputs need, and every check: an op that tests run-time values stays, whether or not a value
 //! is computed from its result, so no optimization can take a check away by taking its readers away.
 
 use std::fmt;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
 use crate::attrs::{Attr, Attrs};
-use crate::diag::Loc;
-use crate::op::{Lower, OpDef, OpTraits};
+use crate::diag::{Code, Diag, Loc};
+use crate::init::Init;
+use crate::op::{Fault, Lower, OpDef, Registry, Source};
+use crate::ops::{source, view};
+use crate::tensor::TensorData;
+use crate::text::print::post_order;
 use crate::types::Type;
+use crate::verify::{Stage, verify};
+
+/// How deep bodies may nest.
+pub const MAX_BODY_DEPTH: usize = 64;
+
+/// How many nodes a graph may have: ids below are none that stands for something else.
+const MAX_NODES: usize = u32::MAX as usize - 1;
+
+/// How many nodes the bodies of a graph may have in all, those of their own bodies included. A body that stands in several
+/// bodies counts in each, as it does in the text.
+pub const MAX_BODY_NODES: usize = 1 << 20;
 
 /// A node of a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,9 +67,21 @@ impl BodyId {
     }
 }
 
-/// An op: a record that lives as long as the program, compared by name.
+/// An op: a record that lives as long as the program. Two are equal if they are the same record, whatever their names.
 #[derive(Clone, Copy)]
 pub struct OpRef(pub &'static OpDef);
+
+impl OpRef {
+    /// Whether it is this op.
+    pub fn is(self, op: &'static OpDef) -> bool {
+        std::ptr::eq(self.0, op)
+    }
+
+    /// Whether it is one of these ops.
+    pub fn is_any(self, ops: &[&'static OpDef]) -> bool {
+        ops.iter().any(|op| self.is(op))
+    }
+}
 
 impl std::ops::Deref for OpRef {
     type Target = OpDef;
@@ -61,15 +92,22 @@ impl std::ops::Deref for OpRef {
 
 impl PartialEq for OpRef {
     fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self.0, other.0) || self.0.name == other.0.name
+        std::ptr::eq(self.0, other.0)
     }
 }
 
 impl Eq for OpRef {}
 
 impl std::hash::Hash for OpRef {
+    /// By address, which differs from run to run: good for tables to look things up in, never for an order.
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.0.name.hash(state);
+        std::ptr::hash(self.0, state);
+    }
+}
+
+impl fmt::Display for OpRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name)
     }
 }
 
@@ -130,6 +168,43 @@ pub struct Node {
     pub origin: Origin,
 }
 
+impl Node {
+    /// Whether it is made by this op.
+    pub fn is(&self, op: &'static OpDef) -> bool {
+        self.op.is(op)
+    }
+
+    /// Which source it is, if it is one.
+    pub fn source(&self) -> Option<Source> {
+        self.op.source()
+    }
+
+    /// Whether it is a parameter or state: what a store holds.
+    pub fn is_stored(&self) -> bool {
+        matches!(self.source(), Some(Source::Param | Source::State))
+    }
+
+    /// The name of an input, parameter or state.
+    pub fn name(&self) -> Option<&str> {
+        self.op.is_named().then(|| self.attrs.str(source::NAME.name))
+    }
+
+    /// How a parameter or state starts.
+    pub fn init(&self) -> Option<&Init> {
+        self.attrs.init(source::INIT.name).filter(|_| self.is_stored())
+    }
+
+    /// The elements of a constant.
+    pub fn constant(&self) -> Option<&Arc<TensorData>> {
+        self.attrs.tensor(source::VALUE.name).filter(|_| self.source() == Some(Source::Constant))
+    }
+
+    /// Whether it has its operand's elements in row-major order, in another shape.
+    pub fn is_reshape(&self) -> bool {
+        self.is(&view::RESHAPE)
+    }
+}
+
 /// What an output is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -154,20 +229,46 @@ pub struct Output {
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     name: Arc<str>,
+    registry: Registry,
     nodes: Vec<Node>,
     outputs: Vec<Output>,
     checks: Vec<NodeId>,
     bodies: Vec<Arc<Graph>>,
+    /// How deep its bodies nest, and how many nodes they have in all.
+    depth: usize,
+    n_body_nodes: usize,
     /// Pure nodes by the hash of what makes them equal.
     node_index: FxHashMap<u64, SmallVec<[NodeId; 1]>>,
-    /// Bodies by the hash of their text.
+    /// Bodies by their fingerprints.
     body_index: FxHashMap<u64, SmallVec<[BodyId; 1]>>,
+    /// Of a graph that has become a body.
+    fingerprint: OnceLock<u64>,
+    /// What the verifier says of the graph as it is.
+    errors: OnceLock<Vec<String>>,
 }
 
 impl Graph {
-    /// An empty graph.
+    /// An empty graph of built-in ops.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Graph { name: name.into(), ..Graph::default() }
+    }
+
+    /// An empty graph of these ops.
+    pub fn with_registry(name: impl Into<Arc<str>>, registry: &Registry) -> Self {
+        Graph { name: name.into(), registry: registry.clone(), ..Graph::default() }
+    }
+
+    /// The ops that its nodes may have.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Lets nodes have one more op.
+    ///
+    /// # Errors
+    /// As [`Registry::register`].
+    pub fn register(&mut self, op: &'static OpDef) -> Result<(), Fault> {
+        self.registry.register(op)
     }
 
     /// Its name.
@@ -216,26 +317,54 @@ impl Graph {
     }
 
     /// Appends a node whose type has been inferred; an equal pure node is returned instead and gains the lines.
-    pub fn add(&mut self, op: OpRef, inputs: Inputs, attrs: Attrs, ty: Type, origin: Origin) -> NodeId {
-        debug_assert!(inputs.iter().all(|i| i.index() < self.nodes.len()));
+    ///
+    /// # Errors
+    /// `E0202` if the op is not of the graph's registry; `E0106` if the type is larger than any may be; `E0108` if an operand
+    /// or a body does not exist.
+    pub fn add(&mut self, op: OpRef, inputs: Inputs, attrs: Attrs, ty: Type, origin: Origin) -> Result<NodeId, Fault> {
+        self.check_node(op, &inputs, &attrs, &ty)?;
         let id = NodeId(self.nodes.len() as u32);
-        if op.traits.has(OpTraits::NAMED) {
+        self.changed();
+        if op.is_named() {
             self.nodes.push(Node { op, inputs, attrs, ty, origin });
-            return id;
+            return Ok(id);
         }
         let hash = FxBuildHasher.hash_one((op, &inputs, &attrs, &ty));
         let same_hash = self.node_index.entry(hash).or_default();
         let is_equal = |node: &Node| node.op == op && node.inputs == inputs && node.attrs == attrs && node.ty == ty;
         if let Some(&known) = same_hash.iter().find(|k| is_equal(&self.nodes[k.index()])) {
             self.nodes[known.index()].origin.merge(&origin);
-            return known;
+            return Ok(known);
         }
         same_hash.push(id);
         if self.is_check(op, &attrs) {
             self.checks.push(id);
         }
         self.nodes.push(Node { op, inputs, attrs, ty, origin });
-        id
+        Ok(id)
+    }
+
+    fn check_node(&self, op: OpRef, inputs: &[NodeId], attrs: &Attrs, ty: &Type) -> Result<(), Fault> {
+        if !self.registry.contains(op) {
+            return Err(self.registry.unknown(op));
+        }
+        let missing = |what: fmt::Arguments<'_>| {
+            Err(Fault::new(Code::UnknownName, format!("`{}` names {what}, which the graph does not have", op.name)))
+        };
+        if let Some(input) = inputs.iter().find(|input| input.index() >= self.nodes.len()) {
+            return missing(format_args!("the operand {input}"));
+        }
+        for (_, attr) in attrs.iter() {
+            if let Attr::Body(id) = attr
+                && id.index() >= self.bodies.len()
+            {
+                return missing(format_args!("body {}", id.0));
+            }
+        }
+        if self.nodes.len() >= MAX_NODES {
+            return Err(Fault::new(Code::TooLarge, format!("a graph has at most {MAX_NODES} nodes")));
+        }
+        ty.check_size().map_err(|what| Fault::new(Code::TooLarge, format!("`{}` would make {what}", op.name)))
     }
 
     /// Makes room for so many more nodes.
@@ -261,24 +390,96 @@ impl Graph {
         self.checks.retain(|check| *check != id);
     }
 
-    /// Adds a body; an equal one is returned instead.
-    pub fn add_body(&mut self, body: Arc<Graph>) -> BodyId {
-        let text = body.to_string();
-        let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
-        let id = BodyId(self.bodies.len() as u32);
-        let same_hash = self.body_index.entry(hasher.finish()).or_default();
-        if let Some(&known) = same_hash.iter().find(|k| self.bodies[k.index()].to_string() == text) {
-            return known;
+    /// Adds a body, and the ops that it may have; an equal one is returned instead.
+    ///
+    /// # Errors
+    /// `E0106` if bodies would nest too deep or have too many nodes in all; `E0107` if it has an op of a name that is another
+    /// op's here.
+    pub fn add_body(&mut self, body: Arc<Graph>) -> Result<BodyId, Fault> {
+        let (depth, n_nodes) = (body.depth + 1, self.n_body_nodes.saturating_add(body.n_nodes() + body.n_body_nodes));
+        let refuse = |text: String| Err(Fault::new(Code::TooLarge, text));
+        if depth > MAX_BODY_DEPTH {
+            return refuse(format!("the body @{} would make bodies nest more than {MAX_BODY_DEPTH} deep", body.name));
         }
-        same_hash.push(id);
+        let id = BodyId(self.bodies.len() as u32);
+        let same = self.body_index.entry(body.fingerprint()).or_default();
+        let is_equal = |known: &Arc<Graph>| Arc::ptr_eq(known, &body) || known.to_string() == body.to_string();
+        if let Some(&known) = same.iter().find(|known| is_equal(&self.bodies[known.index()])) {
+            return Ok(known);
+        }
+        if n_nodes > MAX_BODY_NODES {
+            return refuse(format!("with the body @{} bodies would have more than {MAX_BODY_NODES} nodes", body.name));
+        }
+        self.registry.merge(&body.registry)?;
+        same.push(id);
+        (self.depth, self.n_body_nodes) = (self.depth.max(depth), n_nodes);
         self.bodies.push(body);
-        id
+        self.changed();
+        Ok(id)
+    }
+
+    /// Forgets what was found out about the graph.
+    fn changed(&mut self) {
+        (self.fingerprint, self.errors) = (OnceLock::new(), OnceLock::new());
+    }
+
+    /// Whether every node is what its op makes of its operands, and all else holds that [`mod@crate::verify`] lists of a graph
+    /// as built. It is looked at once.
+    ///
+    /// # Errors
+    /// `E0115` with everything that is wrong.
+    pub fn well_formed(&self) -> Result<(), Diag> {
+        const SHOWN: usize = 20;
+        let errors = self.errors.get_or_init(|| verify(self, Stage::Source));
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let more = if errors.len() > SHOWN { format!("\nand {} more", errors.len() - SHOWN) } else { String::new() };
+        let shown = errors[..errors.len().min(SHOWN)].join("\n");
+        let text = format!("the graph @{} is not well formed:\n{shown}{more}", self.name);
+        let help = "what `push_node`, `push_output` and `Graph::add` are given must be as the ops' records say; `GraphBuilder::op` \
+                    and the methods of `Tensor` see to that";
+        Err(Diag::new(Code::IllFormed, text).at(Loc::Internal).help(help))
+    }
+
+    /// A number that graphs of equal text have in common.
+    fn fingerprint(&self) -> u64 {
+        *self.fingerprint.get_or_init(|| {
+            let mut hasher = DefaultHasher::new();
+            self.name.hash(&mut hasher);
+            let order = post_order(self);
+            let mut number = vec![0; self.nodes.len()];
+            for (n, id) in order.iter().enumerate() {
+                number[id.index()] = n;
+            }
+            for id in &order {
+                let node = self.node(*id);
+                node.op.name.hash(&mut hasher);
+                node.inputs.iter().for_each(|input| number[input.index()].hash(&mut hasher));
+                node.attrs.hash(&mut hasher);
+                node.ty.hash(&mut hasher);
+            }
+            for output in &self.outputs {
+                (&output.name, number[output.value.index()]).hash(&mut hasher);
+            }
+            self.bodies.iter().for_each(|body| body.fingerprint().hash(&mut hasher));
+            hasher.finish()
+        })
     }
 
     /// Declares an output.
-    pub fn add_output(&mut self, output: Output) {
+    ///
+    /// # Errors
+    /// `E0108` if its value or target does not exist.
+    pub fn add_output(&mut self, output: Output) -> Result<(), Fault> {
+        let target = if let Role::Update(target) = output.role { Some(target) } else { None };
+        if let Some(id) = [Some(output.value), target].into_iter().flatten().find(|id| id.index() >= self.nodes.len()) {
+            let text = format!("output `{}` names {id}, which the graph does not have", output.name);
+            return Err(Fault::new(Code::UnknownName, text));
+        }
+        self.changed();
         self.outputs.push(output);
+        Ok(())
     }
 
     /// For each node, whether an output or a check needs it.
@@ -314,11 +515,32 @@ impl Graph {
         readers
     }
 
-    /// The named source (input, parameter or state) with this name.
+    /// The input, parameter or state of this name.
     pub fn source(&self, name: &str) -> Option<NodeId> {
-        self.ids().find(|&id| {
-            let node = self.node(id);
-            node.op.traits.has(OpTraits::SOURCE) && node.attrs.str("name") == name
-        })
+        self.ids().find(|&id| self.node(id).name() == Some(name))
+    }
+
+    /// The inputs in their order.
+    pub fn inputs(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.sources(|source| source == Source::Input)
+    }
+
+    /// The parameters.
+    pub fn params(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.sources(|source| source == Source::Param)
+    }
+
+    /// The states.
+    pub fn states(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.sources(|source| source == Source::State)
+    }
+
+    /// The parameters and states: what a store holds.
+    pub fn stored(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.sources(|source| matches!(source, Source::Param | Source::State))
+    }
+
+    fn sources(&self, is_wanted: fn(Source) -> bool) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.ids().zip(&self.nodes).filter(move |(_, node)| node.source().is_some_and(is_wanted))
     }
 }

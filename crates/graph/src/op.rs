@@ -6,18 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId};
+use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 use crate::attrs::{AttrSpec, Attrs};
 use crate::builder::{GraphBuilder, Tensor};
-use crate::diag::{Code, Loc, nearest};
+use crate::diag::{Code, Diag, Loc, nearest};
 use crate::interp::Counters;
 use crate::ir::{Graph, OpRef};
 use crate::samples::{Sample, Sampler};
 use crate::tensor::TensorData;
+use crate::text;
 use crate::types::{Shape, Type};
 
 /// How many operands an op takes.
@@ -71,12 +73,8 @@ impl OpTraits {
     pub const MONOTONE: OpTraits = OpTraits(1 << 4);
     /// `f(0) = 0`.
     pub const ZERO_PRESERVING: OpTraits = OpTraits(1 << 5);
-    /// Has no operands that are computed: an input, parameter, state or constant, index or random numbers.
-    pub const SOURCE: OpTraits = OpTraits(1 << 6);
-    /// Identified by its name, not by its contents.
-    pub const NAMED: OpTraits = OpTraits(1 << 7);
     /// `f(f(x)) = f(x)`.
-    pub const IDEMPOTENT: OpTraits = OpTraits(1 << 8);
+    pub const IDEMPOTENT: OpTraits = OpTraits(1 << 6);
 
     /// These properties and those.
     pub const fn with(self, other: OpTraits) -> OpTraits {
@@ -112,6 +110,13 @@ impl Fault {
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
+    }
+
+    /// The same as an error at the caller's place.
+    #[track_caller]
+    pub fn diag(self) -> Diag {
+        let Fault { code, message, help, notes } = self;
+        Diag { help, notes, ..Diag::new(code, message) }
     }
 }
 
@@ -247,7 +252,7 @@ pub struct ExpandCx<'g, 'a> {
     pub bodies: &'a [Arc<Graph>],
 }
 
-/// The sources.
+/// The sources: what has no operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Given at every step.
@@ -335,48 +340,154 @@ impl fmt::Debug for OpDef {
     }
 }
 
-/// The ops that a builder, parser or pass knows, by name.
-#[derive(Clone, Debug)]
+impl OpDef {
+    /// A mistake in this record, found when one of its functions was called.
+    pub fn mistake(&self, what: impl fmt::Display) -> Fault {
+        let fault = Fault::new(Code::BadOp, format!("the record of `{}` is wrong: it {what}", self.name));
+        fault.help("the mistake is in the definition of the op, not where it is used")
+    }
+
+    /// Whether an op from outside may lower like this.
+    fn check_lowering(&self) -> Result<(), Fault> {
+        if matches!(self.lower, Lower::Scalar(_) | Lower::Expand(_)) {
+            return Ok(());
+        }
+        let text = format!("an op from outside must lower as Scalar or Expand; `{}` does not", self.name);
+        Err(Fault::new(Code::Unsupported, text))
+    }
+
+    /// Which source it is, if it is one.
+    pub fn source(&self) -> Option<Source> {
+        match self.lower {
+            Lower::Source(source) => Some(source),
+            _ => None,
+        }
+    }
+
+    /// Whether a node of it is identified by its name and not by its contents: an input, parameter or state.
+    pub fn is_named(&self) -> bool {
+        matches!(self.source(), Some(Source::Input | Source::Param | Source::State))
+    }
+}
+
+/// The ops that a builder, parser or pass knows, by name. An op is its record: another record of the same name is another
+/// op. Cheap to clone.
+#[derive(Clone)]
 pub struct Registry {
-    ops: BTreeMap<&'static str, OpRef>,
+    known: Arc<Known>,
+}
+
+#[derive(Clone, Default)]
+struct Known {
+    by_name: BTreeMap<&'static str, OpRef>,
+    records: FxHashSet<OpRef>,
+}
+
+impl Known {
+    fn insert(&mut self, op: &'static OpDef) {
+        self.by_name.insert(op.name, OpRef(op));
+        self.records.insert(OpRef(op));
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Registry::builtin()
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.known.by_name.values()).finish()
+    }
 }
 
 impl Registry {
     /// The built-in ops.
     pub fn builtin() -> Self {
-        let mut registry = Registry { ops: BTreeMap::new() };
-        for family in crate::ops::FAMILIES {
-            for op in *family {
-                registry.ops.insert(op.name, OpRef(op));
-            }
-        }
-        registry
+        static BUILTIN: LazyLock<Registry> = LazyLock::new(|| {
+            let mut known = Known::default();
+            crate::ops::FAMILIES.iter().copied().flatten().for_each(|op| known.insert(op));
+            Registry { known: Arc::new(known) }
+        });
+        BUILTIN.clone()
     }
 
-    /// These ops and one more, which must have a new name and lower as `Scalar` or `Expand`.
+    /// These ops and one from outside; see [`Registry::register`].
+    ///
+    /// # Errors
+    /// As [`Registry::register`]; also `E0901` for a built-in op that lowers otherwise.
     pub fn with(mut self, op: &'static OpDef) -> Result<Self, Fault> {
-        if !matches!(op.lower, Lower::Scalar(_) | Lower::Expand(_)) {
-            let text = format!("an op from outside must lower as Scalar or Expand; `{}` does not", op.name);
-            return Err(Fault::new(Code::Unsupported, text));
-        }
-        if self.ops.insert(op.name, OpRef(op)).is_some() {
-            return Err(Fault::new(Code::DuplicateName, format!("an op named `{}` is already registered", op.name)));
-        }
+        op.check_lowering()?;
+        self.register(op)?;
         Ok(self)
+    }
+
+    /// Adds an op from outside. Nothing happens if this very op is known already.
+    ///
+    /// # Errors
+    /// `E0901` if it lowers other than as `Scalar` or `Expand`; `E0107` if another op has its name; `E0104` if its name or that
+    /// of an attribute is no word of the text form, or two attributes have one name.
+    pub fn register(&mut self, op: &'static OpDef) -> Result<(), Fault> {
+        if self.contains(OpRef(op)) {
+            return Ok(());
+        }
+        op.check_lowering()?;
+        let refuse = |code, text: String| Err(Fault::new(code, text));
+        let names = || std::iter::once(op.name).chain(op.attrs.iter().map(|attr| attr.name));
+        if let Some(name) = names().find(|name| !text::is_plain(name)) {
+            return refuse(Code::BadAttribute, format!("`{}`: the name {name:?} is no word of the text form", op.name));
+        }
+        for (k, attr) in op.attrs.iter().enumerate() {
+            if op.attrs[..k].iter().any(|other| other.name == attr.name) {
+                return refuse(Code::BadAttribute, format!("`{}` has two attributes `{}`", op.name, attr.name));
+            }
+        }
+        if self.known.by_name.contains_key(op.name) {
+            return refuse(Code::DuplicateName, format!("another op named `{}` is already registered", op.name));
+        }
+        Arc::make_mut(&mut self.known).insert(op);
+        Ok(())
+    }
+
+    /// Adds the ops of another registry.
+    ///
+    /// # Errors
+    /// `E0107` if both know different ops by one name.
+    pub fn merge(&mut self, other: &Registry) -> Result<(), Fault> {
+        if Arc::ptr_eq(&self.known, &other.known) {
+            return Ok(());
+        }
+        other.iter().try_for_each(|op| self.register(op.0))
+    }
+
+    /// Whether this very op, and not only one of its name, is known.
+    pub fn contains(&self, op: OpRef) -> bool {
+        self.known.records.contains(&op)
+    }
+
+    /// Why an op that is not known cannot be used.
+    pub(crate) fn unknown(&self, op: OpRef) -> Fault {
+        let known = self.get(op.name);
+        let text = match known {
+            Some(_) => format!("this is another op than the one that is registered as `{}`", op.name),
+            None => format!("the op `{}` is not registered", op.name),
+        };
+        Fault::new(Code::UnknownOp, text).help("hand its record to `GraphBuilder::register` or `Registry::with`")
     }
 
     /// The op of this name.
     pub fn get(&self, name: &str) -> Option<OpRef> {
-        self.ops.get(name).copied()
+        self.known.by_name.get(name).copied()
     }
 
     /// The known name nearest to a misspelled one.
     pub fn nearest(&self, name: &str) -> Option<&'static str> {
-        nearest(name, self.ops.keys().copied())
+        nearest(name, self.known.by_name.keys().copied())
     }
 
     /// All ops by name.
     pub fn iter(&self) -> impl Iterator<Item = OpRef> {
-        self.ops.values().copied()
+        self.known.by_name.values().copied()
     }
 }

@@ -42,9 +42,9 @@ pub fn section(op: &OpDef) -> String {
         Some(why) => writeln!(out, "* Derivative: {what}; {why}."),
         None => writeln!(out, "* Derivative: {what}."),
     };
-    let traits = properties(op.traits);
-    if !traits.is_empty() {
-        let _ = writeln!(out, "* Properties: {}.", traits.join(", "));
+    let properties = properties(op);
+    if !properties.is_empty() {
+        let _ = writeln!(out, "* Properties: {}.", properties.join(", "));
     }
     if !op.attrs.is_empty() {
         out.push_str("\n| attribute | kind | meaning |\n|---|---|---|\n");
@@ -115,7 +115,7 @@ fn slope(op: &OpDef) -> (&'static str, Option<&'static str>) {
     }
 }
 
-fn properties(traits: OpTraits) -> Vec<&'static str> {
+fn properties(op: &OpDef) -> Vec<&'static str> {
     let all = [
         (OpTraits::POINTWISE, "pointwise"),
         (OpTraits::COMMUTATIVE, "commutative"),
@@ -124,10 +124,9 @@ fn properties(traits: OpTraits) -> Vec<&'static str> {
         (OpTraits::MONOTONE, "monotone"),
         (OpTraits::ZERO_PRESERVING, "keeps zero"),
         (OpTraits::IDEMPOTENT, "idempotent"),
-        (OpTraits::SOURCE, "source"),
-        (OpTraits::NAMED, "identified by name"),
     ];
-    all.into_iter().filter(|(bit, _)| traits.has(*bit)).map(|(_, name)| name).collect()
+    let facts = [(op.source().is_some(), "source"), (op.is_named(), "identified by name")];
+    all.into_iter().map(|(bit, name)| (op.traits.has(bit), name)).chain(facts).filter(|f| f.0).map(|f| f.1).collect()
 }
 
 fn attr_kind(kind: AttrKind) -> &'static str {

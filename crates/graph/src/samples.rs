@@ -12,11 +12,13 @@ use cotangent_scalar::{DType, philox};
 
 use crate::attrs::{Attr, Attrs};
 use crate::builder::infer_type;
-use crate::diag::Diag;
+use crate::diag::{Diag, Loc};
 use crate::expand::one_op_graph;
 use crate::interp::Env;
 use crate::ir::{Graph, Node, NodeId, Output, Role};
-use crate::op::{Check, Lower, Source};
+use crate::op::{Check, Fault, Lower, Source};
+use crate::ops::arithmetic::{MAXIMUM, MINIMUM};
+use crate::ops::compare::{CAST, SELECT};
 use crate::tensor::TensorData;
 use crate::types::{Shape, Type};
 
@@ -148,22 +150,20 @@ pub fn environment_of(graph: &Graph, seed: u64, kind: Kind) -> Env {
     env.counters.seed = (u64::from(word(0)) << 32) | u64::from(word(1));
     env.counters.step = word(2) % 1000;
     for (node, bound) in graph.nodes().iter().zip(bounds) {
-        if matches!(node.op.lower, Lower::Source(Source::Input | Source::Param | Source::State))
-            && node.ty.as_tensor().is_some()
-        {
-            env.values.insert(node.attrs.str("name").to_owned(), source_values(node, bound, seed, kind));
+        if let (Some(name), Some(_)) = (node.name(), node.ty.as_tensor()) {
+            env.values.insert(name.to_owned(), source_values(node, name, bound, seed, kind));
         }
     }
     env
 }
 
-fn source_values(node: &Node, bound: Option<usize>, seed: u64, kind: Kind) -> TensorData {
-    let (dtype, shape, name) = (node.ty.dtype(), node.ty.shape(), node.attrs.str("name"));
+fn source_values(node: &Node, name: &str, bound: Option<usize>, seed: u64, kind: Kind) -> TensorData {
+    let (dtype, shape) = (node.ty.dtype(), node.ty.shape());
     let mut s = Sampler::new(dtype, seed.rotate_left(32) ^ 0x5eed ^ u64::from(philox::stream_of(name)));
-    if let (Kind::Ordinary, true, Some(init)) = (kind, dtype.is_float(), node.attrs.init("init")) {
+    if let (Kind::Ordinary, true, Some(init)) = (kind, dtype.is_float(), node.init()) {
         // Nearby, so that not all units of a layer are alike; states only upwards, as variances must not be negative.
         let start = init.sample(seed, name, dtype, shape).to_f64();
-        let is_state = matches!(node.op.lower, Lower::Source(Source::State));
+        let is_state = node.source() == Some(Source::State);
         let low = if is_state { 0.0 } else { -0.1 };
         let near = start.iter().map(|v| dtype.bits_of_f64(v + low + s.unit() * (0.1 - low)));
         return TensorData::from_bits(dtype, shape, &near.collect::<Vec<u64>>());
@@ -231,7 +231,7 @@ fn index_bounds(graph: &Graph, depth: usize) -> Vec<Option<usize>> {
             Lower::View(_) | Lower::Join | Lower::Identity => {
                 node.inputs.iter().for_each(|&input| tighten(&mut bounds, input, own));
             }
-            Lower::Scalar(_) if matches!(node.op.name, "cast" | "select" | "maximum" | "minimum") => {
+            Lower::Scalar(_) if node.op.is_any(&[&CAST, &SELECT, &MAXIMUM, &MINIMUM]) => {
                 node.inputs.iter().for_each(|&input| tighten(&mut bounds, input, own));
             }
             // A composite uses its operands as its expansion does.
@@ -266,10 +266,11 @@ fn tighten(bounds: &mut [Option<usize>], input: NodeId, bound: Option<usize>) {
 /// # Errors
 /// If the graph is not well formed, or an op takes f32 alone.
 pub fn to_f64(graph: &Graph) -> Result<Graph, Diag> {
-    let mut out = Graph::new(Arc::clone(graph.name()));
+    let mut out = Graph::with_registry(Arc::clone(graph.name()), graph.registry());
+    let refused = |fault: Fault| fault.diag().at(Loc::Internal);
     let mut bodies = Vec::with_capacity(graph.bodies().len());
     for body in graph.bodies() {
-        bodies.push(out.add_body(Arc::new(to_f64(body)?)));
+        bodies.push(out.add_body(Arc::new(to_f64(body)?)).map_err(refused)?);
     }
     let mut map: Vec<NodeId> = Vec::with_capacity(graph.n_nodes());
     for node in graph.nodes() {
@@ -280,14 +281,15 @@ pub fn to_f64(graph: &Graph) -> Result<Graph, Diag> {
         let ty = infer_type(&out, node.op.0, &inputs, &attrs, Some(&declared)).map_err(|fault| {
             Diag::new(fault.code, format!("`{}` in f64: {}", node.op.name, fault.message)).at(node.origin.loc())
         })?;
-        map.push(out.add(node.op, inputs, attrs, ty, node.origin.clone()));
+        map.push(out.add(node.op, inputs, attrs, ty, node.origin.clone()).map_err(refused)?);
     }
     for output in graph.outputs() {
         let role = match output.role {
             Role::Result => Role::Result,
             Role::Update(target) => Role::Update(map[target.index()]),
         };
-        out.add_output(Output { name: Arc::clone(&output.name), value: map[output.value.index()], role });
+        let output = Output { name: Arc::clone(&output.name), value: map[output.value.index()], role };
+        out.add_output(output).map_err(refused)?;
     }
     Ok(out)
 }

@@ -1,7 +1,8 @@
 //! Shapes and types.
 //!
-//! Shapes are static and row-major. Element counts are checked: a shape whose byte size does not fit what can be
-//! addressed is refused where it is made, so that no later arithmetic overflows.
+//! Shapes are static and row-major. A [`Shape`] is any list of extents; a graph refuses a node whose type is larger than
+//! [`Type::check_size`] lets pass, so that no later arithmetic overflows. Numbers of elements and bytes of what is larger
+//! still are the largest there are, never wrong ones.
 
 use std::fmt;
 use std::ops::Deref;
@@ -22,6 +23,9 @@ pub const MAX_RANK: usize = 32;
 /// How deep tuples may nest.
 pub const MAX_TUPLE_DEPTH: usize = 16;
 
+/// How many tuples and tensors a type may have.
+pub const MAX_TUPLE_MEMBERS: usize = 1 << 16;
+
 impl Shape {
     /// A shape of these extents.
     pub fn new(dims: &[usize]) -> Self {
@@ -41,16 +45,16 @@ impl Shape {
         Some(if self.0.contains(&0) { 0 } else { n })
     }
 
-    /// Number of elements of a shape that was checked when it was made.
+    /// Number of elements; the largest number if it does not fit one.
     pub fn n_elements(&self) -> usize {
-        self.0.iter().product()
+        if self.0.contains(&0) { 0 } else { self.0.iter().fold(1, |n: usize, &d| n.saturating_mul(d)) }
     }
 
-    /// Strides in elements of the row-major layout.
+    /// Strides in elements of the row-major layout; the largest number where one does not fit.
     pub fn strides(&self) -> SmallVec<[i64; 4]> {
         let mut strides: SmallVec<[i64; 4]> = SmallVec::from_elem(1, self.rank());
         for axis in (1..self.rank()).rev() {
-            strides[axis - 1] = strides[axis] * self.0[axis] as i64;
+            strides[axis - 1] = strides[axis].saturating_mul(i64::try_from(self.0[axis]).unwrap_or(i64::MAX));
         }
         strides
     }
@@ -169,9 +173,44 @@ impl Type {
         }
     }
 
-    /// Bytes of a tensor in memory.
+    /// Bytes of a tensor in memory; the largest number if they do not fit one.
     pub fn n_bytes(&self) -> usize {
-        self.shape().n_elements() * self.dtype().size_bytes()
+        self.shape().n_elements().saturating_mul(self.dtype().size_bytes())
+    }
+
+    /// The number of tuples and tensors in it.
+    pub fn n_members(&self) -> usize {
+        match self {
+            Type::Tensor { .. } => 1,
+            Type::Tuple(members) => 1 + members.iter().map(Type::n_members).sum::<usize>(),
+        }
+    }
+
+    /// Whether no value of a graph may be as large as this: what it is then.
+    ///
+    /// # Errors
+    /// More elements than [`MAX_ELEMENTS`], more axes than [`MAX_RANK`], tuples that nest deeper than [`MAX_TUPLE_DEPTH`] or have
+    /// more than [`MAX_TUPLE_MEMBERS`] members.
+    pub fn check_size(&self) -> Result<(), String> {
+        self.check_size_within(MAX_TUPLE_DEPTH)?;
+        match self.n_members() {
+            0..=MAX_TUPLE_MEMBERS => Ok(()),
+            n => Err(format!("a tuple of {n} members, more than {MAX_TUPLE_MEMBERS}")),
+        }
+    }
+
+    fn check_size_within(&self, depth: usize) -> Result<(), String> {
+        match self {
+            Type::Tuple(_) if depth == 0 => Err(format!("a tuple that nests more than {MAX_TUPLE_DEPTH} deep")),
+            Type::Tuple(members) => members.iter().try_for_each(|member| member.check_size_within(depth - 1)),
+            Type::Tensor { shape, .. } if shape.rank() > MAX_RANK => {
+                Err(format!("a tensor of {} axes, more than {MAX_RANK}", shape.rank()))
+            }
+            Type::Tensor { shape, .. } if shape.checked_elements().is_none() => {
+                Err(format!("a tensor of shape {shape}, which has more than 2^48 elements"))
+            }
+            Type::Tensor { .. } => Ok(()),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
-//! The verifier: what holds of every graph, checked after every pass.
+//! The verifier: what holds of every well-formed graph, checked of every graph that is handed in, and after every pass in debug
+//! builds. What cannot be otherwise, because a graph refuses it, is at the top of [`mod@crate::ir`].
 //!
-//! * Every operand's id is smaller than the node's own id.
 //! * The number of operands is one that the op takes.
 //! * The attributes are those that the op declares, in its order, of their kinds.
 //! * The type of a node is the one that its op infers from its operands.
@@ -16,7 +16,7 @@ use crate::attrs::Attrs;
 use crate::builder::{check_result, infer_type};
 use crate::diag::Code;
 use crate::ir::{Graph, Role};
-use crate::op::{Fault, Lower, OpDef, OpTraits};
+use crate::op::{Fault, Lower, OpDef};
 use crate::ops::region::closed;
 
 /// How far a graph has come.
@@ -37,17 +37,15 @@ pub fn verify(graph: &Graph, stage: Stage) -> Vec<String> {
     for id in graph.ids() {
         let node = graph.node(id);
         let mut wrong = |text: String| errors.push(format!("{id} = {}: {text}", node.op.name));
-        if let Some(input) = node.inputs.iter().find(|i| i.index() >= id.index()) {
-            wrong(format!("operand {input} is not earlier"));
-            continue;
-        }
         match infer_type(graph, node.op.0, &node.inputs, &node.attrs, Some(&node.ty)) {
             Err(fault) => wrong(fault.message),
             Ok(ty) if ty != node.ty => wrong(format!("has type {}, but {ty} is inferred", node.ty)),
             Ok(_) => {}
         }
-        if node.op.traits.has(OpTraits::NAMED) && !names.insert(node.attrs.str("name")) {
-            wrong(format!("the name `{}` is used twice", node.attrs.str("name")));
+        if let Some(name) = node.name()
+            && !names.insert(name)
+        {
+            wrong(format!("the name `{name}` is used twice"));
         }
         if stage >= Stage::Differentiated && matches!(node.op.lower, Lower::Grad) {
             wrong("`grad` after differentiation".into());
@@ -71,10 +69,6 @@ fn verify_outputs(graph: &Graph, errors: &mut Vec<String>) {
     let (mut results, mut targets) = (HashSet::new(), HashSet::new());
     for output in graph.outputs() {
         let mut wrong = |text: String| errors.push(format!("output `{}`: {text}", output.name));
-        if output.value.index() >= graph.n_nodes() {
-            wrong("its value does not exist".into());
-            continue;
-        }
         match output.role {
             Role::Result => {
                 if !results.insert(&output.name) {
@@ -84,10 +78,9 @@ fn verify_outputs(graph: &Graph, errors: &mut Vec<String>) {
                     wrong(diag.message);
                 }
             }
-            Role::Update(target) if target.index() >= graph.n_nodes() => wrong("its target does not exist".into()),
             Role::Update(target) => {
                 let node = graph.node(target);
-                if !matches!(node.op.name, "param" | "state") {
+                if !node.is_stored() {
                     wrong(format!("updates `{}`, not a parameter or state", node.op.name));
                 }
                 if &node.ty != graph.ty(output.value) {

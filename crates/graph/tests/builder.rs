@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use cotangent_graph::attrs::{Attr, Attrs};
+use cotangent_graph::attrs::{Attr, AttrKind, AttrSpec, Attrs};
 use cotangent_graph::interp::{interpret, interpret_named};
 use cotangent_graph::ops::{arithmetic, region, source};
 use cotangent_graph::{
-    Code, DType, Diag, Env, Graph, GraphBuilder, Init, Inputs, Loc, NodeId, OpRef, Origin, Output, Role, Shape, Stage,
-    TensorData, Type, build, verify,
+    Code, DType, Diag, Env, Graph, GraphBuilder, Init, Inputs, Loc, NodeId, OpDef, OpRef, Origin, Output, Registry,
+    Role, Shape, Source, Stage, TensorData, Type, build, verify,
 };
 
 const F32: DType = DType::F32;
@@ -146,8 +146,8 @@ fn names_are_unique_and_sharing_is_asked_for() {
         g.output("b", g.scope("other", || g.param("weight", F32, [2], Init::ONES)));
     });
     let graph = graph.unwrap();
-    assert_eq!(graph.nodes().iter().filter(|n| n.op.name == "param").count(), 2);
-    assert_eq!(graph.nodes().iter().filter(|n| n.op.name == "rng").count(), 2);
+    assert_eq!(graph.params().count(), 2);
+    assert_eq!(graph.nodes().iter().filter(|n| n.is(&source::RNG)).count(), 2);
 }
 
 #[test]
@@ -296,15 +296,15 @@ fn a_step_without_a_value_is_an_error() {
 fn with_node(op: OpRef, inputs: &[u32], attrs: Attrs, ty: Type) -> Graph {
     let mut graph = with_input();
     let inputs: Inputs = inputs.iter().map(|&i| NodeId(i)).collect();
-    let value = graph.add(op, inputs, attrs, ty, Origin::default());
-    graph.add_output(Output { name: "y".into(), value, role: Role::Result });
+    let value = graph.add(op, inputs, attrs, ty, Origin::default()).unwrap();
+    graph.add_output(Output { name: "y".into(), value, role: Role::Result }).unwrap();
     graph
 }
 
 fn with_input() -> Graph {
     let mut graph = Graph::new("broken");
     let attrs = Attrs::none().with("name", "x");
-    graph.add(OpRef(&source::INPUT), Inputs::new(), attrs, Type::tensor(F32, [2]), Origin::default());
+    graph.add(OpRef(&source::INPUT), Inputs::new(), attrs, Type::tensor(F32, [2]), Origin::default()).unwrap();
     graph
 }
 
@@ -331,8 +331,6 @@ fn the_verifier_finds_what_is_broken() {
     let negative = Attrs::none().with("axes", Attr::Ints([-1].into_iter().collect()));
     expect_error(&with_node(sum, &[0], negative, Type::tensor(F32, [])), Stage::Source, "axes below 1");
 
-    let call = Attrs::none().with("body", cotangent_graph::BodyId(7));
-    expect_error(&with_node(OpRef(&region::CALL), &[0], call, two.clone()), Stage::Source, "does not exist");
     let twin = with_node(OpRef(&source::INPUT), &[], Attrs::none().with("name", "x"), two.clone());
     expect_error(&twin, Stage::Source, "used twice");
 
@@ -352,34 +350,169 @@ fn the_verifier_finds_what_is_broken() {
 fn the_verifier_checks_outputs_and_bodies() {
     let result = |name: &str, value: u32| Output { name: name.into(), value: NodeId(value), role: Role::Result };
     let mut graph = with_input();
-    graph.add_output(result("y", 5));
-    expect_error(&graph, Stage::Source, "does not exist");
-    let mut graph = with_input();
-    graph.add_output(result("y", 0));
-    graph.add_output(result("y", 0));
+    graph.add_output(result("y", 0)).unwrap();
+    graph.add_output(result("y", 0)).unwrap();
     expect_error(&graph, Stage::Source, "used twice");
 
     let mut graph = with_input();
     let attrs = Attrs::none().with("name", "w").with("init", Init::ZEROS);
-    let w = graph.add(OpRef(&source::PARAM), Inputs::new(), attrs, Type::tensor(F32, [3]), Origin::default());
+    let w = graph.add(OpRef(&source::PARAM), Inputs::new(), attrs, Type::tensor(F32, [3]), Origin::default()).unwrap();
     let update = |value: NodeId, target: NodeId| Output { name: "w".into(), value, role: Role::Update(target) };
-    graph.add_output(update(NodeId(0), w));
+    graph.add_output(update(NodeId(0), w)).unwrap();
     expect_error(&graph, Stage::Source, "updates f32[3] with f32[2]");
-    graph.add_output(update(w, w));
+    graph.add_output(update(w, w)).unwrap();
     expect_error(&graph, Stage::Source, "updated twice");
-    graph.add_output(update(w, NodeId(0)));
+    graph.add_output(update(w, NodeId(0))).unwrap();
     expect_error(&graph, Stage::Source, "not a parameter or state");
-    graph.add_output(update(w, NodeId(9)));
-    expect_error(&graph, Stage::Source, "target does not exist");
 
     let mut open = Graph::new("open");
     let attrs = Attrs::none().with("name", "w").with("init", Init::ZEROS);
-    let w = open.add(OpRef(&source::PARAM), Inputs::new(), attrs, Type::tensor(F32, [3]), Origin::default());
-    open.add_output(Output { name: "0".into(), value: w, role: Role::Result });
+    let w = open.add(OpRef(&source::PARAM), Inputs::new(), attrs, Type::tensor(F32, [3]), Origin::default()).unwrap();
+    open.add_output(Output { name: "0".into(), value: w, role: Role::Result }).unwrap();
     let mut graph = with_input();
-    graph.add_body(Arc::new(open));
-    graph.add_output(result("y", 0));
+    graph.add_body(Arc::new(open)).unwrap();
+    graph.add_output(result("y", 0)).unwrap();
     expect_error(&graph, Stage::Source, "in body @open");
+}
+
+/// What no graph takes, so that nothing that has a graph need fear it: each is an error where it is added, and the builder
+/// keeps it for `finish`.
+#[test]
+fn a_graph_refuses_what_would_make_it_unsound() {
+    let (neg, two) = (OpRef(&arithmetic::NEG), || Type::tensor(F32, [2]));
+    let mut graph = with_input();
+    let mut refused = |op: OpRef, inputs: &[u32], attrs: Attrs, ty: Type| {
+        let inputs: Inputs = inputs.iter().map(|&i| NodeId(i)).collect();
+        let n_nodes = graph.n_nodes();
+        let fault = graph.add(op, inputs, attrs, ty, Origin::default()).unwrap_err();
+        assert_eq!(graph.n_nodes(), n_nodes);
+        fault.code
+    };
+    assert_eq!(refused(neg, &[1], Attrs::none(), two()), Code::UnknownName, "an operand that is not there yet");
+    assert_eq!(refused(neg, &[u32::MAX], Attrs::none(), two()), Code::UnknownName);
+    let call = |body: u32| Attrs::none().with("body", cotangent_graph::BodyId(body));
+    assert_eq!(refused(OpRef(&region::CALL), &[0], call(0), two()), Code::UnknownName);
+    let axis = Attrs::none().with("axis", 0);
+    for shape in [vec![1 << 61], vec![1 << 32, 1 << 32], vec![0, usize::MAX, 2], vec![1; 33]] {
+        let ty = Type::tensor(DType::I64, shape);
+        assert_eq!(refused(OpRef(&source::IOTA), &[], axis.clone(), ty.clone()), Code::TooLarge, "{ty}");
+        // What is larger than any tensor has no wrong size either.
+        assert!(ty.n_bytes() == usize::MAX || ty.n_bytes() <= 8, "{}", ty.n_bytes());
+    }
+    let deep = (0..17).fold(two(), |ty, _| Type::Tuple(vec![ty]));
+    assert_eq!(refused(neg, &[0], Attrs::none(), deep), Code::TooLarge);
+    let wide = Type::Tuple(vec![two(); 1 << 16]);
+    assert_eq!(refused(neg, &[0], Attrs::none(), wide), Code::TooLarge);
+    let result = |value: u32, role: Role| Output { name: "y".into(), value: NodeId(value), role };
+    assert_eq!(graph.add_output(result(5, Role::Result)).unwrap_err().code, Code::UnknownName);
+    assert_eq!(graph.add_output(result(0, Role::Update(NodeId(9)))).unwrap_err().code, Code::UnknownName);
+
+    let diags = build(|g| {
+        let x = g.input("x", F32, [2]);
+        let ids = |ids: &[u32]| ids.iter().map(|&i| NodeId(i)).collect::<Inputs>();
+        let dangling = g.push_node(neg, ids(&[7]), Attrs::none(), two(), Origin::default());
+        assert!(dangling.is_poisoned() && g.tensor(NodeId(7)).is_poisoned());
+        g.push_output(result(9, Role::Result));
+        g.output("y", x);
+    });
+    let codes: Vec<Code> = diags.unwrap_err().0.iter().map(|diag| diag.code).collect();
+    assert_eq!(codes, [Code::UnknownName; 3]);
+}
+
+/// Whatever the verifier says of a graph, reading, printing and interpreting it is no panic.
+#[test]
+fn an_ill_formed_graph_is_an_error_of_whoever_reads_it() {
+    let (neg, three) = (OpRef(&arithmetic::NEG), Type::tensor(F32, [3]));
+    let env = Env::default().with("x", TensorData::zeros(F32, &[2].into()));
+    let no_operands = with_node(neg, &[], Attrs::none(), three.clone());
+    let no_attributes = with_node(OpRef(&source::CONSTANT), &[], Attrs::none(), three.clone());
+    let no_name = with_node(OpRef(&source::PARAM), &[], Attrs::none(), three.clone());
+    for graph in [with_node(neg, &[0], Attrs::none(), three), no_operands, no_attributes, no_name] {
+        assert!(graph.to_string().starts_with("cotangent"));
+        assert_eq!(graph.well_formed().unwrap_err().code, Code::IllFormed);
+        assert_eq!(interpret(&graph, &env).unwrap_err().code, Code::IllFormed);
+        assert_eq!(cotangent_graph::samples::environment(&graph, 1).values["x"].ty().n_bytes(), 8);
+    }
+}
+
+/// Identity is the record: a name, attributes of certain names, or the properties that an op claims make no other op of it.
+#[test]
+fn ops_from_outside_are_registered_or_refused() {
+    const fn op(name: &'static str, attrs: &'static [AttrSpec]) -> OpDef {
+        let plain = arithmetic::pointwise(
+            name,
+            "A test.",
+            1,
+            cotangent_graph::OpTraits::NONE,
+            cotangent_graph::ops::infer_float,
+            |_, v, _| v[0],
+            cotangent_graph::Vjp::Zero("a test"),
+            |_| Vec::new(),
+        );
+        OpDef { attrs, ..plain }
+    }
+    const NAME: AttrSpec = AttrSpec { name: "name", kind: AttrKind::Str, doc: "" };
+    const INIT: AttrSpec = AttrSpec { name: "init", kind: AttrKind::Init, doc: "" };
+    const VALUE: AttrSpec = AttrSpec { name: "value", kind: AttrKind::Tensor, doc: "" };
+    static GOOD: OpDef = op("good", &[]);
+    static INPUT: OpDef = op("input", &[]);
+    static SECOND: OpDef = op("good", &[]);
+    static BLANK: OpDef = op("two words", &[]);
+    static TWINS: OpDef = op("twins", &[NAME, NAME]);
+    static LIKE_PARAM: OpDef = op("like_param", &[NAME, INIT]);
+    static LIKE_CONSTANT: OpDef = op("like_constant", &[VALUE]);
+    static SOURCE: OpDef = OpDef { lower: cotangent_graph::Lower::Source(Source::Param), ..op("source", &[]) };
+    static GATHER: OpDef = OpDef { lower: cotangent_graph::Lower::Gather, ..op("gather_too", &[]) };
+
+    let registry = Registry::builtin().with(&GOOD).unwrap();
+    assert!(registry.clone().with(&GOOD).unwrap().contains(OpRef(&GOOD)), "once more is no other op");
+    let code = |op: &'static OpDef| registry.clone().with(op).unwrap_err().code;
+    assert_eq!([code(&INPUT), code(&SECOND)], [Code::DuplicateName; 2]);
+    assert_eq!([code(&BLANK), code(&TWINS)], [Code::BadAttribute; 2]);
+    assert_eq!([code(&SOURCE), code(&GATHER)], [Code::Unsupported; 2]);
+
+    // Used without being known, by every way into a graph.
+    for op in [&GOOD, &INPUT, &SOURCE] {
+        let diag = only_error(|g| g.output("y", g.input("x", F32, [2]).unary(op)));
+        assert_eq!(diag.code, Code::UnknownOp, "{diag}");
+        assert!(diag.help.is_some_and(|help| help.contains("register")));
+        let diag = only_error(|g| {
+            let inputs = [g.input("x", F32, [2]).id()].into_iter().collect();
+            g.output("y", g.push_node(OpRef(op), inputs, Attrs::none(), Type::tensor(F32, [2]), Origin::default()));
+        });
+        assert_eq!(diag.code, Code::UnknownOp, "{diag}");
+    }
+
+    // A body brings its ops along, unless their names are taken by others.
+    let body_of = |op: &'static OpDef| {
+        let builder = GraphBuilder::new("b");
+        builder.register(op);
+        builder.output("0", builder.input("0", F32, [2]).unary(op));
+        Some(Arc::new(builder.finish().unwrap()))
+    };
+    let graph = build(|g| g.output("y", g.call(&body_of(&GOOD), &[g.input("x", F32, [2])])[0])).unwrap();
+    assert!(graph.registry().contains(OpRef(&GOOD)));
+    let diag = only_error(|g| {
+        g.register(&GOOD);
+        g.output("y", g.call(&body_of(&SECOND), &[g.input("x", F32, [2])])[0]);
+    });
+    assert_eq!(diag.code, Code::DuplicateName);
+
+    // What a node is, its record says.
+    let graph = build(|g| {
+        g.register(&LIKE_PARAM);
+        g.register(&LIKE_CONSTANT);
+        let x = g.input("x", F32, [2]);
+        let attrs = Attrs::none().with("name", "w").with("init", Init::ONES);
+        let w = x.unary_with(&LIKE_PARAM, attrs);
+        let c = x.unary_with(&LIKE_CONSTANT, Attrs::none().with("value", TensorData::scalar(F32, 7.0)));
+        g.output("y", w + c);
+    });
+    let graph = graph.unwrap();
+    assert_eq!((graph.inputs().count(), graph.stored().count(), graph.source("w")), (1, 0, None));
+    assert!(graph.nodes().iter().all(|node| node.constant().is_none() && node.init().is_none()));
+    let x = TensorData::from_bits(F32, &[2].into(), &[1f32, 2.0].map(|v| u64::from(v.to_bits())));
+    assert_eq!(interpret(&graph, &Env::default().with("x", x)).unwrap()[0].to_f64(), [2.0, 4.0]);
 }
 
 #[test]
@@ -390,7 +523,7 @@ fn equal_bodies_are_one() {
         Arc::new(builder.finish().unwrap())
     };
     let mut graph = Graph::new("main");
-    let (a, b, c) = (graph.add_body(body(2.0)), graph.add_body(body(2.0)), graph.add_body(body(3.0)));
+    let [a, b, c] = [2.0, 2.0, 3.0].map(|scale| graph.add_body(body(scale)).unwrap());
     assert_eq!(a, b);
     assert_ne!(a, c);
     assert_eq!(graph.bodies().len(), 2);

@@ -494,6 +494,7 @@ fn ops_from_outside_parse_with_their_registry() {
         |_| Vec::new(),
     );
     let graph = build(|g| {
+        g.register(&TWICE);
         let x = g.input("x", DType::F32, [3]);
         g.output("y", g.op(&TWICE, &[x], Attrs::none(), None));
     });

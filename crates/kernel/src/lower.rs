@@ -12,6 +12,9 @@ mod split;
 use std::collections::{HashMap, HashSet};
 
 use cotangent_graph::op::{ScalarCx, ViewMap};
+use cotangent_graph::ops::arithmetic::SUB;
+use cotangent_graph::ops::reduce::REDUCE_MAX;
+use cotangent_graph::ops::view::BROADCAST;
 use cotangent_graph::{Graph, Lower, Node, NodeId, Shape, Source, rng};
 use cotangent_scalar::order::{COLUMN_BLOCK, FULL_CHUNK};
 use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId};
@@ -196,8 +199,7 @@ pub(crate) fn in_memory(graph: &Graph, clusters: &Clusters, id: NodeId) -> Resul
             Part::View => {
                 let operand = graph.node(at).inputs[0];
                 let has_memory = !matches!(clusters.parts[operand.index()], Part::View | Part::Virtual);
-                let reshape = graph.node(at).op.name == "reshape";
-                if reshape && has_memory {
+                if graph.node(at).is_reshape() && has_memory {
                     return Ok((operand, flat(&index, graph.ty(at).shape(), extents.len())));
                 }
                 index = through_view(graph, at, &index, &extents).ok_or(Force::new(operand, RESHAPED))?;
@@ -536,7 +538,7 @@ impl Lowerer<'_> {
                     Part::Value => self.clusters.of[operand.index()] != Some(self.index),
                     _ => false,
                 };
-                if memory && node.op.name == "reshape" {
+                if memory && node.is_reshape() {
                     let place = flat(index, shape, n_loops);
                     return Ok(self.load(draft, operand, place, via));
                 }
@@ -546,7 +548,7 @@ impl Lowerer<'_> {
             }
             Lower::Identity | Lower::Check(_) => self.value(draft, node.inputs[0], index, via),
             Lower::Source(Source::Constant) => {
-                let bits = node.attrs.tensor("value").and_then(|t| t.bits().first().copied()).unwrap_or(0);
+                let bits = node.constant().and_then(|t| t.bits().first().copied()).unwrap_or(0);
                 Ok(draft.s.const_from_bits(bits, node.ty.dtype()))
             }
             Lower::Source(Source::Iota) => {
@@ -593,11 +595,11 @@ fn is_below_maximum(graph: &Graph, node: &Node) -> bool {
         graph.node(id)
     };
     let repeated = through(greatest);
-    if node.op.name != "sub" || repeated.op.name != "broadcast" {
+    if !node.is(&SUB) || !repeated.is(&BROADCAST) {
         return false;
     }
     let reduced = through(repeated.inputs[0]);
-    if reduced.op.name != "reduce_max" || reduced.inputs[0] != x {
+    if !reduced.is(&REDUCE_MAX) || reduced.inputs[0] != x {
         return false;
     }
     // Each axis is either reduced or the operand's own.

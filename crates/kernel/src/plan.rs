@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cotangent_graph::eval::reduction_groups;
-use cotangent_graph::{CompilerBug, DType, Graph, Lower, NodeId, Origin, TensorData, Type};
+use cotangent_graph::{CompilerBug, DType, Graph, Lower, NodeId, OpRef, Origin, TensorData, Type};
 
 use crate::cluster::{self, ClusterOptions, Edge};
 use crate::ir::Kernel;
@@ -210,7 +210,7 @@ pub enum Step {
         /// The demand.
         what: CheckWhat,
         /// The op that asks, for the message.
-        op: &'static str,
+        op: OpRef,
         /// Where it comes from.
         origin: Origin,
     },

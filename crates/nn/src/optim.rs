@@ -28,6 +28,7 @@ pub use recipe::{Group, ParamInfo, Recipe, Tuned, global_norm};
 pub use rules::{AdaDelta, AdaGrad, Momentum, Nesterov, RmsProp, Sgd};
 pub use schedule::Schedule;
 
+use cotangent_graph::ops::source::STATE;
 use cotangent_graph::{Code, DType, Diag, GraphBuilder, Init, Role, Tensor};
 
 /// A training algorithm that treats each parameter by itself.
@@ -185,7 +186,7 @@ fn step_number(g: &GraphBuilder) -> Tensor<'_> {
 /// The state of this (scoped) name, if it was made earlier.
 fn known_state<'g>(g: &'g GraphBuilder, name: &str) -> Option<Tensor<'g>> {
     let full = g.scoped(name);
-    let id = g.with_graph(|graph| graph.source(&full).filter(|&id| graph.node(id).op.name == "state"))?;
+    let id = g.with_graph(|graph| graph.source(&full).filter(|&id| graph.node(id).is(&STATE)))?;
     Some(g.tensor(id))
 }
 
@@ -203,7 +204,7 @@ fn hyper<'g>(g: &'g GraphBuilder, name: &str, start: f64, dtype: DType) -> Tenso
     };
     let (init, loc) = g.with_graph(|graph| {
         let node = graph.node(known.id());
-        (node.attrs.init("init").copied(), node.origin.loc())
+        (node.init().copied(), node.origin.loc())
     });
     if init == Some(Init::constant(start)) {
         return known;

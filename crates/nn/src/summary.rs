@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use cotangent_graph::{Graph, Lower, Node, NodeId, OpTraits, Role, Source, Type};
+use cotangent_graph::ops::matmul::MATMUL;
+use cotangent_graph::{Graph, Lower, Node, NodeId, Role, Source, Type};
 
 /// A row: consecutive ops of one layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +62,7 @@ pub fn summary(graph: &Graph) -> Summary {
             continue;
         }
         let params: Vec<NodeId> = node.inputs.iter().filter_map(|i| sources.get(i)).flatten().copied().collect();
-        let layer = params.first().map(|&p| layer_of(graph.node(p).attrs.str("name"))).unwrap_or_default();
+        let layer = params.first().map(|&p| layer_of(graph.node(p).name().unwrap_or_default())).unwrap_or_default();
         let fresh = params.iter().filter(|&&p| counted.insert(p)).map(|&p| graph.ty(p).shape().n_elements());
         let (n_params, flops) = (fresh.sum(), flops_of(graph, node));
         match rows.last_mut().filter(|row| row.layer == layer) {
@@ -151,12 +152,11 @@ fn forward(graph: &Graph) -> Vec<bool> {
 /// The parameters that a value is made of, if it is made of parameters, constants and random numbers alone: the weights a
 /// layer works with are still the layer's when they are masked or transposed. Empty for constants.
 fn params_behind(node: &Node, known: &BTreeMap<NodeId, Vec<NodeId>>, id: NodeId) -> Option<Vec<NodeId>> {
-    if node.op.traits.has(OpTraits::SOURCE) {
-        return match node.op.lower {
-            Lower::Source(Source::Input) => None,
-            Lower::Source(Source::Param) => Some(vec![id]),
-            _ => Some(Vec::new()),
-        };
+    match node.source() {
+        Some(Source::Input) => return None,
+        Some(Source::Param) => return Some(vec![id]),
+        Some(_) => return Some(Vec::new()),
+        None => {}
     }
     let mut params = Vec::new();
     for input in &node.inputs {
@@ -170,7 +170,7 @@ fn layer_of(param: &str) -> String {
 }
 
 fn flops_of(graph: &Graph, node: &Node) -> u64 {
-    if node.op.name != "matmul" {
+    if !node.is(&MATMUL) {
         return 0;
     }
     let a = graph.ty(node.inputs[0]).shape();

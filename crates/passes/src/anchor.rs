@@ -7,55 +7,37 @@
 
 use std::collections::HashSet;
 
-use smallvec::smallvec;
-
-use cotangent_graph::op::Arity;
-use cotangent_graph::ops::infer_same;
-use cotangent_graph::{
-    AttrKind, AttrSpec, Attrs, Graph, GraphBuilder, Lower, Node, NodeId, OpDef, OpTraits, Vjp, eval,
-};
+use cotangent_graph::ops::region::ANCHOR;
+use cotangent_graph::{Attrs, Graph, GraphBuilder, Lower, Node, NodeId};
 
 use crate::pass::PassError;
 use crate::rebuild::{Copier, map_bodies};
 
-/// The operand itself, as a node that is merged with no other.
-pub static ANCHOR: OpDef = OpDef {
-    name: "anchor",
-    doc: "The operand itself, kept apart because a gradient is taken with respect to it. Made and removed by passes.",
-    arity: Arity::Exact(1),
-    attrs: &[AttrSpec { name: "number", kind: AttrKind::Int, doc: "no other anchor of the graph has it" }],
-    traits: OpTraits::NONE,
-    infer: infer_same,
-    eval: eval::identity,
-    vjp: Vjp::Rule(|cx| smallvec![Some(cx.dy)]),
-    lower: Lower::Identity,
-    samples: |_| Vec::new(),
-};
-
 fn is_anchor(node: &Node) -> bool {
-    node.op.name == ANCHOR.name
+    node.is(&ANCHOR)
 }
 
 /// The graph with an anchor at every intermediate value that a gradient is taken with respect to, or `None` if there is
 /// none to set; in bodies as well.
 pub fn set_anchors(graph: &Graph) -> Result<Option<Graph>, PassError> {
     let (bodies, bodies_changed) = map_bodies(graph, set_anchors)?;
-    let unnamed = |id: &NodeId| !graph.node(*id).op.traits.has(OpTraits::NAMED) && !is_anchor(graph.node(*id));
+    let unnamed = |id: &NodeId| !graph.node(*id).op.is_named() && !is_anchor(graph.node(*id));
     let gradients = graph.nodes().iter().filter(|node| matches!(node.op.lower, Lower::Grad));
     let targets: HashSet<NodeId> = gradients.filter_map(|node| node.inputs.get(1).copied()).filter(unnamed).collect();
     if targets.is_empty() && !bodies_changed {
         return Ok(None);
     }
     let anchors = graph.nodes().iter().filter(|node| is_anchor(node));
-    let mut number = anchors.map(|node| node.attrs.int("number") + 1).max().unwrap_or(0);
-    let builder = GraphBuilder::new(graph.name());
+    let used: HashSet<i64> = anchors.map(|node| node.attrs.int("number")).collect();
+    let mut numbers = (0..).filter(|number| !used.contains(number));
+    let builder = GraphBuilder::like(graph);
     let mut copier = Copier::new(graph, &bodies, &builder);
     for id in copier.order() {
         let tensor = copier.copy(id);
         if targets.contains(&id) {
             builder.set_origin(Some(graph.node(id).origin.clone()));
+            let number = numbers.next().unwrap_or(i64::MAX);
             copier.set(id, tensor.unary_with(&ANCHOR, Attrs::none().with("number", number)));
-            number += 1;
         }
     }
     copier.outputs();
@@ -67,7 +49,7 @@ pub fn weigh_anchors(graph: Graph) -> Result<Graph, PassError> {
     if !graph.nodes().iter().any(is_anchor) {
         return Ok(graph);
     }
-    let builder = GraphBuilder::new(graph.name());
+    let builder = GraphBuilder::like(&graph);
     let mut copier = Copier::new(&graph, graph.bodies(), &builder);
     for id in copier.order() {
         if is_anchor(graph.node(id)) {

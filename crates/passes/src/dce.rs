@@ -37,7 +37,7 @@ pub fn without_dead(graph: &Graph) -> Result<Option<Graph>, PassError> {
     if !changed && order.len() == graph.n_nodes() && all_named(graph, &order) {
         return Ok(None);
     }
-    let builder = GraphBuilder::new(graph.name());
+    let builder = GraphBuilder::like(graph);
     let mut copier = Copier::new(graph, &bodies, &builder);
     for id in order {
         copier.copy(id);

@@ -69,7 +69,7 @@ fn replace_gradients(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>
         return Ok(None);
     }
     cx.rounds += 1;
-    let builder = GraphBuilder::new(graph.name());
+    let builder = GraphBuilder::like(graph);
     let mut copier = Copier::new(graph, &bodies, &builder);
     let mut found: HashMap<Key, HashMap<NodeId, Tensor<'_>>> = HashMap::new();
     let order = copier.order();

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use cotangent_graph::op::ExpandCx;
+use cotangent_graph::expand::expand_node;
 use cotangent_graph::ops::region::TUPLE;
-use cotangent_graph::{Attrs, Code, CompilerBug, Diag, Graph, GraphBuilder, Lower, Node, Stage, Tensor, Type};
+use cotangent_graph::{Attrs, Code, CompilerBug, Diag, Graph, GraphBuilder, Lower, Node, Stage, Tensor};
 
 use crate::dce::without_dead;
 use crate::differentiate::differentiate;
@@ -62,7 +62,7 @@ impl Pass for Expand {
 
 fn expand_once(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Graph, PassError> {
     cx.rounds += 1;
-    let builder = GraphBuilder::new(graph.name());
+    let builder = GraphBuilder::like(graph);
     let mut copier = Copier::new(graph, graph.bodies(), &builder);
     for id in copier.order() {
         let node = graph.node(id);
@@ -80,10 +80,6 @@ fn expand_once(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Graph, PassError> {
             }
             _ => copier.copy(id),
         };
-        if !tensor.is_poisoned() && tensor.ty() != node.ty {
-            let text = format!("`{}` expands to {}, not to {}", node.op.name, tensor.ty(), node.ty);
-            return Err(CompilerBug::new("expand", text).into());
-        }
         copier.set(id, tensor);
     }
     copier.outputs();
@@ -106,15 +102,5 @@ pub fn expand_in<'g>(
     bodies: &[Arc<Graph>],
     inputs: &[Tensor<'g>],
 ) -> Result<SmallVec<[Tensor<'g>; 1]>, PassError> {
-    let Lower::Expand(expand) = &node.op.lower else {
-        return Err(CompilerBug::new("expand", format!("`{}` does not expand", node.op.name)).into());
-    };
-    let inputs = SmallVec::from_slice(inputs);
-    let results = expand(&ExpandCx { builder, inputs, attrs: &node.attrs, ty: &node.ty, bodies });
-    let wanted = if let Type::Tuple(members) = &node.ty { members.len() } else { 1 };
-    if results.len() != wanted {
-        let text = format!("`{}` expands to {} values, not to {wanted}", node.op.name, results.len());
-        return Err(CompilerBug::new("expand", text).into());
-    }
-    Ok(results)
+    expand_node(builder, node, bodies, inputs).map_err(|fault| CompilerBug::new("expand", fault.message).into())
 }

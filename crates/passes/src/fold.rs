@@ -69,7 +69,7 @@ pub static ROWS: &[Rule] = &[Rule {
                 | Lower::Check(_)
         );
         // A broadcast of a constant is in normal form.
-        if !evaluable || cx.op.name == "broadcast" || cx.inputs.is_empty() {
+        if !evaluable || cx.op.is(&BROADCAST) || cx.inputs.is_empty() {
             return None;
         }
         if !cx.inputs.iter().all(|&t| cx.constant(t).is_some() || cx.arg(t, &BROADCAST).is_some()) {

@@ -7,15 +7,14 @@
 
 pub(crate) mod differences;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use cotangent_graph::interp::{Value, interpret, interpret_nodes};
 use cotangent_graph::samples::{Sampler, environment, to_f64, wide_env};
 use cotangent_graph::{
-    Code, DType, Diag, Env, Graph, GraphBuilder, Loc, Lower, NodeId, OpTraits, Role, Shape, Source, Tensor, TensorData,
-    Vjp,
+    Code, DType, Diag, Env, Graph, GraphBuilder, Loc, Node, NodeId, OpRef, Role, Shape, Tensor, TensorData, Vjp,
 };
 
 use crate::pass::{PassError, PassOptions};
@@ -218,16 +217,16 @@ pub fn check_gradients(graph: &Graph, options: &GradCheck) -> Result<GradReport,
         GradReport { loss: wide.outputs()[loss].name.to_string(), entries: Vec::new(), suspects: Vec::new() };
     let value = wide.outputs()[loss].value;
     // Differences see the graph opened and with the ends of gradients fixed, but otherwise as it was built.
-    let open = opened(&with_outputs(&wide, &[value]))?;
+    let open = opened(&with_outputs(&wide, &[value])?)?;
     let wanted = Wanted { y: open.outputs()[0].value, seed: None, wrt: None };
     let ends: Vec<NodeId> = needed(&open, &[]);
     let known = values_of(&open, ends, &env)?;
     let fixed = scalar_of(&open, &wanted, &known, &env, options.seed)?;
-    let symbolic = derivatives(&with_outputs(&wide, &[value]), &wrt, 1, options.seed, &env)?;
+    let symbolic = derivatives(&with_outputs(&wide, &[value])?, &wrt, 1, options.seed, &env)?;
     let differences = differentiated(&fixed.0)?;
     compare(&differences, &fixed.1, &wrt, 1, &symbolic, options, &mut report)?;
     if options.order >= 2 {
-        let symbolic = derivatives(&with_outputs(&wide, &[value]), &wrt, 2, options.seed, &env)?;
+        let symbolic = derivatives(&with_outputs(&wide, &[value])?, &wrt, 2, options.seed, &env)?;
         let directional = optimized(&derivative_graph(&fixed.0, &wrt, Asked::Direction, options.seed)?)?;
         compare(&directional, &fixed.1, &wrt, 2, &symbolic, options, &mut report)?;
     }
@@ -256,14 +255,12 @@ fn loss_of(graph: &Graph, name: Option<&str>) -> Result<usize, Diag> {
 fn sources_of(graph: &Graph, wrt: &Wrt) -> Result<Vec<String>, Diag> {
     match wrt {
         Wrt::Params => {
-            let params = graph.nodes().iter().filter(|n| matches!(n.op.lower, Lower::Source(Source::Param)));
-            Ok(params.filter(|n| n.ty.dtype().is_float()).map(|n| n.attrs.str("name").to_owned()).collect())
+            let floats = graph.params().filter(|(_, param)| param.ty.dtype().is_float());
+            Ok(floats.filter_map(|(_, param)| param.name().map(str::to_owned)).collect())
         }
         Wrt::Named(names) => {
             for name in names {
-                let known =
-                    graph.source(name).filter(|id| !name.is_empty() && graph.node(*id).op.traits.has(OpTraits::NAMED));
-                match known {
+                match graph.source(name) {
                     Some(id) if graph.ty(id).dtype().is_float() => {}
                     Some(id) => {
                         let text = format!("`{name}` is {} and has no gradient", graph.ty(id));
@@ -271,9 +268,8 @@ fn sources_of(graph: &Graph, wrt: &Wrt) -> Result<Vec<String>, Diag> {
                     }
                     None => {
                         let text = format!("no input, parameter or state is named `{name}`");
-                        let named = graph.nodes().iter().filter(|n| n.op.traits.has(OpTraits::NAMED));
                         let diag = Diag::new(Code::UnknownName, text).at(Loc::Internal);
-                        return Err(diag.suggest(name, named.map(|n| n.attrs.str("name"))));
+                        return Err(diag.suggest(name, graph.nodes().iter().filter_map(Node::name)));
                     }
                 }
             }
@@ -297,7 +293,7 @@ fn direction<'g>(t: Tensor<'g>, seed: u64) -> Tensor<'g> {
 fn scalar_of(open: &Graph, wanted: &Wanted, known: &Known, env: &Env, seed: u64) -> Result<(Graph, Env), PassError> {
     let fixed = primal(open, wanted, known, env)?;
     let fixed = fixed.ok_or_else(|| Diag::new(Code::NotDifferentiable, "the loss is a source").at(Loc::Internal))?;
-    let builder = GraphBuilder::new(fixed.graph.name());
+    let builder = GraphBuilder::like(&fixed.graph);
     let mut copier = Copier::new(&fixed.graph, fixed.graph.bodies(), &builder);
     for id in copier.order() {
         copier.copy(id);
@@ -319,7 +315,7 @@ enum Asked {
 
 /// A graph of derivatives of a graph's first output by named sources.
 fn derivative_graph(graph: &Graph, wrt: &[String], asked: Asked, seed: u64) -> Result<Graph, PassError> {
-    let builder = GraphBuilder::new(graph.name());
+    let builder = GraphBuilder::like(graph);
     let mut copier = Copier::new(graph, graph.bodies(), &builder);
     let mut order = copier.order();
     // Sources that the loss does not depend on have a gradient too: zero.
@@ -435,14 +431,15 @@ pub(crate) fn suspects(open: &Graph, env: &Env, tolerance: f64) -> Result<Vec<Su
     let plain = differentiated(open)?;
     let values = interpret_nodes(&plain, env)?;
     let mut found: Vec<Suspect> = Vec::new();
-    let mut n_checked: HashMap<&str, usize> = HashMap::new();
+    let mut n_checked: HashMap<OpRef, usize> = HashMap::new();
+    let mut wrong: HashSet<OpRef> = HashSet::new();
     for id in kept(&plain) {
         let node = plain.node(id);
         let is_float = |id: NodeId| plain.ty(id).as_tensor().is_some_and(|(dtype, _)| dtype == DType::F64);
-        if !matches!(node.op.vjp, Vjp::Rule(_)) || !is_float(id) || found.iter().any(|s| s.op == node.op.name) {
+        if !matches!(node.op.vjp, Vjp::Rule(_)) || !is_float(id) || wrong.contains(&node.op) {
             continue;
         }
-        let n_checked = n_checked.entry(node.op.name).or_default();
+        let n_checked = n_checked.entry(node.op).or_default();
         *n_checked += 1;
         if *n_checked > SUSPECT_OCCURRENCES {
             continue;
@@ -450,7 +447,7 @@ pub(crate) fn suspects(open: &Graph, env: &Env, tolerance: f64) -> Result<Vec<Su
         let operands: Option<Vec<&TensorData>> =
             node.inputs.iter().map(|i| values[i.index()].as_ref().and_then(Value::tensor)).collect();
         let Some(operands) = operands else { continue };
-        let builder = GraphBuilder::new(node.op.name);
+        let builder = GraphBuilder::with_registry(node.op.name, plain.registry());
         for body in plain.bodies() {
             builder.add_body(Arc::clone(body));
         }
@@ -473,6 +470,7 @@ pub(crate) fn suspects(open: &Graph, env: &Env, tolerance: f64) -> Result<Vec<Su
             if entry.verdict == Verdict::Disagrees {
                 let operand = name.parse().unwrap_or(0);
                 let (at, worst_relative) = (node.origin.loc(), entry.worst_relative);
+                wrong.insert(node.op);
                 found.push(Suspect { op: node.op.name, at, operand, worst_relative });
             }
         }

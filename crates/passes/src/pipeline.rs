@@ -66,8 +66,9 @@ pub struct Optimized {
 /// Runs the pipeline.
 ///
 /// # Errors
-/// [`PassError::Diags`] if a derivative does not exist or an option is wrong, [`PassError::Bug`] if a pass breaks a promise,
-/// [`PassError::Environment`] if a dump cannot be written.
+/// [`PassError::Diags`] if the graph is not well formed, a derivative does not exist or an option is wrong,
+/// [`PassError::Bug`] if a pass or the record of an op breaks a promise, [`PassError::Environment`] if a dump cannot be
+/// written.
 pub fn optimize(graph: &Graph, options: &PassOptions) -> Result<Optimized, PassError> {
     optimize_with(&pipeline(), graph, options)
 }
@@ -89,13 +90,8 @@ pub fn optimize_with(passes: &[&dyn Pass], graph: &Graph, options: &PassOptions)
 
 fn run_all(passes: &[&dyn Pass], graph: &Graph, options: &PassOptions) -> Result<Optimized, PassError> {
     let chosen = choose(passes, options)?;
-    if options.verify {
-        let errors = verify(graph, Stage::Source);
-        if !errors.is_empty() {
-            let message = format!("the graph handed in is not well formed:\n{}", errors.join("\n"));
-            return Err(CompilerBug { graph: Some(graph.to_string()), ..CompilerBug::new("source", message) }.into());
-        }
-    }
+    // Passes and what follows rely on it, so it is looked at in release builds too.
+    CompilerBug::guard("source", || graph.well_formed())??;
     let mut run = Run {
         options,
         fuel: options.fuel.unwrap_or(u64::MAX),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use cotangent_graph::{BodyId, Graph, GraphBuilder, Inputs, Lower, Node, NodeId, Origin, Output, Role, Source, Tensor};
+use cotangent_graph::{BodyId, Graph, GraphBuilder, Inputs, Node, NodeId, Origin, Output, Role, Source, Tensor};
 
 use crate::pass::PassError;
 
@@ -91,7 +91,7 @@ impl<'g, 'a> Copier<'g, 'a> {
 /// The nodes that a copy keeps, in topological order.
 pub fn kept(graph: &Graph) -> Vec<NodeId> {
     let live = graph.live();
-    let keep = |id: &NodeId| live[id.index()] || matches!(graph.node(*id).op.lower, Lower::Source(Source::Input));
+    let keep = |id: &NodeId| live[id.index()] || graph.node(*id).source() == Some(Source::Input);
     graph.ids().filter(keep).collect()
 }
 
@@ -107,7 +107,7 @@ pub fn rebuild(
     rule: &'static str,
     mut replace: impl for<'g> FnMut(&'g GraphBuilder, NodeId, &Node, &[Tensor<'g>]) -> Option<Tensor<'g>>,
 ) -> Result<Graph, PassError> {
-    let builder = GraphBuilder::new(graph.name());
+    let builder = GraphBuilder::like(graph);
     let mut copier = Copier::new(graph, graph.bodies(), &builder);
     for id in copier.order() {
         let node = graph.node(id);

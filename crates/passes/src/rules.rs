@@ -12,9 +12,10 @@ use std::hash::{Hash, Hasher};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use cotangent_graph::ops::view::{BROADCAST, RESHAPE};
 use cotangent_graph::{
-    Attrs, CompilerBug, DType, Graph, GraphBuilder, Lower, NodeId, OpDef, OpRef, OpTraits, Origin, Tensor, TensorData,
-    Type,
+    Attrs, CompilerBug, DType, Graph, GraphBuilder, Lower, NodeId, OpDef, OpRef, OpTraits, Origin, Source, Tensor,
+    TensorData, Type,
 };
 
 use crate::pass::{PassCx, PassError, StopReason};
@@ -92,7 +93,7 @@ impl fmt::Debug for Rule {
 
 /// Tables of rules, by the op at the root.
 pub struct RuleSet {
-    by_root: FxHashMap<&'static str, Vec<&'static Rule>>,
+    by_root: FxHashMap<OpRef, Vec<&'static Rule>>,
     pointwise: Vec<&'static Rule>,
     anywhere: Vec<&'static Rule>,
 }
@@ -103,7 +104,7 @@ impl RuleSet {
         let mut set = RuleSet { by_root: FxHashMap::default(), pointwise: Vec::new(), anywhere: Vec::new() };
         for rule in tables.iter().copied().flatten() {
             match rule.roots {
-                Roots::Ops(ops) => ops.iter().for_each(|op| set.by_root.entry(op.name).or_default().push(rule)),
+                Roots::Ops(ops) => ops.iter().for_each(|op| set.by_root.entry(OpRef(op)).or_default().push(rule)),
                 Roots::Pointwise => set.pointwise.push(rule),
                 Roots::Any => set.anywhere.push(rule),
             }
@@ -114,7 +115,7 @@ impl RuleSet {
     fn rules_of(&self, op: OpRef) -> impl Iterator<Item = &'static Rule> {
         let is_pointwise = op.traits.has(OpTraits::POINTWISE) && matches!(op.lower, Lower::Scalar(_));
         let pointwise: &[&'static Rule] = if is_pointwise { &self.pointwise } else { &[] };
-        self.by_root.get(op.name).into_iter().flatten().chain(pointwise).chain(&self.anywhere).copied()
+        self.by_root.get(&op).into_iter().flatten().chain(pointwise).chain(&self.anywhere).copied()
     }
 }
 
@@ -169,7 +170,7 @@ impl<'g> RuleCx<'g, '_> {
         self.g.with_graph(|graph| {
             let node = graph.node(t.id());
             let operands = || node.inputs.iter().map(|&i| self.g.tensor(i)).collect();
-            (node.op.name == op.name).then(|| (operands(), node.attrs.clone()))
+            node.is(op).then(|| (operands(), node.attrs.clone()))
         })
     }
 
@@ -177,7 +178,7 @@ impl<'g> RuleCx<'g, '_> {
     pub fn args(&self, t: Tensor<'g>, op: &'static OpDef) -> Option<Operands<'g>> {
         self.g.with_graph(|graph| {
             let node = graph.node(t.id());
-            (node.op.name == op.name).then(|| node.inputs.iter().map(|&i| self.g.tensor(i)).collect())
+            node.is(op).then(|| node.inputs.iter().map(|&i| self.g.tensor(i)).collect())
         })
     }
 
@@ -193,7 +194,7 @@ impl<'g> RuleCx<'g, '_> {
 
     /// The elements of `t`, if it is a constant.
     pub fn constant(&self, t: Tensor<'g>) -> Option<std::sync::Arc<TensorData>> {
-        self.g.with_graph(|graph| graph.node(t.id()).attrs.tensor("value").cloned())
+        self.g.with_graph(|graph| graph.node(t.id()).constant().cloned())
     }
 
     /// The bits that all elements of `t` have, if it is a constant of one element, repeated or not.
@@ -201,13 +202,13 @@ impl<'g> RuleCx<'g, '_> {
         self.g.with_graph(|graph| {
             let mut node = graph.node(t.id());
             for _ in 0..LOOK_THROUGH {
-                if let Some(value) = node.attrs.tensor("value") {
+                if let Some(value) = node.constant() {
                     return (value.shape().n_elements() == 1).then(|| value.bits()[0]);
                 }
-                match (&node.op.lower, node.op.name) {
-                    (Lower::View(_), "broadcast" | "reshape") => node = graph.node(node.inputs[0]),
-                    _ => return None,
+                if !node.op.is_any(&[&BROADCAST, &RESHAPE]) {
+                    return None;
                 }
+                node = graph.node(node.inputs[0]);
             }
             None
         })
@@ -253,12 +254,13 @@ fn key_of(graph: &Graph, id: NodeId, keys: &[OrderKey]) -> OrderKey {
         keys[input.index()].hash.hash(&mut hasher);
         depth = depth.max(u32::MAX - keys[input.index()].shallowness + 1);
     }
-    let kind = match node.op.name {
-        "constant" => 3,
-        "broadcast" | "reshape" if node.inputs.first().is_some_and(|i| keys[i.index()].kind == 3) => 3,
-        "broadcast" => 2,
-        _ if node.op.traits.has(OpTraits::SOURCE) => 1,
-        _ => 0,
+    let repeats_constant = || node.inputs.first().is_some_and(|i| keys[i.index()].kind == 3);
+    let kind = match node.source() {
+        Some(Source::Constant) => 3,
+        Some(_) => 1,
+        None if node.op.is_any(&[&BROADCAST, &RESHAPE]) && repeats_constant() => 3,
+        None if node.is(&BROADCAST) => 2,
+        None => 0,
     };
     OrderKey { kind, shallowness: u32::MAX - depth, hash: hasher.finish() }
 }
@@ -306,7 +308,7 @@ pub fn apply_rules(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Resul
 fn sweep(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
     cx.rounds += 1;
     let (bodies, mut changed) = map_bodies(graph, |body| sweep(body, rules, cx))?;
-    let builder = GraphBuilder::new(graph.name());
+    let builder = GraphBuilder::like(graph);
     let mut copier = Copier::new(graph, &bodies, &builder);
     let keys = RefCell::default();
     let order = copier.order();
@@ -377,7 +379,7 @@ fn apply_one<'g>(
         let Some(new) = (rule.apply)(&rule_cx) else { continue };
         if new.is_poisoned() || new.ty() != node.ty {
             let made = if new.is_poisoned() { "an ill-typed node".to_owned() } else { new.ty().to_string() };
-            let text = format!("the rule makes {made} in the place of {}", node.ty);
+            let text = format!("the rule makes {made} in the place of `{}` of type {}", node.op.name, node.ty);
             return Err(CompilerBug::new(rule.name, text).into());
         }
         if new.id() == tensor.id() {

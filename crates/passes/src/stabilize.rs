@@ -232,7 +232,7 @@ fn holds_max<'g>(cx: &RuleCx<'g, '_>, t: Tensor<'g>, depth: u32) -> bool {
     }
     for op in [&BROADCAST, &RESHAPE, &STOP_GRADIENT, &SELECT] {
         if let Some(args) = cx.args(t, op) {
-            let skip = usize::from(op.name == "select");
+            let skip = usize::from(std::ptr::eq(op, &SELECT));
             return args[skip..].iter().any(|&a| holds_max(cx, a, depth - 1));
         }
     }

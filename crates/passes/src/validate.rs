@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cotangent_graph::expand::one_op_graph;
 use cotangent_graph::interp::interpret;
 use cotangent_graph::samples::{Kind, environment_of, to_f64, wide_env};
-use cotangent_graph::{Env, Graph, Lower, NodeId, OpTraits, Output, Role, TensorData};
+use cotangent_graph::{Env, Graph, Lower, NodeId, Output, Role, TensorData};
 
 use crate::gradcheck::differences::{
     Known, Section, Seen, Wanted, chosen, differentiated, has_gradients, is_grad, needed, opened, primal, values_of,
@@ -412,9 +412,9 @@ impl Run<'_> {
         budget: u64,
     ) -> Result<u64, String> {
         let source = open.node(open.node(id).inputs[1]);
-        let name = match source.attrs.str("name") {
-            "" => format!("an intermediate value ({})", open.node(id).origin.loc()),
-            name => format!("`{name}`"),
+        let name = match source.name() {
+            None => format!("an intermediate value ({})", open.node(id).origin.loc()),
+            Some(name) => format!("`{name}`"),
         };
         let scalar = match primal(open, wanted, known, env) {
             Ok(Some(scalar)) => scalar,
@@ -429,7 +429,7 @@ impl Run<'_> {
                 return Ok(0);
             }
         };
-        let wrt = scalar.cut.as_deref().unwrap_or(source.attrs.str("name"));
+        let wrt = scalar.cut.as_deref().or(source.name()).unwrap_or_default();
         let preparing = work_of(&scalar.graph, WORK_DEPTH);
         if preparing > budget {
             self.skip(format!("differences by {name}: one value takes {preparing} operations"));
@@ -498,8 +498,7 @@ fn same_interface(before: &Graph, after: &Graph) -> Result<(), String> {
             None => format!("{} outputs become {}", x.len(), y.len()),
         });
     }
-    for node in after.nodes().iter().filter(|node| node.op.traits.has(OpTraits::NAMED)) {
-        let name = node.attrs.str("name");
+    for (name, node) in after.nodes().iter().filter_map(|node| Some((node.name()?, node))) {
         let same = before.source(name).is_some_and(|id| before.node(id).op == node.op && before.ty(id) == &node.ty);
         if !same {
             return Err(format!("the {} `{name}` : {} is not one of the graph before", node.op.name, node.ty));

@@ -59,6 +59,7 @@ static WRONG: OpDef = pointwise(
 #[test]
 fn a_wrong_derivative_is_named_with_its_line() {
     let model = graph(|g| {
+        g.register(&WRONG);
         let (a, b) = (g.param("a", F32, [3], Init::ONES), g.param("b", F32, [3], Init::ONES));
         let y = g.op(&WRONG, &[a.tanh()], Attrs::none(), None) + b.exp();
         g.output("loss", y.softmax(0).log().sum());

@@ -2,13 +2,14 @@
 
 use cotangent_graph::DType::{self, F32, F64, I64};
 use cotangent_graph::interp::interpret;
+use cotangent_graph::ops;
 use cotangent_graph::ops::arithmetic::{ADD, SUB, pointwise};
 use cotangent_graph::ops::infer_float;
 use cotangent_graph::samples::{Kind, environment_of};
 use cotangent_graph::text::parse::parse;
 use cotangent_graph::{
-    Attrs, CompilerBug, Env, Graph, GraphBuilder, Init, OpDef, OpTraits, Registry, Role, Stage, Tensor, TensorData,
-    Vjp, build, samples,
+    Attrs, CompilerBug, Env, Graph, GraphBuilder, Init, OpDef, OpRef, OpTraits, Registry, Role, Stage, Tensor,
+    TensorData, Vjp, build, samples,
 };
 use cotangent_passes::rebuild::rebuild;
 use cotangent_passes::validate::How;
@@ -273,7 +274,7 @@ fn a_branch_that_is_taken_at_the_point_only_is_a_kink() {
 
 // ---- planted bugs ------------------------------------------------------------------------------------------------
 
-type Change = for<'g> fn(&'g GraphBuilder, &'static str, &[Tensor<'g>]) -> Option<Tensor<'g>>;
+type Change = for<'g> fn(&'g GraphBuilder, OpRef, &[Tensor<'g>]) -> Option<Tensor<'g>>;
 
 /// A pass that puts something else in the place of nodes.
 struct Planted {
@@ -295,7 +296,7 @@ impl Pass for Planted {
     }
 
     fn run(&self, graph: &Graph, _: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
-        let new = rebuild(graph, self.name, |g, _, node, operands| (self.change)(g, node.op.name, operands))?;
+        let new = rebuild(graph, self.name, |g, _, node, operands| (self.change)(g, node.op, operands))?;
         Ok((new.to_string() != graph.to_string()).then_some(new))
     }
 }
@@ -331,8 +332,10 @@ fn sum_and_product(g: &GraphBuilder) {
 
 #[test]
 fn a_changed_value_names_the_pass_the_element_and_the_replay() {
-    let planted =
-        Planted { name: "planted", change: |g, op, x| (op == "add").then(|| g.op(&SUB, x, Attrs::none(), None)) };
+    let planted = Planted {
+        name: "planted",
+        change: |g, op, x| op.is(&ops::arithmetic::ADD).then(|| g.op(&SUB, x, Attrs::none(), None)),
+    };
     let file = std::env::temp_dir().join(format!("cotangent-validate-{}.ct", std::process::id()));
     let source = graph(sum_and_product);
     let bug = caught_in(&source, &planted, ValidateOptions::default(), Some(file.clone()));
@@ -408,7 +411,10 @@ fn a_broken_rule_is_named() {
 
 #[test]
 fn a_pass_that_panics_is_named_and_leaves_its_graph() {
-    let planted = Planted { name: "planted", change: |_, op, _| if op == "add" { panic!("on purpose") } else { None } };
+    let planted = Planted {
+        name: "planted",
+        change: |_, op, _| if op.is(&ops::arithmetic::ADD) { panic!("on purpose") } else { None },
+    };
     let file = std::env::temp_dir().join(format!("cotangent-panic-{}.ct", std::process::id()));
     let source = graph(sum_and_product);
     let bug = caught_in(&source, &planted, ValidateOptions::default(), Some(file.clone()));
@@ -425,7 +431,7 @@ fn a_pass_that_panics_is_named_and_leaves_its_graph() {
 
 #[test]
 fn what_only_extreme_values_show_is_found() {
-    let change: Change = |_, op, x| (op == "abs").then(|| x[0].abs().minimum(x[0].constant_like(1e3)));
+    let change: Change = |_, op, x| op.is(&ops::arithmetic::ABS).then(|| x[0].abs().minimum(x[0].constant_like(1e3)));
     let planted = Planted { name: "planted", change };
     let source = graph(|g| g.output("y", g.input("x", F32, [40]).abs() + 1.0));
     let one = ValidateOptions { n_samples: 2, ..ValidateOptions::default() };
@@ -434,15 +440,17 @@ fn what_only_extreme_values_show_is_found() {
 
 #[test]
 fn small_errors_are_not_excused_by_rounding() {
-    let planted = Planted { name: "simplify", change: |_, op, x| (op == "tanh").then(|| x[0].tanh() * 1.000_000_2) };
+    let planted =
+        Planted { name: "simplify", change: |_, op, x| op.is(&ops::math::TANH).then(|| x[0].tanh() * 1.000_000_2) };
     let source = graph(|g| g.output("y", g.input("x", F32, [4]).tanh()));
     assert_eq!(caught(&source, &planted, ValidateOptions::default()).pass, "simplify");
     // A pass of one's own that may round is compared within the tolerance, and no further.
     let approximate = vec!["mine".to_owned()];
-    let rough = Planted { name: "mine", change: |_, op, x| (op == "tanh").then(|| x[0].tanh() * 1.001) };
+    let rough = Planted { name: "mine", change: |_, op, x| op.is(&ops::math::TANH).then(|| x[0].tanh() * 1.001) };
     let options = ValidateOptions { approximate: approximate.clone(), ..ValidateOptions::default() };
     assert!(caught(&source, &rough, options).message.contains("in f64"));
-    let fine = Planted { name: "mine", change: |_, op, x| (op == "tanh").then(|| (x[0] * 1.000_000_2).tanh()) };
+    let fine =
+        Planted { name: "mine", change: |_, op, x| op.is(&ops::math::TANH).then(|| (x[0] * 1.000_000_2).tanh()) };
     let validator = Validator::new(ValidateOptions { approximate, ..ValidateOptions::default() });
     let options = PassOptions { validate: Some(validator.hook()), ..PassOptions::default() };
     optimize_with(&[&fine], &source, &options).unwrap_or_else(|error| panic!("{error}"));
@@ -454,13 +462,13 @@ fn lost_and_renamed_outputs_are_found() {
     let source = graph(sum_and_product);
     let mut fewer = Graph::new("main");
     source.nodes().iter().for_each(|n| {
-        fewer.add(n.op, n.inputs.clone(), n.attrs.clone(), n.ty.clone(), n.origin.clone());
+        fewer.add(n.op, n.inputs.clone(), n.attrs.clone(), n.ty.clone(), n.origin.clone()).unwrap();
     });
     let validator = Validator::default();
     assert!(validator.check("any", &source, &fewer).unwrap_err().contains("2 outputs become 0"));
     for (name, value) in [("product", 0), ("total", 1)] {
         let value = source.outputs()[value].value;
-        fewer.add_output(cotangent_graph::Output { name: name.into(), value, role: Role::Result });
+        fewer.add_output(cotangent_graph::Output { name: name.into(), value, role: Role::Result }).unwrap();
     }
     let text = validator.check("any", &source, &fewer).unwrap_err();
     assert!(text.contains("output `sum` : f32[2,3] becomes output `total`"), "{text}");
@@ -481,6 +489,7 @@ static WRONG: OpDef = pointwise(
 #[test]
 fn a_wrong_derivative_rule_names_the_op() {
     let source = graph(|g| {
+        g.register(&WRONG);
         let w = g.param("w", F32, [3, 2], Init::HeNormal);
         let y = g.op(&WRONG, &[w.exp()], Attrs::none(), None);
         let loss = (y + w.sin()).mean();
@@ -514,7 +523,7 @@ impl Pass for Scaled {
 
     fn run(&self, graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
         let Some(graph) = cotangent_passes::differentiate::differentiate(graph, cx)? else { return Ok(None) };
-        rebuild(&graph, "planted", |_, _, node, x| (node.op.name == "cos").then(|| x[0].cos() * 1.001)).map(Some)
+        rebuild(&graph, "planted", |_, _, node, x| node.is(&ops::math::COS).then(|| x[0].cos() * 1.001)).map(Some)
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use cotangent_graph::{Attrs, Graph, Node, NodeId, Origin, Output, Role, Type};
+use cotangent_graph::op::Fault;
+use cotangent_graph::ops::source::INPUT;
+use cotangent_graph::{Attrs, Graph, Node, NodeId, OpRef, Origin, Output, Role, Type};
 
 /// A copy of the nodes that outputs and checks need (and of all inputs), with some changed.
 ///
@@ -23,30 +25,29 @@ pub fn copy(
             live[target.index()] = true;
         }
     }
-    for id in graph.ids().rev().filter(|id| graph.node(*id).op.name != "input") {
+    for id in graph.ids().rev().filter(|id| !graph.node(*id).is(&INPUT)) {
         if live[id.index()] {
             graph.node(id).inputs.iter().for_each(|input| live[input.index()] = true);
         }
     }
-    let mut out = Graph::new(Arc::clone(graph.name()));
-    let bodies: Vec<_> = graph.bodies().iter().map(|body| out.add_body(Arc::clone(body))).collect();
+    let mut out = Graph::with_registry(Arc::clone(graph.name()), graph.registry());
+    let bodies: Vec<_> = graph.bodies().iter().map(|body| done(out.add_body(Arc::clone(body)))).collect();
     let mut map: Vec<Option<NodeId>> = vec![None; graph.n_nodes()];
     for id in graph.ids().filter(|id| live[id.index()]) {
         let mut node = graph.node(id).clone();
         node.inputs = node.inputs.iter().filter_map(|input| map[input.index()]).collect();
         node.attrs = node.attrs.map_bodies(|body| bodies[body.index()]);
         let new = change(&mut out, id, &node);
-        map[id.index()] = Some(new.unwrap_or_else(|| out.add(node.op, node.inputs, node.attrs, node.ty, node.origin)));
+        let copied = |out: &mut Graph| done(out.add(node.op, node.inputs, node.attrs, node.ty, node.origin));
+        map[id.index()] = Some(new.unwrap_or_else(|| copied(&mut out)));
     }
     for output in outputs {
         let role = match output.role {
             Role::Result => Some(Role::Result),
-            Role::Update(target) => {
-                map[target.index()].filter(|id| matches!(out.node(*id).op.name, "param" | "state")).map(Role::Update)
-            }
+            Role::Update(target) => map[target.index()].filter(|id| out.node(*id).is_stored()).map(Role::Update),
         };
         if let (Some(value), Some(role)) = (map[output.value.index()], role) {
-            out.add_output(Output { name: output.name, value, role });
+            done(out.add_output(Output { name: output.name, value, role }));
         }
     }
     out
@@ -59,6 +60,10 @@ pub fn clean(graph: &Graph) -> Graph {
 
 /// Adds an input.
 pub fn add_input(graph: &mut Graph, name: &str, ty: Type) -> NodeId {
-    let op = cotangent_graph::OpRef(&cotangent_graph::ops::source::INPUT);
-    graph.add(op, Default::default(), Attrs::none().with("name", name), ty, Origin::default())
+    done(graph.add(OpRef(&INPUT), Default::default(), Attrs::none().with("name", name), ty, Origin::default()))
+}
+
+/// What a graph cannot refuse, because the graph that it is copied from did not.
+fn done<T>(added: Result<T, Fault>) -> T {
+    added.unwrap_or_else(|fault| panic!("{}", fault.message))
 }

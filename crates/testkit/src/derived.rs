@@ -40,9 +40,7 @@ use std::sync::Arc;
 use cotangent_exec::{Compiler, Executable, Runtime, Session, Threads};
 use cotangent_graph::interp::{interpret, interpret_named};
 use cotangent_graph::samples::{Sample, Sampler, environment};
-use cotangent_graph::{
-    Attrs, DType, Diag, Env, Graph, OpDef, OpTraits, Registry, Tensor, TensorData, Vjp, build, text,
-};
+use cotangent_graph::{Attrs, DType, Diag, Env, Graph, OpDef, Registry, Tensor, TensorData, Vjp, build, text};
 use cotangent_passes::{PassOptions, optimize};
 
 use crate::finite::check_gradient;
@@ -106,13 +104,11 @@ pub fn check_op(op: &'static OpDef) -> Result<OpReport, Vec<String>> {
         worst: [0.0; 2],
     };
     let mut failures = Vec::new();
-    let registry = match Registry::builtin() {
-        known if known.get(op.name).is_some_and(|same| std::ptr::eq(same.0, op)) => known,
-        builtin => builtin.with(op).map_err(|fault| vec![fault.message])?,
-    };
+    let mut registry = Registry::builtin();
+    registry.register(op).map_err(|fault| vec![fault.message])?;
     for dtype in [DType::F32, DType::F64] {
         let samples = (op.samples)(&mut Sampler::new(dtype, 17));
-        if samples.is_empty() && !op.traits.has(OpTraits::NAMED) {
+        if samples.is_empty() && !op.is_named() {
             failures.push(format!("`{}` has no samples, so nothing can be checked", op.name));
         }
         for (n, sample) in samples.into_iter().enumerate() {
@@ -183,6 +179,7 @@ impl Case {
         let floats = || (0..sample.inputs.len()).filter(|&k| sample.inputs[k].dtype().is_float());
         let graph = |gradients: bool| {
             build(|g| {
+                g.register(op);
                 let inputs: Vec<Tensor<'_>> =
                     sample.inputs.iter().enumerate().map(|(k, x)| g.input(&name(k), x.dtype(), x.shape())).collect();
                 let y = g.op(op, &inputs, sample.attrs.clone(), sample.declared.clone());

@@ -63,7 +63,7 @@ pub fn check_gradient(
 
 /// Order 0: the output `L`. Order 1: `L` and its gradients. Order 2: `M` and its gradients.
 fn with_gradients(graph: &Graph, wrt: &[&str], order: usize) -> Result<Graph, String> {
-    let builder = GraphBuilder::new(graph.name());
+    let builder = GraphBuilder::like(graph);
     let bodies: Vec<_> = graph.bodies().iter().map(|body| builder.add_body(Arc::clone(body))).collect();
     let mut map: Vec<Tensor<'_>> = Vec::with_capacity(graph.n_nodes());
     for node in graph.nodes() {

@@ -112,6 +112,6 @@ fn lift_outputs(best: &mut Graph, accept: &mut Accept<'_>) {
 }
 
 fn fresh_name(graph: &Graph) -> String {
-    let taken = |name: &str| graph.nodes().iter().any(|n| n.attrs.str("name") == name);
+    let taken = |name: &str| graph.source(name).is_some();
     (0..).map(|k| format!("cut{k}")).find(|name| !taken(name)).unwrap_or_default()
 }

@@ -1,6 +1,7 @@
 //! The tools themselves: they find what is wrong, and are quiet about what is right.
 
 use cotangent_graph::interp::interpret;
+use cotangent_graph::ops;
 use cotangent_graph::ops::infer_float;
 use cotangent_graph::{Attrs, DType, Env, Graph, Init, OpDef, OpTraits, Stage, TensorData, Vjp, build, verify};
 use cotangent_passes::{PassOptions, optimize};
@@ -29,6 +30,7 @@ static WRONG: OpDef = cotangent_graph::ops::arithmetic::pointwise(
 fn a_wrong_derivative_is_found() {
     let graph = build(|g| {
         let x = g.input("x", DType::F64, [3]);
+        g.register(&WRONG);
         g.output("y", g.op(&WRONG, &[x], Attrs::none(), None));
     });
     let x = TensorData::from_bits(DType::F64, &[3].into(), &[1.0, 2.0, -1.0].map(f64::to_bits));
@@ -41,11 +43,11 @@ fn a_wrong_derivative_is_found() {
 
 #[test]
 fn shrinking_keeps_the_failure_and_drops_the_rest() {
-    let has = |graph: &Graph, name: &str| graph.nodes().iter().any(|n| n.op.name == name);
+    let has = |graph: &Graph, op: &'static OpDef| graph.nodes().iter().any(|n| n.is(op));
     let fails = |graph: &Graph| {
         let live = cotangent_testkit::copy::clean(graph);
         // Without checks of values, which may stop a smaller graph.
-        has(&live, "tanh") && has(&live, "matmul") && !has(&live, "check_finite")
+        has(&live, &ops::math::TANH) && has(&live, &ops::matmul::MATMUL) && !has(&live, &ops::index::CHECK_FINITE)
     };
     let mut n_tried = 0;
     for seed in 0..200 {
@@ -95,13 +97,13 @@ fn random_derivatives_agree_with_central_differences() {
     for seed in 0..300 {
         let graph = to_f64(&random::graph(seed, &options));
         let output = &graph.outputs()[0];
-        let stops = graph.nodes().iter().any(|n| n.op.name == "stop_gradient")
+        let stops = graph.nodes().iter().any(|n| n.is(&ops::compare::STOP_GRADIENT))
             || graph.bodies().iter().any(|b| b.to_string().contains("stop_gradient"));
         if stops || graph.ty(output.value).dtype() != DType::F64 {
             continue;
         }
         let env = random::smooth_env(&graph, seed);
-        let sources = graph.nodes().iter().filter(|n| matches!(n.op.name, "input" | "param" | "state"));
+        let sources = graph.nodes().iter().filter(|n| n.op.is_named());
         let floats = sources.filter(|n| n.ty.dtype() == DType::F64);
         let wrt: Vec<&str> = floats.map(|n| n.attrs.str("name")).collect();
         let deviations = check_gradient(&graph, &wrt, &env, 1, differentiate);

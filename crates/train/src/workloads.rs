@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use cotangent_data::npz::NpzArray;
-use cotangent_exec::StoreMut;
+use cotangent_exec::Store;
 use cotangent_graph::DType::{F32, I64};
 use cotangent_graph::diag::nearest;
 use cotangent_graph::{DType, Graph, GraphBuilder, Init, Shape, Tensor, TensorData, Type, build};
@@ -317,7 +317,7 @@ impl Workload {
         seed: u64,
     ) -> Result<Vec<Feed>, TrainError> {
         let inputs: Vec<(&str, &Type)> =
-            graph.nodes().iter().filter(|n| n.op.name == "input").map(|n| (n.attrs.str("name"), &n.ty)).collect();
+            graph.inputs().filter_map(|(_, input)| Some((input.name()?, &input.ty))).collect();
         let batch = |i: usize| -> Result<Feed, TrainError> {
             inputs
                 .iter()
@@ -367,15 +367,9 @@ impl Workload {
 ///
 /// # Errors
 /// [`TrainError::Invalid`] if one is missing or of another type.
-pub fn load_params<'s>(
-    store: impl Into<StoreMut<'s>>,
-    graph: &Graph,
-    arrays: &BTreeMap<String, NpzArray>,
-) -> Result<(), TrainError> {
-    let mut store = store.into();
-    for node in graph.nodes().iter().filter(|n| n.op.name == "param") {
-        let name = node.attrs.str("name");
-        store.set(name, loaded(arrays, name, &node.ty)?)?;
+pub fn load_params(store: &mut Store, graph: &Graph, arrays: &BTreeMap<String, NpzArray>) -> Result<(), TrainError> {
+    for (name, ty) in graph.params().filter_map(|(_, param)| Some((param.name()?, &param.ty))) {
+        store.set(name, loaded(arrays, name, ty)?)?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use cotangent::data::npz::{NpzArray, read_npz, write_npz};
-use cotangent::graph::op::{Lower, OpTraits, Vjp};
+use cotangent::graph::op::{Lower, Vjp};
 use cotangent::graph::samples::Sampler;
 use cotangent::graph::{Env, Registry, interp};
 use cotangent::prelude::*;
@@ -73,8 +73,7 @@ fn every_op_and_its_derivative_go_through_a_file() {
     let mut inputs = BTreeMap::new();
     let mut n_ops = 0;
     let graph = build(|g| {
-        let sampled =
-            |op: &&cotangent::graph::OpRef| !op.traits.has(OpTraits::NAMED) && !matches!(op.lower, Lower::Grad);
+        let sampled = |op: &&cotangent::graph::OpRef| !op.is_named() && !matches!(op.lower, Lower::Grad);
         for op in Registry::builtin().iter().collect::<Vec<_>>().iter().filter(sampled) {
             for dtype in [F32, F64] {
                 for (n, sample) in (op.samples)(&mut Sampler::new(dtype, 11)).into_iter().enumerate() {

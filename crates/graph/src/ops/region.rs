@@ -1,4 +1,5 @@
-//! Regions and what holds several values: `call`, `tuple`, `item`; and `grad`, the derivative to be.
+//! Regions and what holds several values: `call`, `tuple`, `item`; `grad`, the derivative to be, and `anchor`, which keeps
+//! apart what it is taken with respect to.
 
 use std::sync::Arc;
 
@@ -12,7 +13,9 @@ use crate::eval;
 use crate::expand;
 use crate::ir::{Graph, Role};
 use crate::op::{Arity, Fault, Lower, OpDef, OpTraits, Vjp};
-use crate::types::Type;
+use crate::ops::infer_same;
+use crate::samples::Sample;
+use crate::types::{MAX_TUPLE_MEMBERS, Type};
 
 /// The results of a body applied to operands.
 pub static CALL: OpDef = OpDef {
@@ -25,18 +28,17 @@ pub static CALL: OpDef = OpDef {
         let bad = |text: String| Fault::new(Code::BadBody, text);
         let id = cx.attrs.body("body").filter(|b| b.index() < cx.bodies.len());
         let body = &cx.bodies[id.ok_or_else(|| bad("`call` names a body that does not exist".into()))?.index()];
-        let wanted: Vec<&Type> = body.nodes().iter().filter(|n| n.op.name == "input").map(|n| &n.ty).collect();
+        let wanted: Vec<&Type> = body.inputs().map(|(_, input)| &input.ty).collect();
         if !wanted.iter().copied().eq(cx.inputs.iter().copied()) {
             let list = |types: &[&Type]| types.iter().map(|t| t.to_string()).collect::<Vec<_>>().join(", ");
             let text =
                 format!("`call` of @{} requires operands ({}), got ({})", body.name(), list(&wanted), list(cx.inputs));
             let mut fault = bad(text);
-            for (k, node) in body.nodes().iter().filter(|n| n.op.name == "input").enumerate() {
-                if cx.inputs.get(k) != Some(&&node.ty) {
-                    fault
-                        .notes
-                        .push((format!("input {k} of the body, of type {}, was declared", node.ty), node.origin.loc()));
-                }
+            for (k, (_, node)) in
+                body.inputs().enumerate().filter(|(k, (_, node))| cx.inputs.get(*k) != Some(&&node.ty))
+            {
+                let text = format!("input {k} of the body, of type {}, was declared", node.ty);
+                fault.notes.push((text, node.origin.loc()));
             }
             return Err(fault);
         }
@@ -63,7 +65,14 @@ pub static TUPLE: OpDef = OpDef {
     arity: Arity::AtLeast(1),
     attrs: &[],
     traits: OpTraits::NONE,
-    infer: |cx| Ok(Type::Tuple(cx.inputs.iter().map(|t| (*t).clone()).collect())),
+    infer: |cx| {
+        // Counted before it is made: tuples of tuples grow fast.
+        if cx.inputs.iter().map(|t| t.n_members()).sum::<usize>() >= MAX_TUPLE_MEMBERS {
+            let text = format!("`tuple` would make a tuple of more than {MAX_TUPLE_MEMBERS} members");
+            return Err(Fault::new(Code::TooLarge, text));
+        }
+        Ok(Type::Tuple(cx.inputs.iter().map(|t| (*t).clone()).collect()))
+    },
     eval: eval::unbound,
     vjp: Vjp::None("a tuple is differentiated through its items"),
     lower: Lower::Tuple,
@@ -120,8 +129,23 @@ pub static GRAD: OpDef = OpDef {
     samples: |_| Vec::new(),
 };
 
+/// What keeps a value apart.
+pub static ANCHOR: OpDef = OpDef {
+    name: "anchor",
+    doc: "The operand itself, kept apart from equal values because a gradient is taken with respect to it. Made and removed by \
+          passes.",
+    arity: Arity::Exact(1),
+    attrs: &[AttrSpec { name: "number", kind: AttrKind::Int, doc: "no other anchor of the graph has it" }],
+    traits: OpTraits::NONE,
+    infer: infer_same,
+    eval: eval::identity,
+    vjp: Vjp::Rule(|cx| smallvec![Some(cx.dy)]),
+    lower: Lower::Identity,
+    samples: |s| vec![Sample::new(vec![s.float_in(-2.0..2.0, [3, 4])]).attrs(Attrs::none().with("number", 0))],
+};
+
 /// The ops of this file.
-pub(crate) static OPS: &[&OpDef] = &[&CALL, &TUPLE, &ITEM, &GRAD];
+pub(crate) static OPS: &[&OpDef] = &[&CALL, &TUPLE, &ITEM, &GRAD, &ANCHOR];
 
 impl GraphBuilder {
     /// A closed body: `f` gets its inputs, of the given types, and returns its results.
@@ -132,7 +156,7 @@ impl GraphBuilder {
         inputs: &[Type],
         f: impl for<'b> FnOnce(&'b GraphBuilder, &[Tensor<'b>]) -> Vec<Tensor<'b>>,
     ) -> Option<Arc<Graph>> {
-        let inner = GraphBuilder::new(name);
+        let inner = self.with_graph(|graph| GraphBuilder::with_registry(name, graph.registry()));
         let mut tensors = Vec::with_capacity(inputs.len());
         // Not a closure: those do not pass the caller's place on.
         for (k, ty) in inputs.iter().enumerate() {
@@ -207,9 +231,8 @@ impl GraphBuilder {
 /// Whether a graph can be a body: its only sources are inputs, constants and indices, and it updates nothing.
 pub(crate) fn closed(graph: &Graph) -> Result<(), Diag> {
     for node in graph.nodes() {
-        if matches!(node.op.name, "param" | "state") {
-            let text =
-                format!("a body is closed: the {} `{}` must be an operand", node.op.name, node.attrs.str("name"));
+        if let Some(name) = node.name().filter(|_| node.is_stored()) {
+            let text = format!("a body is closed: the {} `{name}` must be an operand", node.op.name);
             return Err(Diag::new(Code::BadBody, text)
                 .at(node.origin.loc())
                 .help("hand it in as an operand of the call"));
@@ -228,7 +251,7 @@ impl<'g> Tensor<'g> {
         if !self.is_poisoned() {
             let made_of = self.builder().with_graph(|graph| {
                 let node = graph.node(self.id());
-                (node.op.name == "tuple").then(|| node.inputs.get(index).copied()).flatten()
+                node.is(&TUPLE).then(|| node.inputs.get(index).copied()).flatten()
             });
             if let Some(id) = made_of {
                 return self.builder().tensor(id);

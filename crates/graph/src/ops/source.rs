@@ -19,8 +19,10 @@ fn declared(cx: &InferCx<'_>) -> Result<Type, Fault> {
     Ok(ty.clone())
 }
 
-const NAME: AttrSpec = AttrSpec { name: "name", kind: AttrKind::Str, doc: "the dotted name" };
-const INIT: AttrSpec = AttrSpec { name: "init", kind: AttrKind::Init, doc: "how it starts" };
+pub(crate) const NAME: AttrSpec = AttrSpec { name: "name", kind: AttrKind::Str, doc: "the dotted name" };
+pub(crate) const INIT: AttrSpec = AttrSpec { name: "init", kind: AttrKind::Init, doc: "how it starts" };
+pub(crate) const VALUE: AttrSpec =
+    AttrSpec { name: "value", kind: AttrKind::Tensor, doc: "the elements in row-major order" };
 
 const fn named(name: &'static str, doc: &'static str, attrs: &'static [AttrSpec], source: Source) -> OpDef {
     OpDef {
@@ -28,7 +30,7 @@ const fn named(name: &'static str, doc: &'static str, attrs: &'static [AttrSpec]
         doc,
         arity: Arity::Exact(0),
         attrs,
-        traits: OpTraits::SOURCE.with(OpTraits::NAMED),
+        traits: OpTraits::NONE,
         infer: declared,
         eval: eval::unbound,
         vjp: Vjp::Zero("a source has no operands"),
@@ -52,13 +54,13 @@ pub static CONSTANT: OpDef = OpDef {
     name: "constant",
     doc: "A tensor known at compile time.",
     arity: Arity::Exact(0),
-    attrs: &[AttrSpec { name: "value", kind: AttrKind::Tensor, doc: "the elements in row-major order" }],
-    traits: OpTraits::SOURCE,
-    infer: |cx| match cx.attrs.tensor("value") {
+    attrs: &[VALUE],
+    traits: OpTraits::NONE,
+    infer: |cx| match cx.attrs.tensor(VALUE.name) {
         Some(value) => Ok(value.ty()),
         None => Err(cx.attr_fault("requires a value")),
     },
-    eval: |cx: &EvalCx<'_>, _| match cx.attrs.tensor("value") {
+    eval: |cx: &EvalCx<'_>, _| match cx.attrs.tensor(VALUE.name) {
         Some(value) => Ok(value.as_ref().clone()),
         None => Err(Fault::new(Code::BadAttribute, "`constant` without a value")),
     },
@@ -66,7 +68,7 @@ pub static CONSTANT: OpDef = OpDef {
     lower: Lower::Source(Source::Constant),
     samples: |s| {
         let value = s.float_in(-2.0..2.0, [2, 3]);
-        vec![Sample::new(Vec::new()).attrs(Attrs::none().with("value", value))]
+        vec![Sample::new(Vec::new()).attrs(Attrs::none().with(VALUE.name, value))]
     },
 };
 
@@ -76,7 +78,7 @@ pub static IOTA: OpDef = OpDef {
     doc: "The index along `axis` at every element, as i32 or i64.",
     arity: Arity::Exact(0),
     attrs: &[AttrSpec { name: "axis", kind: AttrKind::Int, doc: "the axis whose index is taken" }],
-    traits: OpTraits::SOURCE,
+    traits: OpTraits::NONE,
     infer: |cx| {
         let ty = declared(cx)?;
         if !matches!(ty.dtype(), DType::I32 | DType::I64) {
@@ -115,7 +117,7 @@ pub static RNG: OpDef = OpDef {
         AttrSpec { name: "stream", kind: AttrKind::Str, doc: "the dotted name of the stream" },
         AttrSpec { name: "dist", kind: AttrKind::Str, doc: "`uniform` or `normal`" },
     ],
-    traits: OpTraits::SOURCE,
+    traits: OpTraits::NONE,
     infer: |cx| {
         let ty = declared(cx)?;
         if !ty.dtype().is_float() {
@@ -147,7 +149,7 @@ impl GraphBuilder {
     /// A constant tensor: anything that becomes a [`TensorData`], for example an `ndarray` array.
     #[track_caller]
     pub fn constant(&self, value: impl Into<TensorData>) -> Tensor<'_> {
-        self.op(&CONSTANT, &[], Attrs::none().with("value", value.into()), None)
+        self.op(&CONSTANT, &[], Attrs::none().with(VALUE.name, value.into()), None)
     }
 
     /// The index along `axis` at every element.

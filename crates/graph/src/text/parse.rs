@@ -13,13 +13,11 @@ use super::{VERSION, value};
 use crate::attrs::{Attr, AttrKind, AttrSpec, Attrs};
 use crate::builder::{check_result, check_update, infer_type};
 use crate::diag::{Code, Diag, Diags, Loc};
-use crate::ir::{BodyId, Graph, Inputs, NodeId, OpRef, Origin, Output, Role};
-use crate::op::{Fault, Lower, OpDef, OpTraits, Registry, Source};
+use crate::ir::{BodyId, Graph, Inputs, MAX_BODY_DEPTH, NodeId, OpRef, Origin, Output, Role};
+use crate::op::{Fault, Lower, OpDef, Registry};
 use crate::ops::region::closed;
 use crate::types::Type;
 
-/// How deep bodies may nest.
-const MAX_BODY_DEPTH: usize = 16;
 /// After so many errors the rest of the text is not looked at.
 const MAX_ERRORS: usize = 50;
 /// Members of tuples, over all nodes, that a text may have beyond its own length.
@@ -58,9 +56,8 @@ struct Scope {
 impl Scope {
     /// The names of parameters and states, and of sources that an error was reported of.
     fn updatable(&self) -> impl Iterator<Item = &str> {
-        let is_source =
-            |id: NodeId| matches!(self.graph.node(id).op.lower, Lower::Source(Source::Param | Source::State));
-        self.names.iter().filter(move |(_, (id, _))| id.is_none_or(is_source)).map(|(name, _)| name.as_str())
+        let is_stored = |id: NodeId| self.graph.node(id).is_stored();
+        self.names.iter().filter(move |(_, (id, _))| id.is_none_or(is_stored)).map(|(name, _)| name.as_str())
     }
 }
 
@@ -119,7 +116,7 @@ impl Parser<'_, '_> {
         };
         self.cursor.expect(b'{')?;
         let mut scope = Scope {
-            graph: Graph::new(name),
+            graph: Graph::with_registry(name, self.registry),
             values: HashMap::new(),
             names: HashMap::new(),
             bodies: HashMap::new(),
@@ -225,7 +222,7 @@ impl Parser<'_, '_> {
             let diag = self.cursor.error(Code::UnknownOp, op_token, format!("there is no op `{}`", shorten(text)));
             return Err(diag.suggest(text, self.registry.iter().map(|op| op.0.name)));
         };
-        let name = match op.traits.has(OpTraits::NAMED) {
+        let name = match op.is_named() {
             true => Some(self.claim_name(scope)?),
             false => None,
         };
@@ -421,27 +418,28 @@ impl Parser<'_, '_> {
             attrs = attrs.with(spec.name, value);
         }
         let Some(inputs) = inputs.filter(|_| !is_poisoned) else { return Ok(None) };
-        let fault = |cursor: &Cursor<'_>, fault: Fault| {
-            let mut diag = cursor.error(fault.code, op_token, fault.message);
+        let rejected = |parser: &Self, graph: &Graph, fault: Fault| {
+            let mut diag = parser.cursor.error(fault.code, op_token, fault.message);
             diag.help = fault.help;
-            diag = with_operands(diag, &scope.graph, &inputs);
+            diag = with_operands(diag, graph, &inputs);
             diag.notes.extend(fault.notes);
             diag
         };
         // The size of a nested tuple can double with every line, so it is counted before it is made.
-        let members: usize = inputs.iter().map(|&i| n_members(scope.graph.ty(i))).sum();
+        let too_many = || Fault::new(Code::TooLarge, "the tuples of this text have too many members");
+        let members: usize = inputs.iter().map(|&i| scope.graph.ty(i).n_members()).sum();
         if matches!(op.lower, Lower::Tuple) && members > self.tuple_members_left {
-            let text = "the tuples of this text have too many members";
-            return Err(fault(&self.cursor, Fault::new(Code::TooLarge, text)));
+            return Err(rejected(self, &scope.graph, too_many()));
         }
-        let ty = infer_type(&scope.graph, op.0, &inputs, &attrs, declared).map_err(|f| fault(&self.cursor, f))?;
+        let ty = infer_type(&scope.graph, op.0, &inputs, &attrs, declared)
+            .map_err(|fault| rejected(self, &scope.graph, fault))?;
         if let Type::Tuple(_) = ty {
-            let left = self.tuple_members_left.checked_sub(n_members(&ty));
-            let text = "the tuples of this text have too many members";
-            self.tuple_members_left = left.ok_or_else(|| fault(&self.cursor, Fault::new(Code::TooLarge, text)))?;
+            let left = self.tuple_members_left.checked_sub(ty.n_members());
+            self.tuple_members_left = left.ok_or_else(|| rejected(self, &scope.graph, too_many()))?;
         }
         let origin = Origin::at(self.cursor.loc(start.start));
-        Ok(Some(scope.graph.add(op, inputs, attrs, ty, origin)))
+        let added = scope.graph.add(op, inputs.clone(), attrs, ty, origin);
+        added.map(Some).map_err(|fault| rejected(self, &scope.graph, fault))
     }
 
     // ---- outputs and bodies --------------------------------------------------------------------------------------
@@ -459,7 +457,7 @@ impl Parser<'_, '_> {
         scope.results.insert(name.clone(), token);
         if let Some(value) = operand {
             match check_result(&scope.graph, &shorten(&name), value) {
-                Ok(()) => scope.graph.add_output(Output { name: name.into(), value, role: Role::Result }),
+                Ok(()) => self.declare(scope, Output { name: name.into(), value, role: Role::Result }, token),
                 Err(diag) => {
                     let made = scope.graph.node(value).origin.loc();
                     self.report(diag.at(self.cursor.loc(token.start)).note("the tuple was made", made));
@@ -484,7 +482,7 @@ impl Parser<'_, '_> {
             match check_update(&scope.graph, target, value) {
                 Ok(name) => {
                     scope.updates.insert(target, token);
-                    scope.graph.add_output(Output { name, value, role: Role::Update(target) });
+                    self.declare(scope, Output { name, value, role: Role::Update(target) }, token);
                 }
                 Err(diag) => {
                     let made = |id: NodeId| scope.graph.node(id).origin.loc();
@@ -496,6 +494,12 @@ impl Parser<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    fn declare(&mut self, scope: &mut Scope, output: Output, token: Token) {
+        if let Err(fault) = scope.graph.add_output(output) {
+            self.report(self.cursor.error(fault.code, token, fault.message));
+        }
     }
 
     fn body(&mut self, scope: &mut Scope, keyword: Token, depth: usize) -> Result<(), Diag> {
@@ -520,9 +524,12 @@ impl Parser<'_, '_> {
             return Ok(());
         }
         match closed(&body) {
-            Ok(()) => {
-                scope.bodies.insert(number, (Some(scope.graph.add_body(Arc::new(body))), token));
-            }
+            Ok(()) => match scope.graph.add_body(Arc::new(body)) {
+                Ok(id) => {
+                    scope.bodies.insert(number, (Some(id), token));
+                }
+                Err(fault) => self.report(self.cursor.error(fault.code, keyword, fault.message)),
+            },
             Err(diag) if matches!(diag.at, Loc::Text { .. }) => self.report(diag),
             Err(diag) => self.report(diag.at(self.cursor.loc(keyword.start))),
         }
@@ -534,12 +541,4 @@ impl Parser<'_, '_> {
 fn with_operands(diag: Diag, graph: &Graph, operands: &[NodeId]) -> Diag {
     const MOST: usize = 16;
     operands.iter().take(MOST).enumerate().fold(diag, |diag, (k, id)| diag.operand(k, graph.node(*id)))
-}
-
-/// The number of tuples and tensors in a type.
-fn n_members(ty: &Type) -> usize {
-    match ty {
-        Type::Tensor { .. } => 1,
-        Type::Tuple(members) => 1 + members.iter().map(n_members).sum::<usize>(),
-    }
 }

@@ -10,7 +10,7 @@ use cotangent_scalar::DType;
 
 use crate::attrs::Attr;
 use crate::ir::{Graph, NodeId, Role};
-use crate::op::OpTraits;
+use crate::ops::source::NAME;
 use crate::tensor::TensorData;
 
 /// How a graph is printed.
@@ -56,7 +56,7 @@ pub fn post_order(graph: &Graph) -> Vec<NodeId> {
         }
     };
     // The operands of a call are bound by position, so unused inputs of a body must be printed, and in order.
-    for id in graph.ids().filter(|&id| graph.node(id).op.name == "input") {
+    for (id, _) in graph.inputs() {
         visit(id, &mut done, &mut order);
     }
     for output in graph.outputs() {
@@ -87,9 +87,8 @@ fn block(graph: &Graph, style: Style, keyword: &str, indent: &str, out: &mut Str
     for &id in &order {
         let node = graph.node(id);
         let _ = write!(out, "{inner}%{} = {}", number[id.index()], node.op.name);
-        let named = node.op.traits.has(OpTraits::NAMED);
-        if named {
-            let _ = write!(out, " {:?}", node.attrs.str("name"));
+        if let Some(name) = node.name() {
+            let _ = write!(out, " {name:?}");
         }
         for (k, input) in node.inputs.iter().enumerate() {
             let _ = write!(out, "{}%{}", if k == 0 { " " } else { ", " }, number[input.index()]);
@@ -97,7 +96,7 @@ fn block(graph: &Graph, style: Style, keyword: &str, indent: &str, out: &mut Str
         let attrs: Vec<String> = node
             .attrs
             .iter()
-            .filter(|(name, value)| !(named && *name == "name") && **value != Attr::Bool(false))
+            .filter(|(name, value)| !(node.op.is_named() && *name == NAME.name) && **value != Attr::Bool(false))
             .map(|(name, value)| format!("{name} = {}", attr(value)))
             .collect();
         if !attrs.is_empty() {

@@ -187,7 +187,7 @@ fn sees_through(graph: &Graph, value: NodeId, reader: NodeId) -> bool {
     let node = graph.node(reader);
     match &node.op.lower {
         Lower::Scalar(_) | Lower::Reduce(_) => true,
-        Lower::View(_) => node.op.name != "reshape" || is_squeeze(graph.ty(value).shape(), node.ty.shape()),
+        Lower::View(_) => !node.is_reshape() || is_squeeze(graph.ty(value).shape(), node.ty.shape()),
         _ => false,
     }
 }

@@ -67,12 +67,12 @@ impl<'a> Builder<'a> {
             Lower::Source(Source::State) => Home::State,
             Lower::Source(Source::Constant) if self.clusters.parts[id.index()] == Part::Buffer => {
                 let empty = || Arc::new(TensorData::zeros(node.ty.dtype(), node.ty.shape()));
-                Home::Const(node.attrs.tensor("value").cloned().unwrap_or_else(empty))
+                Home::Const(node.constant().cloned().unwrap_or_else(empty))
             }
             _ => Home::Arena { offset: 0 },
         };
         let name = match home {
-            Home::Input | Home::Param | Home::State => node.attrs.str("name").to_owned(),
+            Home::Input | Home::Param | Home::State => node.name().unwrap_or_default().to_owned(),
             _ => format!("{id} {}", node.op.name),
         };
         let buffer = self.buffer(name, node.ty.dtype(), node.ty.shape().n_elements(), home);
@@ -159,7 +159,7 @@ impl<'a> Builder<'a> {
         self.step_values.push(values);
         let mut old: Vec<BufferId> = Vec::new();
         for read in reads {
-            if matches!(self.graph.node(read).op.lower, Lower::Source(Source::Param | Source::State)) {
+            if self.graph.node(read).is_stored() {
                 old.push(self.node_buffer(read));
             }
         }
@@ -184,10 +184,8 @@ impl<'a> Builder<'a> {
         copied: &HashMap<NodeId, &'static str>,
     ) -> Plan {
         // Inputs keep their buffers even if nothing reads them, so that a step accepts what the program declares.
-        for id in self.graph.ids() {
-            if self.graph.node(id).op.name == "input" {
-                self.node_buffer(id);
-            }
+        for (id, _) in self.graph.inputs() {
+            self.node_buffer(id);
         }
         // Values that are written straight to a parameter or state.
         let mut in_place: HashMap<NodeId, NodeId> = HashMap::new();
@@ -254,7 +252,7 @@ impl<'a> Builder<'a> {
             Work::Check { node, values: read, what } => {
                 let origin = self.graph.node(*node).origin.clone();
                 let values = self.node_buffer(*read);
-                let op = self.graph.node(*node).op.name;
+                let op = self.graph.node(*node).op;
                 self.push(Step::Check { values, what: *what, op, origin }, *node, [*read], []);
             }
             Work::Keep(id) => {

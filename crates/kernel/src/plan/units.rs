@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use cotangent_graph::op::Check;
+use cotangent_graph::ops::view::PAD;
 use cotangent_graph::{Graph, Lower, NodeId};
 
 use crate::arena;
@@ -204,13 +205,13 @@ fn opaque_unit(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Unit, F
         }
         Lower::Join => {
             let strides = node.ty.shape().strides();
-            if node.op.name == "pad" {
+            if node.is(&PAD) {
                 let bits = node.ty.dtype().bits_of_f64(node.attrs.float("value"));
                 unit.lowered.push(lower::lower_fill(graph, id, bits));
             }
             let mut start = 0;
             for &input in &node.inputs {
-                let offset = if node.op.name == "pad" {
+                let offset = if node.is(&PAD) {
                     node.attrs.ints("low").iter().zip(&strides).map(|(l, s)| l * s).sum()
                 } else {
                     let axis = node.attrs.size("axis");

@@ -3,6 +3,7 @@
 //! All nodes made here carry the user's line and the optimiser's name as their origin. Errors are recorded in the builder
 //! at the user's line; a loss that is itself the result of an error is passed over in silence.
 
+use cotangent_graph::ops::source::PARAM;
 use cotangent_graph::{Code, DType, Diag, Graph, GraphBuilder, Loc, NodeId, Origin, Tensor, Vjp};
 
 use super::recipe::{ParamInfo, accumulator};
@@ -106,7 +107,7 @@ impl Minimize for GraphBuilder {
         }
         let ids: Vec<NodeId> = self.with_graph(|graph| {
             let reached = reached(graph, value.id());
-            graph.ids().filter(|id| reached[id.index()] && graph.node(*id).op.name == "param").collect()
+            graph.params().map(|(id, _)| id).filter(|id| reached[id.index()]).collect()
         });
         ids.into_iter().map(|id| self.tensor(id)).collect()
     }
@@ -170,7 +171,7 @@ fn checked_param<'g>(g: &'g GraphBuilder, param: Tensor<'_>, call: &str) -> Opti
 fn param_name(g: &GraphBuilder, param: Tensor<'_>) -> Option<String> {
     g.with_graph(|graph| {
         let node = graph.node(param.id());
-        (node.op.name == "param" && node.ty.dtype().is_float()).then(|| node.attrs.str("name").to_owned())
+        node.name().filter(|_| node.is(&PARAM) && node.ty.dtype().is_float()).map(str::to_owned)
     })
 }
 

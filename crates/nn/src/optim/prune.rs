@@ -1,5 +1,6 @@
 //! Magnitude pruning: the program that makes masks.
 
+use cotangent_graph::ops::source::PARAM;
 use cotangent_graph::{DType, Diags, Graph, GraphBuilder, Init, Tensor, build};
 
 use super::recipe::MASK;
@@ -18,8 +19,8 @@ const N_HALVINGS: usize = 30;
 /// # Errors
 /// `E0111` (no outputs) if nothing that `training` trains is masked.
 pub fn pruning(training: &Graph) -> Result<Graph, Diags> {
-    let states = training.nodes().iter().filter(|node| node.op.name == "state");
-    let masks: Vec<(&str, &str)> = states.filter_map(|node| masked_param(training, node.attrs.str("name"))).collect();
+    let states = training.states().filter_map(|(_, state)| state.name());
+    let masks: Vec<(&str, &str)> = states.filter_map(|state| masked_param(training, state)).collect();
     build(|g| {
         if masks.is_empty() {
             return;
@@ -28,7 +29,7 @@ pub fn pruning(training: &Graph) -> Result<Graph, Diags> {
         for (mask, name) in masks {
             if let Some(id) = training.source(name) {
                 let node = training.node(id);
-                let init = node.attrs.init("init").copied().unwrap_or(Init::ZEROS);
+                let init = node.init().copied().unwrap_or(Init::ZEROS);
                 let (dtype, shape) = (node.ty.dtype(), node.ty.shape().clone());
                 let weight = g.param(name, dtype, shape.clone(), init);
                 let mask = g.state(mask, dtype, shape, Init::ONES);
@@ -42,7 +43,7 @@ pub fn pruning(training: &Graph) -> Result<Graph, Diags> {
 fn masked_param<'a>(training: &Graph, state: &'a str) -> Option<(&'a str, &'a str)> {
     let name = &state[state.find(MASK)? + MASK.len()..];
     let param = training.source(name)?;
-    (training.node(param).op.name == "param").then_some((state, name))
+    training.node(param).is(&PARAM).then_some((state, name))
 }
 
 /// Declares what becomes of one weight.

@@ -38,7 +38,7 @@ fn a_model_can_read_the_averages_in_place_of_its_parameters() {
         g.output("shared", g.params_from("average", || g.shared("net.a.weight")));
     });
     // Only the program with the parameters themselves has parameters.
-    assert_eq!(evaluate.nodes().iter().filter(|n| n.op.name == "param").count(), 2);
+    assert_eq!(evaluate.params().count(), 2);
     let x = ndarray::Array2::from_shape_fn((4, 2), |(i, j)| (i + 2 * j) as f64);
     let mut env = Env::default().with("net.x", x);
     env.initialize(&train, 1);

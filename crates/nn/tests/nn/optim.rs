@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use cotangent_graph::DType::{F32, F64, I64};
 use cotangent_graph::interp::{Env, interpret_named};
+use cotangent_graph::ops;
 use cotangent_graph::{DType, Graph, GraphBuilder, Init, NodeId, OpTraits, Role, TensorData};
 use cotangent_nn::{
     AdaDelta, AdaGrad, Adam, AdamW, Lamb, Layers, Lion, Minimize, Momentum, NAdam, Nesterov, Optimizer, RmsProp, Sgd,
@@ -85,11 +86,11 @@ fn assert_cheap(graph: &Graph) {
         let node = graph.node(id);
         if !seen.insert(id)
             || node.ty.shape().rank() == 0
-            || matches!(node.op.name, "grad" | "param" | "state" | "input")
+            || node.op.is_any(&[&ops::region::GRAD, &ops::source::PARAM, &ops::source::STATE, &ops::source::INPUT])
         {
             continue;
         }
-        let scalar_repeated = node.op.name == "broadcast" && graph.ty(node.inputs[0]).shape().rank() == 0;
+        let scalar_repeated = node.is(&ops::view::BROADCAST) && graph.ty(node.inputs[0]).shape().rank() == 0;
         assert!(node.op.traits.has(OpTraits::POINTWISE) || scalar_repeated, "`{}` in an update", node.op.name);
         stack.extend(&node.inputs);
     }
@@ -97,7 +98,7 @@ fn assert_cheap(graph: &Graph) {
 
 /// The names of all states, and of all updates, in order.
 pub(crate) fn names(graph: &Graph) -> (Vec<String>, Vec<String>) {
-    let states = graph.nodes().iter().filter(|n| n.op.name == "state").map(|n| n.attrs.str("name").to_owned());
+    let states = graph.states().filter_map(|(_, state)| state.name().map(str::to_owned));
     let updates = graph.outputs().iter().filter(|o| matches!(o.role, Role::Update(_))).map(|o| o.name.to_string());
     let (mut states, mut updates): (Vec<_>, Vec<_>) = (states.collect(), updates.collect());
     states.sort();
@@ -192,7 +193,7 @@ fn adam_is_the_textbooks() {
     assert_eq!(states, slots.iter().copied().chain(["optimizer.lr", "optimizer.t"]).collect::<Vec<_>>());
     assert_eq!(updates, slots.iter().copied().chain(["layer.bias", "layer.weight", "optimizer.t"]).collect::<Vec<_>>());
     // The corrections are computed once, as scalars, for both parameters.
-    let powers: Vec<NodeId> = graph.ids().filter(|&id| graph.node(id).op.name == "pow").collect();
+    let powers: Vec<NodeId> = graph.ids().filter(|&id| graph.node(id).is(&ops::math::POW)).collect();
     assert_eq!(powers.len(), 2);
     assert!(powers.iter().all(|&id| graph.ty(id).to_string() == "f64[]"));
     check(Adam::new(RATE).beta1(0.5).beta2(0.8).eps(0.1), |t, i, s| adam(t, i, s, (0.5, 0.8, 0.1), 1.0));
@@ -426,7 +427,7 @@ fn only_parameters_that_a_gradient_reaches_are_trained() {
     let trained: BTreeMap<&str, ()> = graph
         .outputs()
         .iter()
-        .filter(|o| matches!(o.role, Role::Update(id) if graph.node(id).op.name == "param"))
+        .filter(|o| matches!(o.role, Role::Update(id) if graph.node(id).is(&ops::source::PARAM)))
         .map(|o| (&*o.name, ()))
         .collect();
     assert_eq!(trained.into_keys().collect::<Vec<_>>(), ["head.bias", "head.weight", "words.weight"]);

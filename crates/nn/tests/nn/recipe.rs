@@ -2,6 +2,7 @@
 
 use cotangent_graph::DType::F64;
 use cotangent_graph::interp::Env;
+use cotangent_graph::ops;
 use cotangent_graph::{Code, Graph, GraphBuilder, Init, Role, Tensor, TensorData};
 use cotangent_nn::{Adam, Group, Layers, Minimize, Momentum, Optimizer, Recipe, Sgd, global_norm, pruning};
 use ndarray::Array2;
@@ -141,7 +142,7 @@ fn groups_have_rates_of_their_own_and_can_be_frozen() {
         *w
     });
     assert_eq!(updated(&frozen), ["layer.bias"]);
-    assert!(frozen.nodes().iter().filter(|n| n.op.name == "grad").count() == 1);
+    assert!(frozen.nodes().iter().filter(|n| n.is(&ops::region::GRAD)).count() == 1);
     let diags = errors(|g| quadratic(g, sgd(Recipe::new().group(Group::named("layer").frozen()))));
     assert_eq!(diags.0.len(), 1, "{diags}");
     assert_eq!(diags.0[0].code, Code::NotDifferentiable);
@@ -150,7 +151,7 @@ fn groups_have_rates_of_their_own_and_can_be_frozen() {
 
 /// The parameters that a graph updates.
 fn updated(graph: &Graph) -> Vec<&str> {
-    let of_param = |role: Role| matches!(role, Role::Update(id) if graph.node(id).op.name == "param");
+    let of_param = |role: Role| matches!(role, Role::Update(id) if graph.node(id).is(&ops::source::PARAM));
     graph.outputs().iter().filter(|o| of_param(o.role)).map(|o| &*o.name).collect()
 }
 

@@ -159,7 +159,7 @@ fn neg_into_constant<'g>(cx: &RuleCx<'g, '_>) -> Option<Tensor<'g>> {
         return None;
     }
     let constant = |t: Tensor<'g>| cx.splat(t).filter(|c| !c.is_nan());
-    if cx.op.name != "neg" {
+    if !cx.op.is(&NEG) {
         let (x, c) = (cx.arg(cx.x(), &NEG)?, constant(cx.y())?);
         return Some(x.binary(cx.op.0, cx.fill(-c)));
     }

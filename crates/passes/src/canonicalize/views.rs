@@ -243,13 +243,15 @@ fn is_identity<'g>(cx: &RuleCx<'g, '_>) -> bool {
     if x.shape() != *cx.ty.shape() {
         return false;
     }
-    match cx.op.name {
-        "transpose" => perm(cx).is_sorted(),
-        "flip" => cx.attrs.sizes("axes").iter().all(|&a| cx.ty.shape()[a] == 1),
+    if cx.op.is(&TRANSPOSE) {
+        perm(cx).is_sorted()
+    } else if cx.op.is(&FLIP) {
+        cx.attrs.sizes("axes").iter().all(|&a| cx.ty.shape()[a] == 1)
+    } else if cx.op.is(&CONCAT) {
+        cx.inputs.len() == 1
+    } else {
         // Of equal shapes these have nothing left to move: a broadcast's axes ascend, a slice or pad that changes
         // something changes an extent, and a concat of one extent has one part that is not empty.
-        "reshape" | "broadcast" | "slice" | "pad" => true,
-        "concat" => cx.inputs.len() == 1,
-        _ => false,
+        cx.op.is_any(&[&RESHAPE, &BROADCAST, &SLICE, &PAD])
     }
 }

@@ -10,11 +10,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cotangent_graph::interp::{Value, interpret, interpret_nodes};
+use cotangent_graph::op::Fault;
 use cotangent_graph::ops::region::TUPLE;
 use cotangent_graph::ops::source::INPUT;
 use cotangent_graph::{
-    Attrs, Code, DType, Diag, Env, Graph, GraphBuilder, Lower, Node, NodeId, OpRef, Output, Role, Source, Tensor,
-    TensorData, Type, Vjp,
+    Attrs, Code, DType, Diag, Env, Graph, GraphBuilder, Lower, Node, NodeId, OpRef, Output, Role, Tensor, TensorData,
+    Type, Vjp,
 };
 
 use crate::anchor::set_anchors;
@@ -66,7 +67,7 @@ pub(crate) fn opened(graph: &Graph) -> Result<Graph, PassError> {
         if !kept(&current).iter().any(|&id| opens(current.node(id))) {
             return Ok(current);
         }
-        let builder = GraphBuilder::new(current.name());
+        let builder = GraphBuilder::like(&current);
         let mut copier = Copier::new(&current, current.bodies(), &builder);
         for id in copier.order() {
             let node = current.node(id);
@@ -95,18 +96,20 @@ pub(crate) fn opened(graph: &Graph) -> Result<Graph, PassError> {
 }
 
 /// The same nodes, with some of them as the outputs.
-pub(crate) fn with_outputs(graph: &Graph, outputs: &[NodeId]) -> Graph {
-    let mut out = Graph::new(Arc::clone(graph.name()));
+pub(crate) fn with_outputs(graph: &Graph, outputs: &[NodeId]) -> Result<Graph, PassError> {
+    let mut out = Graph::with_registry(Arc::clone(graph.name()), graph.registry());
     for body in graph.bodies() {
-        out.add_body(Arc::clone(body));
+        out.add_body(Arc::clone(body)).map_err(Fault::diag)?;
     }
     for node in graph.nodes() {
-        out.add(node.op, node.inputs.clone(), node.attrs.clone(), node.ty.clone(), node.origin.clone());
+        let (inputs, attrs, ty) = (node.inputs.clone(), node.attrs.clone(), node.ty.clone());
+        out.add(node.op, inputs, attrs, ty, node.origin.clone()).map_err(Fault::diag)?;
     }
     for (k, &value) in outputs.iter().enumerate() {
-        out.add_output(Output { name: k.to_string().into(), value, role: Role::Result });
+        let output = Output { name: k.to_string().into(), value, role: Role::Result };
+        out.add_output(output).map_err(Fault::diag)?;
     }
-    out
+    Ok(out)
 }
 
 /// A graph of one scalar for differences, with the values of its inputs.
@@ -143,21 +146,19 @@ pub(crate) fn needed(graph: &Graph, wanted: &[Wanted]) -> Vec<NodeId> {
 
 /// The values of some nodes of an opened graph.
 pub(crate) fn values_of(graph: &Graph, ids: Vec<NodeId>, env: &Env) -> Result<Known, PassError> {
-    let values = interpret(&differentiated(&with_outputs(graph, &ids))?, env)?;
+    let values = interpret(&differentiated(&with_outputs(graph, &ids)?)?, env)?;
     Ok(ids.into_iter().zip(values).collect())
 }
 
 /// The scalar `Σ y·seed` as a graph of its own, or `None` if moving the node would move what an inner derivative is taken
 /// with respect to, which a derivative does not do.
 pub(crate) fn primal(graph: &Graph, wanted: &Wanted, known: &Known, env: &Env) -> Result<Option<Primal>, PassError> {
-    let is_named =
-        |id: NodeId| matches!(graph.node(id).op.lower, Lower::Source(Source::Input | Source::Param | Source::State));
-    let cut_at = wanted.wrt.filter(|&id| !is_named(id));
+    let cut_at = wanted.wrt.filter(|&id| !graph.node(id).op.is_named());
     if cut_at.is_some_and(|at| moves_an_inner_end(graph, wanted.y, at)) {
         return Ok(None);
     }
     let mut env = env.clone();
-    let builder = GraphBuilder::new(graph.name());
+    let builder = GraphBuilder::like(graph);
     let live = before(graph, &[wanted.y]);
     let mut copier = Copier::new(graph, graph.bodies(), &builder);
     let mut cut = None;
@@ -245,14 +246,14 @@ impl Section {
         let point = point.ok_or_else(|| Diag::new(Code::UnknownName, format!("`{wrt}` has no value")))?;
         let root = graph.source(wrt);
         let output = graph.outputs().first().ok_or_else(|| Diag::new(Code::NoOutputs, "nothing to differentiate"))?;
-        let scalar = with_outputs(graph, &[output.value]);
+        let scalar = with_outputs(graph, &[output.value])?;
         let values = interpret_nodes(&scalar, env)?;
         let base = values[output.value.index()].as_ref().and_then(Value::tensor).and_then(TensorData::as_scalar);
         let base = base.ok_or_else(|| Diag::new(Code::NotDifferentiable, "only a scalar has a gradient"))?;
         let live = before(graph, &[output.value]);
         let moving = root.map_or_else(|| vec![false; graph.n_nodes()], |root| after(graph, root, is_stop));
         let moves = moving[output.value.index()];
-        let builder = GraphBuilder::new(graph.name());
+        let builder = GraphBuilder::like(graph);
         let mut fixed = Env { values: HashMap::new(), counters: env.counters };
         fixed.values.insert(wrt.to_owned(), point.clone());
         let mut copier = Copier::new(graph, graph.bodies(), &builder);
@@ -372,9 +373,8 @@ fn copy_all(graph: &Graph, root: NodeId, copier: &mut Copier<'_, '_>, env: &Env,
     for id in graph.ids().filter(|id| needed[id.index()]) {
         if copier.get(id).is_poisoned() {
             copier.copy(id);
-            let name = graph.node(id).attrs.str("name");
-            if let Some(value) = env.values.get(name) {
-                fixed.values.insert(name.to_owned(), value.clone());
+            if let Some((name, value)) = graph.node(id).name().and_then(|name| env.values.get_key_value(name)) {
+                fixed.values.insert(name.clone(), value.clone());
             }
         }
     }

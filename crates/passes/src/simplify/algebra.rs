@@ -24,7 +24,7 @@ pub static ROWS: &[Rule] = &[
         safety: Exact,
         roots: Roots::Ops(&[&ADD, &SUB]),
         apply: |cx| {
-            let neutral = if cx.op.name == "add" && cx.is_float() { -0.0 } else { 0.0 };
+            let neutral = if cx.op.is(&ADD) && cx.is_float() { -0.0 } else { 0.0 };
             cx.is_splat(cx.y(), neutral).then(|| cx.x())
         },
     },
@@ -190,11 +190,15 @@ pub static ROWS: &[Rule] = &[
         roots: Roots::Ops(&[&AND, &OR, &XOR]),
         apply: |cx| {
             let c = cx.splat_bits(cx.y()).filter(|_| cx.ty.dtype() == DType::Bool)? != 0;
-            match (cx.op.name, c) {
-                ("and", true) | ("or" | "xor", false) => Some(cx.x()),
-                ("and", false) | ("or", true) => Some(cx.y()),
-                _ => Some(!cx.x()),
-            }
+            // What leaves the other operand as it is; of `xor` there is no absorbing one.
+            let neutral = cx.op.is(&AND);
+            Some(if c == neutral {
+                cx.x()
+            } else if cx.op.is(&XOR) {
+                !cx.x()
+            } else {
+                cx.y()
+            })
         },
     },
     // ---- comparisons and selections ----------------------------------------------------------------------------------
@@ -210,7 +214,7 @@ pub static ROWS: &[Rule] = &[
         equation: "(x = x) = (x ≤ x) = true, (x ≠ x) = false, of integers",
         safety: Exact,
         roots: Roots::Ops(&[&EQ, &LE, &NE]),
-        apply: |cx| (same(cx) && !cx.x().is_float()).then(|| cx.fill(f64::from(u8::from(cx.op.name != "ne")))),
+        apply: |cx| (same(cx) && !cx.x().is_float()).then(|| cx.fill(f64::from(u8::from(!cx.op.is(&NE))))),
     },
     Rule {
         name: "select_same",

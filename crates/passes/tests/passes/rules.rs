@@ -3,6 +3,7 @@
 
 use crate::common::{Values, assert_bits, assert_close, env, graph, only, ops, optimized, run};
 use cotangent_graph::DType::{self, Bool, F32, F64, I32, I64, U8};
+use cotangent_graph::ops;
 use cotangent_graph::ops::arithmetic::{MAXIMUM, MINIMUM};
 use cotangent_graph::{GraphBuilder, Tensor, TensorData};
 use cotangent_passes::{PassOptions, Rule, Safety, canonicalize, fold, simplify, stabilize};
@@ -368,7 +369,7 @@ fn the_index_that_argmax_makes_is_proved() {
     let done = optimized(&source);
     // The first check is proved; the second allows only four of five classes and stays.
     let checks: Vec<i64> =
-        done.graph.nodes().iter().filter(|n| n.op.name == "check_index").map(|n| n.attrs.int("bound")).collect();
+        done.graph.nodes().iter().filter(|n| n.is(&ops::index::CHECK_INDEX)).map(|n| n.attrs.int("bound")).collect();
     assert_eq!(checks, [4], "{}", done.graph);
 }
 

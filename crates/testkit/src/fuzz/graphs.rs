@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use cotangent_exec::{BackendChoice, Choice, Compiler, Executable, Fusion, Fusions, Isa, Runtime, Session, Threads};
 use cotangent_graph::interp::interpret_named;
+use cotangent_graph::ops::region::GRAD;
 use cotangent_graph::text::{parse, print, print::Style};
 use cotangent_graph::{Code, DType, Diag, Env, Graph, Registry, Stage, TensorData, verify};
 use cotangent_passes::pass::ValidateHook;
@@ -119,10 +120,10 @@ pub fn execute(program: &Arc<Executable>, runtime: &Runtime, env: &Env) -> Resul
 /// What the interpreter makes of it; what is not updated stays.
 fn oracle(graph: &Graph, env: &Env) -> Outcome {
     let mut values = interpret_named(graph, env).map_err(|diag| diag.code)?;
-    for node in graph.nodes().iter().filter(|node| matches!(node.op.name, "param" | "state")) {
-        let name = format!("update {}", node.attrs.str("name"));
+    for stored in graph.stored().filter_map(|(_, node)| node.name()) {
+        let name = format!("update {stored}");
         if values.iter().all(|v| v.0 != name) {
-            values.extend(env.values.get(node.attrs.str("name")).map(|value| (name, value.clone())));
+            values.extend(env.values.get(stored).map(|value| (name, value.clone())));
         }
     }
     Ok(values)
@@ -168,8 +169,7 @@ fn environment(graph: &Graph, seed: u64) -> Env {
     if !seed.is_multiple_of(7) {
         return env;
     }
-    let integers = graph.nodes().iter().filter(|node| node.op.name == "input").map(|node| node.attrs.str("name"));
-    for name in integers {
+    for name in graph.inputs().filter_map(|(_, input)| input.name()) {
         let Some(value) = env.values.get_mut(name) else { continue };
         let mut bits = value.bits();
         if matches!(value.dtype(), DType::I32 | DType::I64)
@@ -250,7 +250,7 @@ fn take_stock(graph: &Graph, counts: &mut Counts) {
     for (k, node) in graph.nodes().iter().enumerate() {
         counts.ops.insert(node.op.0.name);
         order[k] = node.inputs.iter().map(|input| order[input.index()]).max().unwrap_or(0);
-        if node.op.name == "grad" {
+        if node.is(&GRAD) {
             order[k] += 1;
             *if order[k] == 1 { &mut counts.n_first } else { &mut counts.n_second } += 1;
         }

@@ -48,8 +48,7 @@ pub fn run(limits: &Limits) -> usize {
             let run = PlanMachine::new(program.plan()).run(&env.values, &mut store, env.counters);
             let expected: Outcome = match run {
                 Ok(mut values) => {
-                    let carried = graph.nodes().iter().filter(|node| matches!(node.op.name, "param" | "state"));
-                    let carried = carried.map(|node| node.attrs.str("name"));
+                    let carried = graph.stored().filter_map(|(_, node)| node.name());
                     let live: Vec<&str> = carried.filter(|name| is_stored(&program, name)).collect();
                     values.extend(live.iter().map(|name| (format!("update {name}"), store[*name].clone())));
                     Ok(values)
@@ -79,6 +78,5 @@ pub fn run(limits: &Limits) -> usize {
 
 /// Whether a program has a parameter or state of this name.
 fn is_stored(program: &cotangent_exec::Executable, name: &str) -> bool {
-    let mut nodes = program.optimized().nodes().iter();
-    nodes.any(|node| matches!(node.op.name, "param" | "state") && node.attrs.str("name") == name)
+    program.optimized().stored().any(|(_, node)| node.name() == Some(name))
 }

@@ -283,7 +283,7 @@ impl<'g, 'o> Pool<'g, 'o> {
 
 /// Whether a tensor is a parameter or state.
 fn is_carried(tensor: Tensor<'_>) -> bool {
-    tensor.builder().with_graph(|graph| matches!(graph.node(tensor.id()).op.name, "param" | "state"))
+    tensor.builder().with_graph(|graph| graph.node(tensor.id()).is_stored())
 }
 
 /// The bodies that calls use: closed graphs of a few ops.
