@@ -87,7 +87,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let graph = build(|g| {
             let (_, activations) = net(g.input("x", F32, [BATCH, 784]), init, Norm::None);
             for (layer, x) in activations.into_iter().enumerate() {
-                g.output(&format!("deviation{layer}"), x.variance(&[0, 1]).sqrt());
+                g.output(&format!("deviation{layer}"), x.variance_over([0, 1]).sqrt());
             }
         })?;
         let mut session = Session::new(&runtime, Compiler::new().compile(&graph)?, Seed(1))?;

@@ -106,7 +106,7 @@ fn one_number_in_four_ways(runtime: &Runtime) -> Result<(), Box<dyn Error>> {
         g.output("cross_entropy", z.cross_entropy(y).mean());
         g.output("nll of log_softmax", q.nll(y).mean());
         g.output("soft_cross_entropy of targets 0 and 1", z.soft_cross_entropy(targets).mean());
-        g.output("kl_divergence of targets 0 and 1", q.kl_divergence(targets).reduce_sum(&[1]).mean());
+        g.output("kl_divergence of targets 0 and 1", q.kl_divergence(targets).sum_over([1]).mean());
     })?;
     let mut session = Session::new(runtime, Compiler::new().compile(&graph)?, Seed(1))?;
     let results = session.step::<&str>(std::iter::empty())?;

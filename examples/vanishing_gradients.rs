@@ -51,7 +51,7 @@ fn measure<'a>(
                 x = x.layer(&format!("norm{layer}"), BatchNorm::new());
             }
             x = (kind.activation)(x);
-            g.output(&format!("deviation{layer}"), x.variance(&[0, 1]).sqrt());
+            g.output(&format!("deviation{layer}"), x.variance_over([0, 1]).sqrt());
         }
         let loss = x.dense("out", 10).cross_entropy(g.input("y", I64, [BATCH])).mean();
         let weights: Vec<Tensor<'_>> = (0..depth).map(|layer| g.shared(&format!("layer{layer}.weight"))).collect();

@@ -35,7 +35,7 @@ fn net(g: &GraphBuilder, n: usize) -> Tensor<'_> {
 /// same net with the signs of the last neuron turned around.
 fn by_hand<'g>(g: &'g GraphBuilder, n: usize, th: impl Fn(Tensor<'g>) -> Tensor<'g>) -> [Tensor<'g>; 2] {
     let x = g.input("x", F32, [n, 2]);
-    let sum = x.reduce_sum(&[1]);
+    let sum = x.sum_over([1]);
     let (both, neither) = (th(sum - 1.5), th(-sum + 0.5));
     [th(both + neither - 0.5), th(-both - neither + 0.5)]
 }

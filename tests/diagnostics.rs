@@ -280,7 +280,7 @@ const CASES: &[Case] = cases! {
         read("  %0 = input \"a\" : f32[2]\n  %1 = input \"b\" : f64[2]\n  %2 = mul %0, %1", &[3, 4, 5]);
     BadAxis Rust Lines: built(|g| {
         let x = g.input("x", F32, [2, 3]);
-        g.output("y", x.reduce_sum(&[2]));
+        g.output("y", x.sum_over([2]));
         vec![line!() - 2, line!() - 1]
     });
     BadAxis Text Lines: read("  %0 = input \"a\" : f32[2]\n  %1 = reduce_sum %0 {axes = [3]}", &[3, 4]);

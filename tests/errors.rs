@@ -57,11 +57,11 @@ const MISTAKES: &[Mistake] = &[
     },
     Mistake {
         code: Code::BadAxis,
-        says: &["reduce_sum", "below 2", "[4,3]"],
+        says: &["reduce_sum", "0 to 1", "[4,3]"],
         build: |g| {
             let a = g.input("a", F32, [4, 3]);
             let line = line!() + 1;
-            g.output("c", a.reduce_sum(&[2]));
+            g.output("c", a.sum_over([2]));
             line
         },
     },
@@ -327,7 +327,7 @@ fn a_batch_of_no_rows_works() {
         let logits = g.input("x", F32, [0, 6]).dense("hidden", 16).relu().dense("out", 3);
         g.output("p", logits.softmax(1));
         g.output("sum", logits.sum());
-        g.output("columns", logits.reduce_sum(&[0]));
+        g.output("columns", logits.sum_over([0]));
     })
     .unwrap();
     for fuse in [true, false] {
@@ -374,7 +374,7 @@ fn arrays_in_any_layout_are_the_same_input() {
     let run = |view: InputView<'_>| {
         let graph = build(|g| {
             let x = g.input("x", F32, [3, 4, 5]);
-            g.output("y", x.reduce_sum(&[1]) + x.slice(&[0, 0, 0], &[3, 1, 5]).reshape([3, 5]));
+            g.output("y", x.sum_over([1]) + x.slice(&[0, 0, 0], &[3, 1, 5]).reshape([3, 5]));
         })
         .unwrap();
         let program = Compiler::new().compile(&graph).unwrap();

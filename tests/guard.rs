@@ -167,7 +167,7 @@ fn product(case: u64) -> Graph {
         let (b_full, b) = operand("b", k, n, b_turned);
         let y = (a.matmul(b) + g.input("bias", ty, [n])).relu();
         g.output("y", y);
-        g.output("columns", y.reduce_sum(&[0]));
+        g.output("columns", y.sum_over([0]));
         if trained {
             for (full, d) in [a_full, b_full].into_iter().zip(g.grad((y * y).sum(), &[a_full, b_full])) {
                 g.update(full, full - d * 0.01);

@@ -118,7 +118,7 @@ fn largest_error(width: usize, scale: f64, activation: fn(Tensor<'_>) -> Tensor<
             let hidden = Dense::new(width).init(start).bias_init(start);
             let out = activation(g.input("x", F32, [64, 1]).layer("hidden", hidden)).dense("out", 1);
             let y = g.input("y", F32, [64, 1]);
-            g.output("worst", (out - y).abs().reduce_max(&[0, 1]));
+            g.output("worst", (out - y).abs().max_over([0, 1]));
             g.minimize(out.mse(y), Adam::new(0.03).with(Recipe::new().schedule(Schedule::cosine(2000))));
         });
         let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(seed)).unwrap();

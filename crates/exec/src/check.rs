@@ -136,7 +136,7 @@ mod tests {
             let shifted = scaled + 3.0;
             g.output("y", shifted);
             lines.sum = line!() + 1;
-            let total = x.square().reduce_sum(&[1]);
+            let total = x.square().sum_over([1]);
             g.output("total", total.sqrt());
             g.update(w, w * 0.5);
         });

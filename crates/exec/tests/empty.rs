@@ -16,10 +16,10 @@ fn programs_over_empty_tensors_run() {
             let empty = g.param("empty", DType::F32, [0, 2], Init::ONES);
             g.output("relu", (empty.relu() + x).select_positive());
             g.output("product", x.matmul(w).relu());
-            g.output("rows", (y.flip(&[1]) * b.repeat_along(&y.shape(), &[1])).reduce_sum(&[1]) + b);
-            g.output("columns", y.transpose(&[1, 0]).exp().reduce_max(&[0]));
-            g.output("middle", z.tanh().reduce_sum(&[1]) + 1.0);
-            g.output("all", z.reduce_prod(&[0, 1, 2]));
+            g.output("rows", (y.flip([1]) * b.repeat_along(&y.shape(), [1])).sum_over([1]) + b);
+            g.output("columns", y.transpose([1, 0]).exp().max_over([0]));
+            g.output("middle", z.tanh().sum_over([1]) + 1.0);
+            g.output("all", z.prod_over([0, 1, 2]));
             g.output("chain", y.matmul(x) + 2.0);
             g.update(empty, empty * 2.0);
         })

@@ -14,6 +14,7 @@ use cotangent_scalar::DType;
 use smallvec::SmallVec;
 
 use crate::attrs::{Attr, Attrs};
+use crate::axes::{self, Axis};
 use crate::diag::{Code, Diag, Diags, Loc};
 use crate::ir::{BodyId, Graph, Inputs, Node, NodeId, OpRef, Origin, Output, Role};
 use crate::op::{Fault, InferCx, Lower, OpDef, Registry};
@@ -585,11 +586,20 @@ impl<'g> Tensor<'g> {
         self.shape().rank()
     }
 
-    /// Extent of an axis; negative axes count from the end. 1 if there is no such axis.
-    pub fn dim(self, axis: isize) -> usize {
-        let shape = self.shape();
-        let axis = if axis < 0 { axis + shape.rank() as isize } else { axis };
-        usize::try_from(axis).ok().and_then(|a| shape.get(a).copied()).unwrap_or(1)
+    /// Extent of an axis; `-1` is the last. That there is no such axis is an error of the graph, and the extent then 1.
+    #[track_caller]
+    pub fn dim(self, axis: impl Into<Axis>) -> usize {
+        let (axis, shape) = (axis.into(), self.shape());
+        match axis.of(shape.rank()) {
+            Some(axis) => shape[axis],
+            None if self.is_poisoned() => 1,
+            None => {
+                let text = format!("`dim` requires an axis of a tensor of shape {shape}, got {axis}");
+                let diag = Diag::new(Code::BadAxis, text).made("the tensor", self);
+                self.builder.error(diag.help(axes::advice(shape.rank())));
+                1
+            }
+        }
     }
 
     /// An op on this tensor alone.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attrs;
+pub mod axes;
 pub mod builder;
 pub mod diag;
 pub mod dot;
@@ -23,6 +24,7 @@ pub mod verify;
 pub mod view;
 
 pub use attrs::{Attr, AttrKind, AttrSpec, Attrs};
+pub use axes::{Axes, Axis};
 pub use builder::{GraphBuilder, Mode, Tensor, build};
 pub use cotangent_scalar::DType;
 pub use diag::{Code, CompilerBug, Diag, Diags, Loc};

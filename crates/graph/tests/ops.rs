@@ -345,20 +345,20 @@ fn reductions_and_products_agree_with_loops() {
                 |f: &dyn Fn(&[f64]) -> f64| -> Vec<f64> { (0..rows).map(|r| f(&values[r * n..(r + 1) * n])).collect() };
             let one = std::slice::from_ref(&data);
             let sum = row(&|v| v.iter().sum());
-            close(&eval(one, |_, x| x[0].reduce_sum(&[1])), &sum, "reduce_sum");
-            close(&eval(one, |_, x| x[0].transpose(&[1, 0]).reduce_sum(&[0])), &sum, "reduce_sum over rows");
+            close(&eval(one, |_, x| x[0].sum_over([1])), &sum, "reduce_sum");
+            close(&eval(one, |_, x| x[0].transpose([1, 0]).sum_over([0])), &sum, "reduce_sum over rows");
             close(&eval(one, |_, x| x[0].sum()), &[values.iter().sum()], "full sum");
             let prod = row(&|v| v.iter().product());
-            close(&eval(one, |_, x| x[0].reduce_prod(&[1])), &prod, "reduce_prod");
+            close(&eval(one, |_, x| x[0].prod_over([1])), &prod, "reduce_prod");
             let most = row(&|v| v.iter().copied().fold(f64::NEG_INFINITY, f64::max));
             let least = row(&|v| v.iter().copied().fold(f64::INFINITY, f64::min));
             if n > 0 {
-                close(&eval(one, |_, x| x[0].reduce_max(&[1])), &most, "reduce_max");
-                close(&eval(one, |_, x| x[0].reduce_min(&[1])), &least, "reduce_min");
+                close(&eval(one, |_, x| x[0].max_over([1])), &most, "reduce_max");
+                close(&eval(one, |_, x| x[0].min_over([1])), &least, "reduce_min");
                 let place = |v: &[f64]| v.iter().position(|x| *x == v.iter().copied().fold(f64::MIN, f64::max));
                 let places = row(&|v| place(v).map_or(-1.0, |p| p as f64));
                 assert_eq!(eval(one, |_, x| x[0].argmax(1)).to_f64(), places);
-                close(&eval(one, |_, x| x[0].mean_over(&[1])), &row(&|v| v.iter().sum::<f64>() / n as f64), "mean");
+                close(&eval(one, |_, x| x[0].mean_over([1])), &row(&|v| v.iter().sum::<f64>() / n as f64), "mean");
                 let soft: Vec<f64> = (0..rows)
                     .flat_map(|r| {
                         let v = &values[r * n..(r + 1) * n];
@@ -461,25 +461,25 @@ fn normalizations_and_losses_of_rows_agree_with_loops() {
             }
         };
         let one = std::slice::from_ref(&data);
-        check("variance", eval(one, |_, x| x[0].variance(&[1])), of_rows(&variance));
-        check("variance of all", eval(one, |_, x| x[0].variance(&[0, 1])), vec![variance(&x)]);
+        check("variance", eval(one, |_, x| x[0].variance_over([1])), of_rows(&variance));
+        check("variance of all", eval(one, |_, x| x[0].variance_over([0, 1])), vec![variance(&x)]);
         let columns: Vec<f64> =
             (0..n).map(|j| variance(&(0..rows).map(|r| x[r * n + j]).collect::<Vec<f64>>())).collect();
-        check("variance of columns", eval(one, |_, x| x[0].variance(&[0])), columns);
+        check("variance of columns", eval(one, |_, x| x[0].variance_over([0])), columns);
         let normal = |v: &[f64], j: usize| (v[j] - mean(v)) / (variance(v) + 0.01).sqrt();
-        check("normalize", eval(one, |_, x| x[0].normalize(&[1], 0.01)), each(&normal));
+        check("normalize", eval(one, |_, x| x[0].normalize([1], 0.01)), each(&normal));
         let squares = |v: &[f64]| mean(&v.iter().map(|x| x * x).collect::<Vec<f64>>());
         let root = |v: &[f64], j: usize| v[j] / (squares(v) + 0.01).sqrt();
-        check("rms_norm", eval(one, |_, x| x[0].rms_norm(&[1], 0.01)), each(&root));
+        check("rms_norm", eval(one, |_, x| x[0].rms_norm([1], 0.01)), each(&root));
         let all = [data.clone(), gain, bias];
         let layer = eval(&all, |_, x| x[0].layer_norm(x[1], x[2], 0.01));
         check("layer_norm", layer, each(&|v, j| normal(v, j) * g[j] + b[j]));
         let columns_of = |j: usize| (0..rows).map(|r| x[r * n + j]).collect::<Vec<f64>>();
-        let batch = eval(&all, |_, x| x[0].batch_norm(x[1], x[2], &[0], 0.01));
+        let batch = eval(&all, |_, x| x[0].batch_norm(x[1], x[2], [0], 0.01));
         let of_column = |r: usize, j: usize| normal(&columns_of(j), r) * g[j] + b[j];
         check("batch_norm", batch, (0..rows).flat_map(|r| (0..n).map(move |j| of_column(r, j))).collect());
         let log_sum = |v: &[f64]| v.iter().map(|x| x.exp()).sum::<f64>().ln();
-        check("log_sum_exp", eval(one, |_, x| x[0].log_sum_exp(1)), of_rows(&log_sum));
+        check("log_sum_exp", eval(one, |_, x| x[0].log_sum_exp_over(1)), of_rows(&log_sum));
         // Far from zero as well: 700 + log Σ exp(x) with nothing overflowing.
         let far = tensor(dtype, &x.iter().map(|v| v + 700.0).collect::<Vec<f64>>());
         let far_rows: Vec<f64> = far
@@ -490,7 +490,7 @@ fn normalizations_and_losses_of_rows_agree_with_loops() {
                 most + v.iter().map(|x| (x - most).exp()).sum::<f64>().ln()
             })
             .collect();
-        check("log_sum_exp, far", eval(&[far], |_, x| x[0].reshape([3, 37]).log_sum_exp(1)), far_rows);
+        check("log_sum_exp, far", eval(&[far], |_, x| x[0].reshape([3, 37]).log_sum_exp_over(1)), far_rows);
         let labels = TensorData::from_bits(DType::I64, &[rows].into(), &[0, 36, 11]);
         let picked: Vec<f64> = [0, 36, 11].iter().enumerate().map(|(r, &j)| -row(r)[j]).collect();
         check("nll", eval(&[data.clone(), labels], |_, x| x[0].nll(x[1])), picked);
@@ -523,7 +523,7 @@ fn moved_elements_are_where_they_should_be() {
     let x = [tensor(DType::F32, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0])];
     let of = |f: for<'g> fn(Tensor<'g>) -> Tensor<'g>| eval(&x, |_, x| f(x[0].reshape([2, 3]))).to_f64();
     assert_eq!(of(|x| x.t()), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
-    assert_eq!(of(|x| x.flip(&[1])), [2.0, 1.0, 0.0, 5.0, 4.0, 3.0]);
+    assert_eq!(of(|x| x.flip([1])), [2.0, 1.0, 0.0, 5.0, 4.0, 3.0]);
     assert_eq!(of(|x| x.slice(&[0, 1], &[2, 3])), [1.0, 2.0, 4.0, 5.0]);
     assert_eq!(of(|x| x.slice_steps(&[0, 0], &[2, 3], &[1, 2])), [0.0, 2.0, 3.0, 5.0]);
     assert_eq!(of(|x| x.pad(&[0, 1], &[1, 0], 9.0)), [9.0, 0.0, 1.0, 2.0, 9.0, 3.0, 4.0, 5.0, 9.0, 9.0, 9.0, 9.0]);

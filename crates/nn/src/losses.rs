@@ -88,7 +88,7 @@ impl<'g> Losses<'g> for Tensor<'g> {
         let mut weights = options.weights.map(|of_class| {
             let hit = labels.is_class(n_classes);
             let of_class = of_class.broadcast_to(self.shape());
-            hit.select(of_class, of_class.constant_like(0.0)).reduce_sum(&[last])
+            hit.select(of_class, of_class.constant_like(0.0)).sum_over([last])
         });
         if let Some(weights) = weights {
             rows = rows * weights;
@@ -98,7 +98,7 @@ impl<'g> Losses<'g> for Tensor<'g> {
             if let Some(of_class) = options.weights {
                 spread = spread * of_class;
             }
-            rows = rows * (1.0 - eps) + spread.reduce_sum(&[last]) * (eps / n_classes as f64);
+            rows = rows * (1.0 - eps) + spread.sum_over([last]) * (eps / n_classes as f64);
         }
         if let Some(counted) = counted {
             let zero = rows.constant_like(0.0);

@@ -165,10 +165,10 @@ pub static PRIMITIVE: &[Rule] = &[
             if is_shifted(cx, x) || axes.iter().any(|&a| x.shape()[a] == 0) {
                 return None;
             }
-            let most = x.reduce_max(&axes).stop_gradient();
+            let most = x.max_over(&axes).stop_gradient();
             let finite = most.abs().lt(most.constant_like(f64::INFINITY));
             let shift = finite.select(most, most.constant_like(0.0));
-            let rest = (x - shift.repeat_along(&x.shape(), &axes)).exp().reduce_sum(&axes);
+            let rest = (x - shift.repeat_along(&x.shape(), &axes)).exp().sum_over(&axes);
             Some(rest.log() + shift)
         },
     },

@@ -160,7 +160,7 @@ fn directional_derivatives_of_simple_functions() {
     assert_eq!(along(|x| x * x), [2.0, -12.0, -2.0]);
     assert_eq!(along(|x| x.sum()), [2.0]);
     assert_eq!(along(|x| x * 3.0), [3.0, 9.0, -6.0]);
-    assert_eq!(along(|x| x.flip(&[0])), [-2.0, 3.0, 1.0]);
+    assert_eq!(along(|x| x.flip([0])), [-2.0, 3.0, 1.0]);
     assert_eq!(along(|x| x.constant_like(1.0)), [0.0; 3]);
 }
 
@@ -169,10 +169,10 @@ fn directional_derivatives_agree_with_central_differences() {
     let functions: [for<'g> fn(Tensor<'g>) -> Tensor<'g>; 6] = [
         |x| x.softmax(1),
         |x| x.tanh().matmul(x.t()),
-        |x| (x.exp() + 1.0).log().mean_over(&[0]),
-        |x| x.normalize(&[1], 1e-3).gelu(),
+        |x| (x.exp() + 1.0).log().mean_over([0]),
+        |x| x.normalize([1], 1e-3).gelu(),
         |x| x.cross_entropy(x.builder().iota(I64, [2], 0)),
-        |x| x.builder().concat(&[x.sin(), x.square()], 0).reduce_prod(&[1]),
+        |x| x.builder().concat(&[x.sin(), x.square()], 0).prod_over([1]),
     ];
     for (k, f) in functions.into_iter().enumerate() {
         let source = graph(|g| {
@@ -212,7 +212,7 @@ fn directional_derivatives_leave_no_random_numbers() {
 #[test]
 fn hessian_vector_products_agree_both_ways() {
     fn slope<'g>(g: &'g GraphBuilder, x: Tensor<'g>) -> Tensor<'g> {
-        g.grad((x.softmax(1) * x.sin()).square().sum() + x.exp().reduce_prod(&[0]).sum(), &[x])[0]
+        g.grad((x.softmax(1) * x.sin()).square().sum() + x.exp().prod_over([0]).sum(), &[x])[0]
     }
     let product = |forward: bool| {
         graph(|g| {

@@ -132,7 +132,7 @@ fn stabilizing_is_compared_where_the_naive_form_is_fine() {
         let x = g.input("x", F32, [3, 4]);
         g.output("a", x.softmax(1).log());
         g.output("b", (x.exp() + 1.0).log());
-        g.output("c", (x * 200.0).exp().reduce_sum(&[1]).log());
+        g.output("c", (x * 200.0).exp().sum_over([1]).log());
     });
     let (done, validator) = validated(&source, ValidateOptions { n_samples: 3, ..ValidateOptions::default() });
     done.unwrap_or_else(|error| panic!("{error}"));

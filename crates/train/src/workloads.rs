@@ -506,7 +506,7 @@ impl Rows {
                     g.output(name, grad);
                 }
             }
-            Rows::LogSumExp => g.output("out", z.log_sum_exp(1)),
+            Rows::LogSumExp => g.output("out", z.log_sum_exp_over(1)),
         }
     }
 }

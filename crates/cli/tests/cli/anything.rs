@@ -134,11 +134,11 @@ fn what_is_unusual_goes_through_a_file_too() {
         g.output("d2", g.grad(g.grad(loss, &x[..1])[0].square().sum(), &x[1..2])[0]);
         // Nothing, and next to nothing.
         let (none, one) = (g.input("none", F32, [0, 3]), g.input("one", F64, [1, 1, 1]));
-        g.output("empty sum", none.reduce_sum(&[0]));
-        g.output("empty max", none.exp().reduce_max(&[0]));
+        g.output("empty sum", none.sum_over([0]));
+        g.output("empty max", none.exp().max_over([0]));
         g.output("empty", none.t().matmul(none) + 1.0);
         g.output("d none", g.grad(none.square().sum(), &[none])[0]);
-        g.output("single", one.softmax(2).log() + one.reduce_sum(&[0, 1, 2]));
+        g.output("single", one.softmax(2).log() + one.sum_over([0, 1, 2]));
         // Other element types.
         let (bytes, long, truth) = (g.input("bytes", U8, [3]), g.input("long", I64, [2]), g.input("truth", Bool, [2]));
         g.output("bytes2", bytes * 3 + 200);
@@ -149,7 +149,7 @@ fn what_is_unusual_goes_through_a_file_too() {
         let bits: Vec<u64> = special.iter().map(|v| u64::from(v.to_bits())).chain([0x7fc0_1234]).collect();
         g.output("special", g.constant(TensorData::from_bits(F32, &[8].into(), &bits)) * g.input("x8", F32, [8]));
         let large = g.constant(Sampler::new(F32, 9).float_in(-1.0..1.0, [200, 300]));
-        g.output("large", large.reduce_sum(&[0]) * 2.0);
+        g.output("large", large.sum_over([0]) * 2.0);
         // Every initialiser, in both float types; and counters.
         let inits = [
             Init::ZEROS,

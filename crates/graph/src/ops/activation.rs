@@ -5,12 +5,14 @@ use std::f64::consts::PI;
 use smallvec::smallvec;
 
 use crate::attrs::{AttrKind, AttrSpec, Attrs};
+use crate::axes::Axis;
 use crate::builder::Tensor;
 use crate::diag::{Code, Diag};
 use crate::eval;
 use crate::op::{Arity, ExpandCx, Fault, InferCx, Lower, OpDef, OpTraits, Vjp};
 use crate::ops::arithmetic::{kinked, one, pointwise};
 use crate::ops::infer_float;
+use crate::ops::reduce::checked_axis;
 use crate::samples::{Sample, Sampler};
 use crate::types::Type;
 
@@ -151,12 +153,7 @@ const AXIS: &[AttrSpec] = &[AttrSpec { name: "axis", kind: AttrKind::Int, doc: "
 
 fn infer_axis(cx: &InferCx<'_>) -> Result<Type, Fault> {
     let ty = infer_float(cx)?;
-    let axis = cx.attrs.size("axis");
-    if axis >= ty.shape().rank() {
-        let text =
-            format!("`{}` requires an axis below {}, got {}", cx.op.name, ty.shape().rank(), cx.attrs.int("axis"));
-        return Err(Fault::new(Code::BadAxis, text));
-    }
+    checked_axis(cx, ty.shape())?;
     Ok(ty)
 }
 
@@ -171,7 +168,7 @@ fn axis_samples(s: &mut Sampler) -> Vec<Sample> {
 
 /// The operand minus its largest element along the axis, through which no gradient flows.
 pub(crate) fn shifted(x: Tensor<'_>, axis: usize) -> Tensor<'_> {
-    x - x.reduce_max(&[axis]).stop_gradient().repeat_along(&x.shape(), &[axis])
+    x - x.max_over([axis]).stop_gradient().repeat_along(&x.shape(), [axis])
 }
 
 /// eˣ over its sum.
@@ -186,13 +183,13 @@ pub static SOFTMAX: OpDef = OpDef {
     vjp: Vjp::Rule(|cx| {
         let axis = cx.attrs.size("axis");
         let weighted = cx.dy * cx.output;
-        let sum = weighted.reduce_sum(&[axis]).repeat_along(&cx.dy.shape(), &[axis]);
+        let sum = weighted.sum_over([axis]).repeat_along(&cx.dy.shape(), [axis]);
         smallvec![Some(weighted - cx.output * sum)]
     }),
     lower: Lower::Expand(|cx| {
         let (x, axis) = (cx.inputs[0], cx.attrs.size("axis"));
         let e = shifted(x, axis).exp();
-        smallvec![e / e.reduce_sum(&[axis]).repeat_along(&x.shape(), &[axis])]
+        smallvec![e / e.sum_over([axis]).repeat_along(&x.shape(), [axis])]
     }),
     samples: axis_samples,
 };
@@ -208,13 +205,13 @@ pub static LOG_SOFTMAX: OpDef = OpDef {
     eval: eval::unbound,
     vjp: Vjp::Rule(|cx| {
         let axis = cx.attrs.size("axis");
-        let sum = cx.dy.reduce_sum(&[axis]).repeat_along(&cx.dy.shape(), &[axis]);
+        let sum = cx.dy.sum_over([axis]).repeat_along(&cx.dy.shape(), [axis]);
         smallvec![Some(cx.dy - cx.x().softmax(axis) * sum)]
     }),
     lower: Lower::Expand(|cx| {
         let (x, axis) = (cx.inputs[0], cx.attrs.size("axis"));
         let z = shifted(x, axis);
-        smallvec![z - z.exp().reduce_sum(&[axis]).log().repeat_along(&x.shape(), &[axis])]
+        smallvec![z - z.exp().sum_over([axis]).log().repeat_along(&x.shape(), [axis])]
     }),
     samples: axis_samples,
 };
@@ -294,14 +291,14 @@ impl<'g> Tensor<'g> {
 
     /// Softmax along an axis.
     #[track_caller]
-    pub fn softmax(self, axis: usize) -> Tensor<'g> {
-        self.unary_with(&SOFTMAX, Attrs::none().with("axis", axis as i64))
+    pub fn softmax(self, axis: impl Into<Axis>) -> Tensor<'g> {
+        self.along(&SOFTMAX, axis)
     }
 
     /// Logarithm of softmax along an axis.
     #[track_caller]
-    pub fn log_softmax(self, axis: usize) -> Tensor<'g> {
-        self.unary_with(&LOG_SOFTMAX, Attrs::none().with("axis", axis as i64))
+    pub fn log_softmax(self, axis: impl Into<Axis>) -> Tensor<'g> {
+        self.along(&LOG_SOFTMAX, axis)
     }
 
     /// Inverted dropout with probability `p` while the builder trains; this very tensor in evaluation. The mask's stream is

@@ -180,7 +180,7 @@ impl<'g> Tensor<'g> {
         }
         let shape = self.shape();
         let wide: Shape = shape.iter().copied().chain([n_classes]).collect();
-        let class = self.check_index(n_classes).cast(DType::I32).repeat_along(&wide, &[shape.rank()]);
+        let class = self.check_index(n_classes).cast(DType::I32).repeat_along(&wide, [shape.rank()]);
         class.eq(self.builder().iota(DType::I32, wide, shape.rank()))
     }
 }

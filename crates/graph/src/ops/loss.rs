@@ -42,7 +42,7 @@ pub static CROSS_ENTROPY: OpDef = OpDef {
         let axis = logits.rank() - 1;
         let p = logits.softmax(axis);
         let hit = cx.inputs[1].is_class(logits.dim(-1));
-        let dy = cx.dy.repeat_along(&logits.shape(), &[axis]);
+        let dy = cx.dy.repeat_along(&logits.shape(), [axis]);
         smallvec![Some(hit.select(p - 1.0, p) * dy), None]
     }),
     lower: Lower::Expand(|cx| {
@@ -50,8 +50,8 @@ pub static CROSS_ENTROPY: OpDef = OpDef {
         let axis = logits.rank() - 1;
         let z = shifted(logits, axis);
         let hit = cx.inputs[1].is_class(logits.dim(-1));
-        let picked = hit.select(z, z.constant_like(0.0)).reduce_sum(&[axis]);
-        smallvec![z.exp().reduce_sum(&[axis]).log() - picked]
+        let picked = hit.select(z, z.constant_like(0.0)).sum_over([axis]);
+        smallvec![z.exp().sum_over([axis]).log() - picked]
     }),
     samples: |s| {
         vec![
@@ -198,7 +198,7 @@ pub static NLL: OpDef = OpDef {
     lower: Lower::Expand(|cx| {
         let q = cx.inputs[0];
         let hit = cx.inputs[1].is_class(q.dim(-1));
-        smallvec![-(hit.select(q, q.constant_like(0.0)).reduce_sum(&[q.rank() - 1]))]
+        smallvec![-(hit.select(q, q.constant_like(0.0)).sum_over([q.rank() - 1]))]
     }),
     samples: |s| vec![Sample::new(vec![s.float_in(-4.0..0.0, [4, 5]), s.ints(DType::I64, 0..5, [4])])],
 };
@@ -226,7 +226,7 @@ pub static CROSS_ENTROPY_OF_PROBABILITIES: OpDef = OpDef {
         let zero = y.constant_like(0.0);
         let wanted = y.ne(zero);
         let log = wanted.select(p, p.constant_like(1.0)).log();
-        smallvec![-(wanted.select(y * log, zero).reduce_sum(&[p.rank() - 1]))]
+        smallvec![-(wanted.select(y * log, zero).sum_over([p.rank() - 1]))]
     }),
     samples: |s| vec![Sample::new(vec![s.float_in(0.1..0.9, [3, 4]), s.float_in(0.1..0.9, [3, 4])])],
 };
@@ -251,14 +251,14 @@ pub static SOFT_CROSS_ENTROPY: OpDef = OpDef {
     vjp: Vjp::Rule(|cx| {
         let (a, y) = (cx.inputs[0], cx.inputs[1]);
         let (shape, axis) = (a.shape(), a.rank() - 1);
-        let dy = cx.dy.repeat_along(&shape, &[axis]);
-        let total = y.reduce_sum(&[axis]).repeat_along(&shape, &[axis]);
+        let dy = cx.dy.repeat_along(&shape, [axis]);
+        let total = y.sum_over([axis]).repeat_along(&shape, [axis]);
         smallvec![Some((a.softmax(axis) * total - y) * dy), Some(-(a.log_softmax(axis) * dy))]
     }),
     lower: Lower::Expand(|cx| {
         let (a, y) = (cx.inputs[0], cx.inputs[1]);
         let axis = a.rank() - 1;
-        smallvec![-((a.log_softmax(axis) * y).reduce_sum(&[axis]))]
+        smallvec![-((a.log_softmax(axis) * y).sum_over([axis]))]
     }),
     samples: |s| vec![Sample::new(vec![s.float_in(-3.0..3.0, [3, 4]), s.float_in(0.1..0.9, [3, 4])])],
 };

@@ -2,12 +2,13 @@
 
 use smallvec::{SmallVec, smallvec};
 
-use crate::attrs::{AttrKind, AttrSpec, Attrs};
+use crate::attrs::{Attr, AttrKind, AttrSpec, Attrs};
+use crate::axes::{Axes, Axis};
 use crate::builder::Tensor;
 use crate::eval;
 use crate::op::{Arity, Fault, InferCx, Lower, OpDef, OpTraits, Vjp, VjpCx};
 use crate::ops::infer_float;
-use crate::ops::reduce::checked_axes;
+use crate::ops::reduce::{axis_fault, checked_axes, checked_axis};
 use crate::samples::{Sample, Sampler};
 use crate::types::{Shape, Type};
 
@@ -16,9 +17,7 @@ const AXES: AttrSpec =
 const EPS: AttrSpec = AttrSpec { name: "eps", kind: AttrKind::Float, doc: "added to the variance" };
 
 fn axes_and_eps(axes: &[usize], eps: f64) -> Attrs {
-    let mut axes = axes.to_vec();
-    axes.sort_unstable();
-    Attrs::none().with("axes", axes.as_slice()).with("eps", eps)
+    Attrs::none().with("axes", axes).with("eps", eps)
 }
 
 /// A float operand whose reduced axes have elements.
@@ -168,7 +167,7 @@ pub static LAYER_NORM: OpDef = OpDef {
         let leading: Vec<usize> = (0..axis).collect();
         let y = centered(x, &[axis]) * spread_scale(x, &[axis], eps);
         let dx = normalize_vjp(x, &[axis], eps, cx.dy * gain.broadcast_to(x.shape()));
-        smallvec![Some(dx), Some((cx.dy * y).reduce_sum(&leading)), Some(cx.dy.reduce_sum(&leading))]
+        smallvec![Some(dx), Some((cx.dy * y).sum_over(&leading)), Some(cx.dy.sum_over(&leading))]
     }),
     lower: Lower::Expand(|cx| {
         let (x, axis) = (cx.inputs[0], cx.inputs[0].rank() - 1);
@@ -217,7 +216,7 @@ pub static BATCH_NORM: OpDef = OpDef {
         let (shape, mean) = (x.shape(), 1.0 / n as f64);
         let scale = inverse_deviation(x, &axes, cx.attrs.float("eps"));
         let y = centered(x, &axes) * scale.repeat_along(&shape, &axes);
-        let (along, total) = ((cx.dy * y).reduce_sum(&axes), cx.dy.reduce_sum(&axes));
+        let (along, total) = ((cx.dy * y).sum_over(&axes), cx.dy.sum_over(&axes));
         let mean_along = (along * mean).repeat_along(&shape, &axes);
         let mean_total = (total * mean).repeat_along(&shape, &axes);
         let dx = (cx.dy - mean_total - y * mean_along) * (gain * scale).repeat_along(&shape, &axes);
@@ -244,23 +243,21 @@ pub static LOG_SUM_EXP: OpDef = OpDef {
     traits: OpTraits::NONE,
     infer: |cx| {
         let ty = infer_float(cx)?;
-        let axis = cx.attrs.size("axis");
-        if axis >= ty.shape().rank() || ty.shape()[axis] == 0 {
-            let text =
-                format_args!("requires an axis with elements, got axis {} of {}", cx.attrs.int("axis"), ty.shape());
-            return Err(cx.shape_fault(text));
+        let axis = checked_axis(cx, ty.shape())?;
+        if ty.shape()[axis] == 0 {
+            return Err(axis_fault(cx, "an axis with elements", axis, ty.shape()));
         }
         Ok(Type::tensor(ty.dtype(), ty.shape().without(&[axis])))
     },
     eval: eval::unbound,
     vjp: Vjp::Rule(|cx| {
         let (x, axis) = (cx.x(), cx.attrs.size("axis"));
-        smallvec![Some(x.softmax(axis) * cx.dy.repeat_along(&x.shape(), &[axis]))]
+        smallvec![Some(x.softmax(axis) * cx.dy.repeat_along(&x.shape(), [axis]))]
     }),
     lower: Lower::Expand(|cx| {
         let (x, axis) = (cx.inputs[0], cx.attrs.size("axis"));
-        let most = x.reduce_max(&[axis]).stop_gradient();
-        let sum = (x - most.repeat_along(&x.shape(), &[axis])).exp().reduce_sum(&[axis]);
+        let most = x.max_over([axis]).stop_gradient();
+        let sum = (x - most.repeat_along(&x.shape(), [axis])).exp().sum_over([axis]);
         smallvec![sum.log() + most]
     }),
     samples: |s| {
@@ -276,24 +273,16 @@ pub static LOG_SUM_EXP: OpDef = OpDef {
 pub(crate) static OPS: &[&OpDef] = &[&VARIANCE, &NORMALIZE, &RMS_NORM, &LAYER_NORM, &BATCH_NORM, &LOG_SUM_EXP];
 
 impl<'g> Tensor<'g> {
-    /// Population variance over axes.
-    #[track_caller]
-    pub fn variance(self, axes: &[usize]) -> Tensor<'g> {
-        let mut axes = axes.to_vec();
-        axes.sort_unstable();
-        self.unary_with(&VARIANCE, Attrs::none().with("axes", axes.as_slice()))
-    }
-
     /// Mean 0 and variance 1 over axes.
     #[track_caller]
-    pub fn normalize(self, axes: &[usize], eps: f64) -> Tensor<'g> {
-        self.unary_with(&NORMALIZE, axes_and_eps(axes, eps))
+    pub fn normalize(self, axes: impl Into<Axes>, eps: f64) -> Tensor<'g> {
+        self.reduce(&NORMALIZE, axes.into(), Attrs::none().with("eps", eps))
     }
 
     /// Root mean square 1 over axes.
     #[track_caller]
-    pub fn rms_norm(self, axes: &[usize], eps: f64) -> Tensor<'g> {
-        self.unary_with(&RMS_NORM, axes_and_eps(axes, eps))
+    pub fn rms_norm(self, axes: impl Into<Axes>, eps: f64) -> Tensor<'g> {
+        self.reduce(&RMS_NORM, axes.into(), Attrs::none().with("eps", eps))
     }
 
     /// Layer normalization over the last axis with a gain and a bias.
@@ -304,13 +293,21 @@ impl<'g> Tensor<'g> {
 
     /// Batch normalization over `axes` with a gain and a bias for each place along the other axes.
     #[track_caller]
-    pub fn batch_norm(self, gain: Tensor<'_>, bias: Tensor<'_>, axes: &[usize], eps: f64) -> Tensor<'g> {
-        self.builder().op(&BATCH_NORM, &[self, gain, bias], axes_and_eps(axes, eps), None)
+    pub fn batch_norm(self, gain: Tensor<'_>, bias: Tensor<'_>, axes: impl Into<Axes>, eps: f64) -> Tensor<'g> {
+        let attrs = Attrs::none().with("axes", Attr::Ints(axes.into().ascending(self.rank())));
+        self.builder().op(&BATCH_NORM, &[self, gain, bias], attrs.with("eps", eps), None)
     }
 
-    /// log Σ eˣ along an axis.
+    /// log Σ eˣ over one axis, which disappears.
     #[track_caller]
-    pub fn log_sum_exp(self, axis: usize) -> Tensor<'g> {
-        self.unary_with(&LOG_SUM_EXP, Attrs::none().with("axis", axis as i64))
+    pub fn log_sum_exp_over(self, axis: impl Into<Axis>) -> Tensor<'g> {
+        self.along(&LOG_SUM_EXP, axis)
+    }
+
+    /// log Σ eˣ over one axis, which is kept with extent 1.
+    #[track_caller]
+    pub fn log_sum_exp_keep(self, axis: impl Into<Axis>) -> Tensor<'g> {
+        let axis = axis.into();
+        self.keep(self.along(&LOG_SUM_EXP, axis), &axis.into())
     }
 }

@@ -206,7 +206,7 @@ pub static MAXOUT: OpDef = OpDef {
     lower: Lower::Expand(|cx| {
         let pieces = cx.attrs.size("pieces");
         let shape: Shape = cx.ty.shape().iter().copied().chain([pieces]).collect();
-        smallvec![cx.inputs[0].reshape(shape.clone()).reduce_max(&[shape.rank() - 1])]
+        smallvec![cx.inputs[0].reshape(shape.clone()).max_over([shape.rank() - 1])]
     }),
     samples: |s| vec![Sample::new(vec![s.distinct([3, 8])]).attrs(Attrs::none().with("pieces", 4))],
 };

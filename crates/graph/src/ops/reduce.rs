@@ -1,32 +1,46 @@
 //! Reductions over axes. The reduced axes disappear from the shape.
 
+use std::fmt;
+
 use cotangent_scalar::{DType, ReduceOp};
 use smallvec::{SmallVec, smallvec};
 
 use crate::attrs::{Attr, AttrKind, AttrSpec, Attrs};
+use crate::axes::{self, Axes, Axis};
 use crate::builder::Tensor;
 use crate::diag::Code;
 use crate::eval;
 use crate::op::{Arity, ExpandCx, Fault, InferCx, Lower, OpDef, OpTraits, Vjp, VjpCx};
+use crate::ops::norm::VARIANCE;
 use crate::samples::{Sample, Sampler};
 use crate::types::{Shape, Type};
 
 const AXES: &[AttrSpec] = &[AttrSpec { name: "axes", kind: AttrKind::Ints, doc: "the axes reduced, ascending" }];
+
+/// What is wrong with axes of a tensor of this shape; `required` says what they have to be.
+pub(crate) fn axis_fault(cx: &InferCx<'_>, required: &str, got: impl fmt::Display, shape: &Shape) -> Fault {
+    let text = format!("`{}` requires {required} of a tensor of shape {shape}, got {got}", cx.op.name);
+    Fault::new(Code::BadAxis, text).help(axes::advice(shape.rank()))
+}
 
 /// The axes of an attribute, checked to be ascending and inside the shape.
 pub(crate) fn checked_axes(cx: &InferCx<'_>, shape: &Shape) -> Result<SmallVec<[usize; 4]>, Fault> {
     let axes = cx.attrs.sizes("axes");
     let ascending = axes.windows(2).all(|w| w[0] < w[1]);
     if !ascending || axes.last().is_some_and(|&a| a >= shape.rank()) {
-        let listed = cx.attrs.ints("axes");
-        let text = format!(
-            "`{}` requires ascending axes below {}, got {listed:?} for shape {shape}",
-            cx.op.name,
-            shape.rank()
-        );
-        return Err(Fault::new(Code::BadAxis, text));
+        let listed = format!("{:?}", cx.attrs.ints("axes"));
+        return Err(axis_fault(cx, "distinct, ascending axes", listed, shape));
     }
     Ok(axes)
+}
+
+/// The axis of the attribute `axis`, checked to be one of the shape's.
+pub(crate) fn checked_axis(cx: &InferCx<'_>, shape: &Shape) -> Result<usize, Fault> {
+    let axis = cx.attrs.size("axis");
+    if axis >= shape.rank() {
+        return Err(axis_fault(cx, "an axis", cx.attrs.int("axis"), shape));
+    }
+    Ok(axis)
 }
 
 fn infer_reduce(cx: &InferCx<'_>) -> Result<Type, Fault> {
@@ -75,7 +89,7 @@ fn extreme_vjp<'g>(cx: &VjpCx<'g, '_>) -> Tensor<'g> {
     let attains = x.eq(spread(cx, cx.output));
     let place = linear_index(x, &axes);
     let last = place.constant_like(i32::MAX.into());
-    let first = attains.select(place, last).reduce_min(&axes);
+    let first = attains.select(place, last).min_over(&axes);
     let hit = attains & place.eq(spread(cx, first));
     hit.select(spread(cx, cx.dy), x.constant_like(0.0))
 }
@@ -131,13 +145,9 @@ pub static ARGMAX: OpDef = OpDef {
     traits: OpTraits::NONE,
     infer: |cx| {
         let (_, shape) = cx.tensor(0)?;
-        let axis = cx.attrs.size("axis");
-        if axis >= shape.rank() || shape[axis] == 0 {
-            let text = format!(
-                "`argmax` requires an axis of at least one element, got axis {} of {shape}",
-                cx.attrs.int("axis")
-            );
-            return Err(Fault::new(Code::BadAxis, text));
+        let axis = checked_axis(cx, shape)?;
+        if shape[axis] == 0 {
+            return Err(axis_fault(cx, "an axis with elements", axis, shape));
         }
         Ok(Type::tensor(DType::I64, shape.without(&[axis])))
     },
@@ -146,10 +156,10 @@ pub static ARGMAX: OpDef = OpDef {
     lower: Lower::Expand(|cx: &ExpandCx<'_, '_>| {
         let x = cx.inputs[0];
         let axis = cx.attrs.size("axis");
-        let most = x.reduce_max(&[axis]).repeat_along(&x.shape(), &[axis]);
+        let most = x.max_over([axis]).repeat_along(&x.shape(), [axis]);
         let hit = x.eq(most) | x.ne(x);
         let place = x.builder().iota(DType::I32, x.shape(), axis);
-        smallvec![hit.select(place, place.constant_like(i32::MAX.into())).reduce_min(&[axis]).cast(DType::I64)]
+        smallvec![hit.select(place, place.constant_like(i32::MAX.into())).min_over([axis]).cast(DType::I64)]
     }),
     samples: |s| vec![Sample::new(vec![s.distinct([3, 5])]).attrs(Attrs::none().with("axis", 1))],
 };
@@ -182,7 +192,7 @@ pub static MEAN: OpDef = OpDef {
         let x = cx.inputs[0];
         let axes = cx.attrs.sizes("axes");
         let n: usize = axes.iter().map(|&a| x.shape()[a]).product();
-        smallvec![x.reduce_sum(&axes) * (1.0 / n as f64)]
+        smallvec![x.sum_over(&axes) * (1.0 / n as f64)]
     }),
     samples,
 };
@@ -190,58 +200,75 @@ pub static MEAN: OpDef = OpDef {
 /// The ops of this file.
 pub(crate) static OPS: &[&OpDef] = &[&REDUCE_SUM, &REDUCE_PROD, &REDUCE_MAX, &REDUCE_MIN, &ARGMAX, &MEAN];
 
-fn axes_attr(axes: &[usize]) -> Attrs {
-    let mut sorted: SmallVec<[i64; 4]> = axes.iter().map(|&a| a as i64).collect();
-    sorted.sort_unstable();
-    Attrs::none().with("axes", Attr::Ints(sorted))
+impl<'g> Tensor<'g> {
+    /// A reduction with the attribute `axes`, and others after it.
+    #[track_caller]
+    pub(crate) fn reduce(self, op: &'static OpDef, axes: Axes, rest: Attrs) -> Tensor<'g> {
+        let attrs = Attrs::none().with("axes", Attr::Ints(axes.ascending(self.rank())));
+        self.unary_with(op, rest.iter().fold(attrs, |attrs, (name, value)| attrs.with(name, value.clone())))
+    }
+
+    /// What was reduced of `self`, with the reduced axes back as axes of extent 1.
+    #[track_caller]
+    pub(crate) fn keep(self, reduced: Tensor<'g>, axes: &Axes) -> Tensor<'g> {
+        let mut shape = self.shape().to_vec();
+        let axes = axes.number(shape.len());
+        for (axis, extent) in shape.iter_mut().enumerate() {
+            if axes.contains(&(axis as i64)) {
+                *extent = 1;
+            }
+        }
+        reduced.reshape(shape)
+    }
+}
+
+macro_rules! reductions {
+    ($($all:ident, $over:ident, $keep:ident: $what:literal, $op:ident;)*) => {
+        /// Reductions come in three forms: of all elements, over some axes, which disappear, and over axes that are kept, with
+        /// extent 1, so that the result broadcasts against the operand: `x - x.mean_keep(-1)`.
+        impl<'g> Tensor<'g> {
+            $(
+                #[doc = concat!($what, " of all elements, a scalar.")]
+                #[track_caller]
+                pub fn $all(self) -> Tensor<'g> {
+                    self.$over(0..self.rank())
+                }
+
+                #[doc = concat!($what, " over axes, which disappear.")]
+                #[track_caller]
+                pub fn $over(self, axes: impl Into<Axes>) -> Tensor<'g> {
+                    self.reduce(&$op, axes.into(), Attrs::none())
+                }
+
+                #[doc = concat!($what, " over axes, which are kept with extent 1.")]
+                #[track_caller]
+                pub fn $keep(self, axes: impl Into<Axes>) -> Tensor<'g> {
+                    let axes = axes.into();
+                    self.keep(self.reduce(&$op, axes.clone(), Attrs::none()), &axes)
+                }
+            )*
+        }
+    };
+}
+reductions! {
+    sum, sum_over, sum_keep: "Sum", REDUCE_SUM;
+    prod, prod_over, prod_keep: "Product", REDUCE_PROD;
+    max, max_over, max_keep: "Largest element", REDUCE_MAX;
+    min, min_over, min_keep: "Smallest element", REDUCE_MIN;
+    mean, mean_over, mean_keep: "Mean", MEAN;
+    variance, variance_over, variance_keep: "Population variance", VARIANCE;
 }
 
 impl<'g> Tensor<'g> {
-    /// Sum over axes.
+    /// Index (i64) of the first largest element along an axis, which disappears.
     #[track_caller]
-    pub fn reduce_sum(self, axes: &[usize]) -> Tensor<'g> {
-        self.unary_with(&REDUCE_SUM, axes_attr(axes))
+    pub fn argmax(self, axis: impl Into<Axis>) -> Tensor<'g> {
+        self.along(&ARGMAX, axis)
     }
 
-    /// Product over axes.
+    /// An op whose only attribute is `axis`.
     #[track_caller]
-    pub fn reduce_prod(self, axes: &[usize]) -> Tensor<'g> {
-        self.unary_with(&REDUCE_PROD, axes_attr(axes))
-    }
-
-    /// Largest element over axes.
-    #[track_caller]
-    pub fn reduce_max(self, axes: &[usize]) -> Tensor<'g> {
-        self.unary_with(&REDUCE_MAX, axes_attr(axes))
-    }
-
-    /// Smallest element over axes.
-    #[track_caller]
-    pub fn reduce_min(self, axes: &[usize]) -> Tensor<'g> {
-        self.unary_with(&REDUCE_MIN, axes_attr(axes))
-    }
-
-    /// Mean over axes.
-    #[track_caller]
-    pub fn mean_over(self, axes: &[usize]) -> Tensor<'g> {
-        self.unary_with(&MEAN, axes_attr(axes))
-    }
-
-    /// Sum of all elements.
-    #[track_caller]
-    pub fn sum(self) -> Tensor<'g> {
-        self.reduce_sum(&(0..self.rank()).collect::<Vec<_>>())
-    }
-
-    /// Mean of all elements.
-    #[track_caller]
-    pub fn mean(self) -> Tensor<'g> {
-        self.mean_over(&(0..self.rank()).collect::<Vec<_>>())
-    }
-
-    /// Index of the first largest element along an axis.
-    #[track_caller]
-    pub fn argmax(self, axis: usize) -> Tensor<'g> {
-        self.unary_with(&ARGMAX, Attrs::none().with("axis", axis as i64))
+    pub(crate) fn along(self, op: &'static OpDef, axis: impl Into<Axis>) -> Tensor<'g> {
+        self.unary_with(op, Attrs::none().with("axis", axis.into().number(self.rank())))
     }
 }

@@ -3,10 +3,12 @@
 use cotangent_scalar::DType;
 
 use crate::attrs::{AttrKind, AttrSpec, Attrs};
+use crate::axes::Axis;
 use crate::builder::{GraphBuilder, Tensor};
 use crate::diag::Code;
 use crate::eval;
 use crate::op::{Arity, EvalCx, Fault, InferCx, Lower, OpDef, OpTraits, Source, Vjp};
+use crate::ops::reduce::checked_axis;
 use crate::samples::Sample;
 use crate::tensor::TensorData;
 use crate::types::{Shape, Type};
@@ -84,10 +86,7 @@ pub static IOTA: OpDef = OpDef {
         if !matches!(ty.dtype(), DType::I32 | DType::I64) {
             return Err(cx.dtype_fault(format_args!("makes i32 or i64, not {}", ty.dtype())));
         }
-        if cx.attrs.size("axis") >= ty.shape().rank() {
-            let text = format!("`iota` requires an axis below {}, got {}", ty.shape().rank(), cx.attrs.int("axis"));
-            return Err(Fault::new(Code::BadAxis, text));
-        }
+        checked_axis(cx, ty.shape())?;
         Ok(ty)
     },
     eval: |cx: &EvalCx<'_>, _| {
@@ -154,8 +153,10 @@ impl GraphBuilder {
 
     /// The index along `axis` at every element.
     #[track_caller]
-    pub fn iota(&self, dtype: DType, shape: impl Into<Shape>, axis: usize) -> Tensor<'_> {
-        self.op(&IOTA, &[], Attrs::none().with("axis", axis as i64), Some(Type::tensor(dtype, shape)))
+    pub fn iota(&self, dtype: DType, shape: impl Into<Shape>, axis: impl Into<Axis>) -> Tensor<'_> {
+        let shape = shape.into();
+        let axis = axis.into().number(shape.rank());
+        self.op(&IOTA, &[], Attrs::none().with("axis", axis), Some(Type::tensor(dtype, shape)))
     }
 
     /// Random floats uniform on [0, 1), from a stream named in the current scope.

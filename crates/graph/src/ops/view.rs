@@ -3,11 +3,11 @@
 use smallvec::{SmallVec, smallvec};
 
 use crate::attrs::{Attr, AttrKind, AttrSpec, Attrs};
+use crate::axes::{Axes, Axis};
 use crate::builder::{GraphBuilder, Tensor};
-use crate::diag::Code;
 use crate::eval;
 use crate::op::{Arity, AxisMap, Fault, InferCx, Lower, OpDef, OpTraits, ViewMap, Vjp};
-use crate::ops::reduce::checked_axes;
+use crate::ops::reduce::{axis_fault, checked_axes, checked_axis};
 use crate::samples::Sample;
 use crate::types::{Shape, Type};
 
@@ -59,12 +59,11 @@ pub static TRANSPOSE: OpDef = OpDef {
     traits: OpTraits::NONE,
     infer: |cx| {
         let (dtype, shape) = cx.tensor(0)?;
-        let perm = listed(cx, "perm", shape.rank())?;
+        let perm = cx.attrs.sizes("perm");
         let mut sorted = perm.clone();
         sorted.sort_unstable();
         if !sorted.iter().copied().eq(0..shape.rank()) {
-            let text = format!("`transpose` requires each axis of {shape} once, got {:?}", perm.as_slice());
-            return Err(Fault::new(Code::BadAxis, text));
+            return Err(axis_fault(cx, "each axis once", format!("{:?}", cx.attrs.ints("perm")), shape));
         }
         Ok(Type::tensor(dtype, perm.iter().map(|&p| shape[p]).collect::<Shape>()))
     },
@@ -123,7 +122,7 @@ pub static BROADCAST: OpDef = OpDef {
         let to = cx.dy.shape();
         let kept = |a: usize| axes.iter().zip(from.iter()).any(|(&axis, &n)| axis == a && n == to[a]);
         let repeated: Vec<usize> = (0..to.rank()).filter(|&a| !kept(a)).collect();
-        smallvec![Some(cx.dy.reduce_sum(&repeated).reshape(from))]
+        smallvec![Some(cx.dy.sum_over(&repeated).reshape(from))]
     }),
     lower: Lower::View(|attrs, from, to| {
         let map = |(&axis, &n): (&usize, &usize)| AxisMap { offset: 0, step: i64::from(n == to[axis] && n != 1), axis };
@@ -274,11 +273,7 @@ pub static CONCAT: OpDef = OpDef {
     traits: OpTraits::NONE,
     infer: |cx| {
         let (dtype, first) = cx.tensor(0)?;
-        let axis = cx.attrs.size("axis");
-        if axis >= first.rank() {
-            let text = format!("`concat` requires an axis below {}, got {}", first.rank(), cx.attrs.int("axis"));
-            return Err(Fault::new(Code::BadAxis, text));
-        }
+        let axis = checked_axis(cx, first)?;
         let mut extent = 0usize;
         for k in 0..cx.inputs.len() {
             let (other, shape) = cx.tensor(k)?;
@@ -331,8 +326,8 @@ impl<'g> Tensor<'g> {
 
     /// The axes in another order: axis `i` of the result is axis `perm[i]` of this tensor.
     #[track_caller]
-    pub fn transpose(self, perm: &[usize]) -> Tensor<'g> {
-        self.unary_with(&TRANSPOSE, Attrs::none().with("perm", ints(perm.iter().copied())))
+    pub fn transpose(self, perm: impl Into<Axes>) -> Tensor<'g> {
+        self.unary_with(&TRANSPOSE, Attrs::none().with("perm", Attr::Ints(perm.into().number(self.rank()))))
     }
 
     /// The last two axes exchanged.
@@ -343,7 +338,7 @@ impl<'g> Tensor<'g> {
         if n >= 2 {
             perm.swap(n - 1, n - 2);
         }
-        self.transpose(&perm)
+        self.transpose(perm)
     }
 
     /// Repeated to a shape, aligned at the last axis (NumPy's rule).
@@ -354,20 +349,21 @@ impl<'g> Tensor<'g> {
             return self;
         }
         let first = shape.rank().saturating_sub(self.rank());
-        self.broadcast_along(&shape, &(first..first + self.rank()).collect::<Vec<_>>())
+        self.broadcast_along(&shape, first..first + self.rank())
     }
 
     /// Repeated to a shape: axis `i` of this tensor is axis `axes[i]` of the result.
     #[track_caller]
-    pub fn broadcast_along(self, shape: &Shape, axes: &[usize]) -> Tensor<'g> {
+    pub fn broadcast_along(self, shape: &Shape, axes: impl Into<Axes>) -> Tensor<'g> {
         let attrs = Attrs::none().with("shape", ints(shape.iter().copied()));
-        self.unary_with(&BROADCAST, attrs.with("axes", ints(axes.iter().copied())))
+        self.unary_with(&BROADCAST, attrs.with("axes", Attr::Ints(axes.into().number(shape.rank()))))
     }
 
     /// The inverse of reducing over `axes`: repeated along these axes of `shape`.
     #[track_caller]
-    pub fn repeat_along(self, shape: &Shape, axes: &[usize]) -> Tensor<'g> {
-        let kept: Vec<usize> = (0..shape.rank()).filter(|a| !axes.contains(a)).collect();
+    pub fn repeat_along(self, shape: &Shape, axes: impl Into<Axes>) -> Tensor<'g> {
+        let axes = axes.into().number(shape.rank());
+        let kept: SmallVec<[usize; 4]> = (0..shape.rank()).filter(|&a| !axes.contains(&(a as i64))).collect();
         self.broadcast_along(shape, &kept)
     }
 
@@ -387,8 +383,8 @@ impl<'g> Tensor<'g> {
 
     /// The elements backwards along axes.
     #[track_caller]
-    pub fn flip(self, axes: &[usize]) -> Tensor<'g> {
-        self.unary_with(&FLIP, Attrs::none().with("axes", ints(axes.iter().copied())))
+    pub fn flip(self, axes: impl Into<Axes>) -> Tensor<'g> {
+        self.reduce(&FLIP, axes.into(), Attrs::none())
     }
 
     /// A border of `low` elements before and `high` after, on each axis.
@@ -402,7 +398,8 @@ impl<'g> Tensor<'g> {
 impl GraphBuilder {
     /// Tensors one after the other along an axis.
     #[track_caller]
-    pub fn concat(&self, parts: &[Tensor<'_>], axis: usize) -> Tensor<'_> {
-        self.op(&CONCAT, parts, Attrs::none().with("axis", axis as i64), None)
+    pub fn concat(&self, parts: &[Tensor<'_>], axis: impl Into<Axis>) -> Tensor<'_> {
+        let axis = axis.into().number(parts.first().map_or(0, |part| part.rank()));
+        self.op(&CONCAT, parts, Attrs::none().with("axis", axis), None)
     }
 }

@@ -17,7 +17,7 @@ fn everything() -> Graph {
         let constant = g.constant(TensorData::from_bits(F32, &[5].into(), &[0; 5]));
         let y = (x.matmul(w) + table.gather(index)).tanh() + constant;
         g.output("y", y);
-        g.output("s", (y.t().exp() * y.t()).reduce_sum(&[1]).log());
+        g.output("s", (y.t().exp() * y.t()).sum_over([1]).log());
         g.update(w, w.sin() - x.matmul_with(y, true, false));
         g.update(table, table.matmul_with(y.t().matmul(y).cos(), false, false));
     })

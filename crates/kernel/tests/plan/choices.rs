@@ -23,9 +23,9 @@ fn every_kind() -> Graph {
         let loss = (p * (p - y).exp()).sum();
         g.output("loss", loss);
         let rows = g.input("rows", F32, [128, 6]);
-        let shares = rows.exp() / rows.exp().reduce_sum(&[1]).reshape([128, 1]);
+        let shares = rows.exp() / rows.exp().sum_over([1]).reshape([128, 1]);
         g.output("shares", shares);
-        g.output("columns", shares.reduce_sum(&[0]));
+        g.output("columns", shares.sum_over([0]));
         g.output("loudness", (x * 2.0).exp());
         g.output("contrast", (x * 3.0).tanh());
         for (param, d) in [w0, b0, w1].into_iter().zip(g.grad(loss, &[w0, b0, w1])) {
@@ -61,7 +61,7 @@ fn limits_of_the_cost_model_do_not_hold_for_what_is_forced() {
     let graph = primitive(|g| {
         let x = g.input("x", F32, [2, 100]);
         let y = x.exp();
-        g.output("y", (y / y.reduce_sum(&[1]).reshape([2, 1])).tanh());
+        g.output("y", (y / y.sum_over([1]).reshape([2, 1])).tanh());
     });
     let graph = optimized(&graph);
     let mut options = ClusterOptions::default();

@@ -100,7 +100,7 @@ fn masked_columns(m: usize) -> Graph {
         let mask = g.input("mask", F32, [m, 5]);
         let dx = dy.matmul(w) * mask;
         g.output("dx", dx);
-        g.output("db", dx.reduce_sum(&[0]).sin());
+        g.output("db", dx.sum_over([0]).sin());
     })
 }
 
@@ -127,7 +127,7 @@ fn an_update_whose_columns_are_summed_finishes_its_product() {
             let (x, dy) = (g.input("x", F32, [8, m]), g.input("dy", F32, [8, 5]));
             let w = g.param("w", F32, [m, 5], Init::GlorotUniform);
             let new = w - x.matmul_with(dy, true, false);
-            g.output("norm", new.square().reduce_sum(&[0]).sqrt());
+            g.output("norm", new.square().sum_over([0]).sqrt());
             g.update(w, new);
         });
         let plan = planned(&graph);
@@ -143,7 +143,7 @@ fn sums_of_no_columns_are_planned() {
             let (x, dy) = (g.input("x", F32, [8, m]), g.input("dy", F32, [8, n]));
             let w = g.param("w", F32, [m, n], Init::ZEROS);
             let new = w - x.matmul_with(dy, true, false);
-            g.output("sums", new.reduce_sum(&[0]));
+            g.output("sums", new.sum_over([0]));
             g.update(w, new);
         });
         planned(&graph);
@@ -156,7 +156,7 @@ fn other_sums_do_not_finish_a_product() {
         let graph = primitive(|g| {
             let product = g.input("x", F32, [m, 3]).matmul(g.input("w", F32, [3, 5]));
             g.output("product", product);
-            g.output("sum", product.reduce_sum(axes));
+            g.output("sum", product.sum_over(axes));
         });
         verdicts(&graph, &planned(&graph)).join("; ")
     };
@@ -171,7 +171,7 @@ fn reductions_take_in_what_they_reduce() {
     let sum_of = |axes: &'static [usize]| {
         primitive(move |g| {
             let (x, y) = (g.input("x", F32, [70, 9]), g.input("y", F32, [70, 9]));
-            g.output("s", (x.tanh() * y.exp()).reduce_sum(axes));
+            g.output("s", (x.tanh() * y.exp()).sum_over(axes));
         })
     };
     let expected = [
@@ -220,13 +220,13 @@ fn very_long_full_reductions_have_three_levels() {
 fn readers_go_on_with_the_reductions_result() {
     let graph = primitive(|g| {
         let x = g.input("x", F32, [6, 5]);
-        let s = x.exp().reduce_sum(&[1]);
+        let s = x.exp().sum_over([1]);
         g.output("log", s.log());
         g.output("mean", s * 0.2);
     });
     let plan = planned(&graph);
     assert_eq!(plan.steps.len(), 1, "{plan}");
-    let graph = primitive(|g| g.output("mean", g.input("x", F32, [6, 5]).reduce_sum(&[0]) * 0.25));
+    let graph = primitive(|g| g.output("mean", g.input("x", F32, [6, 5]).sum_over([0]) * 0.25));
     let plan = check(&graph, &["reduce_sum → mul fuse out-of-reduction: continues with the reduction's result"]);
     assert_eq!(sweeps(&plan), [Sweep::Column]);
 }
@@ -252,16 +252,16 @@ fn whole_rows_are_swept_by_one_kernel() {
         let plan = sweeps_of(&["FFF"], |g| g.output("y", g.input("x", F32, [m, n]).softmax(1)));
         assert_eq!(sweeps(&plan), [Sweep::Row]);
         sweeps_of(&["FFF"], |g| g.output("y", g.input("x", F32, [m, n]).log_softmax(1)));
-        sweeps_of(&["FFR"], |g| g.output("y", g.input("x", F32, [m, n]).log_sum_exp(1)));
-        sweeps_of(&["FFR"], |g| g.output("y", g.input("x", F32, [m, n]).variance(&[1])));
-        sweeps_of(&["FFF"], |g| g.output("y", g.input("x", F32, [m, n]).normalize(&[1], 1e-5)));
-        sweeps_of(&["FF"], |g| g.output("y", g.input("x", F32, [m, n]).rms_norm(&[1], 1e-5)));
+        sweeps_of(&["FFR"], |g| g.output("y", g.input("x", F32, [m, n]).log_sum_exp_over(1)));
+        sweeps_of(&["FFR"], |g| g.output("y", g.input("x", F32, [m, n]).variance_over([1])));
+        sweeps_of(&["FFF"], |g| g.output("y", g.input("x", F32, [m, n]).normalize([1], 1e-5)));
+        sweeps_of(&["FF"], |g| g.output("y", g.input("x", F32, [m, n]).rms_norm([1], 1e-5)));
         sweeps_of(&["FFF"], |g| {
             let (gain, bias) = (g.input("gain", F32, [n]), g.input("bias", F32, [n]));
             g.output("y", g.input("x", F32, [m, n]).layer_norm(gain, bias, 1e-5));
         });
         // Columns likewise, a strip of them at a time.
-        let plan = sweeps_of(&["FFF"], |g| g.output("y", g.input("x", F32, [m, n]).normalize(&[0], 1e-5)));
+        let plan = sweeps_of(&["FFF"], |g| g.output("y", g.input("x", F32, [m, n]).normalize([0], 1e-5)));
         assert_eq!(sweeps(&plan), [Sweep::Column]);
         sweeps_of(&["FFF"], |g| g.output("y", g.input("x", F32, [m, n]).softmax(0)));
     }
@@ -285,19 +285,19 @@ fn a_chain_and_its_gradient_are_one_kernel() {
     // Sum, variance, two sums that need the normalized row, and the gradient.
     sweeps_of(&["FFFF"], |g| {
         let (x, dy) = (g.input("x", F32, [6, 5]), g.input("dy", F32, [6, 5]));
-        let y = x.normalize(&[1], 1e-5);
+        let y = x.normalize([1], 1e-5);
         g.output("y", y);
         g.output("dx", g.grad_with_seed(y, dy, &[x])[0]);
     });
     sweeps_of(&["FFF"], |g| {
         let (x, dy) = (g.input("x", F32, [6, 5]), g.input("dy", F32, [6, 5]));
-        let y = x.rms_norm(&[1], 1e-5);
+        let y = x.rms_norm([1], 1e-5);
         g.output("y", y);
         g.output("dx", g.grad_with_seed(y, dy, &[x])[0]);
     });
     sweeps_of(&["FFFF"], |g| {
         let (x, dy) = (g.input("x", F32, [6, 5]), g.input("dy", F32, [6, 5]));
-        let y = x.normalize(&[0], 1e-5);
+        let y = x.normalize([0], 1e-5);
         g.output("y", y);
         g.output("dx", g.grad_with_seed(y, dy, &[x])[0]);
     });
@@ -307,9 +307,9 @@ fn a_chain_and_its_gradient_are_one_kernel() {
 fn an_update_waits_for_the_last_sweep_that_reads_the_old_value() {
     let graph = primitive(|g| {
         let (x, w) = (g.input("x", F32, [6, 5]), g.param("w", F32, [6], Init::GlorotUniform));
-        let sum = x.exp().reduce_sum(&[1]);
+        let sum = x.exp().sum_over([1]);
         g.update(w, w - sum * 0.1);
-        g.output("y", (x.exp() / sum.repeat_along(&[6, 5].into(), &[1])).square().reduce_sum(&[1]) * w);
+        g.output("y", (x.exp() / sum.repeat_along(&[6, 5].into(), [1])).square().sum_over([1]) * w);
     });
     let plan = planned(&graph);
     assert_eq!(phases(&plan), ["FRFR"], "{plan}");
@@ -340,7 +340,7 @@ fn rows_are_read_from_memory_once() {
         g.output("dx", g.grad_with_seed(y, dy, &[x])[0]);
     });
     assert_eq!(plan.bytes_moved(), 4 * matrix + 2 * 4 * n as u64, "{plan}");
-    let plan = sweeps_of(&["FFR"], |g| g.output("y", g.input("x", F32, [m, n]).log_sum_exp(1)));
+    let plan = sweeps_of(&["FFR"], |g| g.output("y", g.input("x", F32, [m, n]).log_sum_exp_over(1)));
     assert_eq!(plan.bytes_moved(), matrix + 4 * m as u64, "{plan}");
 }
 
@@ -377,8 +377,8 @@ fn rows_take_sums_of_columns_along() {
         let x = g.input("x", F32, [150, 40]);
         let y = x.softmax(1);
         g.output("y", y);
-        g.output("largest", y.reduce_max(&[0]));
-        g.output("sum", x.reduce_sum(&[0]));
+        g.output("largest", y.max_over([0]));
+        g.output("sum", x.sum_over([0]));
     });
 }
 
@@ -393,20 +393,20 @@ fn columns_that_rows_do_not_take_along() {
     // Rows that wait for the columns' results.
     let waits = |g: &GraphBuilder| {
         let x = g.input("x", F32, [150, 8]);
-        g.output("y", (x - x.mean_over(&[0])).softmax(1));
+        g.output("y", (x - x.mean_over([0])).softmax(1));
     };
     assert_eq!(sweeps_of_graph(&waits), [column, row]);
     // Rows that are read transposed.
     let transposed = |g: &GraphBuilder| {
         let x = g.input("x", F32, [150, 8]);
-        g.output("y", x.transpose(&[1, 0]).softmax(0));
-        g.output("sum", x.exp().reduce_sum(&[0]));
+        g.output("y", x.transpose([1, 0]).softmax(0));
+        g.output("sum", x.exp().sum_over([0]));
     };
     assert!(sweeps_of_graph(&transposed).contains(&column));
     // Other elements, which the rows neither make nor read.
     let apart = |g: &GraphBuilder| {
         g.output("y", g.input("x", F32, [150, 8]).softmax(1));
-        g.output("sum", g.input("z", F32, [150, 8]).reduce_sum(&[0]));
+        g.output("sum", g.input("z", F32, [150, 8]).sum_over([0]));
     };
     assert_eq!(sweeps_of_graph(&apart), [row, column]);
 }
@@ -439,7 +439,7 @@ fn verdicts_on_sweeps() {
     // The result repeated along another axis than the one that was reduced.
     let graph = primitive(|g| {
         let x = g.input("x", F32, [5, 5]);
-        g.output("y", x.tanh() * x.exp().reduce_sum(&[1]).repeat_along(&[5, 5].into(), &[0]));
+        g.output("y", x.tanh() * x.exp().sum_over([1]).repeat_along(&[5, 5].into(), [0]));
     });
     let plan = planned(&graph);
     assert!(
@@ -452,13 +452,13 @@ fn values_of_rows_join_the_kernel_of_their_rows() {
     // Weights of rows are made where the rows are reduced, and results of two chains over one axis share sweeps.
     sweeps_of(&["FR"], |g| {
         let (x, w) = (g.input("x", F32, [6, 5]), g.input("w", F32, [6]));
-        g.output("y", x.exp().reduce_sum(&[1]) * w.tanh().exp().sin());
+        g.output("y", x.exp().sum_over([1]) * w.tanh().exp().sin());
     });
     sweeps_of(&["FRFR"], |g| {
         let x = g.input("x", F32, [6, 5]).tanh();
-        let most = x.reduce_max(&[1]);
+        let most = x.max_over([1]);
         g.output("max", most);
-        g.output("sum", (x - most.repeat_along(&[6, 5].into(), &[1])).exp().reduce_sum(&[1]) + x.reduce_sum(&[1]));
+        g.output("sum", (x - most.repeat_along(&[6, 5].into(), [1])).exp().sum_over([1]) + x.sum_over([1]));
     });
 }
 
@@ -466,7 +466,7 @@ fn values_of_rows_join_the_kernel_of_their_rows() {
 fn views_are_strides() {
     let graph = primitive(|g| {
         let (x, b) = (g.input("x", F32, [4, 6]), g.input("b", F32, [6]));
-        let turned = x.t().slice_steps(&[0, 1], &[6, 4], &[2, 1]).flip(&[0]);
+        let turned = x.t().slice_steps(&[0, 1], &[6, 4], &[2, 1]).flip([0]);
         g.output("y", turned.exp());
         g.output("z", (x + b).tanh().reshape([2, 2, 6]).sin());
     });
@@ -569,12 +569,12 @@ fn batched_products_with_odd_operands() {
         let x = g.input("x", F64, [2, 3, 4]);
         let w = g.input("w", F64, [4, 5]);
         g.output("shared", x.matmul(w).tanh());
-        g.output("heads", x.transpose(&[1, 0, 2]).matmul_with(x.transpose(&[1, 0, 2]), false, true).exp());
+        g.output("heads", x.transpose([1, 0, 2]).matmul_with(x.transpose([1, 0, 2]), false, true).exp());
         let b = g.input("b", F64, [3, 5]);
-        g.output("bias", (x.matmul(w) + b.repeat_along(&[2, 3, 5].into(), &[0])).sin());
+        g.output("bias", (x.matmul(w) + b.repeat_along(&[2, 3, 5].into(), [0])).sin());
         g.output(
             "wide",
-            x.reshape([2, 3, 2, 2]).transpose(&[0, 2, 1, 3]).reshape([4, 3, 2]).matmul_with(
+            x.reshape([2, 3, 2, 2]).transpose([0, 2, 1, 3]).reshape([4, 3, 2]).matmul_with(
                 g.input("v", F64, [4, 3, 2]),
                 true,
                 false,
@@ -589,7 +589,7 @@ fn without_fusion_every_op_has_a_kernel() {
     let graph = primitive(|g| {
         let x = g.input("x", F32, [4, 6]);
         let y = (x.t().exp() + 1.0).tanh();
-        g.output("y", y.reduce_sum(&[0]).log());
+        g.output("y", y.sum_over([0]).log());
     });
     let plan = plan(&graph, &fusion(false)).unwrap();
     assert_eq!(plan.steps.len(), 5, "exp, add, tanh, reduce_sum, log\n{plan}");
@@ -604,8 +604,8 @@ fn empty_and_unit_axes() {
             let w = g.param("w", F32, [shape[1], 3], Init::GlorotUniform);
             g.output("y", (x.exp() + x.t().t()).tanh());
             for (name, axes) in [("rows", &[1][..]), ("columns", &[0]), ("all", &[0, 1]), ("none", &[])] {
-                g.output(name, (x.tanh() * x).reduce_sum(axes));
-                g.output(&format!("{name} max"), x.exp().reduce_max(axes).log());
+                g.output(name, (x.tanh() * x).sum_over(axes));
+                g.output(&format!("{name} max"), x.exp().max_over(axes).log());
             }
             g.output("product", (x.matmul(w) * 2.0).tanh());
             g.output("long", x.reshape([shape[0] * shape[1]]).exp().pad(&[1], &[0], 1.0));
@@ -618,8 +618,8 @@ fn empty_and_unit_axes() {
 fn minus_zero_survives_a_sum_over_one_element() {
     let graph = primitive(|g| {
         let x = g.input("x", F32, [3, 1, 2]);
-        g.output("s", (-(x * 0.0)).reduce_sum(&[1]));
-        g.output("t", (-(x * 0.0)).reduce_sum(&[1]).exp().reshape([2, 3]));
+        g.output("s", (-(x * 0.0)).sum_over([1]));
+        g.output("t", (-(x * 0.0)).sum_over([1]).exp().reshape([2, 3]));
     });
     planned(&graph);
 }
@@ -628,11 +628,11 @@ fn minus_zero_survives_a_sum_over_one_element() {
 fn broadcasts_inside_reductions() {
     let graph = primitive(|g| {
         let (x, b, c) = (g.input("x", F32, [3, 4, 5]), g.input("b", F32, [5]), g.input("c", F32, [3, 4]));
-        let y = (x - b).square() * c.repeat_along(&[3, 4, 5].into(), &[2]);
+        let y = (x - b).square() * c.repeat_along(&[3, 4, 5].into(), [2]);
         g.output("full", y.tanh().sum());
-        g.output("outer", y.exp().reduce_sum(&[0, 1]));
-        g.output("middle", y.sin().reduce_sum(&[1]));
-        g.output("inner", y.cos().reduce_sum(&[1, 2]));
+        g.output("outer", y.exp().sum_over([0, 1]));
+        g.output("middle", y.sin().sum_over([1]));
+        g.output("inner", y.cos().sum_over([1, 2]));
     });
     planned(&graph);
 }

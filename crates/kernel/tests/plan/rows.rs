@@ -40,13 +40,13 @@ fn expensive_values_are_kept_from_sweep_to_sweep() {
     let plan = plan_of(|g| {
         let y = g.input("x", F32, [130, 3, 7]).softmax(2);
         g.output("y", y);
-        g.output("sum", y.reduce_sum(&[0, 1]));
+        g.output("sum", y.sum_over([0, 1]));
     });
     assert_eq!(kept(&plan), [7], "{plan}");
     let plan = plan_of(|g| {
         let x = g.input("x", F32, [6, 5]).tanh();
         g.output("tanh", x);
-        g.output("y", x.normalize(&[1], 1e-5));
+        g.output("y", x.normalize([1], 1e-5));
     });
     assert_eq!(kept(&plan), [5], "{plan}");
 }
@@ -67,12 +67,12 @@ fn only_what_is_below_its_own_maximum_has_the_short_exponential() {
             g.output("y", below(operands, &shape).exp());
         }))
     };
-    let own = ops(|[x, _], shape| x - x.reduce_max(&[1]).repeat_along(shape, &[1]));
+    let own = ops(|[x, _], shape| x - x.max_over([1]).repeat_along(shape, [1]));
     let others: [(&str, Below); 4] = [
-        ("the other axis", |[x, _], shape| x - x.reduce_max(&[1]).broadcast_along(shape, &[1])),
-        ("another tensor", |[x, z], shape| x - z.reduce_max(&[1]).repeat_along(shape, &[1])),
-        ("the least", |[x, _], shape| x - x.reduce_min(&[1]).repeat_along(shape, &[1])),
-        ("the other way round", |[x, _], shape| x.reduce_max(&[1]).repeat_along(shape, &[1]) - x),
+        ("the other axis", |[x, _], shape| x - x.max_over([1]).broadcast_along(shape, [1])),
+        ("another tensor", |[x, z], shape| x - z.max_over([1]).repeat_along(shape, [1])),
+        ("the least", |[x, _], shape| x - x.min_over([1]).repeat_along(shape, [1])),
+        ("the other way round", |[x, _], shape| x.max_over([1]).repeat_along(shape, [1]) - x),
     ];
     for (name, below) in others {
         assert_eq!(ops(below), own + 6, "{name}");
@@ -81,8 +81,8 @@ fn only_what_is_below_its_own_maximum_has_the_short_exponential() {
 
 #[test]
 fn cheap_values_and_those_of_one_sweep_are_not_kept() {
-    assert!(kept(&plan_of(|g| g.output("y", g.input("x", F32, [6, 5]).normalize(&[1], 1e-5)))).is_empty());
-    assert!(kept(&plan_of(|g| g.output("y", g.input("x", F32, [6, 5]).log_sum_exp(1)))).is_empty());
+    assert!(kept(&plan_of(|g| g.output("y", g.input("x", F32, [6, 5]).normalize([1], 1e-5)))).is_empty());
+    assert!(kept(&plan_of(|g| g.output("y", g.input("x", F32, [6, 5]).log_sum_exp_over(1)))).is_empty());
     // Columns, and rows that are long.
     assert!(kept(&plan_of(|g| g.output("y", g.input("x", F32, [6, 5]).softmax(0)))).is_empty());
     assert!(kept(&plan_of(|g| g.output("y", g.input("x", F32, [2, 1 << 14]).softmax(1)))).is_empty());
@@ -125,7 +125,7 @@ fn large_results_go_past_the_caches() {
         let (x, gain) = (g.input("x", F32, [6, 50]), g.param("gain", F32, [50], Init::ONES));
         let y = x.softmax(1) * gain;
         g.output("y", y);
-        g.output("sums", y.reduce_sum(&[1]));
+        g.output("sums", y.sum_over([1]));
     };
     // The result, but not the row that is kept, nor the sums of rows.
     let (streams, _) = streamed(&layer, 2400);

@@ -4,7 +4,7 @@
 //! Gains start as 1 and biases as 0: `name.gain`, `name.bias`. Features (channels) are along the last axis unless `axis`
 //! says otherwise. ε is added to the variance, 1e-5 by default.
 
-use cotangent_graph::{Code, DType, Diag, Init, Mode, Shape, Tensor};
+use cotangent_graph::{Axis, Code, DType, Diag, Init, Mode, Shape, Tensor};
 
 use super::{Layer, takes};
 
@@ -32,7 +32,7 @@ pub enum Statistics {
 /// built in [`Mode::Calibrate`]; the averages are then those of the pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BatchNorm {
-    axis: Option<usize>,
+    axis: Axis,
     eps: f64,
     statistics: Statistics,
 }
@@ -40,12 +40,12 @@ pub struct BatchNorm {
 impl BatchNorm {
     /// Features along the last axis, ε = 1e-5, an exponential average with momentum 0.1.
     pub fn new() -> Self {
-        BatchNorm { axis: None, eps: EPS, statistics: Statistics::Exponential { momentum: 0.1 } }
+        BatchNorm { axis: Axis::LAST, eps: EPS, statistics: Statistics::Exponential { momentum: 0.1 } }
     }
 
-    /// Features along another axis.
-    pub fn axis(mut self, axis: usize) -> Self {
-        self.axis = Some(axis);
+    /// Features along another axis; `-1` is the last.
+    pub fn axis(mut self, axis: impl Into<Axis>) -> Self {
+        self.axis = axis.into();
         self
     }
 
@@ -83,7 +83,7 @@ impl BatchNorm {
         let n: usize = axes.iter().map(|&a| shape[a]).product();
         // Of a single row there is no unbiased variance; it counts as 0.
         let unbiased = n as f64 / (n.max(2) - 1) as f64;
-        let batch = [x.mean_over(&axes), x.variance(&axes) * unbiased];
+        let batch = [x.mean_over(&axes), x.variance_over(&axes) * unbiased];
         let weight = match self.statistics {
             Statistics::Exponential { momentum } if g.is_training() => g.scalar(momentum, dtype),
             _ => {
@@ -149,7 +149,7 @@ pub struct LayerNorm {
 impl Layer for LayerNorm {
     #[track_caller]
     fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
-        let Some(axis) = features("layer_norm", name, x, None) else { return x.builder().poisoned() };
+        let Some(axis) = features("layer_norm", name, x, Axis::LAST) else { return x.builder().poisoned() };
         let (gain, bias) = gain_and_bias(name, x, x.shape()[axis]);
         x.layer_norm(gain, bias, self.eps)
     }
@@ -164,9 +164,9 @@ pub struct RmsNorm {
 impl Layer for RmsNorm {
     #[track_caller]
     fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
-        let Some(axis) = features("rms_norm", name, x, None) else { return x.builder().poisoned() };
+        let Some(axis) = features("rms_norm", name, x, Axis::LAST) else { return x.builder().poisoned() };
         let gain = x.builder().param(&format!("{name}.gain"), x.dtype(), [x.shape()[axis]], Init::ONES);
-        x.rms_norm(&[axis], self.eps) * gain
+        x.rms_norm([axis], self.eps) * gain
     }
 }
 
@@ -175,19 +175,19 @@ impl Layer for RmsNorm {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupNorm {
     n_groups: usize,
-    axis: Option<usize>,
+    axis: Axis,
     eps: f64,
 }
 
 impl GroupNorm {
     /// So many groups, which must divide the number of features; ε = 1e-5.
     pub fn new(n_groups: usize) -> Self {
-        GroupNorm { n_groups, axis: None, eps: EPS }
+        GroupNorm { n_groups, axis: Axis::LAST, eps: EPS }
     }
 
     /// Features along another axis than the last.
-    pub fn axis(mut self, axis: usize) -> Self {
-        self.axis = Some(axis);
+    pub fn axis(mut self, axis: impl Into<Axis>) -> Self {
+        self.axis = axis.into();
         self
     }
 
@@ -209,19 +209,19 @@ impl Layer for GroupNorm {
 /// statistics over, so the rank is 3 or more.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InstanceNorm {
-    axis: Option<usize>,
+    axis: Axis,
     eps: f64,
 }
 
 impl InstanceNorm {
     /// Features along the last axis, ε = 1e-5.
     pub fn new() -> Self {
-        InstanceNorm { axis: None, eps: EPS }
+        InstanceNorm { axis: Axis::LAST, eps: EPS }
     }
 
-    /// Features along another axis.
-    pub fn axis(mut self, axis: usize) -> Self {
-        self.axis = Some(axis);
+    /// Features along another axis; `-1` is the last.
+    pub fn axis(mut self, axis: impl Into<Axis>) -> Self {
+        self.axis = axis.into();
         self
     }
 
@@ -250,14 +250,7 @@ impl Layer for InstanceNorm {
 
 /// Normalization of groups of features; a group for each feature if no number is given.
 #[track_caller]
-fn grouped<'g>(
-    kind: &str,
-    name: &str,
-    x: Tensor<'g>,
-    axis: Option<usize>,
-    n_groups: Option<usize>,
-    eps: f64,
-) -> Tensor<'g> {
+fn grouped<'g>(kind: &str, name: &str, x: Tensor<'g>, axis: Axis, n_groups: Option<usize>, eps: f64) -> Tensor<'g> {
     let g = x.builder();
     let Some(axis) = features(kind, name, x, axis) else { return g.poisoned() };
     let shape = x.shape();
@@ -278,17 +271,25 @@ fn grouped<'g>(
     let axes: Vec<usize> = (1..split.rank()).filter(|&a| a != axis).collect();
     let y = x.reshape(split).normalize(&axes, eps).reshape(shape.clone());
     let (gain, bias) = gain_and_bias(name, x, n_features);
-    y * gain.broadcast_along(&shape, &[axis]) + bias.broadcast_along(&shape, &[axis])
+    y * gain.broadcast_along(&shape, [axis]) + bias.broadcast_along(&shape, [axis])
 }
 
 /// The axis of the features, if `x` has it and there are floats along it.
 #[track_caller]
-fn features(kind: &str, name: &str, x: Tensor<'_>, axis: Option<usize>) -> Option<usize> {
-    let rank = axis.map_or(1, |axis| axis + 1);
-    takes(kind, name, x, rank, "features are along the last axis, or along the one given").then(|| {
-        // In range: `takes` has checked the rank.
-        axis.unwrap_or(x.rank() - 1)
-    })
+fn features(kind: &str, name: &str, x: Tensor<'_>, axis: Axis) -> Option<usize> {
+    if !takes(kind, name, x, 1, "features are along the last axis, or along the one given") {
+        return None;
+    }
+    let found = axis.of(x.rank());
+    if found.is_none() {
+        let (g, shape) = (x.builder(), x.shape());
+        let text = format!(
+            "`{kind}` requires an axis of a tensor of shape {shape}, got {axis} for layer `{}`",
+            g.scoped(name)
+        );
+        g.error(Diag::new(Code::BadAxis, text).made("the operand", x));
+    }
+    found
 }
 
 #[track_caller]

@@ -83,17 +83,17 @@ impl Layer for Whitening {
         let mean = g.state(&format!("{name}.mean"), dtype, [n_features], Init::ZEROS);
         let average = g.state(&format!("{name}.whitening"), dtype, [k, size, size], Init::ZEROS);
         let rows = x.reshape([n_rows, n_features]);
-        let by_group = |t: Tensor<'g>| t.reshape([n_rows, k, size]).transpose(&[1, 0, 2]);
+        let by_group = |t: Tensor<'g>| t.reshape([n_rows, k, size]).transpose([1, 0, 2]);
         let whitened = if g.mode() == Mode::Evaluate {
             by_group(rows - mean.broadcast_to([n_rows, n_features])).matmul(average)
         } else {
-            let batch_mean = rows.mean_over(&[0]);
+            let batch_mean = rows.mean_over([0]);
             let centered = by_group(rows - batch_mean.broadcast_to([n_rows, n_features]));
             let root = self.inverse_root(centered, n_rows);
             self.keep_averages(name, [(mean, batch_mean), (average, root)]);
             centered.matmul(root)
         };
-        let y = whitened.transpose(&[1, 0, 2]).reshape([n_rows, n_features]);
+        let y = whitened.transpose([1, 0, 2]).reshape([n_rows, n_features]);
         (y * gain + bias).reshape(shape)
     }
 }
@@ -108,13 +108,13 @@ impl Whitening {
         let index = |axis: usize| g.iota(DType::I32, square.clone(), axis);
         let one = index(1).eq(index(2)).cast(centered.dtype());
         let covariance = centered.matmul_with(centered, true, false) * (1.0 / n_rows as f64) + one * self.eps;
-        let trace = (covariance * one).reduce_sum(&[1, 2]);
-        let scaled = covariance / trace.repeat_along(&square, &[1, 2]);
+        let trace = (covariance * one).sum_over([1, 2]);
+        let scaled = covariance / trace.repeat_along(&square, [1, 2]);
         let mut p = one;
         for _ in 0..self.n_iterations {
             p = (p * 3.0 - p.matmul(p).matmul(p).matmul(scaled)) * 0.5;
         }
-        p * trace.rsqrt().repeat_along(&square, &[1, 2])
+        p * trace.rsqrt().repeat_along(&square, [1, 2])
     }
 
     /// Declares the averages' updates, given pairs of an average and its newest value.

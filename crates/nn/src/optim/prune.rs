@@ -53,7 +53,7 @@ fn prune<'g>(g: &'g GraphBuilder, name: &str, weight: Tensor<'g>, mask: Tensor<'
     let size = (weight * mask).abs();
     let count = |mask: Tensor<'g>| mask.cast(DType::I32).sum();
     let wanted = ((1.0 - share.cast(DType::F64)) * n as f64).round().cast(DType::I32);
-    let mut high = size.reduce_max(&(0..size.rank()).collect::<Vec<_>>());
+    let mut high = size.max();
     let mut low = -high;
     for _ in 0..N_HALVINGS {
         let middle = (low + high) * 0.5;

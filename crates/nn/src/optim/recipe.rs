@@ -312,7 +312,7 @@ impl Recipe {
             }
             if let Some(limit) = self.max_norm.filter(|_| next.rank() > 0) {
                 let axes: Vec<usize> = (0..next.rank() - 1).collect();
-                let norm = next.square().reduce_sum(&axes).sqrt();
+                let norm = next.square().sum_over(&axes).sqrt();
                 let limit = cx.hyper("max_norm", limit).broadcast_to(norm.shape());
                 let scale = norm.gt(limit).select(limit / norm, norm.constant_like(1.0));
                 next = next * scale.repeat_along(&next.shape(), &axes);

@@ -329,9 +329,11 @@ fn what_a_layer_cannot_take_is_an_error() {
     refused(Code::DTypeMismatch, "`batch_norm` requires floats", |g| {
         g.input("x", I64, [2, 3]).layer("n", BatchNorm::new())
     });
-    refused(Code::ShapeMismatch, "requires rank 3 or more, got f32[2,3] for layer `n`", |g| {
-        floats(g, &[2, 3]).layer("n", BatchNorm::new().axis(2))
-    });
+    for axis in [2, -3] {
+        refused(Code::BadAxis, &format!("shape [2,3], got {axis} for layer `n`"), |g| {
+            floats(g, &[2, 3]).layer("n", BatchNorm::new().axis(axis))
+        });
+    }
     refused(Code::ShapeMismatch, "of no elements", |g| floats(g, &[0, 3]).layer("n", BatchNorm::new()));
     refused(Code::ShapeMismatch, "`instance_norm` requires rank 3", |g| {
         floats(g, &[2, 3]).layer("n", InstanceNorm::new())

@@ -53,22 +53,22 @@ fn composites_agree_with_central_differences() {
         let s = x.sigmoid();
         s * s + s.exp() * s
     });
-    check_unary("broadcast", |x| x.reduce_sum(&[1]).repeat_along(&x.shape(), &[1]) * x);
+    check_unary("broadcast", |x| x.sum_over([1]).repeat_along(&x.shape(), [1]) * x);
     check_unary("transposed product", |x| x.t().matmul(x));
-    check_unary("views", |x| x.t().reshape([6]).slice(&[1], &[5]).flip(&[0]).pad(&[2], &[1], 0.5).square());
+    check_unary("views", |x| x.t().reshape([6]).slice(&[1], &[5]).flip([0]).pad(&[2], &[1], 0.5).square());
     check_unary("concat", |x| x.builder().concat(&[x, x * 2.0, x.exp()], 1));
     check_unary("gelu and silu", |x| x.gelu() + x.silu() * x.gelu_tanh());
-    check_unary("log-sum-exp", |x| x.exp().reduce_sum(&[1]).log());
+    check_unary("log-sum-exp", |x| x.exp().sum_over([1]).log());
     check_unary("entropy by hand", |x| {
         let p = x.softmax(1);
-        -(p * p.log()).reduce_sum(&[1])
+        -(p * p.log()).sum_over([1])
     });
     check_unary("bce by hand", |x| {
         let p = x.sigmoid();
         -(p.log() * 0.3f64 + (1.0f64 - p).log() * 0.7f64)
     });
-    check_unary("mean of two groups", |x| x.reshape([2, 3, 1]).broadcast_to([2, 3, 4]).mean_over(&[0, 2]).exp());
-    check_unary("extremes", |x| x.reduce_max(&[1]) * x.reduce_min(&[1]));
+    check_unary("mean of two groups", |x| x.reshape([2, 3, 1]).broadcast_to([2, 3, 4]).mean_over([0, 2]).exp());
+    check_unary("extremes", |x| x.max_over([1]) * x.min_over([1]));
     check_unary("powers", |x| (x * x + 0.5f64).powf(1.7) + x.powf(3.0));
     check_unary("stop_gradient", |x| x * (x.stop_gradient() + x));
 }
@@ -160,7 +160,7 @@ fn second_order_through_composites() {
     let nets: [(&str, Net); 5] = [
         ("softmax", |x| (x.softmax(1) * x).sum()),
         ("log_softmax", |x| x.log_softmax(1).square().sum()),
-        ("mean", |x| (x * x.mean_over(&[0])).exp().mean()),
+        ("mean", |x| (x * x.mean_over([0])).exp().mean()),
         ("gelu", |x| x.gelu().matmul(x.t()).sum()),
         ("logistic", |x| (x.exp() + 1.0f64).log().square().sum()),
     ];
@@ -198,7 +198,7 @@ fn second_order_through_composites() {
 fn bodies_are_differentiated_through() {
     let types = [Type::tensor(F64, [3]), Type::tensor(F64, [3])];
     check("call with several results", |g| {
-        let body = g.body("pair", &types, |_, t| vec![t[0] * t[1].sin(), t[0].mean_over(&[0]).exp()]);
+        let body = g.body("pair", &types, |_, t| vec![t[0] * t[1].sin(), t[0].mean_over([0]).exp()]);
         let (x, y) = (g.input("x", F64, [3]), g.input("y", F64, [3]));
         let once = g.call(&body, &[x, y]);
         let twice = g.call(&body, &[once[0], x]);

@@ -35,9 +35,9 @@ fn mixed(g: &GraphBuilder) {
     g.input("unused", F32, [7]);
     let s = (x * 2.0f64).sum() * 0.125f64;
     let wide = x.broadcast_to([2, 4, 3]);
-    let y = (wide + s).transpose(&[1, 0, 2]).reshape([4, 6]).t();
+    let y = (wide + s).transpose([1, 0, 2]).reshape([4, 6]).t();
     g.output("y", y.matmul(y.t()).softmax(0).log());
-    g.output("z", (wide.relu() / 4.0f64 - (-wide)).reduce_max(&[0, 2]) + 0.0f64);
+    g.output("z", (wide.relu() / 4.0f64 - (-wide)).max_over([0, 2]) + 0.0f64);
     g.output("w", g.grad((x.sigmoid().log() - (1.0f64 - x.sigmoid()).log()).sum(), &[x])[0]);
 }
 

@@ -38,12 +38,12 @@ fn grow<'g>(g: &'g GraphBuilder, s: &mut Sampler, dtype: DType, kind: Kind, n: u
             6 => Some(a * c),
             7 => Some(a / if c == 0.0 { 4.0 } else { c }),
             8 => Some(a.tanh()),
-            9 => Some(a.t().flip(&[0]).t()),
+            9 => Some(a.t().flip([0]).t()),
             10 => Some(a.reshape([2, 6]).t().reshape([3, 4])),
-            11 => Some(a.reduce_sum(&[1]).repeat_along(&[3, 4].into(), &[1])),
+            11 => Some(a.sum_over([1]).repeat_along(&[3, 4].into(), [1])),
             12 => Some(
                 a.reshape([3, 2, 2])
-                    .reduce_sum(&[0, 2])
+                    .sum_over([0, 2])
                     .reshape([2, 1])
                     .broadcast_to([6, 2, 2])
                     .reshape([6, 4])
@@ -60,9 +60,9 @@ fn grow<'g>(g: &'g GraphBuilder, s: &mut Sampler, dtype: DType, kind: Kind, n: u
             3 => (1.0f64 - a.sigmoid()).log(),
             4 => (a.exp() + 1.0f64).log(),
             5 => a.exp() - 1.0f64,
-            6 => a.exp().reduce_sum(&[0]).log().broadcast_to([3, 4]),
+            6 => a.exp().sum_over([0]).log().broadcast_to([3, 4]),
             7 => a.square().sqrt() + b.gelu(),
-            8 => a.mean_over(&[0]) - b,
+            8 => a.mean_over([0]) - b,
             _ => a.bce_with_logits(b.sigmoid()),
         };
         let bits = match s.int(0..8) {
@@ -70,7 +70,7 @@ fn grow<'g>(g: &'g GraphBuilder, s: &mut Sampler, dtype: DType, kind: Kind, n: u
             1 => a.relu(),
             2 => a.gt(b).select(a, b),
             3 => (!a.ge(b)).select(b, a.abs()),
-            4 => a.reduce_max(&[0]).broadcast_to([3, 4]),
+            4 => a.max_over([0]).broadcast_to([3, 4]),
             5 => a.cast(Bool).select(a, b),
             6 => a.minimum(a).abs().abs(),
             _ => a.eq(b).select(a + c, a * c),

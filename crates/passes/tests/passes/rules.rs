@@ -60,31 +60,31 @@ static CANONICAL: &[Case] = &[
     case("cast_of_widening", |g| out(g, x(g).cast(F64).cast(I32)), "cast"),
     case(
         "identity_view",
-        |g| out(g, x(g).transpose(&[0, 1]).slice(&[0, 0], &[2, 3]).pad(&[0, 0], &[0, 0], 1.0).exp()),
+        |g| out(g, x(g).transpose([0, 1]).slice(&[0, 0], &[2, 3]).pad(&[0, 0], &[0, 0], 1.0).exp()),
         "exp",
     ),
     case(
         "view_of_scalar",
-        |g| out(g, g.scalar(2.0, F32).broadcast_to([2, 3]).t().flip(&[0]).reshape([6])),
+        |g| out(g, g.scalar(2.0, F32).broadcast_to([2, 3]).t().flip([0]).reshape([6])),
         "constant broadcast",
     ),
     case("reshape_of_reshape", |g| out(g, x(g).reshape([6]).reshape([3, 2])), "reshape"),
     case(
         "transpose_of_transpose",
-        |g| out(g, x(g).reshape([1, 2, 3]).transpose(&[2, 0, 1]).transpose(&[0, 2, 1])),
+        |g| out(g, x(g).reshape([1, 2, 3]).transpose([2, 0, 1]).transpose([0, 2, 1])),
         "reshape transpose",
     ),
-    case("transpose_to_reshape", |g| out(g, x(g).reshape([2, 1, 3]).transpose(&[1, 0, 2])), "reshape"),
+    case("transpose_to_reshape", |g| out(g, x(g).reshape([2, 1, 3]).transpose([1, 0, 2])), "reshape"),
     case(
         "transpose_of_broadcast",
-        |g| out(g, x(g).broadcast_to([4, 2, 3]).transpose(&[2, 0, 1])),
+        |g| out(g, x(g).broadcast_to([4, 2, 3]).transpose([2, 0, 1])),
         "transpose broadcast",
     ),
     case("broadcast_of_broadcast", |g| out(g, x(g).broadcast_to([4, 2, 3]).broadcast_to([5, 4, 2, 3])), "broadcast"),
     case("squeeze_broadcast", |g| out(g, x(g).reshape([2, 1, 3]).broadcast_to([2, 4, 3])), "broadcast"),
     case("broadcast_to_reshape", |g| out(g, x(g).broadcast_to([1, 2, 3])), "reshape"),
     case("reshape_of_broadcast", |g| out(g, x(g).broadcast_to([4, 2, 3]).reshape([4, 2, 1, 3])), "broadcast"),
-    case("flip_of_flip", |g| out(g, x(g).flip(&[0, 1]).flip(&[1])), "flip"),
+    case("flip_of_flip", |g| out(g, x(g).flip([0, 1]).flip([1])), "flip"),
     case("slice_of_slice", |g| out(g, x(g).slice_steps(&[0, 1], &[2, 3], &[1, 1]).slice(&[1, 0], &[2, 2])), "slice"),
     case("slice_of_pad", |g| out(g, x(g).pad(&[1, 2], &[0, 1], 0.0).slice(&[1, 3], &[3, 5])), "slice"),
     case("slice_of_concat", |g| out(g, g.concat(&[x(g), y(g)], 1).slice(&[0, 3], &[2, 6])), ""),
@@ -95,14 +95,14 @@ static CANONICAL: &[Case] = &[
         |g| out(g, x(g).broadcast_to([4, 2, 3]).exp() * 2.0f64),
         "exp constant broadcast mul broadcast",
     ),
-    case("extreme_of_broadcast", |g| out(g, x(g).broadcast_to([4, 2, 3]).reduce_max(&[0]).exp()), "exp"),
+    case("extreme_of_broadcast", |g| out(g, x(g).broadcast_to([4, 2, 3]).max_over([0]).exp()), "exp"),
     case("transpose_into_matmul", |g| out(g, x(g).t().matmul(y(g).t().t()).matmul(g.shared("x").t())), "matmul matmul"),
     case("transpose_of_matmul", |g| out(g, x(g).matmul_with(y(g), false, true).t()), "matmul"),
-    case("reduce_nothing", |g| out(g, x(g).reshape([2, 1, 3]).reduce_sum(&[1])), ""),
-    case("squeeze_reduce", |g| out(g, x(g).reshape([2, 1, 3]).reduce_sum(&[0, 2]).reshape([])), "reduce_sum"),
+    case("reduce_nothing", |g| out(g, x(g).reshape([2, 1, 3]).sum_over([1])), ""),
+    case("squeeze_reduce", |g| out(g, x(g).reshape([2, 1, 3]).sum_over([0, 2]).reshape([])), "reduce_sum"),
     case(
         "split_reduce",
-        |g| out(g, x(g).broadcast_to([4, 2, 3]).exp().reduce_sum(&[0, 2])),
+        |g| out(g, x(g).broadcast_to([4, 2, 3]).exp().sum_over([0, 2])),
         "exp broadcast reduce_sum reduce_sum",
     ),
 ];
@@ -112,7 +112,7 @@ static FOLDED: &[Case] = &[case(
     "constant_operands",
     |g| {
         let c = g.constant(TensorData::from_bits(F32, &[3].into(), &[1, 2, 3].map(|b: u64| b << 28)));
-        out(g, x(g) + (c.exp().reduce_sum(&[0]) * c).broadcast_to([2, 3]));
+        out(g, x(g) + (c.exp().sum_over([0]) * c).broadcast_to([2, 3]));
     },
     "constant broadcast add",
 )];
@@ -187,7 +187,7 @@ static STABLE: &[Case] = &[
     case("exp_plus_minus_one", |g| out(g, x(g).exp() + -1.0f64), "expm1"),
     case(
         "log_sum_exp",
-        |g| out(g, x(g).exp().reduce_sum(&[1]).log()),
+        |g| out(g, x(g).exp().sum_over([1]).log()),
         "reduce_max stop_gradient abs constant broadcast lt constant broadcast select broadcast sub exp reduce_sum log add",
     ),
     case("sqrt_of_square", |g| out(g, x(g).square().sqrt()), "abs"),
@@ -196,7 +196,7 @@ static STABLE: &[Case] = &[
         "softmax_by_hand",
         |g| {
             let e = x(g).exp();
-            out(g, e / e.reduce_sum(&[1]).repeat_along(&[2, 3].into(), &[1]));
+            out(g, e / e.sum_over([1]).repeat_along(&[2, 3].into(), [1]));
         },
         "softmax",
     ),
@@ -332,10 +332,10 @@ fn softmax_of_large_logits_and_its_logarithm() {
     let source = graph(|g| {
         let x = g.input("x", F32, [2, 3]);
         let e = x.exp();
-        let p = e / e.reduce_sum(&[1]).reshape([2, 1]).broadcast_to([2, 3]);
+        let p = e / e.sum_over([1]).reshape([2, 1]).broadcast_to([2, 3]);
         g.output("p", p);
         g.output("entropy", -(p * p.log()).sum());
-        g.output("d", g.grad(p.log().reduce_sum(&[1]).sum(), &[x])[0]);
+        g.output("d", g.grad(p.log().sum_over([1]).sum(), &[x])[0]);
     });
     let done = optimized(&source);
     let env = cotangent_graph::Env::default().with("x", ndarray::arr2(&[[1e4f32, 0.0, -1e4], [300.0, 300.0, 300.0]]));

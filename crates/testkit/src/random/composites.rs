@@ -70,7 +70,7 @@ impl<'g> Pool<'g, '_> {
         let n: usize = axes.iter().map(|&a| shape[a]).product();
         let spread = (n as f64).sqrt();
         let (tensor, magnitude) = match self.rng.below(6) {
-            0 => (x.variance(&axes), m * m),
+            0 => (x.variance_over(&axes), m * m),
             1 => (x.normalize(&axes, 1e-2), spread),
             2 => (x.rms_norm(&axes, 1e-2), spread),
             3 => {
@@ -85,7 +85,7 @@ impl<'g> Pool<'g, '_> {
                 let bias = self.constant(x.dtype(), &kept, -1.0, 1.0);
                 (x.batch_norm(gain, bias, &axes, 1e-2), 2.0 * spread + 1.0)
             }
-            _ => (x.log_sum_exp(axes[0]), m + 8.0),
+            _ => (x.log_sum_exp_over(axes[0]), m + 8.0),
         };
         self.push(tensor, magnitude);
         Some(())

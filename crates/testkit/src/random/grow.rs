@@ -314,7 +314,7 @@ impl<'g, 'o> Pool<'g, 'o> {
         if shape.n_elements() > self.options.max_elements {
             return None;
         }
-        self.push(x.repeat_along(&shape, &[at]), item.magnitude);
+        self.push(x.repeat_along(&shape, [at]), item.magnitude);
         Some(())
     }
 
@@ -353,10 +353,10 @@ impl<'g, 'o> Pool<'g, 'o> {
         }
         let n: usize = axes.iter().map(|&a| shape[a]).product();
         let (tensor, magnitude) = match self.rng.below(7) {
-            0 | 1 => (x.reduce_sum(&axes), item.magnitude * n as f64),
-            2 if n > 0 => (x.reduce_max(&axes), item.magnitude),
-            3 if n > 0 => (x.reduce_min(&axes), item.magnitude),
-            4 if n <= 8 => (x.reduce_prod(&axes), item.magnitude.powi(n as i32)),
+            0 | 1 => (x.sum_over(&axes), item.magnitude * n as f64),
+            2 if n > 0 => (x.max_over(&axes), item.magnitude),
+            3 if n > 0 => (x.min_over(&axes), item.magnitude),
+            4 if n <= 8 => (x.prod_over(&axes), item.magnitude.powi(n as i32)),
             5 if n > 0 && x.is_float() && self.options.composites => (x.mean_over(&axes), item.magnitude),
             6 if shape[axes[0]] > 0 && self.options.composites && self.options.integers => {
                 (x.argmax(axes[0]), n as f64)

@@ -141,18 +141,18 @@ impl<'g> Pool<'g, '_> {
     /// Columns (or rows) of a norm of at most 1.
     fn max_norm(&mut self, new: Tensor<'g>) -> Tensor<'g> {
         let axis = usize::from(self.rng.chance(0.2));
-        let norm = new.square().reduce_sum(&[axis]).sqrt();
+        let norm = new.square().sum_over([axis]).sqrt();
         let scale = 1.0 / norm.maximum(norm.constant_like(1.0));
-        new * scale.repeat_along(&new.shape(), &[axis])
+        new * scale.repeat_along(&new.shape(), [axis])
     }
 
     /// Something of each column as an output.
     fn columns(&mut self, x: Tensor<'g>, n_rows: usize) {
         let (tensor, magnitude) = match self.rng.below(5) {
-            0 => (x.square().reduce_sum(&[0]), 1e3),
-            1 if n_rows > 0 => (x.reduce_max(&[0]), 8.0),
-            2 if n_rows > 0 => (x.mean_over(&[0]), 8.0),
-            _ => (x.reduce_sum(&[0]), 1e3),
+            0 => (x.square().sum_over([0]), 1e3),
+            1 if n_rows > 0 => (x.max_over([0]), 8.0),
+            2 if n_rows > 0 => (x.mean_over([0]), 8.0),
+            _ => (x.sum_over([0]), 1e3),
         };
         let name = self.name("columns");
         self.g.output(&name, tensor);
