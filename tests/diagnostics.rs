@@ -48,8 +48,9 @@ fn about(code: Code) -> About {
         Code::NoSuchValue => (NO, BOTH),
         // The line of the op; `find_non_finite` adds those of its operands.
         Code::NotFinite => (BOTH, NO),
-        // About the graph or the compiler as a whole.
+        // About the graph, the compiler or the machine as a whole; about ids, which have no lines.
         Code::NoOutputs | Code::BadVersion | Code::Diverged | Code::Unsupported => (NO, NO),
+        Code::ForeignId | Code::NoMemory => (NO, NO),
         // About the record of an op, and a graph that was put together node by node.
         Code::BadOp | Code::IllFormed => (NO, NO),
     };
@@ -613,6 +614,7 @@ const WITHOUT: &[(&str, &str, &str)] = &[
     ("kernel/src/interp_plan.rs", "InputType", "a plan has no lines; users do not meet it"),
     ("kernel/src/interp_plan.rs", "InputNames", "a plan has no lines; users do not meet it"),
     ("exec/src/machine.rs", "StoreMismatch", "the store was accepted before, so that nothing is missing"),
+    ("exec/src/machine.rs", "InputType", "the inputs were checked before, so that none is of another type"),
 ];
 
 #[test]

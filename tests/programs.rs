@@ -122,7 +122,7 @@ fn the_learning_rate_is_set_without_compiling_again() {
 fn the_store_checks_names_and_types() {
     let mut session = Session::new(&one_thread(), training(32), Seed(1)).unwrap();
     let before = weights(session.store());
-    let store = session.store_mut();
+    let mut store = session.store_mut();
     let line = line!() + 1;
     let error = store.set("hidden.wieght", array![0.0f32]).unwrap_err();
     assert_eq!((error.code, error.help.as_deref()), (Code::NoSuchValue, Some("did you mean `hidden.weight`?")));
@@ -133,7 +133,7 @@ fn the_store_checks_names_and_types() {
         assert_eq!(error.code, Code::InputType, "{error}");
         assert!(error.message.contains("`hidden.weight` requires f32[12,24]"), "{error}");
     }
-    assert_eq!(weights(store), before);
+    assert_eq!(weights(&store), before);
     // A transposed array is set in logical order.
     let value = Array2::from_shape_fn((24, N_FEATURES), |(i, j)| (i * 100 + j) as f32);
     store.set("hidden.weight", value.t().to_owned()).unwrap();

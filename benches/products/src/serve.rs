@@ -104,7 +104,7 @@ fn measure<T: Number>(
     let length = Duration::from_millis(milliseconds as u64);
     let times = if library == "cotangent" {
         let plan = Gemm::<T>::new(m, n, k);
-        let mut workspace = Workspace::with_bytes(plan.workspace_bytes(n_threads));
+        let mut workspace = Workspace::with_bytes(plan.workspace_bytes(n_threads)).expect("memory");
         let [a_stride, b_stride, c_stride] = strides.map(|stride| stride as isize);
         let batch = Batch { count: batch, a_stride, b_stride, c_stride };
         let a = MatRef { ptr: all.0, rows: m, cols: k, row_stride: ars, col_stride: acs };

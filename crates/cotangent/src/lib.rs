@@ -48,7 +48,7 @@ pub use cotangent_train as train;
 pub mod prelude {
     pub use cotangent_exec::{
         BackendChoice, Choice, CompileError, Compiler, Executable, Fusion, Fusions, InputView, Outputs, ProgramId,
-        Runtime, Seed, Session, StageView, Store, Threads,
+        Runtime, Seed, Session, StageView, Store, StoreMut, Threads,
     };
     pub use cotangent_graph::DType::{self, Bool, F32, F64, I32, I64, U8};
     pub use cotangent_graph::{Diag, Diags, Graph, GraphBuilder, Init, Mode, Shape, Tensor, TensorData, Type, build};

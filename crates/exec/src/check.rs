@@ -4,22 +4,20 @@ use cotangent_graph::interp::{Value, trace};
 use cotangent_graph::{Code, Diag, Env, Graph, NodeId, TensorData};
 
 use crate::compile::Executable;
-use crate::input::InputView;
+use crate::input::Inputs;
 use crate::machine::Machine;
 use crate::store::Store;
 
 /// The values of a step: the store's, and the inputs given.
-pub(crate) fn environment<'n, 'v, 'd: 'v>(
-    store: &Store,
-    inputs: impl Iterator<Item = (&'n str, &'v InputView<'d>)>,
-) -> Env {
+pub(crate) fn environment(program: &Executable, store: &Store, inputs: &Inputs<'_>) -> Env {
     let mut env = Env::default();
     for (name, _) in store.iter() {
         if let Ok(value) = store.get(name) {
             env.values.insert(name.to_owned(), value);
         }
     }
-    env.values.extend(inputs.map(|(name, view)| (name.to_owned(), view.to_tensor())));
+    let names = &program.interface.input_names;
+    env.values.extend(inputs.iter().map(|(at, view)| (names[at].clone(), view.to_tensor())));
     env.counters = cotangent_graph::Counters { seed: store.seed().0, step: store.step() };
     env
 }
@@ -36,11 +34,12 @@ impl Oracle {
     }
 
     /// Compares what a step of the plan has just computed.
-    pub(crate) fn compare(&self, program: &Executable, machine: &Machine, step: usize) -> Result<(), Diag> {
+    pub(crate) fn compare(&self, machine: &Machine, step: usize) -> Result<(), Diag> {
+        let program = machine.program();
         for &(id, buffer) in &program.plan.step_values[step] {
             let Some(expected) = self.values[id.index()].as_ref().and_then(Value::tensor) else { continue };
             let node = program.optimized.node(id);
-            let got = machine.value(buffer, &node.ty);
+            let got = machine.value(buffer, node.ty.shape());
             if !expected.same_bits(&got) {
                 let at = first_difference(expected, &got);
                 let text = format!(

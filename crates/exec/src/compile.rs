@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cotangent_codegen::{BackendChoice, CodegenError, Compiled, Isa, MadeBy};
@@ -16,7 +17,8 @@ use cotangent_kernel::{
 };
 use cotangent_passes::{PassError, PassOptions, PassReport, optimize};
 
-use crate::input::{InputId, InputKey, InputView};
+use crate::input::{InputId, InputView};
+use crate::place::Place;
 
 /// Why a graph did not become a program.
 #[derive(Debug)]
@@ -234,9 +236,11 @@ impl Compiler {
         let total = start.elapsed();
         let timings = Timings { passes, plan: planned - passes, codegen: total - planned, total };
         let interface = Interface::of(&optimized.graph, graph);
-        let gemms = plan.steps.iter().filter_map(|step| GemmPlan::of(&plan, step)).collect();
+        let gemms = plan.steps.iter().map(|step| GemmPlan::of(&plan, step)).collect::<Result<_, _>>()?;
+        let places = Place::of_plan(&plan, &interface)?;
         let layouts = plan.kernels.iter().map(|k| k.layout()).collect();
         let executable = Executable {
+            id: Identity::new(),
             source: graph.clone(),
             optimized: optimized.graph,
             reports: optimized.report,
@@ -244,6 +248,7 @@ impl Compiler {
             compiled,
             layouts,
             gemms,
+            places,
             interface,
             timings,
             backend,
@@ -277,8 +282,9 @@ pub(crate) struct GemmPlan {
 }
 
 impl GemmPlan {
-    fn of(plan: &Plan, step: &Step) -> Option<Self> {
-        let Step::Gemm { dims, dtype, c, epilogue, .. } = step else { return None };
+    /// The plan of a step that is a product, `None` for another step.
+    pub(crate) fn of(plan: &Plan, step: &Step) -> Result<Option<Self>, CompilerBug> {
+        let Step::Gemm { dims, dtype, c, epilogue, .. } = step else { return Ok(None) };
         let n_companions = epilogue.as_ref().map_or(0, |e| n_companions(plan, &e.call, *c));
         let row_multiple = epilogue.as_ref().map_or(1, |e| e.block);
         let owns_c = plan.buffers[c.index()].home == Home::Rows;
@@ -287,10 +293,12 @@ impl GemmPlan {
         let epilogue = EpilogueNeeds { row_multiple, n_companions, owns_c };
         let options = cotangent_gemm::Options { epilogue, ..Default::default() };
         let gemm = match dtype {
-            DType::F64 => AnyGemm::F64(Gemm::with_options(dims.m, dims.n, dims.k, &options)?),
-            _ => AnyGemm::F32(Gemm::with_options(dims.m, dims.n, dims.k, &options)?),
+            DType::F32 => Gemm::with_options(dims.m, dims.n, dims.k, &options).map(AnyGemm::F32),
+            DType::F64 => Gemm::with_options(dims.m, dims.n, dims.k, &options).map(AnyGemm::F64),
+            _ => None,
         };
-        Some(GemmPlan { gemm, rows_at, size: dtype.size_bytes() })
+        let bug = || CompilerBug::new("plan", format!("no product of {dims:?} of {dtype} on this machine"));
+        Ok(Some(GemmPlan { gemm: gemm.ok_or_else(bug)?, rows_at, size: dtype.size_bytes() }))
     }
 
     pub(crate) fn workspace_bytes(&self, n_threads: usize) -> usize {
@@ -345,15 +353,31 @@ impl Interface {
     }
 }
 
+/// What tells an executable or a session from all others of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Identity(u64);
+
+impl Identity {
+    /// One that nothing else has.
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Identity(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// A compiled program: immutable, shared between sessions and threads.
 pub struct Executable {
+    pub(crate) id: Identity,
     pub(crate) source: Graph,
     pub(crate) optimized: Graph,
     pub(crate) reports: Vec<PassReport>,
     pub(crate) plan: Plan,
     pub(crate) compiled: Compiled,
     pub(crate) layouts: Vec<Vec<i64>>,
-    pub(crate) gemms: Vec<GemmPlan>,
+    /// For each step the plan of its product, if it is one.
+    pub(crate) gemms: Vec<Option<GemmPlan>>,
+    /// For each buffer of the plan.
+    pub(crate) places: Vec<Place>,
     pub(crate) interface: Interface,
     timings: Timings,
     backend: &'static str,
@@ -426,25 +450,21 @@ impl Executable {
     #[track_caller]
     pub fn input_id(&self, name: &str) -> Result<InputId, Diag> {
         match self.interface.input_names.iter().position(|n| n == name) {
-            Some(at) => Ok(InputId(at)),
+            Some(at) => Ok(InputId { program: self.id, at }),
             None => Err(self.unknown_input(name)),
         }
     }
 
-    /// The position of an input whose element type and shape are as declared.
+    /// Whether a value has the element type and shape that the input of this position is declared with.
     #[track_caller]
-    pub(crate) fn checked_input(&self, key: &impl InputKey, view: &InputView<'_>) -> Result<usize, Diag> {
-        let names = &self.interface.input_names;
-        let Some(position) = key.position(names) else {
-            return Err(self.unknown_input(&key.label()));
-        };
-        let ty = &self.interface.input_types[position];
+    pub(crate) fn check_input(&self, at: usize, view: &InputView<'_>) -> Result<(), Diag> {
+        let (name, ty) = (&self.interface.input_names[at], &self.interface.input_types[at]);
         if view.dtype() == ty.dtype() && view.has_shape(ty.shape()) {
-            return Ok(position);
+            return Ok(());
         }
         let got = Type::tensor(view.dtype(), view.shape());
-        let diag = Diag::new(Code::InputType, format!("input `{}` requires {ty}, got {got}", names[position]))
-            .note("the input was declared", self.declared_at(&names[position]));
+        let diag = Diag::new(Code::InputType, format!("input `{name}` requires {ty}, got {got}"))
+            .note("the input was declared", self.declared_at(name));
         Err(if view.dtype() == ty.dtype() && view.shape().rank() == ty.shape().rank() {
             diag.help("shapes are static: compile a program for each batch size on the same store")
         } else {
@@ -457,6 +477,13 @@ impl Executable {
         let names = self.interface.input_names.iter().map(String::as_str);
         let diag = Diag::new(Code::InputNames, format!("the program has no input `{name}`"));
         diag.suggest(name, names)
+    }
+
+    #[track_caller]
+    pub(crate) fn missing_input(&self, at: usize) -> Diag {
+        let (name, ty) = (&self.interface.input_names[at], &self.interface.input_types[at]);
+        let diag = Diag::new(Code::InputNames, format!("the program requires input `{name}` of type {ty}, got none"));
+        diag.note("the input was declared", self.declared_at(name))
     }
 
     /// Where the user declared an input, parameter or state.

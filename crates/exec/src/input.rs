@@ -1,74 +1,91 @@
-//! Inputs of a step: borrowed views of the caller's arrays, by name or by an id resolved once.
+//! Inputs of a step: borrowed views of the caller's arrays, by name or by an id resolved once; and all of them together,
+//! checked, as a step takes them.
 
-use cotangent_graph::{Element, Shape, TensorData};
+use cotangent_graph::{Code, Diag, Element, Shape, TensorData};
+use cotangent_host::{Block, Refused};
 use cotangent_scalar::DType;
-use ndarray::{ArrayBase, ArrayView, CowArray, Data, Dimension, IxDyn};
+use ndarray::{ArrayBase, ArrayView, Data, Dimension, IxDyn};
+use smallvec::SmallVec;
 
-/// An input of a program, resolved once by [`crate::Executable::input_id`].
+use crate::compile::{Executable, Identity};
+use crate::memory::{block_of, no_memory};
+
+/// An input of a program, resolved once by [`crate::Executable::input_id`]. It is that program's alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct InputId(pub(crate) usize);
-
-/// What names an input of a step: its name, or its [`InputId`].
-pub trait InputKey {
-    /// The position among the program's inputs, given their names.
-    fn position(&self, names: &[String]) -> Option<usize>;
-    /// The name for messages.
-    fn label(&self) -> String;
+pub struct InputId {
+    pub(crate) program: Identity,
+    pub(crate) at: usize,
 }
 
-impl InputKey for &str {
-    fn position(&self, names: &[String]) -> Option<usize> {
-        names.iter().position(|n| n == self)
-    }
-    fn label(&self) -> String {
-        (*self).to_owned()
-    }
+/// What names an input of a step: its name, or its [`InputId`]. It can be implemented here only.
+pub trait InputKey: Key {}
+
+/// The part of [`InputKey`] that is not for others.
+pub trait Key {
+    /// The position among a program's inputs.
+    ///
+    /// # Errors
+    /// `E0301` if the program has no such input, `E0308` for an id of another program.
+    #[doc(hidden)]
+    fn position(&self, program: &Executable) -> Result<usize, Diag>;
 }
 
-impl InputKey for String {
-    fn position(&self, names: &[String]) -> Option<usize> {
-        names.iter().position(|n| n == self)
-    }
-    fn label(&self) -> String {
-        self.clone()
-    }
-}
-
-impl InputKey for InputId {
-    fn position(&self, names: &[String]) -> Option<usize> {
-        (self.0 < names.len()).then_some(self.0)
-    }
-    fn label(&self) -> String {
-        format!("#{}", self.0)
+impl Key for &str {
+    #[track_caller]
+    fn position(&self, program: &Executable) -> Result<usize, Diag> {
+        match program.interface.input_names.iter().position(|name| name == self) {
+            Some(at) => Ok(at),
+            None => Err(program.unknown_input(self)),
+        }
     }
 }
 
-/// A tensor handed to a step. Arrays in row-major order are borrowed; others are copied.
+impl Key for String {
+    #[track_caller]
+    fn position(&self, program: &Executable) -> Result<usize, Diag> {
+        self.as_str().position(program)
+    }
+}
+
+impl Key for InputId {
+    #[track_caller]
+    fn position(&self, program: &Executable) -> Result<usize, Diag> {
+        if self.program == program.id && self.at < program.interface.input_names.len() {
+            return Ok(self.at);
+        }
+        let diag = Diag::new(Code::ForeignId, "the id of an input is of another program");
+        Err(diag.help("each program has ids of its own: ask this one by `Executable::input_id`"))
+    }
+}
+
+impl InputKey for &str {}
+impl InputKey for String {}
+impl InputKey for InputId {}
+
+/// A tensor handed to a step, made from any array by `into()`, whatever the order of its elements in memory. Arrays in
+/// row-major order are read where they are; others are copied by the step.
 #[derive(Clone, Debug)]
-pub enum InputView<'a> {
-    /// Elements of type f32.
-    F32(CowArray<'a, f32, IxDyn>),
-    /// Elements of type f64.
-    F64(CowArray<'a, f64, IxDyn>),
-    /// Elements of type i32.
-    I32(CowArray<'a, i32, IxDyn>),
-    /// Elements of type i64.
-    I64(CowArray<'a, i64, IxDyn>),
-    /// Elements of type u8.
-    U8(CowArray<'a, u8, IxDyn>),
-    /// Truth values.
-    Bool(CowArray<'a, bool, IxDyn>),
+pub struct InputView<'a>(View<'a>);
+
+#[derive(Clone, Debug)]
+enum View<'a> {
+    F32(ArrayView<'a, f32, IxDyn>),
+    F64(ArrayView<'a, f64, IxDyn>),
+    I32(ArrayView<'a, i32, IxDyn>),
+    I64(ArrayView<'a, i64, IxDyn>),
+    U8(ArrayView<'a, u8, IxDyn>),
+    Bool(ArrayView<'a, bool, IxDyn>),
 }
 
 macro_rules! each {
     ($view:expr, $a:ident => $body:expr) => {
-        match $view {
-            InputView::F32($a) => $body,
-            InputView::F64($a) => $body,
-            InputView::I32($a) => $body,
-            InputView::I64($a) => $body,
-            InputView::U8($a) => $body,
-            InputView::Bool($a) => $body,
+        match &$view.0 {
+            View::F32($a) => $body,
+            View::F64($a) => $body,
+            View::I32($a) => $body,
+            View::I64($a) => $body,
+            View::U8($a) => $body,
+            View::Bool($a) => $body,
         }
     };
 }
@@ -76,13 +93,13 @@ macro_rules! each {
 impl InputView<'_> {
     /// The element type.
     pub fn dtype(&self) -> DType {
-        match self {
-            InputView::F32(_) => DType::F32,
-            InputView::F64(_) => DType::F64,
-            InputView::I32(_) => DType::I32,
-            InputView::I64(_) => DType::I64,
-            InputView::U8(_) => DType::U8,
-            InputView::Bool(_) => DType::Bool,
+        match self.0 {
+            View::F32(_) => DType::F32,
+            View::F64(_) => DType::F64,
+            View::I32(_) => DType::I32,
+            View::I64(_) => DType::I64,
+            View::U8(_) => DType::U8,
+            View::Bool(_) => DType::Bool,
         }
     }
 
@@ -97,32 +114,30 @@ impl InputView<'_> {
 
     /// A copy of the elements.
     pub fn to_tensor(&self) -> TensorData {
-        match self {
-            InputView::F32(a) => TensorData::F32(a.to_owned()),
-            InputView::F64(a) => TensorData::F64(a.to_owned()),
-            InputView::I32(a) => TensorData::I32(a.to_owned()),
-            InputView::I64(a) => TensorData::I64(a.to_owned()),
-            InputView::U8(a) => TensorData::U8(a.to_owned()),
-            InputView::Bool(a) => TensorData::Bool(a.to_owned()),
-        }
+        each!(self, a => TensorData::from(a.view()))
     }
 
-    /// The address of the first element; the elements follow in row-major order.
-    pub(crate) fn as_ptr(&self) -> *const u8 {
-        each!(self, a => a.as_ptr().cast())
+    /// The address of the first element, and the number of elements, if they follow each other in row-major order.
+    fn in_order(&self) -> Option<(*const u8, usize)> {
+        each!(self, a => a.as_slice().map(|elements| (elements.as_ptr().cast(), elements.len())))
+    }
+
+    /// A copy of the elements in row-major order.
+    fn copied(&self) -> Result<Block, Refused> {
+        each!(self, a => block_of(a.iter().copied(), a.len()))
     }
 }
 
 /// An element type that views can have.
 pub trait ViewElement: Element {
-    /// Wraps an array in row-major order.
-    fn view(array: CowArray<'_, Self, IxDyn>) -> InputView<'_>;
+    #[doc(hidden)]
+    fn view(array: ArrayView<'_, Self, IxDyn>) -> InputView<'_>;
 }
 
 macro_rules! view_elements {
     ($($t:ty, $variant:ident;)*) => {
         $(impl ViewElement for $t {
-            fn view(array: CowArray<'_, Self, IxDyn>) -> InputView<'_> { InputView::$variant(array) }
+            fn view(array: ArrayView<'_, Self, IxDyn>) -> InputView<'_> { InputView(View::$variant(array)) }
         })*
     };
 }
@@ -130,12 +145,7 @@ view_elements! { f32, F32; f64, F64; i32, I32; i64, I64; u8, U8; bool, Bool; }
 
 impl<'a, T: ViewElement, D: Dimension> From<ArrayView<'a, T, D>> for InputView<'a> {
     fn from(array: ArrayView<'a, T, D>) -> Self {
-        let array = array.into_dyn();
-        T::view(if array.is_standard_layout() {
-            CowArray::from(array)
-        } else {
-            CowArray::from(array.as_standard_layout().into_owned())
-        })
+        T::view(array.into_dyn())
     }
 }
 
@@ -155,5 +165,74 @@ impl<'a> From<&'a TensorData> for InputView<'a> {
             TensorData::U8(a) => a.into(),
             TensorData::Bool(a) => a.into(),
         }
+    }
+}
+
+/// An input that was given: its view, or a copy of its elements in row-major order as well.
+#[derive(Debug)]
+struct Given<'a> {
+    view: InputView<'a>,
+    copy: Option<Block>,
+}
+
+/// The inputs of a step of a program, in its order: all of them, each of the type that the program declares.
+#[derive(Debug)]
+pub(crate) struct Inputs<'a>(SmallVec<[Option<Given<'a>>; 8]>);
+
+impl<'a> Inputs<'a> {
+    /// Checks what is given against what a program asks for. Of several values for one input the last one counts.
+    ///
+    /// # Errors
+    /// `E0301` for an unknown or missing input, `E0302` for one of another type, `E0308` for an id of another program.
+    #[track_caller]
+    pub(crate) fn new<K: InputKey>(
+        program: &Executable,
+        given: impl IntoIterator<Item = (K, InputView<'a>)>,
+    ) -> Result<Self, Diag> {
+        let mut inputs = Inputs((0..program.interface.input_names.len()).map(|_| None).collect());
+        for (key, view) in given {
+            let at = key.position(program)?;
+            program.check_input(at, &view)?;
+            inputs.0[at] = Some(Given { view, copy: None });
+        }
+        match inputs.0.iter().position(Option::is_none) {
+            None => Ok(inputs),
+            Some(missing) => Err(program.missing_input(missing)),
+        }
+    }
+
+    /// Copies what is not in row-major order.
+    ///
+    /// # Errors
+    /// `E0309` if there is no memory for it; the inputs that a program asks for may be large.
+    #[track_caller]
+    pub(crate) fn in_order(mut self, program: &Executable) -> Result<Self, Diag> {
+        for (at, given) in self.0.iter_mut().enumerate() {
+            let Some(given) = given.as_mut().filter(|given| given.view.in_order().is_none()) else { continue };
+            match given.view.copied() {
+                Ok(copy) => given.copy = Some(copy),
+                Err(refused) => {
+                    let what = format!("a copy of input `{}` in row-major order", program.interface.input_names[at]);
+                    return Err(no_memory(what, refused).help("an array in row-major order is read where it is"));
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// The views with their positions.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &InputView<'a>)> {
+        self.0.iter().enumerate().filter_map(|(at, given)| Some((at, &given.as_ref()?.view)))
+    }
+
+    /// Where an input's elements are in row-major order, their type and their number; `None` if they are in another order and
+    /// were not copied.
+    pub(crate) fn place(&self, at: usize) -> Option<(*const u8, DType, usize)> {
+        let Given { view, copy } = self.0.get(at)?.as_ref()?;
+        let (address, n) = match copy {
+            Some(copy) => (copy.as_ptr().cast_const(), copy.n_bytes() / view.dtype().size_bytes()),
+            None => view.in_order()?,
+        };
+        Some((address, view.dtype(), n))
     }
 }

@@ -2,20 +2,24 @@
 //!
 //! What it relies on, by name:
 //! * *bounds*: [`cotangent_kernel::ir::Kernel::check_bounds`] was proven for every call at compile time;
-//! * *slices*: the plan places arena buffers inside `arena_bytes`, and buffers that are alive together do not overlap
-//!   (the plan verifier);
-//! * *homes*: the store never moves a slot's memory, and the session drops machines before the store;
-//! * *inputs*: bound views are in row-major order, have the declared type, and outlive the step that borrows them;
+//! * *slices*: buffers of the arena that are alive together do not overlap (the plan verifier);
+//! * *places*: each buffer has memory of its element type and number of elements: [`Place`] for what the program says, the
+//!   comparison with the store's slots in [`Machine::new`], that with the inputs in [`Machine::bind`];
+//! * *homes*: the store never moves a slot's memory or frees it while there is a session: nobody gets hold of the store itself
+//!   ([`StoreMut`](crate::StoreMut)), and the session drops machines before it;
+//! * *inputs*: a step borrows its inputs until it is over, and nobody reads their addresses afterwards;
 //! * *parts*: parts of a kernel are disjoint ranges of its rows or columns, so they write disjoint elements; what a kernel
 //!   keeps of the row under way has memory of its own for each part.
 
 use std::ops::Range;
 use std::slice;
+use std::sync::Arc;
 
 use cotangent_gemm::{Batch, Call, MatMut, MatRef, Workspace};
-use cotangent_graph::{Code, Diag, Element, Loc, NodeId, OpRef, Origin, TensorData, Type};
+use cotangent_graph::{Code, Diag, Element, Loc, NodeId, OpRef, Origin, Shape, TensorData};
+use cotangent_host::{Block, LINE};
 use cotangent_kernel::ir::{Kernel, Sweep};
-use cotangent_kernel::{BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, Plan, PlanOutput, Step};
+use cotangent_kernel::{BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
 use cotangent_pool::{Pool, split};
 use cotangent_scalar::DType;
 use ndarray::{ArrayViewD, IxDyn};
@@ -23,39 +27,39 @@ use smallvec::SmallVec;
 
 use crate::compile::{AnyGemm, Executable, GemmPlan};
 use crate::cores::Cores;
-use crate::input::InputView;
-use crate::memory::{AlignedBytes, tensor_of_bytes};
+use crate::input::Inputs;
+use crate::memory::{bits_of, block_of_tensor, no_memory, tensor_of};
+use crate::place::{COUNTERS_BYTES, Place};
 use crate::runtime::Runtime;
-use crate::store::Store;
+use crate::store::Slot;
 
 /// A kernel is split between threads only if one thread would need about this many nanoseconds.
 const MIN_PARALLEL_NANOS: usize = 8_000;
 
-/// Bytes of a cache line; what belongs to different threads shares none.
-const LINE: usize = 64;
-
 /// A program bound to memory.
 #[derive(Debug)]
 pub(crate) struct Machine {
+    program: Arc<Executable>,
+    runtime: Runtime,
     #[expect(dead_code, reason = "owns the memory that `buffers` leads into")]
-    arena: AlignedBytes,
-    counters: AlignedBytes,
+    arena: Block,
+    counters: Block,
     #[expect(dead_code, reason = "owns the memory that `buffers` leads into")]
-    constants: Vec<AlignedBytes>,
-    /// The address of each buffer; null for inputs that are not bound.
+    constants: Vec<Block>,
+    /// The address of each buffer; null for inputs outside of a step, and for what is kept row by row.
     buffers: Vec<*mut u8>,
-    /// For each input of the program, its buffer, and whether it is bound.
-    inputs: Vec<(BufferId, bool)>,
+    /// Where inputs' addresses go: (index into `buffers`, number of the input).
+    inputs: Vec<(usize, usize)>,
     /// For each step its kernel call's pointers, in `pointers`, and how far after them those of the next part are.
     calls: Vec<(Range<usize>, usize)>,
     pointers: Vec<*mut u8>,
-    /// Where inputs' addresses go: (index into `pointers`, index into `inputs`).
+    /// Where inputs' addresses go from there: (index into `pointers`, index into `buffers`).
     patches: Vec<(usize, usize)>,
     /// For each step, the work of its kernel: how many parts, and along which loop.
     splits: Vec<Split>,
     workspace: Workspace,
     /// Owns the memory that some of `pointers` lead into.
-    rows: AlignedBytes,
+    rows: Block,
     cores: Cores,
 }
 
@@ -84,41 +88,45 @@ pub(crate) fn give_back() {
 }
 
 impl Machine {
-    pub(crate) fn new(program: &Executable, store: &mut Store, runtime: &Runtime) -> Result<Self, Diag> {
+    /// Memory for a program, beside the parameters and states that `slot` finds.
+    pub(crate) fn new<'s>(
+        program: Arc<Executable>,
+        slot: impl Fn(&str) -> Option<&'s Slot>,
+        runtime: &Runtime,
+    ) -> Result<Self, Diag> {
         let plan = &program.plan;
-        let mut arena = AlignedBytes::zeroed(plan.arena_bytes);
-        let mut counters = AlignedBytes::zeroed(12);
-        let mut constants = Vec::new();
-        let mut buffers: Vec<*mut u8> = Vec::new();
-        for decl in &plan.buffers {
-            let address = match &decl.home {
-                Home::Input | Home::Rows => std::ptr::null_mut(),
-                Home::Counters => counters.as_mut_ptr(),
-                // In range: the plan counts every slice into `arena_bytes` (*slices*).
-                Home::Arena { offset } => arena.as_mut_ptr().wrapping_add(*offset),
-                Home::Const(value) => {
-                    let mut data = AlignedBytes::zeroed(decl.n_bytes());
-                    data.write_tensor(value);
-                    let address = data.as_mut_ptr();
-                    constants.push(data);
+        let refused = |what: &'static str| move |refused| no_memory(what, refused).at(Loc::Internal);
+        let arena = Block::zeroed(plan.arena_bytes).map_err(refused("values between the kernels of a step"))?;
+        let counters = Block::zeroed(COUNTERS_BYTES).map_err(refused("counters"))?;
+        let (mut constants, mut inputs) = (Vec::new(), Vec::new());
+        let mut buffers: Vec<*mut u8> = Vec::with_capacity(plan.buffers.len());
+        for (place, decl) in program.places.iter().zip(&plan.buffers) {
+            buffers.push(match place {
+                Place::Nowhere => std::ptr::null_mut(),
+                Place::Input(k) => {
+                    inputs.push((buffers.len(), *k));
+                    std::ptr::null_mut()
+                }
+                Place::Counters => counters.as_ptr(),
+                // Inside: places were checked (*places*).
+                Place::Arena(offset) => arena.as_ptr().wrapping_add(*offset),
+                Place::Constant(value) => {
+                    let block = block_of_tensor(value).map_err(refused("a constant"))?;
+                    let address = block.as_ptr();
+                    constants.push(block);
                     address
                 }
-                Home::Param | Home::State => store.address(&decl.name).ok_or_else(|| {
-                    let text = format!("the store has no `{}`", decl.name);
-                    Diag::new(Code::StoreMismatch, text).at(Loc::Internal)
-                })?,
-            };
-            buffers.push(address);
+                Place::Stored(k) => {
+                    let (name, ty, _) = &program.interface.stored[*k];
+                    let slot = slot(name).filter(|slot| slot.ty == *ty && slot.data.n_bytes() == decl.n_bytes());
+                    let text = || format!("the store has no `{name}` of type {ty}");
+                    slot.ok_or_else(|| Diag::new(Code::StoreMismatch, text()).at(Loc::Internal))?.data.as_ptr()
+                }
+            });
         }
-        let buffer_of = |name: &String| {
-            let at = plan.buffers.iter().position(|b| b.home == Home::Input && b.name == *name);
-            BufferId(at.unwrap_or(usize::MAX) as u32)
-        };
-        let inputs: Vec<(BufferId, bool)> =
-            program.interface.input_names.iter().map(|n| (buffer_of(n), false)).collect();
         let (mut calls, mut pointers, mut patches, mut splits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let share = plan.steps.iter().map(|step| rows_of(plan, step).1).max().unwrap_or(0);
-        let mut rows = AlignedBytes::zeroed(share * runtime.n_threads());
+        let rows = Block::zeroed(share * runtime.n_threads()).map_err(refused("the rows that threads keep"))?;
         for step in &plan.steps {
             // The calls of one step have the same arguments.
             let args = step.calls().next().map_or(&[][..], |call| &call.args);
@@ -134,12 +142,12 @@ impl Machine {
             let start = pointers.len();
             for part in 0..n_parts {
                 for (position, buffer) in args.iter().enumerate() {
-                    if let Some(k) = inputs.iter().position(|i| i.0 == *buffer) {
-                        patches.push((pointers.len(), k));
+                    if matches!(program.places[buffer.index()], Place::Input(_)) {
+                        patches.push((pointers.len(), buffer.index()));
                     }
                     let row = kept.iter().find(|(k, _)| *k == position);
                     pointers.push(match row {
-                        Some((_, offset)) => rows.as_mut_ptr().wrapping_add(part * share + offset),
+                        Some((_, offset)) => rows.as_ptr().wrapping_add(part * share + offset),
                         None => buffers[buffer.index()],
                     });
                 }
@@ -147,11 +155,14 @@ impl Machine {
             calls.push((start..start + args.len(), if n_parts > 1 { args.len() } else { 0 }));
             splits.push(split);
         }
-        let bytes = program.gemms.iter().map(|g| g.workspace_bytes(runtime.n_threads())).max().unwrap_or(0);
-        let workspace = Workspace::with_bytes(bytes);
+        let bytes = program.gemms.iter().flatten().map(|g| g.workspace_bytes(runtime.n_threads())).max().unwrap_or(0);
+        let workspace = Workspace::with_bytes(bytes).map_err(refused("the panels that products pack"))?;
         let stored: usize = program.interface.stored.iter().map(|(_, ty, _)| ty.n_bytes()).sum();
         let cores = Cores::new(program.updates(), stored, runtime);
+        let runtime = runtime.clone();
         Ok(Machine {
+            program,
+            runtime,
             arena,
             counters,
             constants,
@@ -167,6 +178,11 @@ impl Machine {
         })
     }
 
+    /// The program.
+    pub(crate) fn program(&self) -> &Arc<Executable> {
+        &self.program
+    }
+
     /// Bytes of the memory for packed panels and of each thread's rows.
     pub(crate) fn scratch_bytes(&self) -> usize {
         self.workspace.bytes() + self.rows.n_bytes()
@@ -177,44 +193,44 @@ impl Machine {
         self.cores.is_settled()
     }
 
-    pub(crate) fn unbind(&mut self) {
-        for input in &mut self.inputs {
-            input.1 = false;
-        }
-    }
-
-    /// Binds an input whose type was checked. The view's memory must stay until the step is over: `Session::run` holds it.
-    pub(crate) fn bind(&mut self, position: usize, view: &InputView<'_>) {
-        let (buffer, bound) = &mut self.inputs[position];
-        *bound = true;
-        if let Some(address) = self.buffers.get_mut(buffer.index()) {
-            *address = view.as_ptr().cast_mut();
-        }
-    }
-
-    pub(crate) fn first_unbound(&self) -> Option<usize> {
-        self.inputs.iter().position(|i| !i.1)
-    }
-
     /// Runs all steps. After each the observer, if there is one, may look at what is in memory and end the run.
     pub(crate) fn run(
         &mut self,
-        program: &Executable,
-        runtime: &Runtime,
+        inputs: &Inputs<'_>,
         seed: u64,
         step: u32,
         observer: Option<&mut Observer<'_>>,
     ) -> Result<(), Diag> {
-        for &(pointer, input) in &self.patches {
-            self.pointers[pointer] = self.buffers[self.inputs[input].0.index()];
-        }
+        self.bind(inputs)?;
         let words = [seed as u32, (seed >> 32) as u32, step];
-        // SAFETY: `counters` has 12 bytes, aligned to 64, and nothing else refers to it now.
-        unsafe { self.counters.as_mut_ptr().cast::<[u32; 3]>().write(words) };
+        for (place, word) in self.counters.bytes_mut().chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
         let mut cores = std::mem::replace(&mut self.cores, Cores::All);
-        let done = cores.run(runtime, |pool| self.run_on(pool, program, observer));
+        let (runtime, program) = (self.runtime.clone(), Arc::clone(&self.program));
+        let done = cores.run(&runtime, |pool| self.run_on(pool, &program, observer));
         self.cores = cores;
+        // Nobody finds them there when the step is over.
+        self.inputs.iter().for_each(|&(buffer, _)| self.buffers[buffer] = std::ptr::null_mut());
         done
+    }
+
+    /// Takes the addresses of a step's inputs over, each of its buffer's type and size (*inputs*).
+    fn bind(&mut self, inputs: &Inputs<'_>) -> Result<(), Diag> {
+        for &(buffer, input) in &self.inputs {
+            let decl = &self.program.plan.buffers[buffer];
+            let place = inputs.place(input).filter(|&(_, dtype, n)| dtype == decl.dtype && n == decl.n_elements);
+            let Some((address, ..)) = place else {
+                let text =
+                    format!("input `{}` is not {} elements of {} in order", decl.name, decl.n_elements, decl.dtype);
+                return Err(Diag::new(Code::InputType, text).at(Loc::Internal));
+            };
+            self.buffers[buffer] = address.cast_mut();
+        }
+        for &(pointer, buffer) in &self.patches {
+            self.pointers[pointer] = self.buffers[buffer];
+        }
+        Ok(())
     }
 
     /// The steps of the plan in order, on the threads of a pool.
@@ -224,12 +240,12 @@ impl Machine {
         program: &Executable,
         mut observer: Option<&mut Observer<'_>>,
     ) -> Result<(), Diag> {
-        let mut gemms = program.gemms.iter();
         for (s, step) in program.plan.steps.iter().enumerate() {
             match step {
                 Step::Kernel(call) => self.kernel(program, pool, s, call),
                 Step::Gemm { dims, a, b, c, epilogue, .. } => {
-                    if let Some(gemm) = gemms.next() {
+                    // Compiling fails where a product has no plan, so each one has.
+                    if let Some(gemm) = &program.gemms[s] {
                         self.gemm(program, pool, s, gemm, dims, [a, b], *c, epilogue.as_ref());
                     }
                 }
@@ -241,7 +257,7 @@ impl Machine {
                 }
                 Step::Copy { from, to, .. } => {
                     let n = program.plan.buffers[to.index()].n_bytes();
-                    // SAFETY: both buffers have at least `n` bytes (equal types, *slices*, *homes*) and are distinct.
+                    // SAFETY: both buffers have at least `n` bytes (equal types, *places*) and are distinct.
                     unsafe { std::ptr::copy(self.buffers[from.index()], self.buffers[to.index()], n) };
                 }
                 Step::Gather { table, indices, out, row } => self.gather(program, *table, *indices, *out, *row)?,
@@ -268,7 +284,7 @@ impl Machine {
         let (rows, cols) = (kernel.n_rows(), kernel.inner());
         match self.splits[step] {
             // SAFETY: *bounds*; the layout is this kernel's; the whole range is inside of it; pointers are those of the
-            // arguments (*slices*, *homes*, *inputs*), and nothing else runs.
+            // arguments (*slices*, *places*, *homes*, *inputs*), and nothing else runs.
             Split::Whole => unsafe { function.call(pointers.0, layout, 0..rows, 0..cols) },
             Split::Rows(n) => pool.run(n, &|part| {
                 let rows = split(rows, n, part, kernel.block().max(1));
@@ -358,7 +374,7 @@ impl Machine {
         if decl.n_elements == 0 || address.is_null() || T::DTYPE != decl.dtype {
             return &[];
         }
-        // SAFETY: the buffer has `n_elements` of this type (*slices*, *homes*, *inputs*), initialized (arenas and stores
+        // SAFETY: the buffer has `n_elements` of this type (*slices*, *places*, *homes*, *inputs*), initialized (arenas and stores
         // start zeroed), and no kernel runs now. A `bool` is 0 or 1: kernels store nothing else.
         unsafe { slice::from_raw_parts(address.cast(), decl.n_elements) }
     }
@@ -491,54 +507,43 @@ impl Machine {
         Ok(())
     }
 
-    /// A result as a view that borrows the machine.
-    pub(crate) fn view<T: Element>(&self, output: &PlanOutput) -> Option<ArrayViewD<'_, T>> {
-        let address = self.buffers[output.buffer.index()];
-        let n = output.ty.shape().n_elements();
-        let elements: &[T] = if n == 0 {
-            &[]
-        } else if address.is_null() || T::DTYPE != output.ty.dtype() {
-            return None;
-        } else {
-            // SAFETY: as for `elements`: a result's buffer stays untouched until the next step, which needs `&mut self`.
-            unsafe { slice::from_raw_parts(address.cast(), n) }
-        };
-        ArrayViewD::from_shape(IxDyn(output.ty.shape()), elements).ok()
+    /// The elements of a result.
+    fn result<T: Element>(&self, output: usize) -> &[T] {
+        self.elements(&self.program, self.program.plan.outputs[output].buffer)
+    }
+
+    /// A result as a view that borrows the machine; `None` for another element type.
+    pub(crate) fn view<T: Element>(&self, output: usize) -> Option<ArrayViewD<'_, T>> {
+        ArrayViewD::from_shape(IxDyn(self.program.plan.outputs[output].ty.shape()), self.result(output)).ok()
     }
 
     /// A copy of a result.
-    pub(crate) fn tensor(&self, output: &PlanOutput) -> TensorData {
-        self.value(output.buffer, &output.ty)
+    pub(crate) fn tensor(&self, output: usize) -> TensorData {
+        let output = &self.program.plan.outputs[output];
+        self.value(output.buffer, output.ty.shape())
     }
 
-    /// A copy of a buffer's elements, which are of this type.
-    pub(crate) fn value(&self, buffer: BufferId, ty: &Type) -> TensorData {
-        let address = self.buffers[buffer.index()];
-        let n = ty.n_bytes();
-        let bytes: &[u8] = if n == 0 || address.is_null() {
-            &[]
-        } else {
-            // SAFETY: as for `view`, as bytes.
-            unsafe { slice::from_raw_parts(address, n) }
-        };
-        tensor_of_bytes(ty.dtype(), ty.shape(), bytes.iter().copied())
+    /// A copy of a buffer's elements in a shape.
+    pub(crate) fn value(&self, buffer: BufferId, shape: &Shape) -> TensorData {
+        tensor_of(self.bytes(buffer), self.program.plan.buffers[buffer.index()].dtype, shape)
+    }
+
+    /// The bytes of a buffer; none of an input outside of a step.
+    fn bytes(&self, buffer: BufferId) -> &[u8] {
+        let (address, decl) = (self.buffers[buffer.index()], &self.program.plan.buffers[buffer.index()]);
+        if decl.n_elements == 0 || address.is_null() {
+            return &[];
+        }
+        // SAFETY: as for `elements`, as bytes.
+        unsafe { slice::from_raw_parts(address, decl.n_bytes()) }
     }
 
     /// A result of one element; allocates nothing.
-    pub(crate) fn scalar(&self, output: &PlanOutput) -> Option<f64> {
-        if output.ty.shape().n_elements() != 1 {
-            return None;
-        }
-        let size = output.ty.dtype().size_bytes();
-        let address = self.buffers[output.buffer.index()];
-        if address.is_null() {
-            return None;
-        }
-        let mut word = [0u8; 8];
-        let start = if cfg!(target_endian = "big") { 8 - size } else { 0 };
-        // SAFETY: as for `view`: the buffer holds one element of `size` bytes.
-        word[start..start + size].copy_from_slice(unsafe { slice::from_raw_parts(address, size) });
-        Some(output.ty.dtype().f64_of_bits(u64::from_ne_bytes(word)))
+    pub(crate) fn scalar(&self, output: usize) -> Option<f64> {
+        let output = &self.program.plan.outputs[output];
+        let bytes = self.bytes(output.buffer);
+        let dtype = output.ty.dtype();
+        (bytes.len() == dtype.size_bytes()).then(|| dtype.f64_of_bits(bits_of(bytes)))
     }
 }
 

@@ -5,18 +5,20 @@ use std::time::{Duration, Instant};
 
 use cotangent_graph::{Code, Diag, Element, Env, TensorData, Type};
 use ndarray::ArrayViewD;
-use smallvec::SmallVec;
 
 use crate::check;
-use crate::compile::Executable;
-use crate::input::{InputKey, InputView};
+use crate::compile::{Executable, Identity};
+use crate::input::{InputKey, InputView, Inputs};
 use crate::machine::{Machine, give_back};
 use crate::runtime::Runtime;
-use crate::store::{Seed, Store};
+use crate::store::{Seed, Store, StoreMut};
 
-/// A program of a session.
+/// A program of a session. It is that session's alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ProgramId(usize);
+pub struct ProgramId {
+    session: Identity,
+    at: usize,
+}
 
 /// Runs programs on one store, with the threads of a runtime.
 ///
@@ -24,8 +26,9 @@ pub struct ProgramId(usize);
 /// [`Session::load`]. A step is transactional: if it returns an error, no parameter, state or counter has changed.
 #[derive(Debug)]
 pub struct Session {
+    id: Identity,
     // Programs hold addresses into the store, so they are declared, and dropped, first.
-    programs: Vec<(Arc<Executable>, Machine)>,
+    programs: Vec<Machine>,
     store: Store,
     runtime: Runtime,
     checked: bool,
@@ -35,7 +38,7 @@ impl Session {
     /// A session whose parameters and states start as the program's initialisers say under this seed.
     ///
     /// # Errors
-    /// None with a fresh store; kept for programs that ask for one name with two types.
+    /// `E0309` if there is no memory for it.
     pub fn new(runtime: &Runtime, program: Arc<Executable>, seed: Seed) -> Result<Self, Diag> {
         Session::with_store(runtime, program, Store::new(seed))
     }
@@ -43,13 +46,28 @@ impl Session {
     /// A session that goes on with a store.
     ///
     /// # Errors
-    /// `E0306` if the store has a name of the program with another type.
+    /// `E0306` if the store has a name of the program with another type, `E0309` if there is no memory for the session. The
+    /// store is lost then; [`Session::try_with_store`] gives it back.
     pub fn with_store(runtime: &Runtime, program: Arc<Executable>, store: Store) -> Result<Self, Diag> {
+        Session::try_with_store(runtime, program, store).map_err(|(diag, _)| diag)
+    }
+
+    /// [`Session::with_store`] that gives the store back, unchanged, if there is no session.
+    ///
+    /// # Errors
+    /// As [`Session::with_store`].
+    #[expect(clippy::result_large_err, reason = "the store is what must not be lost")]
+    pub fn try_with_store(runtime: &Runtime, program: Arc<Executable>, store: Store) -> Result<Self, (Diag, Store)> {
         let checked = std::env::var_os("COTANGENT_CHECK").is_some_and(|v| v == "1");
-        let mut session = Session { programs: Vec::new(), store, runtime: runtime.clone(), checked };
-        session.load(program)?;
-        give_back();
-        Ok(session)
+        let runtime = runtime.clone();
+        let mut session = Session { id: Identity::new(), programs: Vec::new(), store, runtime, checked };
+        match session.load(program) {
+            Ok(_) => {
+                give_back();
+                Ok(session)
+            }
+            Err(diag) => Err((diag, session.store)),
+        }
     }
 
     /// A session that starts where an environment is: its seed and step, and its values of parameters and states. What it does
@@ -72,15 +90,26 @@ impl Session {
     /// Adds a program that works on the same store; parameters and states that it alone has start as it says.
     ///
     /// # Errors
-    /// `E0306` if the store has a name of the program with another type; nothing has changed then.
+    /// `E0306` if the store has a name of the program with another type, `E0309` if there is no memory for the program;
+    /// nothing has changed then.
     pub fn load(&mut self, program: Arc<Executable>) -> Result<ProgramId, Diag> {
         self.store.accepts(&program)?;
-        for (name, ty, init) in &program.interface.stored {
-            self.store.provide(name, ty, init);
+        let missing = self.store.missing(&program)?;
+        let slot = |name: &str| self.store.slot(name).or_else(|| missing.get(name));
+        let machine = Machine::new(program, slot, &self.runtime)?;
+        self.store.adopt(missing);
+        self.programs.push(machine);
+        Ok(ProgramId { session: self.id, at: self.programs.len() - 1 })
+    }
+
+    /// Where a program of this session is.
+    #[track_caller]
+    fn position(&self, program: ProgramId) -> Result<usize, Diag> {
+        if program.session == self.id && program.at < self.programs.len() {
+            return Ok(program.at);
         }
-        let machine = Machine::new(&program, &mut self.store, &self.runtime)?;
-        self.programs.push((program, machine));
-        Ok(ProgramId(self.programs.len() - 1))
+        let diag = Diag::new(Code::ForeignId, "the id of a program is of another session");
+        Err(diag.help("each session has ids of its own: `Session::load` gives them, and `Session::main`"))
     }
 
     /// Whether every step is recomputed by the interpreter and compared, bit for bit, as it runs. Slow; `COTANGENT_CHECK=1`
@@ -91,18 +120,18 @@ impl Session {
 
     /// The main program.
     pub fn program(&self) -> &Arc<Executable> {
-        &self.programs[0].0
+        self.programs[0].program()
     }
 
     /// The main program's id.
     pub fn main(&self) -> ProgramId {
-        ProgramId(0)
+        ProgramId { session: self.id, at: 0 }
     }
 
     /// Bytes that all programs hold besides their arenas: panels that products pack, and rows that threads keep while a step
     /// works on them.
     pub fn scratch_bytes(&self) -> usize {
-        self.programs.iter().map(|(_, machine)| machine.scratch_bytes()).sum()
+        self.programs.iter().map(Machine::scratch_bytes).sum()
     }
 
     /// The parameters and states.
@@ -111,8 +140,46 @@ impl Session {
     }
 
     /// The parameters and states, to be changed.
-    pub fn store_mut(&mut self) -> &mut Store {
-        &mut self.store
+    ///
+    /// ```
+    /// # use cotangent_exec::{Compiler, Runtime, Seed, Session, Store, Threads};
+    /// # use cotangent_graph::{DType::F32, Init, build};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let graph = build(|g| g.output("y", g.param("w", F32, [], Init::ONES) * 2.0))?;
+    /// # let program = Compiler::new().compile(&graph)?;
+    /// let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(1))?;
+    /// session.store_mut().set("w", 3.0f32)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The store stays where it is: programs hold addresses into it.
+    ///
+    /// ```compile_fail,E0594
+    /// # use cotangent_exec::{Compiler, Runtime, Seed, Session, Store, Threads};
+    /// # use cotangent_graph::{DType::F32, Init, build};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let graph = build(|g| g.output("y", g.param("w", F32, [], Init::ONES) * 2.0))?;
+    /// # let program = Compiler::new().compile(&graph)?;
+    /// let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(1))?;
+    /// *session.store_mut() = Store::new(Seed(0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// ```compile_fail,E0596
+    /// # use cotangent_exec::{Compiler, Runtime, Seed, Session, Store, Threads};
+    /// # use cotangent_graph::{DType::F32, Init, build};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let graph = build(|g| g.output("y", g.param("w", F32, [], Init::ONES) * 2.0))?;
+    /// # let program = Compiler::new().compile(&graph)?;
+    /// let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(1))?;
+    /// std::mem::swap::<Store>(&mut session.store_mut(), &mut Store::new(Seed(0)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn store_mut(&mut self) -> StoreMut<'_> {
+        StoreMut::from(&mut self.store)
     }
 
     /// Takes the store out, for another session.
@@ -130,7 +197,7 @@ impl Session {
         &mut self,
         inputs: impl IntoIterator<Item = (K, InputView<'a>)>,
     ) -> Result<Outputs<'_>, Diag> {
-        self.run(ProgramId(0), inputs)
+        self.run(self.main(), inputs)
     }
 
     /// Runs `n` steps of a program on the same inputs and measures each step of its plan: the median time of each, in plan
@@ -138,7 +205,7 @@ impl Session {
     /// still tries whether one core is faster.
     ///
     /// # Errors
-    /// As [`Session::step`].
+    /// As [`Session::step`], and `E0308` if the program is of another session.
     #[track_caller]
     pub fn profile<'a, K: InputKey>(
         &mut self,
@@ -146,9 +213,11 @@ impl Session {
         inputs: impl IntoIterator<Item = (K, InputView<'a>)>,
         n: usize,
     ) -> Result<Vec<Duration>, Diag> {
-        let (executable, machine) = &mut self.programs[program.0];
-        let held = bind(executable, machine, inputs)?;
-        let mut times: Vec<Vec<Duration>> = vec![Vec::with_capacity(n); executable.plan.steps.len()];
+        let at = self.position(program)?;
+        let machine = &mut self.programs[at];
+        let executable = Arc::clone(machine.program());
+        let inputs = Inputs::new(&executable, inputs)?.in_order(&executable)?;
+        let mut times: Vec<Vec<Duration>> = vec![Vec::with_capacity(n.min(1 << 16)); executable.plan.steps.len()];
         let mut left = n;
         while left > 0 {
             let counts = machine.is_settled();
@@ -163,13 +232,11 @@ impl Session {
                 Ok(())
             };
             let (seed, step) = (self.store.seed().0, self.store.step());
-            machine.run(executable, &self.runtime, seed, step, Some(&mut observe))?;
+            machine.run(&inputs, seed, step, Some(&mut observe))?;
             if executable.updates() {
                 self.store.advance();
             }
         }
-        machine.unbind();
-        drop(held);
         let median = |mut t: Vec<Duration>| {
             t.sort_unstable();
             t.get(t.len() / 2).copied().unwrap_or_default()
@@ -182,42 +249,38 @@ impl Session {
     /// changes. `None` if every value is finite.
     ///
     /// # Errors
-    /// `E0301` and `E0302` as for a step.
+    /// `E0301`, `E0302` and `E0308` as for a step.
     #[track_caller]
     pub fn find_non_finite<'a, K: InputKey>(
         &self,
         program: ProgramId,
         inputs: impl IntoIterator<Item = (K, InputView<'a>)>,
     ) -> Result<Option<Diag>, Diag> {
-        let executable = &self.programs[program.0].0;
-        let mut given = Vec::new();
-        for (key, view) in inputs {
-            let position = executable.checked_input(&key, &view)?;
-            given.push((executable.interface.input_names[position].clone(), view));
-        }
-        let env = check::environment(&self.store, given.iter().map(|(n, v)| (n.as_str(), v)));
+        let executable = self.programs[self.position(program)?].program();
+        let env = check::environment(executable, &self.store, &Inputs::new(executable, inputs)?);
         Ok(check::first_non_finite(executable, &env))
     }
 
     /// One step of a program of this session; see [`Session::step`].
     ///
     /// # Errors
-    /// As [`Session::step`].
+    /// As [`Session::step`], and `E0308` if the program is of another session.
     #[track_caller]
     pub fn run<'a, K: InputKey>(
         &mut self,
         program: ProgramId,
         inputs: impl IntoIterator<Item = (K, InputView<'a>)>,
     ) -> Result<Outputs<'_>, Diag> {
-        let (executable, machine) = &mut self.programs[program.0];
-        let held = bind(executable, machine, inputs)?;
+        let at = self.position(program)?;
+        let machine = &mut self.programs[at];
+        let inputs = Inputs::new(machine.program(), inputs)?.in_order(machine.program())?;
         let (seed, step) = (self.store.seed().0, self.store.step());
-        let result = if self.checked {
-            let names = &executable.interface.input_names;
-            let env = check::environment(&self.store, held.iter().map(|(p, v)| (names[*p].as_str(), v)));
-            let oracle = check::Oracle::new(executable, &env);
-            let mut observe = |machine: &Machine, s: usize| oracle.compare(executable, machine, s);
-            let result = machine.run(executable, &self.runtime, seed, step, Some(&mut observe));
+        if self.checked {
+            let executable = Arc::clone(machine.program());
+            let env = check::environment(&executable, &self.store, &inputs);
+            let oracle = check::Oracle::new(&executable, &env);
+            let mut observe = |machine: &Machine, s: usize| oracle.compare(machine, s);
+            let result = machine.run(&inputs, seed, step, Some(&mut observe));
             if result.as_ref().is_err_and(|diag| diag.code == Code::Diverged) {
                 // Other steps may have updated something before: all of it goes back.
                 for (name, ..) in &executable.interface.stored {
@@ -226,65 +289,32 @@ impl Session {
                     }
                 }
             }
-            result
+            result?;
         } else {
-            machine.run(executable, &self.runtime, seed, step, None)
-        };
-        machine.unbind();
-        drop(held);
-        result?;
-        if executable.updates() {
+            machine.run(&inputs, seed, step, None)?;
+        }
+        if machine.program().updates() {
             self.store.advance();
         }
-        Ok(Outputs { executable, machine })
+        Ok(Outputs { machine })
     }
 }
-
-/// Binds the inputs of a step; the views must be held until it is over.
-#[track_caller]
-fn bind<'a, K: InputKey>(
-    executable: &Executable,
-    machine: &mut Machine,
-    inputs: impl IntoIterator<Item = (K, InputView<'a>)>,
-) -> Result<Held<'a>, Diag> {
-    machine.unbind();
-    let mut held = Held::new();
-    for (key, view) in inputs {
-        let position = executable.checked_input(&key, &view)?;
-        machine.bind(position, &view);
-        held.push((position, view));
-    }
-    match machine.first_unbound() {
-        None => Ok(held),
-        Some(missing) => {
-            let name = &executable.interface.input_names[missing];
-            let ty = &executable.interface.input_types[missing];
-            let diag =
-                Diag::new(Code::InputNames, format!("the program requires input `{name}` of type {ty}, got none"));
-            Err(diag.note("the input was declared", executable.declared_at(name)))
-        }
-    }
-}
-
-/// Bound views by input; those that own a copy must outlive the step.
-type Held<'a> = SmallVec<[(usize, InputView<'a>); 8]>;
 
 /// The results of a step: views valid until the next one.
 #[derive(Clone, Copy, Debug)]
 pub struct Outputs<'s> {
-    executable: &'s Executable,
     machine: &'s Machine,
 }
 
 impl<'s> Outputs<'s> {
     /// Names and types.
     pub fn iter(&self) -> impl Iterator<Item = (&'s str, &'s Type)> + use<'s> {
-        self.executable.plan.outputs.iter().map(|o| (&*o.name, &o.ty))
+        self.machine.program().plan.outputs.iter().map(|o| (&*o.name, &o.ty))
     }
 
     #[track_caller]
     fn find(&self, name: &str) -> Result<usize, Diag> {
-        let outputs = &self.executable.plan.outputs;
+        let outputs = &self.machine.program().plan.outputs;
         if let Some(at) = outputs.iter().position(|o| &*o.name == name) {
             return Ok(at);
         }
@@ -300,12 +330,12 @@ impl<'s> Outputs<'s> {
     #[track_caller]
     pub fn view<T: Element>(&self, name: &str) -> Result<ArrayViewD<'s, T>, Diag> {
         let at = self.find(name)?;
-        let output = &self.executable.plan.outputs[at];
+        let output = &self.machine.program().plan.outputs[at];
         if output.ty.dtype() != T::DTYPE {
             let text = format!("output `{name}` has elements of {}, not {}", output.ty.dtype(), T::DTYPE);
             return Err(Diag::new(Code::NoSuchValue, text));
         }
-        match self.machine.view(output) {
+        match self.machine.view(at) {
             Some(view) => Ok(view),
             None => Err(Diag::new(Code::NoSuchValue, format!("output `{name}` has no memory"))),
         }
@@ -318,7 +348,7 @@ impl<'s> Outputs<'s> {
     #[track_caller]
     pub fn tensor(&self, name: &str) -> Result<TensorData, Diag> {
         let at = self.find(name)?;
-        Ok(self.machine.tensor(&self.executable.plan.outputs[at]))
+        Ok(self.machine.tensor(at))
     }
 
     /// A result of one element, as f64.
@@ -328,11 +358,11 @@ impl<'s> Outputs<'s> {
     #[track_caller]
     pub fn scalar(&self, name: &str) -> Result<f64, Diag> {
         let at = self.find(name)?;
-        let output = &self.executable.plan.outputs[at];
-        match self.machine.scalar(output) {
+        match self.machine.scalar(at) {
             Some(value) => Ok(value),
             None => {
-                let text = format!("output `{name}` of type {} is not a single number", output.ty);
+                let ty = &self.machine.program().plan.outputs[at].ty;
+                let text = format!("output `{name}` of type {ty} is not a single number");
                 Err(Diag::new(Code::NoSuchValue, text).help("take it as a tensor with `.view()` or `.tensor()`"))
             }
         }

@@ -1,14 +1,18 @@
 //! The store: parameters, states, hyper-parameters and counters, in row-major order, apart from any program.
 //!
 //! Programs for training, evaluation and other batch sizes work on one store. Setting a value copies it in; memory never
-//! moves, so programs keep their pointers.
+//! moves, so programs keep their pointers. A store that programs work on is changed through a [`StoreMut`], which nobody can
+//! put another store in the place of.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Deref;
 
-use cotangent_graph::{Code, DType, Diag, Init, TensorData, Type};
+use cotangent_graph::{Code, DType, Diag, TensorData, Type};
+use cotangent_host::Block;
 
 use crate::compile::Executable;
-use crate::memory::AlignedBytes;
+use crate::memory::{in_le, no_memory, tensor_of, write_bits, write_tensor};
 
 /// The seed of a run: everything random follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -17,8 +21,19 @@ pub struct Seed(pub u64);
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) ty: Type,
-    pub(crate) data: AlignedBytes,
+    pub(crate) data: Block,
     pub(crate) version: u64,
+}
+
+impl Slot {
+    /// Zeros of a type.
+    #[track_caller]
+    fn zeroed(name: &str, ty: &Type) -> Result<Self, Diag> {
+        match Block::zeroed(ty.n_bytes()) {
+            Ok(data) => Ok(Slot { ty: ty.clone(), data, version: 0 }),
+            Err(refused) => Err(no_memory(format!("`{name}` of type {ty}"), refused)),
+        }
+    }
 }
 
 /// Parameters, states and counters by name.
@@ -62,7 +77,7 @@ impl Store {
     #[track_caller]
     pub fn get(&self, name: &str) -> Result<TensorData, Diag> {
         match self.slots.get(name) {
-            Some(slot) => Ok(slot.data.read_tensor(slot.ty.dtype(), slot.ty.shape())),
+            Some(slot) => Ok(tensor_of(slot.data.bytes(), slot.ty.dtype(), slot.ty.shape())),
             None => Err(self.unknown(name)),
         }
     }
@@ -82,7 +97,7 @@ impl Store {
             let text = format!("`{name}` requires {}, got {}", slot.ty, value.ty());
             return Err(Diag::new(Code::InputType, text));
         }
-        slot.data.write_tensor(&value);
+        write_tensor(&mut slot.data, &value);
         slot.version += 1;
         Ok(())
     }
@@ -99,7 +114,11 @@ impl Store {
     #[track_caller]
     pub fn to_bytes(&self, name: &str) -> Result<Vec<u8>, Diag> {
         match self.slots.get(name) {
-            Some(slot) => Ok(slot.data.to_le_bytes(slot.ty.dtype().size_bytes())),
+            Some(slot) => {
+                let mut bytes = slot.data.bytes().to_vec();
+                in_le(&mut bytes, slot.ty.dtype().size_bytes());
+                Ok(bytes)
+            }
             None => Err(self.unknown(name)),
         }
     }
@@ -109,13 +128,15 @@ impl Store {
     ///
     /// # Errors
     /// `E0302` if there is a value of another type, if the type is no tensor, or if the bytes are not those of such a
-    /// value; nothing has changed then.
+    /// value; `E0309` if there is no memory for a new one. Nothing has changed then.
     #[track_caller]
     pub fn insert_bytes(&mut self, name: &str, ty: &Type, bytes: &[u8]) -> Result<(), Diag> {
         let wrong = |required: String, got: String| {
             Err(Diag::new(Code::InputType, format!("`{name}` requires {required}, got {got}")))
         };
-        let Some((dtype, _)) = ty.as_tensor() else { return wrong("a tensor".to_owned(), ty.to_string()) };
+        let Some((dtype, _)) = ty.as_tensor().filter(|(_, shape)| shape.checked_elements().is_some()) else {
+            return wrong("a tensor that can be addressed".to_owned(), ty.to_string());
+        };
         if let Some(slot) = self.slots.get(name).filter(|slot| slot.ty != *ty) {
             return wrong(slot.ty.to_string(), ty.to_string());
         }
@@ -125,9 +146,12 @@ impl Store {
         if dtype == DType::Bool && bytes.iter().any(|&byte| byte > 1) {
             return wrong("truth values of 0 and 1".to_owned(), "another byte".to_owned());
         }
-        let new = || Slot { ty: ty.clone(), data: AlignedBytes::zeroed(ty.n_bytes()), version: 0 };
-        let slot = self.slots.entry(name.to_owned()).or_insert_with(new);
-        slot.data.write_le_bytes(bytes, dtype.size_bytes());
+        let slot = match self.slots.entry(name.to_owned()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Slot::zeroed(name, ty)?),
+        };
+        slot.data.bytes_mut().copy_from_slice(bytes);
+        in_le(slot.data.bytes_mut(), dtype.size_bytes());
         slot.version += 1;
         Ok(())
     }
@@ -135,13 +159,12 @@ impl Store {
     /// Replaces a value, or makes one if the name is new: [`Store::set`] for states of the caller's own.
     ///
     /// # Errors
-    /// `E0302` if there is a value of another type.
+    /// `E0302` if there is a value of another type, `E0309` if there is no memory for a new one.
     #[track_caller]
     pub fn insert(&mut self, name: &str, value: impl Into<TensorData>) -> Result<(), Diag> {
         let value = value.into();
         if !self.slots.contains_key(name) {
-            let zeros = vec![0; value.ty().n_bytes()];
-            self.insert_bytes(name, &value.ty(), &zeros)?;
+            self.slots.insert(name.to_owned(), Slot::zeroed(name, &value.ty())?);
         }
         self.set(name, value)
     }
@@ -149,7 +172,7 @@ impl Store {
     /// Puts back what was read from the same store before.
     pub(crate) fn restore(&mut self, name: &str, value: &TensorData) {
         if let Some(slot) = self.slots.get_mut(name) {
-            slot.data.write_tensor(value);
+            write_tensor(&mut slot.data, value);
         }
     }
 
@@ -178,25 +201,96 @@ impl Store {
         diag.suggest(name, self.slots.keys().map(String::as_str))
     }
 
-    /// Makes room for a parameter or state, starting as its initialiser says, unless it is there.
-    pub(crate) fn provide(&mut self, name: &str, ty: &Type, init: &Init) {
-        if !self.slots.contains_key(name) {
-            let mut data = AlignedBytes::zeroed(ty.n_bytes());
-            let (size, mut at) = (ty.dtype().size_bytes(), 0);
+    /// The parameters and states of a program that are not there yet, each as its initialiser says.
+    ///
+    /// # Errors
+    /// `E0309` if there is no memory for them.
+    pub(crate) fn missing(&self, program: &Executable) -> Result<BTreeMap<String, Slot>, Diag> {
+        let mut missing = BTreeMap::new();
+        for (name, ty, init) in program.interface.stored.iter().filter(|(name, ..)| !self.slots.contains_key(name)) {
+            let mut slot = Slot::zeroed(name, ty).map_err(|diag| diag.at(program.declared_at(name)))?;
+            let mut at = 0;
             init.sample_blocks(self.seed.0, name, ty.dtype(), ty.shape(), |block| {
-                data.write_bits(at, block, size);
+                write_bits(&mut slot.data, at, block.iter().copied(), ty.dtype());
                 at += block.len();
             });
-            self.slots.insert(name.to_owned(), Slot { ty: ty.clone(), data, version: 0 });
+            missing.insert(name.clone(), slot);
         }
+        Ok(missing)
     }
 
-    /// The address of a value's elements.
-    pub(crate) fn address(&mut self, name: &str) -> Option<*mut u8> {
-        self.slots.get_mut(name).map(|slot| slot.data.as_mut_ptr())
+    /// Takes such values in.
+    pub(crate) fn adopt(&mut self, slots: BTreeMap<String, Slot>) {
+        self.slots.extend(slots);
+    }
+
+    pub(crate) fn slot(&self, name: &str) -> Option<&Slot> {
+        self.slots.get(name)
     }
 
     pub(crate) fn advance(&mut self) {
         self.step = self.step.wrapping_add(1);
+    }
+}
+
+/// A store to be changed, also while programs work on it: values can be set, and new ones added. The store itself cannot be
+/// replaced or taken away, because programs hold addresses into it.
+///
+/// It reads as a [`Store`]. Functions that change a store take `impl Into<StoreMut>`, so they can be given one, a `&mut` to
+/// one, or a `&mut Store`.
+#[derive(Debug)]
+pub struct StoreMut<'s>(&'s mut Store);
+
+impl StoreMut<'_> {
+    /// [`Store::set`].
+    ///
+    /// # Errors
+    /// As [`Store::set`].
+    #[track_caller]
+    pub fn set(&mut self, name: &str, value: impl Into<TensorData>) -> Result<(), Diag> {
+        self.0.set(name, value)
+    }
+
+    /// [`Store::insert`].
+    ///
+    /// # Errors
+    /// As [`Store::insert`].
+    #[track_caller]
+    pub fn insert(&mut self, name: &str, value: impl Into<TensorData>) -> Result<(), Diag> {
+        self.0.insert(name, value)
+    }
+
+    /// [`Store::insert_bytes`].
+    ///
+    /// # Errors
+    /// As [`Store::insert_bytes`].
+    #[track_caller]
+    pub fn insert_bytes(&mut self, name: &str, ty: &Type, bytes: &[u8]) -> Result<(), Diag> {
+        self.0.insert_bytes(name, ty, bytes)
+    }
+
+    /// [`Store::set_step`].
+    pub fn set_step(&mut self, step: u32) {
+        self.0.set_step(step);
+    }
+}
+
+impl Deref for StoreMut<'_> {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        self.0
+    }
+}
+
+impl<'s> From<&'s mut Store> for StoreMut<'s> {
+    fn from(store: &'s mut Store) -> Self {
+        StoreMut(store)
+    }
+}
+
+impl<'s> From<&'s mut StoreMut<'_>> for StoreMut<'s> {
+    fn from(store: &'s mut StoreMut<'_>) -> Self {
+        StoreMut(store.0)
     }
 }

@@ -124,7 +124,7 @@ impl<'a, T: Element> Job<'a, T> {
         let flat = flat.and_then(|flat| flat.pieces(b_row_bytes, n_panels, kernels.nr));
         let (a_direct, b_direct) = (a_direct || flat.is_some(), b_direct || flat.is_some());
         let row_align = if swapped { lcm(COLUMN_ALIGN, shape.row_unit) } else { shape.row_unit };
-        let workspace = workspace.as_mut_ptr();
+        let workspace = workspace.as_ptr();
         Job {
             kernels,
             shape,
@@ -527,8 +527,8 @@ pub(crate) unsafe fn one_tile<T: Element>(
     for index in 0..batch.count {
         let at = |stride: isize| index as isize * stride;
         let c_ptr = if shape.c_rows > 0 {
-            workspace.reserve(m * n * size_of::<T>());
-            workspace.as_mut_ptr().cast()
+            workspace.reserve_now(m * n * size_of::<T>());
+            workspace.as_ptr().cast()
         } else {
             c.ptr.wrapping_offset(at(batch.c_stride))
         };

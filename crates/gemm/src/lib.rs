@@ -37,6 +37,7 @@ mod vector;
 mod view;
 mod workspace;
 
+pub use cotangent_host::Refused;
 pub use cpu::IsaChoice;
 pub use element::Element;
 pub use plan::{Batch, Blocking, Call, Epilogue, EpilogueNeeds, Gemm, Options};

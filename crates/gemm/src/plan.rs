@@ -201,7 +201,8 @@ impl<T: Element> Gemm<T> {
     /// uses them meanwhile, except the epilogue on the rectangles it is given.
     ///
     /// # Panics
-    /// If the extents are not those of the plan, or the epilogue panics.
+    /// If the extents are not those of the plan, the epilogue panics, or the workspace has to grow and the system refuses
+    /// the memory.
     pub unsafe fn run(
         &self,
         pool: &Pool,
@@ -222,7 +223,8 @@ impl<T: Element> Gemm<T> {
     /// As for [`Gemm::run`], for every product of the batch; the matrices C of different products do not overlap.
     ///
     /// # Panics
-    /// If the extents are not those of the plan, or the epilogue panics.
+    /// If the extents are not those of the plan, the epilogue panics, or the workspace has to grow and the system refuses
+    /// the memory.
     #[expect(clippy::too_many_arguments, reason = "three matrices, their batch, and what each call needs")]
     pub unsafe fn run_batch(
         &self,
@@ -262,7 +264,7 @@ impl<T: Element> Gemm<T> {
         } else {
             (straight, *batch, a, b, c)
         };
-        workspace.reserve(shape.shared_bytes::<T>() + n_threads * shape.own_bytes::<T>());
+        workspace.reserve_now(shape.shared_bytes::<T>() + n_threads * shape.own_bytes::<T>());
         let job = Job::new(self.kernels, shape, batch, [a, b], c, call, swap, workspace);
         // SAFETY: the caller vouches for the matrices; the kernels were chosen for this CPU; the workspace has
         // just been made large enough for this many threads.

@@ -143,7 +143,7 @@ impl VectorShape {
         let n_rows = self.m.max(self.n);
         let multiply_adds = n_rows.saturating_mul(self.k).saturating_mul(batch.count);
         let n_threads = if multiply_adds < PARALLEL_MULTIPLY_ADDS { 1 } else { pool.n_threads() };
-        workspace.reserve(self.workspace_bytes::<T>(n_threads));
+        workspace.reserve_now(self.workspace_bytes::<T>(n_threads));
         let job = Job {
             shape: *self,
             way: self.way(kernels, operands, batch),
@@ -151,7 +151,7 @@ impl VectorShape {
             c,
             y_stride: if self.n == 1 { c.row_stride } else { c.col_stride },
             call,
-            workspace: workspace.as_mut_ptr(),
+            workspace: workspace.as_ptr(),
         };
         if n_threads > 1 && batch.count >= n_threads {
             pool.run(n_threads, &|part| {

@@ -1,25 +1,14 @@
 //! The memory for packed panels, kept from one product to the next.
 
-use std::mem::MaybeUninit;
+use cotangent_host::{Block, Refused};
 
-/// Bytes of a cache line, to which everything in a workspace is aligned.
-pub(crate) const LINE: usize = 64;
-
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[expect(dead_code, reason = "only its size and alignment matter")] [u8; LINE]);
+pub(crate) use cotangent_host::LINE;
 
 /// Scratch memory for products, aligned to cache lines. It grows to what the largest product needs and never
 /// shrinks, so that a run after the first allocates nothing.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Workspace {
-    lines: Box<[MaybeUninit<Line>]>,
-}
-
-impl std::fmt::Debug for Workspace {
-    fn fmt(&self, fmt: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        fmt.debug_struct("Workspace").field("bytes", &self.bytes()).finish()
-    }
+    block: Block,
 }
 
 impl Workspace {
@@ -30,29 +19,46 @@ impl Workspace {
 
     /// One that products of up to `bytes` (see [`Gemm::workspace_bytes`](crate::Gemm::workspace_bytes)) need not
     /// grow.
-    pub fn with_bytes(bytes: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`Refused`] if the system does not give so much.
+    pub fn with_bytes(bytes: usize) -> Result<Self, Refused> {
         let mut workspace = Self::new();
-        workspace.reserve(bytes);
-        workspace
+        workspace.reserve(bytes)?;
+        Ok(workspace)
     }
 
     /// Makes room for `bytes`. The contents do not survive growth, and nobody relies on them between runs.
-    pub fn reserve(&mut self, bytes: usize) {
+    ///
+    /// # Errors
+    /// [`Refused`] if the system does not give so much; the workspace is empty then.
+    pub fn reserve(&mut self, bytes: usize) -> Result<(), Refused> {
         if bytes > self.bytes() {
             // Free the old memory first: both together may be too much.
-            self.lines = Box::default();
-            self.lines = Box::new_uninit_slice(bytes.div_ceil(LINE));
+            self.block = Block::default();
+            self.block = Block::zeroed(bytes.next_multiple_of(LINE))?;
+        }
+        Ok(())
+    }
+
+    /// Makes room for a product under way.
+    ///
+    /// # Panics
+    /// If the system refuses the memory.
+    pub(crate) fn reserve_now(&mut self, bytes: usize) {
+        if let Err(refused) = self.reserve(bytes) {
+            panic!("a product needs a workspace: {refused}");
         }
     }
 
     /// The present size.
     pub fn bytes(&self) -> usize {
-        self.lines.len() * LINE
+        self.block.n_bytes()
     }
 
     /// The start of the memory.
-    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.lines.as_mut_ptr().cast()
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        self.block.as_ptr()
     }
 }
 
@@ -62,13 +68,20 @@ mod tests {
 
     #[test]
     fn grows_aligned_and_never_shrinks() {
-        let mut workspace = Workspace::with_bytes(100);
+        let mut workspace = Workspace::with_bytes(100).unwrap();
         assert_eq!(workspace.bytes(), 128);
-        let before = workspace.as_mut_ptr();
-        workspace.reserve(64);
-        assert_eq!((workspace.bytes(), workspace.as_mut_ptr()), (128, before));
-        workspace.reserve(1000);
-        assert_eq!(workspace.as_mut_ptr() as usize % LINE, 0);
+        let before = workspace.as_ptr();
+        workspace.reserve(64).unwrap();
+        assert_eq!((workspace.bytes(), workspace.as_ptr()), (128, before));
+        workspace.reserve(1000).unwrap();
+        assert_eq!(workspace.as_ptr() as usize % LINE, 0);
         assert!(workspace.bytes() >= 1000);
+    }
+
+    #[test]
+    fn too_much_is_an_error() {
+        let mut workspace = Workspace::with_bytes(64).unwrap();
+        assert_eq!(workspace.reserve(1 << 62), Err(Refused { n_bytes: 1 << 62 }));
+        assert_eq!(workspace.bytes(), 0);
     }
 }

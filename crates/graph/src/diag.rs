@@ -118,6 +118,10 @@ codes! {
     StoreMismatch = "E0306";
     /// A checked step computed something else than the interpreter: a bug of the compiler.
     Diverged = "E0307";
+    /// An id of a program or of an input was used with another session or program than the one that gave it.
+    ForeignId = "E0308";
+    /// More memory was asked for than the system gives, or than there is.
+    NoMemory = "E0309";
     /// Not supported yet; listed in `docs/limits.md`.
     Unsupported = "E0901";
 }

@@ -13,10 +13,9 @@ use std::time::{Duration, Instant};
 
 use cotangent_data::npz::NpzArray;
 use cotangent_exec::{
-    BackendChoice, Choice, Compiler, Executable, Fusions, InputId, InputView, ProgramId, Runtime, Seed, Session,
-    Threads,
+    BackendChoice, Choice, Compiler, Executable, Fusions, InputView, ProgramId, Runtime, Seed, Session, Threads,
 };
-use cotangent_graph::{Diag, TensorData};
+use cotangent_graph::Diag;
 use cotangent_nn::product_flops;
 
 pub use self::fusions::{FusionTimes, bench_fusions};
@@ -247,20 +246,21 @@ impl Report {
     }
 }
 
+fn inputs_of(feed: &Feed) -> impl Iterator<Item = (&str, InputView<'_>)> {
+    feed.iter().map(|(name, value)| (name.as_str(), value.into()))
+}
+
 /// A compiled workload that steps through its batches.
 struct Runner {
     session: Session,
-    feeds: Vec<Vec<(InputId, TensorData)>>,
+    /// Inputs by name: programs that differ in their fusions take them in turns.
+    feeds: Vec<Feed>,
     next: usize,
 }
 
 impl Runner {
-    fn new(session: Session, feeds: Vec<Feed>) -> Result<Self, TrainError> {
-        let resolve = |feed: Feed| -> Result<Vec<(InputId, TensorData)>, Diag> {
-            feed.into_iter().map(|(name, value)| Ok((session.program().input_id(&name)?, value))).collect()
-        };
-        let feeds = feeds.into_iter().map(resolve).collect::<Result<Vec<_>, Diag>>()?;
-        Ok(Runner { session, feeds, next: 0 })
+    fn new(session: Session, feeds: Vec<Feed>) -> Self {
+        Runner { session, feeds, next: 0 }
     }
 
     /// Bytes of parameters, states and batches, and of what steps hold besides the arena.
@@ -280,7 +280,7 @@ impl Runner {
         let feed = &self.feeds[self.next % self.feeds.len()];
         self.next += 1;
         let start = Instant::now();
-        let out = self.session.run(program, feed.iter().map(|(id, value)| (*id, InputView::from(value))))?;
+        let out = self.session.run(program, inputs_of(feed))?;
         let time = start.elapsed();
         Ok((time, result.map(|name| out.scalar(name)).transpose()?))
     }
@@ -288,7 +288,7 @@ impl Runner {
     /// The sum of `f` of each element of the results of certain ranks: a fingerprint that other systems can compute too.
     fn sum_of_results(&mut self, of_rank: impl Fn(usize) -> bool, f: impl Fn(f64) -> f64) -> Result<f64, Diag> {
         let feed = &self.feeds[0];
-        let out = self.session.step(feed.iter().map(|(id, value)| (*id, InputView::from(value))))?;
+        let out = self.session.step(inputs_of(feed))?;
         let mut sum = 0.0;
         for (name, _) in out.iter().filter(|(_, ty)| of_rank(ty.shape().rank())) {
             sum += out.tensor(name)?.to_f64().into_iter().map(&f).sum::<f64>();
@@ -316,7 +316,7 @@ pub fn bench(workload: &Workload, options: &BenchOptions) -> Result<Report, Trai
     if let Some(arrays) = &options.arrays {
         load_params(session.store_mut(), &graph, arrays)?;
     }
-    let mut runner = Runner::new(session, feeds)?;
+    let mut runner = Runner::new(session, feeds);
 
     let has_loss = matches!(workload.spec().kind, Kind::Mlp(_));
     let (first_step, first_loss) = runner.step(has_loss)?;

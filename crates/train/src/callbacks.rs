@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::ops::ControlFlow::{self, Break, Continue};
 
 use cotangent_data::safetensors::Tensors;
-use cotangent_exec::Store;
+use cotangent_exec::{Store, StoreMut};
 use cotangent_graph::DType;
 
 use crate::TrainError;
@@ -34,10 +34,28 @@ pub struct Step {
 }
 
 /// What a callback may see and change.
+///
+/// ```
+/// # use cotangent_exec::{Seed, Store};
+/// # use cotangent_train::callbacks::Context;
+/// fn callback(cx: &mut Context<'_>) {
+///     cx.store.set_step(7);
+/// }
+/// ```
+///
+/// The programs work on this very store, so it cannot be replaced:
+///
+/// ```compile_fail,E0594
+/// # use cotangent_exec::{Seed, Store};
+/// # use cotangent_train::callbacks::Context;
+/// fn callback(cx: &mut Context<'_>) {
+///     *cx.store = Store::new(Seed(0));
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Context<'a> {
     /// Parameters, states, hyper-parameters. What a callback inserts is part of every checkpoint.
-    pub store: &'a mut Store,
+    pub store: StoreMut<'a>,
     /// The names of what makes the model at test time: parameters, and states such as running statistics.
     pub model: &'a [String],
 }
@@ -120,24 +138,24 @@ pub struct After<F, E>(F, PhantomData<fn(&E)>);
 /// });
 /// # let _: &dyn cotangent_train::Callback = &halve;
 /// ```
-pub fn after_epoch<F: FnMut(&Epoch, &mut Store) -> Flow>(f: F) -> After<F, Epoch> {
+pub fn after_epoch<F: FnMut(&Epoch, &mut StoreMut<'_>) -> Flow>(f: F) -> After<F, Epoch> {
     After(f, PhantomData)
 }
 
 /// A callback that calls a function after each step.
-pub fn after_step<F: FnMut(&Step, &mut Store) -> Flow>(f: F) -> After<F, Step> {
+pub fn after_step<F: FnMut(&Step, &mut StoreMut<'_>) -> Flow>(f: F) -> After<F, Step> {
     After(f, PhantomData)
 }
 
-impl<F: FnMut(&Epoch, &mut Store) -> Flow> Callback for After<F, Epoch> {
+impl<F: FnMut(&Epoch, &mut StoreMut<'_>) -> Flow> Callback for After<F, Epoch> {
     fn on_epoch(&mut self, epoch: &Epoch, cx: &mut Context<'_>) -> Flow {
-        (self.0)(epoch, cx.store)
+        (self.0)(epoch, &mut cx.store)
     }
 }
 
-impl<F: FnMut(&Step, &mut Store) -> Flow> Callback for After<F, Step> {
+impl<F: FnMut(&Step, &mut StoreMut<'_>) -> Flow> Callback for After<F, Step> {
     fn on_step(&mut self, step: &Step, cx: &mut Context<'_>) -> Flow {
-        (self.0)(step, cx.store)
+        (self.0)(step, &mut cx.store)
     }
 }
 
@@ -241,7 +259,7 @@ impl Patience {
         self.waited(store) >= self.epochs.max(1)
     }
 
-    fn set_waited(&self, waited: u64, store: &mut Store) -> Result<(), TrainError> {
+    fn set_waited(&self, waited: u64, store: &mut StoreMut<'_>) -> Result<(), TrainError> {
         Ok(store.insert(&format!("{}.waited", self.prefix), waited as i64)?)
     }
 
@@ -251,7 +269,7 @@ impl Patience {
     }
 
     /// Notes a figure, and says whether it is the best so far. One that is no number never is.
-    fn note(&self, value: f64, store: &mut Store) -> Result<bool, TrainError> {
+    fn note(&self, value: f64, store: &mut StoreMut<'_>) -> Result<bool, TrainError> {
         let best = self.number("best", store).unwrap_or(f64::INFINITY);
         let is_best = value < best - self.min_change;
         if is_best {
@@ -292,26 +310,26 @@ impl EarlyStopping {
 
 impl Callback for EarlyStopping {
     fn on_start(&mut self, cx: &mut Context<'_>) -> Flow {
-        Ok(if self.0.is_over(cx.store) { Break(()) } else { Continue(()) })
+        Ok(if self.0.is_over(&cx.store) { Break(()) } else { Continue(()) })
     }
 
     fn on_epoch(&mut self, epoch: &Epoch, cx: &mut Context<'_>) -> Flow {
-        if self.0.note(self.0.value(epoch)?, cx.store)? {
+        if self.0.note(self.0.value(epoch)?, &mut cx.store)? {
             keep(cx, Self::MODEL)?;
         }
         self.on_start(cx)
     }
 
     fn on_end(&mut self, cx: &mut Context<'_>) -> Result<(), TrainError> {
-        Ok(put(&tensors_under(cx.store, Self::MODEL), cx.store)?)
+        Ok(put(&tensors_under(&cx.store, Self::MODEL), &mut cx.store)?)
     }
 }
 
 /// Copies the model under a prefix.
 fn keep(cx: &mut Context<'_>, prefix: &str) -> Result<(), TrainError> {
-    let model = tensors_of(cx.store, cx.model.iter().map(String::as_str));
+    let model = tensors_of(&cx.store, cx.model.iter().map(String::as_str));
     let model = model.into_iter().map(|(name, value)| (format!("{prefix}.{name}"), value)).collect();
-    Ok(put(&model, cx.store)?)
+    Ok(put(&model, &mut cx.store)?)
 }
 
 /// Makes the learning rate smaller when the validation set has not become better for some epochs. Loops without a trainer
@@ -382,19 +400,20 @@ impl ReduceOnPlateau {
     ///
     /// # Errors
     /// [`TrainError::Invalid`] if the factor is not in [0, 1); `E0302` if the store has no such rate.
-    pub fn observe(&self, value: f64, store: &mut Store) -> Result<(), TrainError> {
+    pub fn observe<'s>(&self, value: f64, store: impl Into<StoreMut<'s>>) -> Result<(), TrainError> {
+        let mut store = store.into();
         if !(0.0..1.0).contains(&self.factor) {
             return Err(TrainError::invalid("factor of the rate on a plateau", "a number in [0, 1)", self.factor));
         }
-        self.patience.note(value, store)?;
-        if self.patience.is_over(store) {
+        self.patience.note(value, &mut store)?;
+        if self.patience.is_over(&store) {
             let rate = store.get(&self.name)?;
             let next = (rate.as_scalar().unwrap_or(0.0) * self.factor).max(self.min_rate);
             match rate.dtype() {
                 DType::F64 => store.set(&self.name, next)?,
                 _ => store.set(&self.name, next as f32)?,
             }
-            self.patience.set_waited(0, store)?;
+            self.patience.set_waited(0, &mut store)?;
         }
         Ok(())
     }
@@ -402,7 +421,7 @@ impl ReduceOnPlateau {
 
 impl Callback for ReduceOnPlateau {
     fn on_epoch(&mut self, epoch: &Epoch, cx: &mut Context<'_>) -> Flow {
-        self.observe(self.patience.value(epoch)?, cx.store)?;
+        self.observe(self.patience.value(epoch)?, &mut cx.store)?;
         Ok(Continue(()))
     }
 }

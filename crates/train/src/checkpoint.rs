@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use cotangent_data::DataError;
 use cotangent_data::files::PARTIAL;
 use cotangent_data::safetensors::{RawTensor, SafeTensors, Tensors};
-use cotangent_exec::{Seed, Store};
+use cotangent_exec::{Seed, Store, StoreMut};
 use cotangent_graph::{Diag, Shape, Type};
 
 use crate::TrainError;
@@ -62,8 +62,9 @@ impl Checkpoint {
     ///
     /// # Errors
     /// `E0302` if the store has a value of that name with another type; nothing has changed then.
-    pub fn restore(&self, store: &mut Store) -> Result<(), Diag> {
-        put(&self.tensors, store)?;
+    pub fn restore<'s>(&self, store: impl Into<StoreMut<'s>>) -> Result<(), Diag> {
+        let mut store = store.into();
+        put(&self.tensors, &mut store)?;
         store.set_step(self.step);
         Ok(())
     }
@@ -214,7 +215,8 @@ pub fn renamed(tensors: Tensors, rename: impl Fn(&str) -> Option<String>) -> Res
 ///
 /// # Errors
 /// `E0302` if the store has a value of a name with another type; nothing has changed then.
-pub fn put(tensors: &Tensors, store: &mut Store) -> Result<(), Diag> {
+pub fn put<'s>(tensors: &Tensors, store: impl Into<StoreMut<'s>>) -> Result<(), Diag> {
+    let mut store = store.into();
     for (name, tensor) in tensors {
         if let Some(known) = store.type_of(name).filter(|known| **known != type_of(tensor)) {
             let text = format!("`{name}` requires {known}, got {}", type_of(tensor));

@@ -41,7 +41,7 @@ use std::time::{Duration, Instant};
 
 use cotangent_data::safetensors::Tensors;
 use cotangent_data::{DataError, Dataset, Order};
-use cotangent_exec::{Compiler, Runtime, Seed, Store};
+use cotangent_exec::{Compiler, Runtime, Seed, Store, StoreMut};
 use cotangent_graph::{Graph, GraphBuilder, Node, Tensor};
 use cotangent_nn::Optimizer;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
@@ -427,8 +427,30 @@ where
         self.programs.store()
     }
 
-    /// The parameters, states and counters, to be changed.
-    pub fn store_mut(&mut self) -> &mut Store {
+    /// The parameters, states and counters, to be changed; the programs go on with the same store.
+    ///
+    /// ```
+    /// # use cotangent_exec::{Runtime, Seed, Store, Threads};
+    /// # use cotangent_nn::{Layers, Sgd};
+    /// # use cotangent_train::{CrossEntropy, Options, Trainer};
+    /// # let runtime = Runtime::new(Threads::Exactly(1));
+    /// # let mut trainer =
+    /// #     Trainer::new(&runtime, |_, x| x.dense("out", 2), CrossEntropy, Sgd::new(0.1), Options::default());
+    /// trainer.store_mut().insert("epochs_seen", 3i64)?;
+    /// # Ok::<(), cotangent_graph::Diag>(())
+    /// ```
+    ///
+    /// ```compile_fail,E0594
+    /// # use cotangent_exec::{Runtime, Seed, Store, Threads};
+    /// # use cotangent_nn::{Layers, Sgd};
+    /// # use cotangent_train::{CrossEntropy, Options, Trainer};
+    /// # let runtime = Runtime::new(Threads::Exactly(1));
+    /// # let mut trainer =
+    /// #     Trainer::new(&runtime, |_, x| x.dense("out", 2), CrossEntropy, Sgd::new(0.1), Options::default());
+    /// *trainer.store_mut() = Store::new(Seed(0));
+    /// # Ok::<(), cotangent_graph::Diag>(())
+    /// ```
+    pub fn store_mut(&mut self) -> StoreMut<'_> {
         self.programs.store_mut()
     }
 

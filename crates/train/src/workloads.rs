@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use cotangent_data::npz::NpzArray;
-use cotangent_exec::Store;
+use cotangent_exec::StoreMut;
 use cotangent_graph::DType::{F32, I64};
 use cotangent_graph::diag::nearest;
 use cotangent_graph::{DType, Graph, GraphBuilder, Init, Shape, Tensor, TensorData, Type, build};
@@ -367,7 +367,12 @@ impl Workload {
 ///
 /// # Errors
 /// [`TrainError::Invalid`] if one is missing or of another type.
-pub fn load_params(store: &mut Store, graph: &Graph, arrays: &BTreeMap<String, NpzArray>) -> Result<(), TrainError> {
+pub fn load_params<'s>(
+    store: impl Into<StoreMut<'s>>,
+    graph: &Graph,
+    arrays: &BTreeMap<String, NpzArray>,
+) -> Result<(), TrainError> {
+    let mut store = store.into();
     for (name, ty) in graph.params().filter_map(|(_, param)| Some((param.name()?, &param.ty))) {
         store.set(name, loaded(arrays, name, ty)?)?;
     }

@@ -61,7 +61,7 @@ fn measure<T: Element + Limit>(shape: &Shape, pool: &Pool, from: fn(f64) -> T) -
     let [a_stride, b_stride, c_stride] = [m * k, k * n, m * n].map(|stride| stride as isize);
     let batch = Batch { count: batch, a_stride, b_stride, c_stride };
     let gemm = Gemm::<T>::new(m, n, k);
-    let mut workspace = Workspace::with_bytes(gemm.workspace_bytes(pool.n_threads()));
+    let mut workspace = Workspace::with_bytes(gemm.workspace_bytes(pool.n_threads())).expect("memory");
     let mut limit = || limit::limit::<T>(pool);
     time::time(Duration::from_millis(50), Some(&mut limit), &mut || {
         // SAFETY: the vectors outlive the calls; C is a vector of its own.

@@ -307,7 +307,7 @@ pub fn check<T: Number>(case: &Case, pools: &[&Pool], random: &mut Random) {
         let call = Call { accumulate, epilogue: Some(&epilogue) };
         let batch =
             Batch { count, a_stride: a.batch_stride, b_stride: b.batch_stride, c_stride: expected.batch_stride };
-        let mut workspace = Workspace::with_bytes(gemm.workspace_bytes(pool.n_threads()));
+        let mut workspace = Workspace::with_bytes(gemm.workspace_bytes(pool.n_threads())).unwrap();
         let bytes = workspace.bytes();
         let c_view = if needs.owns_c { MatMut { ptr: std::ptr::null_mut(), ..view } } else { view };
         // SAFETY: the stacks outlive the call and are distinct.

@@ -56,7 +56,7 @@ pub fn bench_fusions(workload: &Workload, options: &BenchOptions) -> Result<Vec<
     let program = compile(Fusions::none())?;
     programs.push((Some(Fusion::ALL.to_vec()), program.clone(), session.load(program)?));
     let feeds = workload.batches(&graph, options.arrays.as_ref(), options.seed)?;
-    let mut runner = Runner::new(session, feeds)?;
+    let mut runner = Runner::new(session, feeds);
     let mut times: Vec<Vec<Duration>> = vec![Vec::new(); programs.len()];
     let (n_turns, length) = options.protocol.exact_steps.map_or((N_TURNS, TURN), |n| (n, Duration::ZERO));
     // The first turn warms up.

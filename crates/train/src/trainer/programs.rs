@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use cotangent_exec::{Compiler, InputId, ProgramId, Runtime, Seed, Session, Store};
+use cotangent_exec::{Compiler, InputId, ProgramId, Runtime, Seed, Session, Store, StoreMut};
 use cotangent_graph::{DType, Diag, Graph, GraphBuilder, Shape, Tensor, build};
 use cotangent_nn::{Minimize, Optimizer, Recipe};
 use ndarray::{Array1, ArrayD, ArrayViewD};
@@ -64,9 +64,9 @@ impl<M, L, O> Programs<M, L, O> {
         }
     }
 
-    pub(super) fn store_mut(&mut self) -> &mut Store {
+    pub(super) fn store_mut(&mut self) -> StoreMut<'_> {
         match &mut self.state {
-            State::Store(store) => store,
+            State::Store(store) => store.into(),
             State::Session(session) => session.store_mut(),
         }
     }
@@ -93,17 +93,22 @@ where
         let executable = self.compiler.compile(&graph)?;
         let x = executable.input_id("x")?;
         let y = if mode == Mode::Predict { None } else { Some(executable.input_id("y")?) };
-        // A session takes the store, so what could be wrong with it is asked first.
-        self.store().accepts(&executable)?;
         let id = match &mut self.state {
             State::Session(session) => session.load(executable)?,
             State::Store(store) => {
                 let seed = store.seed();
-                let store = std::mem::replace(store, Store::new(seed));
-                let session = Session::with_store(&self.runtime, executable, store)?;
-                let id = session.main();
-                self.state = State::Session(session);
-                id
+                let taken = std::mem::replace(store, Store::new(seed));
+                match Session::try_with_store(&self.runtime, executable, taken) {
+                    Ok(session) => {
+                        let id = session.main();
+                        self.state = State::Session(session);
+                        id
+                    }
+                    Err((diag, unchanged)) => {
+                        *store = unchanged;
+                        return Err(diag.into());
+                    }
+                }
             }
         };
         let program = Program { id, x, y, outputs, counts };
