@@ -31,6 +31,8 @@ pub(crate) struct CheckArgs {
     /// The seed of values, directions and the choice of elements
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    limits: program::LimitArgs,
 }
 
 pub(crate) fn check(args: &CheckArgs) -> Result<(), Failure> {
@@ -43,6 +45,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), Failure> {
         max_elements_per_tensor: args.elements,
         tolerance: args.tolerance,
         env: None,
+        limits: args.limits.limits(),
     };
     let report = check_gradients(&graph, &options).map_err(|error| match error {
         PassError::Bug(bug) => Failure::found(bug, &graph),

@@ -39,6 +39,8 @@ pub(crate) struct OptArgs {
     /// Write to this file instead of the standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    limits: program::LimitArgs,
 }
 
 fn passes_help() -> String {
@@ -53,7 +55,7 @@ pub(crate) fn opt(args: &OptArgs) -> Result<(), Failure> {
     let passes = pipeline();
     let only = args.passes.as_deref().map(|names| chosen(&passes, names)).transpose()?;
     let graph = program::graph(&args.source)?;
-    let mut options = PassOptions { only, fuel: args.fuel, ..program::pass_options() };
+    let mut options = PassOptions { only, fuel: args.fuel, ..args.limits.pass_options() };
     options.verify |= args.verify;
     let (optimized, report) = optimized(&passes, &graph, options, args.verify.then_some(args.seed))?;
     if args.times {

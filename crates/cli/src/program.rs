@@ -12,7 +12,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use cotangent::graph::diag::nearest;
 use cotangent::graph::text::parse;
-use cotangent::graph::{Graph, Registry};
+use cotangent::graph::{Graph, Limits, Registry};
 use cotangent::passes::PassOptions;
 use cotangent::prelude::{BackendChoice, Choice, Compiler, Fusion, Fusions};
 use cotangent_train::workloads::{Workload, names};
@@ -92,14 +92,29 @@ impl FusionArgs {
     }
 }
 
-/// A compiler whose bugs leave their reproducer in the current folder.
-pub(crate) fn compiler() -> Compiler {
-    Compiler::new().reproducer(REPRODUCER)
+/// What graphs may grow to.
+#[derive(Debug, Args)]
+pub(crate) struct LimitArgs {
+    /// The most nodes that a pass may make of the graph
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_nodes)]
+    max_nodes: usize,
 }
 
-/// Options of passes whose bugs leave their reproducer in the current folder.
-pub(crate) fn pass_options() -> PassOptions {
-    PassOptions { reproducer: Some(REPRODUCER.into()), ..PassOptions::default() }
+impl LimitArgs {
+    /// The limits.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { max_nodes: self.max_nodes }
+    }
+
+    /// A compiler whose bugs leave their reproducer in the current folder.
+    pub(crate) fn compiler(&self) -> Compiler {
+        Compiler::new().reproducer(REPRODUCER).limits(self.limits())
+    }
+
+    /// Options of passes whose bugs leave their reproducer in the current folder.
+    pub(crate) fn pass_options(&self) -> PassOptions {
+        PassOptions { reproducer: Some(REPRODUCER.into()), limits: self.limits(), ..PassOptions::default() }
+    }
 }
 
 /// The graph that `source` stands for.

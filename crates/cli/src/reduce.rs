@@ -36,6 +36,8 @@ pub(crate) struct ReduceArgs {
     /// Write to this file instead of the standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    limits: program::LimitArgs,
 }
 
 pub(crate) fn reduce(args: &ReduceArgs) -> Result<(), Failure> {
@@ -67,7 +69,8 @@ fn symptom(graph: &Graph, args: &ReduceArgs, fusions: Fusions, runtime: &Runtime
     let options = ValidateOptions { seed: args.seed, ..ValidateOptions::default() };
     let validate = args.verify.then(|| validate::validator(options));
     let passes = PassOptions { verify: true, validate, ..PassOptions::default() };
-    let compiler = Compiler::new().fuse(fusions).backend(args.backend.into()).passes(passes);
+    let compiler =
+        Compiler::new().fuse(fusions).backend(args.backend.into()).passes(passes).limits(args.limits.limits());
     let program = match compiler.compile(graph) {
         Ok(program) => program,
         Err(CompileError::User(diags)) => return diags.0.first().map(|diag| format!("error {}", diag.code)),

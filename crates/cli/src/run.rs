@@ -62,6 +62,8 @@ pub(crate) struct RunArgs {
     /// The seed of initialisers and of random numbers
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    limits: program::LimitArgs,
 }
 
 /// Results by name.
@@ -177,7 +179,7 @@ fn archive(results: Results, stored: HashMap<String, TensorData>) -> BTreeMap<St
 fn checked_passes(args: &RunArgs) -> (PassOptions, impl Fn()) {
     // The seed that `opt` replays with.
     let validator = args.verify.then(|| validator(0));
-    let mut options = PassOptions { validate: validator.as_ref().map(|v| v.hook()), ..program::pass_options() };
+    let mut options = PassOptions { validate: validator.as_ref().map(|v| v.hook()), ..args.limits.pass_options() };
     options.verify |= args.verify;
     (options, move || tell(&validator.as_ref().map(|v| v.report().to_string()).unwrap_or_default()))
 }
@@ -191,7 +193,7 @@ fn compiled(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Result
         Backend::Wide => BackendChoice::Wide,
         Backend::Auto | Backend::Interpreter => BackendChoice::Auto,
     };
-    let compiler = program::compiler().fuse(args.fusion.choices()?).backend(backend).passes(passes);
+    let compiler = args.limits.compiler().fuse(args.fusion.choices()?).backend(backend).passes(passes);
     let program = compiler.compile(graph)?;
     report();
     let runtime = Runtime::new(args.threads.map_or(Threads::All, |n| Threads::Exactly(n.into())));
@@ -246,7 +248,7 @@ fn planned(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Results
     let mut counters = Counters { seed: args.seed, step: 0 };
     let mut results = Vec::new();
     for _ in 0..args.steps {
-        let before = args.verify.then(|| environment(values, counters));
+        let before = args.verify.then(|| environment(args, values, counters));
         results = machine.run(&values.inputs, &mut values.stored, counters).map_err(|error| match error {
             RunError::User(diag) => Failure::step(diag, graph),
             RunError::Bug(found) => bug(found),
@@ -264,12 +266,12 @@ fn planned(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Results
 /// nothing in f32.
 fn interpreted(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Results, Failure> {
     let only = Some(vec!["differentiate".to_owned()]);
-    let options = PassOptions { only, ..program::pass_options() };
+    let options = PassOptions { only, ..args.limits.pass_options() };
     let graph = optimize(graph, &options)?.graph;
     let mut counters = Counters { seed: args.seed, step: 0 };
     let mut results = Vec::new();
     for _ in 0..args.steps {
-        let outputs = outputs_of(&graph, &environment(values, counters)).map_err(Failure::error)?;
+        let outputs = outputs_of(&graph, &environment(args, values, counters)).map_err(Failure::error)?;
         counters.step = counters.step.wrapping_add(u32::from(!outputs.updates.is_empty()));
         values.stored.extend(outputs.updates);
         results = outputs.results;
@@ -277,9 +279,13 @@ fn interpreted(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Res
     Ok(results)
 }
 
-fn environment(values: &Values, counters: Counters) -> Env {
+fn environment(args: &RunArgs, values: &Values, counters: Counters) -> Env {
     let all = values.inputs.iter().chain(&values.stored);
-    Env { values: all.map(|(name, value)| (name.clone(), value.clone())).collect(), counters }
+    Env {
+        values: all.map(|(name, value)| (name.clone(), value.clone())).collect(),
+        counters,
+        limits: args.limits.limits(),
+    }
 }
 
 /// What a step gives, by the oracle.

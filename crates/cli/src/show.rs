@@ -13,7 +13,7 @@ use cotangent::kernel::{CostModel, Step};
 use cotangent::prelude::{Executable, Runtime, Seed, Session, StageView, Threads};
 
 use crate::opt::write_or_print;
-use crate::program::{Backend, FusionArgs};
+use crate::program::{Backend, FusionArgs, LimitArgs};
 use crate::{Failure, print, program};
 
 /// A stage of a program.
@@ -41,6 +41,8 @@ pub(crate) struct DotArgs {
     /// Write to this file instead of the standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 /// What `explain` takes.
@@ -60,6 +62,8 @@ pub(crate) struct ExplainArgs {
     /// Threads to measure with
     #[arg(long, default_value_t = 1, value_name = "N")]
     threads: usize,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 /// What `ops` takes.
@@ -110,7 +114,7 @@ fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure>
 pub(crate) fn dot(args: &DotArgs) -> Result<(), Failure> {
     let graph = program::graph(&args.source)?;
     let fusions = args.fusion.choices()?;
-    let compile = || program::compiler().fuse(fusions).compile(&graph).map_err(Failure::from);
+    let compile = || args.limits.compiler().fuse(fusions).compile(&graph).map_err(Failure::from);
     let text = match args.stage {
         // Not compiled, so that a graph can be looked at when it does not compile.
         Stage::Source => draw(&graph, &DotOptions::default()),
@@ -122,7 +126,7 @@ pub(crate) fn dot(args: &DotArgs) -> Result<(), Failure> {
 
 pub(crate) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     let graph = program::graph(&args.source)?;
-    let compiler = program::compiler().fuse(args.fusion.choices()?).backend(args.backend.into());
+    let compiler = args.limits.compiler().fuse(args.fusion.choices()?).backend(args.backend.into());
     let program = compiler.compile(&graph)?;
     let mut text = String::new();
     let _ = writeln!(text, "passes");

@@ -10,7 +10,7 @@ use cotangent_codegen::{BackendChoice, CodegenError, Compiled, Isa, MadeBy};
 use cotangent_gemm::{EpilogueNeeds, Gemm};
 use cotangent_graph::dot::{DotOptions, dot};
 use cotangent_graph::text::print::{Style, print};
-use cotangent_graph::{Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, Loc, NodeId, Type};
+use cotangent_graph::{Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, Limits, Loc, NodeId, Type};
 use cotangent_kernel::ir::{Input, Space};
 use cotangent_kernel::{
     BufferId, Choice, ClusterOptions, Fusion, Fusions, Home, KernelCall, Plan, Step, plan, verify_plan,
@@ -99,6 +99,7 @@ pub struct Compiler {
     backend: BackendChoice,
     isa: Option<Isa>,
     passes: PassOptions,
+    limits: Option<Limits>,
     reproducer: PathBuf,
 }
 
@@ -116,7 +117,7 @@ impl Compiler {
     pub fn new() -> Self {
         let passes = PassOptions { dump: std::env::var_os("COTANGENT_DUMP").map(Into::into), ..PassOptions::default() };
         let reproducer = std::env::temp_dir().join(format!("cotangent-reproducer-{}.ct", std::process::id()));
-        Compiler { fusions: Fusions::auto(), backend: BackendChoice::Auto, isa: None, passes, reproducer }
+        Compiler { fusions: Fusions::auto(), backend: BackendChoice::Auto, isa: None, passes, limits: None, reproducer }
     }
 
     /// Where a bug of the compiler leaves the graph that shows it; the error says how to replay it. By default a file in the
@@ -175,6 +176,13 @@ impl Compiler {
         self
     }
 
+    /// What a graph may grow to: more is `E0116`, in a second or two instead of never. Unless given, those of
+    /// [`PassOptions::limits`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
     /// Compiles a graph for this machine.
     ///
     /// # Errors
@@ -211,7 +219,8 @@ impl Compiler {
     fn stages(&self, graph: &Graph, change: impl FnOnce(&mut Plan)) -> Result<Arc<Executable>, CompileError> {
         let start = Instant::now();
         let reproducer = self.passes.reproducer.clone().or_else(|| Some(self.reproducer.clone()));
-        let optimized = optimize(graph, &PassOptions { reproducer, ..self.passes.clone() })?;
+        let limits = self.limits.unwrap_or(self.passes.limits);
+        let optimized = optimize(graph, &PassOptions { reproducer, limits, ..self.passes.clone() })?;
         let passes = start.elapsed();
         let options = ClusterOptions { fusions: self.fusions, ..ClusterOptions::default() };
         let plan = CompilerBug::guard("plan", || {

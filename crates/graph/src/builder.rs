@@ -17,6 +17,7 @@ use crate::attrs::{Attr, Attrs};
 use crate::axes::{self, Axis};
 use crate::diag::{Code, Diag, Diags, Loc};
 use crate::ir::{BodyId, Graph, Inputs, Node, NodeId, OpRef, Origin, Output, Role};
+use crate::limits::Limits;
 use crate::op::{Fault, InferCx, Lower, OpDef, Registry};
 use crate::types::{Shape, Type};
 use crate::verify;
@@ -71,6 +72,9 @@ pub struct GraphBuilder {
     origin: RefCell<Option<Origin>>,
     mode: Cell<Mode>,
     params_from: RefCell<Option<String>>,
+    /// What was made, as [`Limits::cost`] counts it.
+    n_made: Cell<usize>,
+    limits: Cell<Limits>,
 }
 
 /// Builds a graph with a closure; all errors at once.
@@ -103,6 +107,8 @@ impl GraphBuilder {
             origin: RefCell::default(),
             mode: Cell::default(),
             params_from: RefCell::default(),
+            n_made: Cell::default(),
+            limits: Cell::default(),
         }
     }
 
@@ -114,6 +120,33 @@ impl GraphBuilder {
         if let Err(fault) = done {
             self.error(fault.diag());
         }
+    }
+
+    /// Counts what is made, nodes that are merged with equal ones included, on from `n_made`; for passes, which ask
+    /// [`GraphBuilder::is_full`] after each node that they replace.
+    pub fn count_from(&self, n_made: usize, limits: Limits) {
+        self.n_made.set(n_made);
+        self.limits.set(limits);
+    }
+
+    /// What was made so far, as [`Limits::max_nodes`] counts it.
+    pub fn n_made(&self) -> usize {
+        self.n_made.get()
+    }
+
+    /// Counts work that makes no nodes, such as a search through nodes.
+    pub fn spend(&self, n_nodes: usize) {
+        self.n_made.set(self.n_made.get().saturating_add(n_nodes));
+    }
+
+    /// What the graph may grow to.
+    pub fn limits(&self) -> Limits {
+        self.limits.get()
+    }
+
+    /// Whether more was made than the limits allow. Nodes can still be added: that is for whoever made the builder to end.
+    pub fn is_full(&self) -> bool {
+        self.n_made.get() > self.limits.get().max_nodes
     }
 
     /// Makes room for so many more nodes.
@@ -332,6 +365,7 @@ impl GraphBuilder {
         let ids: Inputs = inputs.iter().map(|t| t.id).collect();
         let origin = self.current_origin();
         let inferred = infer_type(&self.graph.borrow(), op, &ids, &attrs, declared.as_ref());
+        self.spend(Limits::cost(ids.len()));
         let added = inferred.and_then(|ty| self.graph.borrow_mut().add(OpRef(op), ids, attrs, ty, origin));
         match added {
             Ok(id) => Tensor { builder: self, id },
@@ -353,8 +387,7 @@ impl GraphBuilder {
         if !self.own(value, "output") {
             return;
         }
-        let taken = self.graph.borrow().outputs().iter().any(|o| o.role == Role::Result && &*o.name == name);
-        if taken {
+        if self.graph.borrow().has_result(name) {
             let diag = Diag::new(Code::DuplicateName, format!("two outputs are named `{name}`"));
             let first = self.declared.borrow().get(&Declared::Result(name.to_owned())).cloned();
             let diag = first.into_iter().fold(diag, |diag, first| diag.note("first declared", first));
@@ -454,6 +487,7 @@ impl GraphBuilder {
     /// is an error of the graph; what is otherwise wrong with the node is the verifier's matter.
     #[track_caller]
     pub fn push_node(&self, op: OpRef, inputs: Inputs, attrs: Attrs, ty: Type, origin: Origin) -> Tensor<'_> {
+        self.spend(Limits::cost(inputs.len()));
         let added = self.graph.borrow_mut().add(op, inputs, attrs, ty, origin);
         match added {
             Ok(id) => Tensor { builder: self, id },
@@ -516,7 +550,7 @@ pub fn check_update(graph: &Graph, target: NodeId, value: NodeId) -> Result<Arc<
     if graph.ty(value) != &node.ty {
         return Err(text(format!("the update of `{name}` requires {}, got {}", node.ty, graph.ty(value))));
     }
-    if graph.outputs().iter().any(|o| o.role == Role::Update(target)) {
+    if graph.is_updated(target) {
         return Err(text(format!("`{name}` is updated twice")));
     }
     Ok(name)

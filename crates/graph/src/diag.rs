@@ -96,6 +96,8 @@ codes! {
     BadOp = "E0114";
     /// A graph that was put together node by node is not well formed.
     IllFormed = "E0115";
+    /// More nodes would be made of a graph than the limits allow.
+    TooManyNodes = "E0116";
     /// The text form is malformed.
     Syntax = "E0201";
     /// The registry does not have an op of this name, or has another one.

@@ -81,6 +81,10 @@ pub fn inline_body<'g>(builder: &'g GraphBuilder, body: &Graph, inputs: &[Tensor
     map.extend(wanted.into_iter().zip(inputs.iter().copied()));
     let bodies: Vec<_> = body.bodies().iter().map(|b| builder.add_body(Arc::clone(b))).collect();
     for id in body.ids() {
+        if builder.is_full() {
+            builder.error(builder.limits().too_many_nodes(body.node(id).origin.loc()));
+            return body.outputs().iter().filter(|o| o.role == Role::Result).map(|_| builder.poisoned()).collect();
+        }
         let node = body.node(id);
         let tensor = if node.source() == Some(Source::Input) {
             map[&id]

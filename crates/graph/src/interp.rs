@@ -3,6 +3,7 @@
 //! It evaluates any graph at any stage, node by node: composites by expanding them, regions by running their bodies,
 //! `grad` by central differences, so that the symbolic derivative has an independent twin.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use smallvec::SmallVec;
 
 use crate::diag::{Code, Diag};
 use crate::expand;
-use crate::ir::{Graph, NodeId, Role};
+use crate::ir::{Graph, Node, NodeId, Role};
+use crate::limits::Limits;
 use crate::op::{EvalCx, Fault, Lower, Source, Vjp};
 use crate::tensor::TensorData;
 use crate::types::{Shape, Type};
@@ -31,6 +33,8 @@ pub struct Env {
     pub values: HashMap<String, TensorData>,
     /// What random numbers depend on.
     pub counters: Counters,
+    /// How much may be evaluated inside of calls, composites and differences.
+    pub limits: Limits,
 }
 
 impl Env {
@@ -117,17 +121,20 @@ pub fn interpret_nodes(graph: &Graph, env: &Env) -> Result<Vec<Option<Value>>, D
 /// Evaluates every node that an output or a check needs, up to the first error: the values so far, and the error.
 pub fn trace(graph: &Graph, env: &Env) -> (Vec<Option<Value>>, Option<Diag>) {
     match graph.well_formed() {
-        Ok(()) => run(graph, env),
+        Ok(()) => run(graph, env, &Spent::default()),
         Err(diag) => (vec![None; graph.n_nodes()], Some(diag)),
     }
 }
 
+/// Nodes that were evaluated inside of calls, composites and differences.
+type Spent = Cell<usize>;
+
 /// The same for a graph that is known to be well formed.
-fn run(graph: &Graph, env: &Env) -> (Vec<Option<Value>>, Option<Diag>) {
+fn run(graph: &Graph, env: &Env, spent: &Spent) -> (Vec<Option<Value>>, Option<Diag>) {
     let live = graph.live();
     let mut values: Vec<Option<Value>> = vec![None; graph.n_nodes()];
     for id in graph.ids().filter(|id| live[id.index()]) {
-        match eval_node(graph, id, env, &values) {
+        match eval_node(graph, id, env, &values, spent) {
             Ok(value) => values[id.index()] = Some(value),
             Err(diag) => return (values, Some(diag)),
         }
@@ -135,7 +142,16 @@ fn run(graph: &Graph, env: &Env) -> (Vec<Option<Value>>, Option<Diag>) {
     (values, None)
 }
 
-fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>]) -> Result<Value, Diag> {
+/// Counts nodes that are about to be evaluated inside of the node at `at`.
+fn spend(spent: &Spent, n_nodes: usize, env: &Env, at: &Node) -> Result<(), Diag> {
+    spent.set(spent.get().saturating_add(n_nodes));
+    match spent.get() > env.limits.max_nodes {
+        true => Err(env.limits.too_many_nodes(at.origin.loc())),
+        false => Ok(()),
+    }
+}
+
+fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>], spent: &Spent) -> Result<Value, Diag> {
     let node = graph.node(id);
     let fail = |fault: Fault| fault.diag().at(node.origin.loc());
     let operands: SmallVec<[&Value; 4]> = node.inputs.iter().filter_map(|i| values[i.index()].as_ref()).collect();
@@ -158,17 +174,25 @@ fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>]) -> 
             Value::Many(members) => Ok(members[node.attrs.int("index") as usize].clone()),
             Value::One(_) => Err(fail(Fault::new(Code::NoSuchValue, "`item` of a single tensor"))),
         },
-        Lower::Grad => central_differences(graph, id, env),
+        Lower::Grad => central_differences(graph, id, env, spent),
         Lower::Expand(_) => {
-            let body = expand::one_op_graph(graph, id).map_err(|d| d.0[0].clone())?;
-            let mut inner = Env { values: HashMap::new(), counters: env.counters };
-            for (k, operand) in operands.iter().enumerate() {
+            let expansion;
+            let body: &Graph = match graph.called(node) {
+                Some(body) => body,
+                None => {
+                    expansion = expand::one_op_graph(graph, id).map_err(|d| d.0[0].clone())?;
+                    &expansion
+                }
+            };
+            spend(spent, body.n_nodes(), env, node)?;
+            let mut inner = Env { values: HashMap::new(), ..*env };
+            for ((_, input), operand) in body.inputs().zip(&operands) {
                 let tensor = operand
                     .tensor()
                     .ok_or_else(|| fail(Fault::new(Code::Unsupported, format!("`{}` of a tuple", node.op.name))))?;
-                inner.values.insert(k.to_string(), tensor.clone());
+                inner.values.insert(input.name().unwrap_or_default().to_owned(), tensor.clone());
             }
-            let results = outputs(&body, run(&body, &inner)).map_err(|d| d.at(node.origin.loc()))?;
+            let results = outputs(body, run(body, &inner, spent)).map_err(|d| d.at(node.origin.loc()))?;
             let mut results: Vec<Value> = results.into_iter().map(|t| Value::One(Arc::new(t))).collect();
             Ok(match &node.ty {
                 Type::Tensor { .. } if results.len() == 1 => results.swap_remove(0),
@@ -188,15 +212,15 @@ fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>]) -> 
 
 /// The derivative of the first operand of a `grad` node with respect to the second, element by element, by central
 /// differences; meant for f64 graphs, where it is good to about 1e-9.
-fn central_differences(graph: &Graph, id: NodeId, env: &Env) -> Result<Value, Diag> {
+fn central_differences(graph: &Graph, id: NodeId, env: &Env, spent: &Spent) -> Result<Value, Diag> {
     let node = graph.node(id);
     let (y, wrt) = (node.inputs[0], node.inputs[1]);
-    let base = eval_with(graph, &node.inputs, env, &HashMap::new())?;
+    let base = eval_with(graph, &node.inputs, env, &HashMap::new(), (node, spent))?;
     // What a gradient must not pass stays as it is while the operand moves.
     let stops =
         |id: &NodeId| matches!((&graph.node(*id).op.lower, &graph.node(*id).op.vjp), (Lower::Identity, Vjp::Zero(_)));
     let stops: Vec<NodeId> = before(graph, y).filter(stops).collect();
-    let values = eval_with(graph, &stops, env, &HashMap::new())?;
+    let values = eval_with(graph, &stops, env, &HashMap::new(), (node, spent))?;
     let mut fixed: HashMap<NodeId, TensorData> = stops.into_iter().zip(values).collect();
     let x = &base[1];
     let seed: Option<Vec<f64>> = base.get(2).map(TensorData::to_f64);
@@ -212,7 +236,7 @@ fn central_differences(graph: &Graph, id: NodeId, env: &Env) -> Result<Value, Di
             moved[i] = dtype.bits_of_f64(at + sign * step);
             let moved = TensorData::from_bits(dtype, &x.shape(), &moved);
             fixed.insert(wrt, moved);
-            let value = eval_with(graph, &[y], env, &fixed)?[0].to_f64();
+            let value = eval_with(graph, &[y], env, &fixed, (node, spent))?[0].to_f64();
             *side = match &seed {
                 Some(seed) => value.iter().zip(seed).map(|(v, s)| v * s).sum(),
                 None => value.first().copied().unwrap_or(0.0),
@@ -244,7 +268,12 @@ fn eval_with(
     wanted: &[NodeId],
     env: &Env,
     fixed: &HashMap<NodeId, TensorData>,
+    (at, spent): (&Node, &Spent),
 ) -> Result<Vec<TensorData>, Diag> {
+    /// Nodes that are looked at in the time in which one is evaluated; elements that are copied, too.
+    const LOOKED_AT: usize = 256;
+    let n_elements: usize = fixed.values().map(|tensor| tensor.shape().n_elements()).sum();
+    spend(spent, (graph.n_nodes() + n_elements) / LOOKED_AT, env, at)?;
     let mut needed = vec![false; graph.n_nodes()];
     for id in wanted {
         needed[id.index()] = true;
@@ -260,7 +289,10 @@ fn eval_with(
     for id in graph.ids().filter(|id| needed[id.index()]) {
         let value = match fixed.get(&id) {
             Some(tensor) => Value::One(Arc::new(tensor.clone())),
-            None => eval_node(graph, id, env, &values)?,
+            None => {
+                spend(spent, 1, env, at)?;
+                eval_node(graph, id, env, &values, spent)?
+            }
         };
         values[id.index()] = Some(value);
     }

@@ -16,13 +16,14 @@ use std::fmt;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::attrs::{Attr, Attrs};
 use crate::diag::{Code, Diag, Loc};
 use crate::init::Init;
 use crate::op::{Fault, Lower, OpDef, Registry, Source};
+use crate::ops::region::CALL;
 use crate::ops::{source, view};
 use crate::tensor::TensorData;
 use crate::text::print::post_order;
@@ -237,6 +238,11 @@ pub struct Graph {
     /// How deep its bodies nest, and how many nodes they have in all.
     depth: usize,
     n_body_nodes: usize,
+    /// Inputs, parameters and states, and the first of each name; names of results, and targets of updates.
+    named: Vec<NodeId>,
+    by_name: FxHashMap<Arc<str>, NodeId>,
+    results: FxHashSet<Arc<str>>,
+    updated: FxHashSet<NodeId>,
     /// Pure nodes by the hash of what makes them equal.
     node_index: FxHashMap<u64, SmallVec<[NodeId; 1]>>,
     /// Bodies by their fingerprints.
@@ -311,6 +317,12 @@ impl Graph {
         &self.bodies[id.index()]
     }
 
+    /// The body that a node calls, if it is a call.
+    pub fn called(&self, node: &Node) -> Option<&Arc<Graph>> {
+        let is_call = std::ptr::eq(node.op.0, &CALL);
+        node.attrs.body("body").filter(|_| is_call).and_then(|id| self.bodies.get(id.index()))
+    }
+
     /// Number of nodes.
     pub fn n_nodes(&self) -> usize {
         self.nodes.len()
@@ -326,6 +338,10 @@ impl Graph {
         let id = NodeId(self.nodes.len() as u32);
         self.changed();
         if op.is_named() {
+            self.named.push(id);
+            if let Some(Attr::Str(name)) = attrs.get("name") {
+                self.by_name.entry(Arc::clone(name)).or_insert(id);
+            }
             self.nodes.push(Node { op, inputs, attrs, ty, origin });
             return Ok(id);
         }
@@ -478,8 +494,22 @@ impl Graph {
             return Err(Fault::new(Code::UnknownName, text));
         }
         self.changed();
+        match target {
+            None => self.results.insert(Arc::clone(&output.name)),
+            Some(target) => self.updated.insert(target),
+        };
         self.outputs.push(output);
         Ok(())
+    }
+
+    /// Whether a result has this name.
+    pub fn has_result(&self, name: &str) -> bool {
+        self.results.contains(name)
+    }
+
+    /// Whether there is an update of this parameter or state.
+    pub fn is_updated(&self, target: NodeId) -> bool {
+        self.updated.contains(&target)
     }
 
     /// For each node, whether an output or a check needs it.
@@ -517,7 +547,7 @@ impl Graph {
 
     /// The input, parameter or state of this name.
     pub fn source(&self, name: &str) -> Option<NodeId> {
-        self.ids().find(|&id| self.node(id).name() == Some(name))
+        self.by_name.get(name).copied()
     }
 
     /// The inputs in their order.
@@ -541,6 +571,7 @@ impl Graph {
     }
 
     fn sources(&self, is_wanted: fn(Source) -> bool) -> impl Iterator<Item = (NodeId, &Node)> {
-        self.ids().zip(&self.nodes).filter(move |(_, node)| node.source().is_some_and(is_wanted))
+        let named = self.named.iter().map(|&id| (id, self.node(id)));
+        named.filter(move |(_, node)| node.source().is_some_and(is_wanted))
     }
 }

@@ -216,6 +216,12 @@ const MAX_DEPTH: usize = 64;
 /// For each node, the bound that its values must stay below because they are used as indices.
 fn index_bounds(graph: &Graph, depth: usize) -> Vec<Option<usize>> {
     let mut bounds: Vec<Option<usize>> = vec![None; graph.n_nodes()];
+    // A body uses its inputs alike wherever it is called.
+    let of_body = |body: &Arc<Graph>| {
+        let within = index_bounds(body, depth);
+        body.inputs().map(|(id, _)| within[id.index()]).collect::<Vec<_>>()
+    };
+    let of_bodies: Vec<Vec<Option<usize>>> = graph.bodies().iter().map(of_body).collect();
     for id in graph.ids().rev() {
         let node = graph.node(id);
         let own = bounds[id.index()];
@@ -233,6 +239,10 @@ fn index_bounds(graph: &Graph, depth: usize) -> Vec<Option<usize>> {
             }
             Lower::Scalar(_) if node.op.is_any(&[&CAST, &SELECT, &MAXIMUM, &MINIMUM]) => {
                 node.inputs.iter().for_each(|&input| tighten(&mut bounds, input, own));
+            }
+            Lower::Expand(_) if graph.called(node).is_some() => {
+                let within = node.attrs.body("body").map_or(&[][..], |body| &of_bodies[body.index()]);
+                node.inputs.iter().zip(within).for_each(|(&input, &bound)| tighten(&mut bounds, input, bound));
             }
             // A composite uses its operands as its expansion does.
             Lower::Expand(_) if depth > 0 && node.inputs.iter().any(|&i| is_integer(graph, i)) => {
@@ -321,5 +331,5 @@ pub fn wide_data(data: &TensorData) -> TensorData {
 /// The same environment with f64 in the place of f32.
 pub fn wide_env(env: &Env) -> Env {
     let values = env.values.iter().map(|(name, data)| (name.clone(), wide_data(data))).collect();
-    Env { values, counters: env.counters }
+    Env { values, ..*env }
 }

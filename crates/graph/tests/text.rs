@@ -4,14 +4,15 @@ use std::path::Path;
 
 use cotangent_graph::attrs::Attrs;
 use cotangent_graph::dot::{DotOptions, dot};
-use cotangent_graph::samples::Sampler;
+use cotangent_graph::interp::interpret;
+use cotangent_graph::samples::{Sampler, environment};
 use cotangent_graph::text::{Style, print};
 use cotangent_graph::{
     Code, DType, Graph, GraphBuilder, Init, Loc, NodeId, OpTraits, Registry, Stage, Type, build, text, verify,
 };
 use cotangent_testkit::filetest::check_files;
 use cotangent_testkit::random::{self, Options};
-use cotangent_testkit::{Rng, check_file};
+use cotangent_testkit::{Rng, check_file, growing};
 
 fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/text"))
@@ -393,6 +394,21 @@ fn hostile_texts_end_quickly_in_errors() {
     // Long but not wrong.
     let long = text(&format!("{}\noutput \"y\" = %20000", chain(&|k| format!("%{k} = neg %{}", k - 1), 20_000)));
     check_round_trip(&parse(&long).unwrap());
+}
+
+/// Everything that works on a graph as it is written takes time and memory of its text, whatever it would expand to.
+#[test]
+fn what_expands_without_end_is_read_and_shown_in_the_size_of_its_text() {
+    for text in [growing::nested_calls(15, 4), growing::repeated_gradients(20), growing::many_outputs(2000)] {
+        let graph = parse(&text).unwrap_or_else(|diags| panic!("{diags}"));
+        check_round_trip(&graph);
+        assert!(dot(&graph, &DotOptions::default()).len() < 20 * text.len());
+        let env = environment(&graph, 1);
+        let computed = interpret(&graph, &env);
+        if graph.outputs().len() == 1 {
+            assert_eq!(computed.unwrap_err().code, Code::TooManyNodes);
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! A kernel's result takes over the memory of an operand that dies there if every access to both is at the same element.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 
 use crate::ir::{Input, Kernel, Space, Sweep};
 use crate::plan::{BufferId, Home, Plan, Step};
@@ -151,26 +152,116 @@ pub(crate) fn aligned(kernel: &Kernel, from: usize, to: usize) -> bool {
 /// Best fit in order of birth: the smallest free gap that is large enough, or the end.
 fn best_fit(slots: HashMap<BufferId, (usize, usize, usize)>) -> (HashMap<BufferId, usize>, usize) {
     let mut order: Vec<(BufferId, (usize, usize, usize))> = slots.into_iter().collect();
-    order.sort_by_key(|&(id, (start, _, size))| (start, std::cmp::Reverse(size), id));
+    order.sort_by_key(|&(id, (start, _, size))| (start, Reverse(size), id));
     let mut offsets = HashMap::new();
     let mut end = 0;
-    // Slices in use, by offset: (offset, size, one past the last step).
-    let mut used: Vec<(usize, usize, usize)> = Vec::new();
+    let mut free = Gaps::default();
+    // Slices in use, those that are freed first on top: one past the last step, offset, size.
+    let mut used: BinaryHeap<Reverse<(usize, usize, usize)>> = BinaryHeap::new();
     for (id, (start, stop, size)) in order {
-        used.retain(|u| u.2 > start);
-        let (mut best, mut cursor): (Option<(usize, usize)>, usize) = (None, 0);
-        for &(offset, taken, _) in &used {
-            let gap = offset - cursor;
-            if gap >= size && best.is_none_or(|(g, _)| gap < g) {
-                best = Some((gap, cursor));
-            }
-            cursor = offset + taken;
+        while let Some(&Reverse((_, at, size))) = used.peek().filter(|u| u.0.0 <= start) {
+            used.pop();
+            free.give(at, size);
         }
-        let at = best.map_or(cursor, |(_, at)| at);
-        let index = used.partition_point(|u| u.0 < at);
-        used.insert(index, (at, size, stop));
+        let at = free.take(size);
+        used.push(Reverse((stop, at, size)));
         end = end.max(at + size);
         offsets.insert(id, at);
     }
     (offsets, end)
+}
+
+/// The gaps between slices in use.
+#[derive(Default)]
+struct Gaps {
+    /// By offset, and by size and offset; no two adjoin.
+    by_offset: BTreeMap<usize, usize>,
+    by_size: BTreeSet<(usize, usize)>,
+    /// The end of the last slice in use.
+    top: usize,
+}
+
+impl Gaps {
+    /// The offset of a slice of this size: in the smallest gap that holds it, the first of equal ones.
+    fn take(&mut self, size: usize) -> usize {
+        let Some(&(gap, at)) = self.by_size.range((size, 0)..).next() else {
+            self.top += size;
+            return self.top - size;
+        };
+        self.remove(at, gap);
+        if gap > size {
+            self.insert(at + size, gap - size);
+        }
+        at
+    }
+
+    /// Takes a slice back.
+    fn give(&mut self, mut at: usize, mut size: usize) {
+        if let Some((&before, &gap)) =
+            self.by_offset.range(..at).next_back().filter(|(before, gap)| **before + **gap == at)
+        {
+            self.remove(before, gap);
+            (at, size) = (before, size + gap);
+        }
+        if let Some(&gap) = self.by_offset.get(&(at + size)) {
+            self.remove(at + size, gap);
+            size += gap;
+        }
+        if at + size == self.top { self.top = at } else { self.insert(at, size) }
+    }
+
+    fn insert(&mut self, at: usize, size: usize) {
+        self.by_offset.insert(at, size);
+        self.by_size.insert((size, at));
+    }
+
+    fn remove(&mut self, at: usize, size: usize) {
+        self.by_offset.remove(&at);
+        self.by_size.remove(&(size, at));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The slow, obvious twin: every slice in use is looked at.
+    fn by_looking(mut order: Vec<(BufferId, (usize, usize, usize))>) -> (HashMap<BufferId, usize>, usize) {
+        order.sort_by_key(|&(id, (start, _, size))| (start, Reverse(size), id));
+        let (mut offsets, mut end) = (HashMap::new(), 0);
+        let mut used: Vec<(usize, usize, usize)> = Vec::new();
+        for (id, (start, stop, size)) in order {
+            used.retain(|u| u.2 > start);
+            let (mut best, mut cursor): (Option<(usize, usize)>, usize) = (None, 0);
+            for &(offset, taken, _) in &used {
+                let gap = offset - cursor;
+                if gap >= size && best.is_none_or(|(g, _)| gap < g) {
+                    best = Some((gap, cursor));
+                }
+                cursor = offset + taken;
+            }
+            let at = best.map_or(cursor, |(_, at)| at);
+            used.insert(used.partition_point(|u| u.0 < at), (at, size, stop));
+            end = end.max(at + size);
+            offsets.insert(id, at);
+        }
+        (offsets, end)
+    }
+
+    #[test]
+    fn gaps_are_those_that_looking_at_every_slice_finds() {
+        let mut bits = 1u64;
+        let mut random = |n: usize| {
+            bits = bits.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (bits >> 33) as usize % n
+        };
+        for n in 1..200u32 {
+            let slot = |id: u32| {
+                let start = random(40);
+                (BufferId(id), (start, start + 1 + random(12), ALIGNMENT * (1 + random(9))))
+            };
+            let slots: Vec<_> = (0..n).map(slot).collect();
+            assert_eq!(best_fit(slots.iter().copied().collect()), by_looking(slots), "{n} slots");
+        }
+    }
 }

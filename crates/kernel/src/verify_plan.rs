@@ -23,7 +23,8 @@
 //!     an elementwise kernel may take over the memory of an operand that dies there.
 //! 14. Homes outside of the arena are distinct: one buffer for each name.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 
 use cotangent_graph::DType;
 use cotangent_scalar::order::COLUMN_BLOCK;
@@ -34,7 +35,7 @@ use crate::plan::{BufferDecl, BufferId, CheckWhat, Epilogue, GemmDims, Home, Ker
 
 /// Everything that is wrong with a plan, as sentences; empty if it may be run.
 pub fn verify_plan(plan: &Plan) -> Vec<String> {
-    let mut verifier = Verifier { plan, errors: Vec::new() };
+    let mut verifier = Verifier { plan, errors: Vec::new(), checked: HashMap::new() };
     verifier.ids();
     if !verifier.errors.is_empty() {
         // Nothing further can be looked up.
@@ -43,6 +44,7 @@ pub fn verify_plan(plan: &Plan) -> Vec<String> {
     verifier.kernels();
     for (s, step) in plan.steps.iter().enumerate() {
         verifier.step(s, step);
+        verifier.note_checks(step);
     }
     verifier.flow();
     verifier.updates();
@@ -54,6 +56,8 @@ pub fn verify_plan(plan: &Plan) -> Vec<String> {
 struct Verifier<'p> {
     plan: &'p Plan,
     errors: Vec<String>,
+    /// What the integers of a buffer are checked to be below, by the steps so far, unless they have changed since.
+    checked: HashMap<BufferId, usize>,
 }
 
 /// The buffers that a step names, in no particular order.
@@ -186,6 +190,21 @@ impl Verifier<'_> {
         }
     }
 
+    fn note_checks(&mut self, step: &Step) {
+        match step {
+            Step::Check { values, what: CheckWhat::Below(bound), .. } => {
+                let known = self.checked.entry(*values).or_insert(*bound);
+                *known = (*known).min(*bound);
+            }
+            _ if self.checked.is_empty() => {}
+            _ => {
+                for id in step.writes(self.plan) {
+                    self.checked.remove(&id);
+                }
+            }
+        }
+    }
+
     fn same_dtype(&mut self, s: usize, from: BufferId, to: BufferId) {
         if self.decl(from).dtype != self.decl(to).dtype {
             let (from, to) = (self.name(from), self.name(to));
@@ -309,19 +328,8 @@ impl Verifier<'_> {
             let name = self.name(picked);
             self.wrong(format!("step {s}: {name} does not hold {n} rows of {row}"));
         }
-        // The last check before this step, unless the indices change after it.
-        let mut bound = None;
-        for earlier in &self.plan.steps[..s] {
-            match earlier {
-                Step::Check { values, what: CheckWhat::Below(b), .. } if *values == indices => {
-                    bound = Some(bound.map_or(*b, |known: usize| known.min(*b)));
-                }
-                _ if earlier.writes(self.plan).contains(&indices) => bound = None,
-                _ => {}
-            }
-        }
         let name = self.name(indices);
-        match bound {
+        match self.checked.get(&indices).copied() {
             None if n > 0 => self.wrong(format!("step {s}: {name} are not checked")),
             Some(bound) if bound.checked_mul(row).is_none_or(|most| most > n_table) => {
                 self.wrong(format!(
@@ -340,6 +348,7 @@ impl Verifier<'_> {
             plan.buffers.iter().map(|decl| !matches!(decl.home, Home::Arena { .. } | Home::Rows)).collect();
         let mut is_new = vec![false; plan.buffers.len()];
         let mut first_write: Option<usize> = None;
+        let updated: HashSet<BufferId> = plan.updated.iter().copied().collect();
         for (s, step) in plan.steps.iter().enumerate() {
             let mut reads = step.reads(plan);
             if let Step::Gemm { c, .. } = step {
@@ -366,7 +375,7 @@ impl Verifier<'_> {
                 let decl = self.decl(id);
                 match decl.home {
                     Home::Arena { .. } | Home::Rows => {}
-                    Home::Param | Home::State if plan.updated.contains(&id) => {
+                    Home::Param | Home::State if updated.contains(&id) => {
                         is_new[id.index()] = true;
                         first_write.get_or_insert(s);
                         let elementwise = matches!(step, Step::Kernel(_) | Step::Gemm { .. });
@@ -459,18 +468,33 @@ impl Verifier<'_> {
         }
         // By birth, against those still alive.
         slices.sort_unstable_by_key(|&(offset, _, id)| (self.decl(id).live.start, offset, id));
-        let mut alive: Vec<(usize, usize, BufferId)> = Vec::new();
+        // As long as nothing is wrong, those alive are disjoint, but for what is taken over, which is in one place. So what
+        // overlaps a new slice begins inside of it, or is among the last that begin before it.
+        let mut alive: BTreeMap<usize, Vec<(usize, BufferId)>> = BTreeMap::new();
+        let mut ends: BinaryHeap<Reverse<(usize, usize, BufferId)>> = BinaryHeap::new();
         for &(offset, end, id) in &slices {
-            let start = self.decl(id).live.start;
-            alive.retain(|&(_, _, other)| self.decl(other).live.end > start);
-            for &(o, e, other) in &alive {
-                if offset < e && o < end && !self.is_taken_over(other, id) && !self.is_taken_over(id, other) {
+            let live = self.decl(id).live.clone();
+            while let Some(&Reverse((_, at, dead))) = ends.peek().filter(|e| e.0.0 <= live.start) {
+                ends.pop();
+                if let Some(there) = alive.get_mut(&at) {
+                    there.retain(|(_, other)| *other != dead);
+                    if there.is_empty() {
+                        alive.remove(&at);
+                    }
+                }
+            }
+            let before = alive.range(..offset).next_back();
+            let others = before.into_iter().chain(alive.range(offset..end));
+            let others: Vec<(usize, BufferId)> = others.flat_map(|(_, there)| there).copied().collect();
+            for (e, other) in others {
+                if offset < e && !self.is_taken_over(other, id) && !self.is_taken_over(id, other) {
                     let (a, b) = (self.name(other), self.name(id));
                     let (x, y) = (self.decl(other).live.clone(), self.decl(id).live.clone());
                     self.wrong(format!("{a} (alive in {x:?}) and {b} (alive in {y:?}) overlap in the arena"));
                 }
             }
-            alive.push((offset, end, id));
+            alive.entry(offset).or_default().push((end, id));
+            ends.push(Reverse((live.end, offset, id)));
         }
     }
 

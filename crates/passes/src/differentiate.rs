@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 
 use cotangent_graph::op::VjpCx;
 use cotangent_graph::{
-    Code, CompilerBug, Diag, Graph, GraphBuilder, Loc, Lower, Node, NodeId, Origin, Stage, Tensor, Type, Vjp,
+    Code, CompilerBug, Diag, Graph, GraphBuilder, Lower, Node, NodeId, Origin, Stage, Tensor, Type, Vjp,
 };
 
 use crate::anchor::{set_anchors, weigh_anchors};
@@ -45,6 +45,7 @@ impl Pass for Differentiate {
     }
 
     fn run(&self, graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
+        cx.begin();
         differentiate(graph, cx)
     }
 }
@@ -69,7 +70,7 @@ fn replace_gradients(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>
         return Ok(None);
     }
     cx.rounds += 1;
-    let builder = GraphBuilder::like(graph);
+    let builder = cx.builder(graph);
     let mut copier = Copier::new(graph, &bodies, &builder);
     let mut found: HashMap<Key, HashMap<NodeId, Tensor<'_>>> = HashMap::new();
     let order = copier.order();
@@ -81,6 +82,7 @@ fn replace_gradients(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>
         let node = graph.node(id);
         if !matches!(node.op.lower, Lower::Grad) {
             copier.copy(id);
+            cx.check_room(&builder, node)?;
             continue;
         }
         cx.count("grad");
@@ -98,7 +100,7 @@ fn replace_gradients(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>
                     y.constant_like(1.0)
                 }
             };
-            let sweep = Sweep { builder: &builder, asked: node.origin.loc(), cut: false };
+            let sweep = Sweep { builder: &builder, cx, asked: node, cut: false };
             entry.insert(sweep.run(&[(y, seed)], &ends)?);
         }
         let cotangent = found[&key].get(&wrt.id()).copied();
@@ -107,6 +109,7 @@ fn replace_gradients(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>
         copier.set(id, value);
     }
     copier.outputs();
+    cx.note_made(&builder);
     Ok(Some(builder.into_graph()?))
 }
 
@@ -118,15 +121,16 @@ fn key_of(node: &Node) -> Key {
 type Reached<'g> = SmallVec<[(usize, Tensor<'g>); 2]>;
 
 /// A reverse sweep over the graph under construction.
-struct Sweep<'g> {
+struct Sweep<'g, 'a> {
     builder: &'g GraphBuilder,
-    /// Where the gradient was asked for.
-    asked: Loc,
+    cx: &'a PassCx<'a>,
+    /// The `grad` that the sweep is made for.
+    asked: &'a Node,
     /// Whether paths end at the first of the ends that they meet (the operands of an expansion) or pass through.
     cut: bool,
 }
 
-impl<'g> Sweep<'g> {
+impl<'g> Sweep<'g, '_> {
     /// The cotangents of `ends`, given those of `roots`; an end without one is not in the map.
     fn run(
         &self,
@@ -145,6 +149,7 @@ impl<'g> Sweep<'g> {
             if !on_path.contains(&id) {
                 continue;
             }
+            self.cx.check_room(self.builder, self.asked)?;
             let node = self.builder.with_graph(|graph| graph.node(id).clone());
             let origin = origin_of(&node, NAME);
             self.builder.set_origin(Some(origin.clone()));
@@ -182,6 +187,7 @@ impl<'g> Sweep<'g> {
                     stack.extend(&graph.node(id).inputs);
                 }
             }
+            self.builder.spend(cone.len());
             cone.sort_unstable();
             let mut on_path = HashSet::with_capacity(cone.len());
             for id in cone {
@@ -217,7 +223,7 @@ impl<'g> Sweep<'g> {
                 let text = format!("`{}` has no derivative: {reason}", node.op.name);
                 let diag = Diag::new(Code::NotDifferentiable, text).at(origin.loc());
                 let help = "take it off the path with `stop_gradient`, or differentiate something else";
-                Err(diag.note("the gradient was asked for", self.asked.clone()).help(help).into())
+                Err(diag.note("the gradient was asked for", self.asked.origin.loc()).help(help).into())
             }
             Vjp::ViaExpansion => {
                 let results = self.expand(node, &inputs)?;
@@ -293,7 +299,8 @@ impl<'g> Sweep<'g> {
         ends.retain(is_tensor);
         ends.sort_unstable();
         ends.dedup();
-        let inner = Sweep { builder: self.builder, asked: self.asked.clone(), cut: true };
+        self.cx.check_room(self.builder, self.asked)?;
+        let inner = Sweep { cut: true, ..*self };
         let found = inner.run(seeds, &ends)?;
         for end in ends {
             if let Some(&cotangent) = found.get(&end) {

@@ -39,6 +39,7 @@ impl Pass for Expand {
     fn run(&self, graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
         let mut current: Option<Graph> = None;
         for _ in 0..DEPTH_LIMIT {
+            cx.begin();
             let graph = current.as_ref().unwrap_or(graph);
             let live = kept(graph);
             let lower = |f: fn(&Lower) -> bool| live.iter().any(|&id| f(&graph.node(id).op.lower));
@@ -62,7 +63,7 @@ impl Pass for Expand {
 
 fn expand_once(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Graph, PassError> {
     cx.rounds += 1;
-    let builder = GraphBuilder::like(graph);
+    let builder = cx.builder(graph);
     let mut copier = Copier::new(graph, graph.bodies(), &builder);
     for id in copier.order() {
         let node = graph.node(id);
@@ -80,11 +81,12 @@ fn expand_once(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Graph, PassError> {
             }
             _ => copier.copy(id),
         };
+        cx.check_room(&builder, node)?;
         copier.set(id, tensor);
     }
     copier.outputs();
     // An ill-typed expansion is a mistake in the record of an op.
-    builder.into_graph().map_err(|diags| CompilerBug::new("expand", diags.to_string()).into())
+    cx.finish(builder, "expand")
 }
 
 /// Several results as one value; `item` takes the tuple apart again.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use cotangent_graph::interp::{Value, interpret, interpret_nodes};
 use cotangent_graph::samples::{Sampler, environment, to_f64, wide_env};
 use cotangent_graph::{
-    Code, DType, Diag, Env, Graph, GraphBuilder, Loc, Node, NodeId, OpRef, Role, Shape, Tensor, TensorData, Vjp,
+    Code, DType, Diag, Env, Graph, GraphBuilder, Limits, Loc, Node, NodeId, OpRef, Role, Shape, Tensor, TensorData, Vjp,
 };
 
 use crate::pass::{PassError, PassOptions};
@@ -60,6 +60,8 @@ pub struct GradCheck {
     pub tolerance: f64,
     /// Values of the sources; [`environment`] of the seed fills in what is missing.
     pub env: Option<Env>,
+    /// What graphs may grow to.
+    pub limits: Limits,
 }
 
 impl Default for GradCheck {
@@ -72,6 +74,7 @@ impl Default for GradCheck {
             max_elements_per_tensor: 16,
             tolerance: 1e-6,
             env: None,
+            limits: Limits::default(),
         }
     }
 }
@@ -212,22 +215,24 @@ pub fn check_gradients(graph: &Graph, options: &GradCheck) -> Result<GradReport,
         env.values.extend(given.values.iter().map(|(name, value)| (name.clone(), value.clone())));
         env.counters = given.counters;
     }
+    env.limits = options.limits;
     let env = wide_env(&env);
     let mut report =
         GradReport { loss: wide.outputs()[loss].name.to_string(), entries: Vec::new(), suspects: Vec::new() };
     let value = wide.outputs()[loss].value;
     // Differences see the graph opened and with the ends of gradients fixed, but otherwise as it was built.
-    let open = opened(&with_outputs(&wide, &[value])?)?;
+    let open = opened(&with_outputs(&wide, &[value])?, env.limits)?;
     let wanted = Wanted { y: open.outputs()[0].value, seed: None, wrt: None };
     let ends: Vec<NodeId> = needed(&open, &[]);
     let known = values_of(&open, ends, &env)?;
     let fixed = scalar_of(&open, &wanted, &known, &env, options.seed)?;
     let symbolic = derivatives(&with_outputs(&wide, &[value])?, &wrt, 1, options.seed, &env)?;
-    let differences = differentiated(&fixed.0)?;
+    let differences = differentiated(&fixed.0, env.limits)?;
     compare(&differences, &fixed.1, &wrt, 1, &symbolic, options, &mut report)?;
     if options.order >= 2 {
         let symbolic = derivatives(&with_outputs(&wide, &[value])?, &wrt, 2, options.seed, &env)?;
-        let directional = optimized(&derivative_graph(&fixed.0, &wrt, Asked::Direction, options.seed)?)?;
+        let directional = derivative_graph(&fixed.0, &wrt, Asked::Direction, options.seed)?;
+        let directional = optimized(&directional, env.limits)?;
         compare(&directional, &fixed.1, &wrt, 2, &symbolic, options, &mut report)?;
     }
     if !report.passed() {
@@ -345,8 +350,8 @@ fn derivative_graph(graph: &Graph, wrt: &[String], asked: Asked, seed: u64) -> R
     Ok(builder.into_graph()?)
 }
 
-fn optimized(graph: &Graph) -> Result<Graph, PassError> {
-    let options = PassOptions { verify: true, ..PassOptions::default() };
+fn optimized(graph: &Graph, limits: Limits) -> Result<Graph, PassError> {
+    let options = PassOptions { verify: true, limits, ..PassOptions::default() };
     optimize(graph, &options).map(|done| done.graph)
 }
 
@@ -354,7 +359,7 @@ fn optimized(graph: &Graph) -> Result<Graph, PassError> {
 fn derivatives(graph: &Graph, wrt: &[String], order: u32, seed: u64, env: &Env) -> Result<Vec<TensorData>, PassError> {
     let asked = if order == 2 { Asked::Second } else { Asked::First };
     let source = derivative_graph(graph, wrt, asked, seed)?;
-    let mut values = interpret(&optimized(&source)?, env)?;
+    let mut values = interpret(&optimized(&source, env.limits)?, env)?;
     Ok(if values.is_empty() { values } else { values.split_off(1) })
 }
 
@@ -428,7 +433,7 @@ fn judge_tensor(
 
 /// The ops of an opened f64 graph whose own derivative is wrong at the values that they have there.
 pub(crate) fn suspects(open: &Graph, env: &Env, tolerance: f64) -> Result<Vec<Suspect>, PassError> {
-    let plain = differentiated(open)?;
+    let plain = differentiated(open, env.limits)?;
     let values = interpret_nodes(&plain, env)?;
     let mut found: Vec<Suspect> = Vec::new();
     let mut n_checked: HashMap<OpRef, usize> = HashMap::new();
@@ -451,7 +456,7 @@ pub(crate) fn suspects(open: &Graph, env: &Env, tolerance: f64) -> Result<Vec<Su
         for body in plain.bodies() {
             builder.add_body(Arc::clone(body));
         }
-        let mut point = Env { values: Default::default(), counters: env.counters };
+        let mut point = Env { values: Default::default(), ..*env };
         let mut inputs = Vec::new();
         for (k, value) in operands.into_iter().enumerate() {
             inputs.push(builder.input(&k.to_string(), value.dtype(), value.shape()));

@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cotangent_graph::{CompilerBug, Diag, Diags, Graph, Stage};
+use cotangent_graph::{CompilerBug, Diag, Diags, Graph, GraphBuilder, Limits, Node, Stage};
 
 use crate::rules::Safety;
 
@@ -98,6 +98,8 @@ pub struct PassOptions {
     pub finite_only: bool,
     /// Allow rules that round differently.
     pub reassociate: bool,
+    /// What graphs may grow to.
+    pub limits: Limits,
 }
 
 impl Default for PassOptions {
@@ -112,6 +114,7 @@ impl Default for PassOptions {
             reproducer: None,
             finite_only: false,
             reassociate: false,
+            limits: Limits::default(),
         }
     }
 }
@@ -139,6 +142,7 @@ impl fmt::Debug for PassOptions {
             .field("reproducer", &self.reproducer)
             .field("finite_only", &self.finite_only)
             .field("reassociate", &self.reassociate)
+            .field("limits", &self.limits)
             .finish()
     }
 }
@@ -176,13 +180,53 @@ pub struct PassCx<'a> {
     pub rounds: u32,
     /// Why the pass's rules ended, if it has rules.
     pub stop: Option<StopReason>,
+    /// Nodes made in the sweep under way, over the graph and its bodies.
+    n_made: usize,
 }
 
 impl<'a> PassCx<'a> {
     /// Nothing counted yet.
     pub fn new(options: &'a PassOptions) -> Self {
         let fuel = options.fuel.unwrap_or(u64::MAX);
-        PassCx { options, fuel, counters: BTreeMap::new(), rounds: 0, stop: None }
+        PassCx { options, fuel, counters: BTreeMap::new(), rounds: 0, stop: None, n_made: 0 }
+    }
+
+    /// Begins a sweep over a graph and its bodies. What each sweep makes is limited by itself: it makes all that is left of
+    /// the graph anew.
+    pub fn begin(&mut self) {
+        self.n_made = 0;
+    }
+
+    /// A builder of what becomes of a graph, which counts the nodes that are made in this sweep.
+    pub fn builder(&self, graph: &Graph) -> GraphBuilder {
+        let builder = GraphBuilder::like(graph);
+        builder.count_from(self.n_made, self.options.limits);
+        builder
+    }
+
+    /// Ends a sweep that has made too many nodes; `node` is the one that was replaced last.
+    ///
+    /// # Errors
+    /// `E0116` if it has.
+    pub fn check_room(&self, builder: &GraphBuilder, node: &Node) -> Result<(), PassError> {
+        match builder.is_full() {
+            true => Err(self.options.limits.too_many_nodes(node.origin.loc()).into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Counts what a builder of this sweep has made.
+    pub fn note_made(&mut self, builder: &GraphBuilder) {
+        self.n_made = builder.n_made();
+    }
+
+    /// The graph that a builder of this sweep has made.
+    ///
+    /// # Errors
+    /// A bug of the pass if something in it is ill typed.
+    pub fn finish(&mut self, builder: GraphBuilder, pass: &str) -> Result<Graph, PassError> {
+        self.note_made(&builder);
+        builder.into_graph().map_err(|diags| CompilerBug::new(pass, diags.to_string()).into())
     }
 
     /// Counts one application of a rule.

@@ -289,6 +289,7 @@ pub fn apply_rules(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Resul
     let mut current: Option<Graph> = None;
     cx.stop = Some(StopReason::Fixpoint);
     for round in 0.. {
+        cx.begin();
         if round == ROUND_LIMIT {
             cx.stop = Some(StopReason::RoundLimit);
             break;
@@ -308,7 +309,7 @@ pub fn apply_rules(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Resul
 fn sweep(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
     cx.rounds += 1;
     let (bodies, mut changed) = map_bodies(graph, |body| sweep(body, rules, cx))?;
-    let builder = GraphBuilder::like(graph);
+    let builder = cx.builder(graph);
     let mut copier = Copier::new(graph, &bodies, &builder);
     let keys = RefCell::default();
     let order = copier.order();
@@ -329,6 +330,7 @@ fn sweep(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Result<Option<G
             changed = true;
             single_use = 0;
         }
+        cx.check_room(&builder, node)?;
         if tensor.id() != copied.id() {
             // What a rule puts in the place of a check says as much.
             builder.drop_check(copied);
@@ -336,11 +338,11 @@ fn sweep(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Result<Option<G
         copier.set(id, tensor);
     }
     if !changed {
+        cx.note_made(&builder);
         return Ok(None);
     }
     copier.outputs();
-    let graph = builder.into_graph().map_err(|diags| CompilerBug::new("rules", diags.to_string()))?;
-    Ok(Some(graph))
+    Ok(Some(cx.finish(builder, "rules")?))
 }
 
 /// For each node, how many operands and outputs read it.

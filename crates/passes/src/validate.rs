@@ -307,7 +307,7 @@ impl Run<'_> {
 
     /// A pass that keeps `grad`: both graphs, differentiated, within the tolerance.
     fn with_derivatives(&mut self, env: &Env) -> Result<(), String> {
-        let (before, after) = match (differentiated(self.before), differentiated(self.after)) {
+        let (before, after) = match (differentiated(self.before, env.limits), differentiated(self.after, env.limits)) {
             (Ok(before), Ok(after)) => (before, after),
             (Err(error), _) => {
                 self.skip(format!("the graph has no derivative: {error}"));
@@ -327,7 +327,7 @@ impl Run<'_> {
 
     /// A pass that removes `grad`: every derivative against differences, and the outputs against the opened graph's.
     fn derivatives(&mut self, env: &Env) -> Result<(), String> {
-        let plain = match opened(self.before).and_then(|open| differentiated(&open)) {
+        let plain = match opened(self.before, env.limits).and_then(|open| differentiated(&open, env.limits)) {
             Ok(plain) => plain,
             Err(error) => {
                 self.skip(format!("everything: the opened graph cannot be differentiated: {error}"));
@@ -341,7 +341,8 @@ impl Run<'_> {
         }
         self.checked.n_samples += 1;
         // Opened as well, so that both have the same constants, rounded alike.
-        let after = opened(self.after).map_err(|error| format!("its result cannot be expanded: {error}"))?;
+        let after =
+            opened(self.after, env.limits).map_err(|error| format!("its result cannot be expanded: {error}"))?;
         if let Err(difference) = self.close(&plain, &after, None, env, self.options.tolerance) {
             if self.close(&plain, &after, None, env, SETTLED).is_err() || !self.holds_in_f64(env) {
                 return Err(difference);
@@ -349,7 +350,7 @@ impl Run<'_> {
             self.checked.is_rounded = true;
             self.skip(format!("values: {difference}, but not where constants are not rounded"));
         }
-        let open = match to_f64(self.before).map_err(PassError::from).and_then(|wide| opened(&wide)) {
+        let open = match to_f64(self.before).map_err(PassError::from).and_then(|wide| opened(&wide, env.limits)) {
             Ok(open) => open,
             Err(error) => {
                 self.skip(format!("differences: {error}"));
@@ -392,8 +393,10 @@ impl Run<'_> {
         let run = |graph: &Graph| pass.run(graph, &mut PassCx::new(&options)).ok().flatten();
         let is_its_own = run(self.before).is_some_and(|again| again.to_string() == self.after.to_string());
         let Ok(wide) = to_f64(self.before) else { return false };
-        let plain = opened(&wide).and_then(|open| differentiated(&open));
-        let (true, Ok(plain), Some(Ok(after))) = (is_its_own, plain, run(&wide).map(|after| opened(&after))) else {
+        let plain = opened(&wide, env.limits).and_then(|open| differentiated(&open, env.limits));
+        let (true, Ok(plain), Some(Ok(after))) =
+            (is_its_own, plain, run(&wide).map(|after| opened(&after, env.limits)))
+        else {
             return false;
         };
         let mut scratch = self.checked.clone();
@@ -530,6 +533,7 @@ fn first_difference(graph: &Graph, before: &[TensorData], after: &[TensorData]) 
 /// About how many operations on elements the interpreter takes for what outputs need.
 fn work_of(graph: &Graph, depth: usize) -> u64 {
     let live = graph.live();
+    let of_bodies: Vec<u64> = graph.bodies().iter().map(|body| work_of(body, depth)).collect();
     let n_elements = |id: NodeId| graph.ty(id).shape().n_elements() as u64;
     let of_node = |id: NodeId| -> u64 {
         let node = graph.node(id);
@@ -540,6 +544,9 @@ fn work_of(graph: &Graph, depth: usize) -> u64 {
                 let rows =
                     if node.attrs.bool("ta") { inner.rank().checked_sub(2) } else { inner.rank().checked_sub(1) };
                 n_elements(id).saturating_mul(rows.map_or(1, |axis| inner[axis] as u64))
+            }
+            Lower::Expand(_) if graph.called(node).is_some() => {
+                node.attrs.body("body").map_or(operands, |body| of_bodies[body.index()])
             }
             Lower::Expand(_) if depth > 0 => {
                 let expansion = one_op_graph(graph, id);

@@ -9,6 +9,7 @@ pub mod copy;
 pub mod derived;
 pub mod filetest;
 pub mod finite;
+pub mod growing;
 pub mod random;
 pub mod rng;
 pub mod shrink;

@@ -1,5 +1,9 @@
 //! `opt`, `check`, `reduce` and `ops`: text in, text out.
 
+use cotangent::data::npz::write_npz;
+use cotangent_testkit::growing::{nested_calls, repeated_gradients};
+use ndarray::ArrayD;
+
 use crate::{GRAPH, Scratch, check_failure, check_success, run, run_with_stdin, text};
 
 /// A graph whose step is an error: the logarithm of what is never positive.
@@ -116,6 +120,40 @@ fn check_tells_what_cannot_be_differentiated() {
     check_failure(&run_with_stdin(&["check", "-"], integers), 1, "no float result");
     let constant = b"cotangent 1 graph @c { %0 = constant {value = 1.0} : f32[] output \"y\" = %0 }";
     check_failure(&run_with_stdin(&["check", "-"], constant), 1, "to differentiate by");
+}
+
+/// A text of some hundred bytes that would be a graph without end is an error of every command that makes graphs of it.
+#[test]
+fn graphs_without_end_are_errors_of_every_command() {
+    for source in [nested_calls(15, 4), repeated_gradients(20)] {
+        let (file, values) = (Scratch::new("endless.ct"), Scratch::new("endless.npz"));
+        std::fs::write(&file.0, &source).unwrap();
+        let shape: &[usize] = if source.contains("f32[2]") { &[2] } else { &[] };
+        write_npz(&values.0, &[("x".to_owned(), ArrayD::<f32>::zeros(shape).into())].into()).unwrap();
+        let (graph, limit) = (file.path(), ["--max-nodes", "20000"]);
+        for command in [
+            &["opt", graph][..],
+            &["opt", graph, "--verify"],
+            &["explain", graph],
+            &["dot", graph],
+            &["check", graph],
+            &["run", graph, "-i", values.path()],
+            &["run", graph, "-i", values.path(), "--interpret"],
+            &["run", graph, "-i", values.path(), "--backend", "interpreter"],
+        ] {
+            check_failure(&run(&[command, &limit].concat()), 1, "error[E0116]: more than 20000 nodes would be made");
+        }
+        let reduced = run(&[&["reduce", graph][..], &limit].concat());
+        assert!(text(&reduced.stderr).contains("error E0116"), "{}", text(&reduced.stderr));
+        // As it is written it can be looked at.
+        check_success(&run(&["dot", graph, "--stage", "source"]));
+        check_success(&run(&["opt", graph, "--passes="]));
+        // Also without a flag.
+        check_failure(&run(&["opt", graph]), 1, "--max-nodes");
+    }
+    // Three nodes are made of three.
+    check_success(&run_with_stdin(&["opt", "-", "--max-nodes", "3"], GRAPH.as_bytes()));
+    check_failure(&run_with_stdin(&["explain", "-", "--max-nodes", "2"], GRAPH.as_bytes()), 1, "more than 2 nodes");
 }
 
 #[test]

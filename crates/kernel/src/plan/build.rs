@@ -1,9 +1,11 @@
 //! Buffers and steps, from units in order.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use cotangent_graph::{DType, Graph, Lower, NodeId, Role, Source, TensorData, Type};
+use smallvec::SmallVec;
 
 use super::units::{Operand, Unit, Work};
 use super::{BufferDecl, BufferId, Epilogue, GemmDims, Home, KernelCall, MatrixView, Plan, PlanOutput, Step};
@@ -15,7 +17,6 @@ use crate::lower::{ArgRef, Lowered};
 pub(super) struct Builder<'a> {
     graph: &'a Graph,
     clusters: &'a Clusters,
-    units: &'a [Unit],
     buffers: Vec<BufferDecl>,
     of_node: HashMap<NodeId, BufferId>,
     of_partial: HashMap<ArgRef, BufferId>,
@@ -25,15 +26,15 @@ pub(super) struct Builder<'a> {
     step_values: Vec<Vec<(NodeId, BufferId)>>,
     old_reads: Vec<Vec<BufferId>>,
     kernels: Vec<Kernel>,
-    known_kernels: HashMap<Kernel, usize>,
+    /// Places in `kernels`, by the hash of what makes kernels equal.
+    known_kernels: HashMap<u64, SmallVec<[usize; 1]>>,
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(graph: &'a Graph, clusters: &'a Clusters, units: &'a [Unit]) -> Self {
+    pub(super) fn new(graph: &'a Graph, clusters: &'a Clusters) -> Self {
         Builder {
             graph,
             clusters,
-            units,
             buffers: Vec::new(),
             of_node: HashMap::new(),
             of_partial: HashMap::new(),
@@ -114,25 +115,27 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn call(&mut self, lowered: &Lowered) -> KernelCall {
-        let mut args = Vec::new();
-        for (arg, &reference) in lowered.kernel.args.iter().zip(&lowered.args) {
-            args.push(self.arg_buffer(reference, arg.dtype));
-        }
-        KernelCall { kernel: self.kernel(&lowered.kernel), args }
+    fn args(&mut self, lowered: &Lowered) -> Vec<BufferId> {
+        let args = lowered.kernel.args.iter().zip(&lowered.args);
+        args.map(|(arg, &reference)| self.arg_buffer(reference, arg.dtype)).collect()
     }
 
     /// The number of a kernel; equal ones have one.
-    fn kernel(&mut self, kernel: &Kernel) -> usize {
-        *self.known_kernels.entry(kernel.clone()).or_insert_with(|| {
-            self.kernels.push(kernel.clone());
-            self.kernels.len() - 1
-        })
+    fn kernel(&mut self, kernel: Kernel) -> usize {
+        let same_hash =
+            self.known_kernels.entry(BuildHasherDefault::<DefaultHasher>::default().hash_one(&kernel)).or_default();
+        if let Some(&known) = same_hash.iter().find(|&&known| self.kernels[known] == kernel) {
+            return known;
+        }
+        same_hash.push(self.kernels.len());
+        self.kernels.push(kernel);
+        self.kernels.len() - 1
     }
 
     /// What finishes a product of so many rows.
     fn epilogue(&mut self, lowered: &Lowered, n_rows: usize) -> Epilogue {
-        let call = self.call(lowered);
+        let args = self.args(lowered);
+        let call = KernelCall { kernel: self.kernel(lowered.kernel.clone()), args };
         let block = match (lowered.kernel.sweep, lowered.kernel.dims.len()) {
             (Sweep::Column, 2) => n_rows.max(1),
             (Sweep::Column, _) => lowered.kernel.reduced_extent(),
@@ -140,7 +143,7 @@ impl<'a> Builder<'a> {
         };
         let left = n_rows % block;
         let last = (left > 0).then(|| {
-            let kernel = self.kernel(&lowered.kernel.last_block(left));
+            let kernel = self.kernel(lowered.kernel.last_block(left));
             KernelCall { kernel, args: call.args.clone() }
         });
         Epilogue { call, block, last }
@@ -170,15 +173,18 @@ impl<'a> Builder<'a> {
         self.step_nodes.push(node);
     }
 
-    fn push_kernel(&mut self, lowered: &Lowered, node: NodeId, is_last: bool) {
-        let call = self.call(lowered);
+    fn push_kernel(&mut self, lowered: Lowered, node: NodeId, is_last: bool) {
+        let args = self.args(&lowered);
         // A kernel of several that fill one buffer (`concat`) completes it only as the last one.
-        let values = if is_last { writes_of(lowered).collect() } else { Vec::new() };
-        self.push(Step::Kernel(call), node, reads_of(lowered), values);
+        let values = if is_last { writes_of(&lowered).collect() } else { Vec::new() };
+        let reads: Vec<NodeId> = reads_of(&lowered).collect();
+        let call = KernelCall { kernel: self.kernel(lowered.kernel), args };
+        self.push(Step::Kernel(call), node, reads, values);
     }
 
     pub(super) fn build(
         mut self,
+        units: Vec<Unit>,
         order: &[usize],
         updates: &[Vec<(NodeId, NodeId)>],
         copied: &HashMap<NodeId, &'static str>,
@@ -197,8 +203,10 @@ impl<'a> Builder<'a> {
             }
         }
         let mut kept: HashMap<NodeId, BufferId> = HashMap::new();
-        for &i in order {
-            self.emit(&self.units[i], &mut kept);
+        // Each unit once: its kernels go into the plan, for there may be very many.
+        let mut units: Vec<Option<Unit>> = units.into_iter().map(Some).collect();
+        for unit in order.iter().filter_map(|&i| units[i].take()) {
+            self.emit(unit, &mut kept);
         }
         let mut updated: Vec<BufferId> = Vec::new();
         for output in self.graph.outputs() {
@@ -238,17 +246,17 @@ impl<'a> Builder<'a> {
         plan
     }
 
-    fn emit(&mut self, unit: &Unit, kept: &mut HashMap<NodeId, BufferId>) {
+    fn emit(&mut self, unit: Unit, kept: &mut HashMap<NodeId, BufferId>) {
         match &unit.work {
             Work::Cluster(index) => match self.clusters.clusters[*index].product {
                 None => {
-                    for lowered in &unit.lowered {
+                    for lowered in unit.lowered {
                         self.push_kernel(lowered, unit.order, true);
                     }
                 }
                 Some(product) => self.emit_product(unit, product),
             },
-            Work::Opaque(id) => self.emit_opaque(unit, *id),
+            &Work::Opaque(id) => self.emit_opaque(unit, id),
             Work::Check { node, values: read, what } => {
                 let origin = self.graph.node(*node).origin.clone();
                 let values = self.node_buffer(*read);
@@ -267,7 +275,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn emit_product(&mut self, unit: &Unit, product: NodeId) {
+    fn emit_product(&mut self, unit: Unit, product: NodeId) {
         let ty = self.graph.ty(product).clone();
         let shape = ty.shape();
         let rank = shape.rank();
@@ -304,12 +312,12 @@ impl<'a> Builder<'a> {
         let own = (self.clusters.needed[product.index()] || unit.lowered.is_empty()).then_some(product);
         let values = own.into_iter().chain(finish.into_iter().flat_map(writes_of));
         self.push(Step::Gemm { dims, dtype: ty.dtype(), a, b, c, epilogue }, product, reads, values);
-        for lowered in unit.lowered.iter().skip(1) {
+        for lowered in unit.lowered.into_iter().skip(1) {
             self.push_kernel(lowered, unit.order, true);
         }
     }
 
-    fn emit_opaque(&mut self, unit: &Unit, id: NodeId) {
+    fn emit_opaque(&mut self, unit: Unit, id: NodeId) {
         let node = self.graph.node(id);
         match &node.op.lower {
             Lower::Gather => {
@@ -325,8 +333,9 @@ impl<'a> Builder<'a> {
                 self.push(Step::ScatterAdd { updates: from, indices, out, row }, id, unit.reads.iter().copied(), [id]);
             }
             _ => {
-                for (k, lowered) in unit.lowered.iter().enumerate() {
-                    self.push_kernel(lowered, id, k + 1 == unit.lowered.len());
+                let n = unit.lowered.len();
+                for (k, lowered) in unit.lowered.into_iter().enumerate() {
+                    self.push_kernel(lowered, id, k + 1 == n);
                 }
             }
         }

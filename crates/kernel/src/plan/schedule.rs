@@ -23,7 +23,7 @@ pub(super) fn schedule(graph: &Graph, clusters: Clusters, mut units: Vec<Unit>) 
     let dag = dependencies(&units, &maker);
     let updates = Updates::new(graph, &units, &maker);
     let (order, copied) = updates.order(&dag, &units)?;
-    let plan = Builder::new(graph, &clusters, &units).build(&order, &updates.by_unit, &copied);
+    let plan = Builder::new(graph, &clusters).build(units, &order, &updates.by_unit, &copied);
     let shown = |c: crate::cluster::Cluster| (c.nodes.len() > 1).then_some(c.nodes);
     Ok(Plan { edges: clusters.edges, clusters: clusters.clusters.into_iter().filter_map(shown).collect(), ..plan })
 }

@@ -14,8 +14,8 @@ use cotangent_graph::op::Fault;
 use cotangent_graph::ops::region::TUPLE;
 use cotangent_graph::ops::source::INPUT;
 use cotangent_graph::{
-    Attrs, Code, DType, Diag, Env, Graph, GraphBuilder, Lower, Node, NodeId, OpRef, Output, Role, Tensor, TensorData,
-    Type, Vjp,
+    Attrs, Code, DType, Diag, Env, Graph, GraphBuilder, Limits, Lower, Node, NodeId, OpRef, Output, Role, Tensor,
+    TensorData, Type, Vjp,
 };
 
 use crate::anchor::set_anchors;
@@ -53,21 +53,24 @@ pub(crate) fn has_gradients(graph: &Graph) -> bool {
 }
 
 /// The graph without `grad`.
-pub(crate) fn differentiated(graph: &Graph) -> Result<Graph, PassError> {
-    let options = PassOptions::default();
+pub(crate) fn differentiated(graph: &Graph, limits: Limits) -> Result<Graph, PassError> {
+    let options = PassOptions { limits, ..PassOptions::default() };
     Ok(differentiate(graph, &mut PassCx::new(&options))?.unwrap_or_else(|| graph.clone()))
 }
 
 /// The graph with every composite that is differentiated through its expansion expanded, and anchors at the intermediate
 /// values that derivatives are taken with respect to.
-pub(crate) fn opened(graph: &Graph) -> Result<Graph, PassError> {
+pub(crate) fn opened(graph: &Graph, limits: Limits) -> Result<Graph, PassError> {
+    let options = PassOptions { limits, ..PassOptions::default() };
+    let mut cx = PassCx::new(&options);
     let mut current = set_anchors(graph)?.unwrap_or_else(|| graph.clone());
     for _ in 0..DEPTH_LIMIT {
         let opens = |node: &Node| matches!((&node.op.lower, &node.op.vjp), (Lower::Expand(_), Vjp::ViaExpansion));
         if !kept(&current).iter().any(|&id| opens(current.node(id))) {
             return Ok(current);
         }
-        let builder = GraphBuilder::like(&current);
+        cx.begin();
+        let builder = cx.builder(&current);
         let mut copier = Copier::new(&current, current.bodies(), &builder);
         for id in copier.order() {
             let node = current.node(id);
@@ -85,6 +88,7 @@ pub(crate) fn opened(graph: &Graph) -> Result<Graph, PassError> {
             } else {
                 copier.copy(id);
             }
+            cx.check_room(&builder, node)?;
         }
         copier.outputs();
         let next = builder.into_graph()?;
@@ -146,7 +150,7 @@ pub(crate) fn needed(graph: &Graph, wanted: &[Wanted]) -> Vec<NodeId> {
 
 /// The values of some nodes of an opened graph.
 pub(crate) fn values_of(graph: &Graph, ids: Vec<NodeId>, env: &Env) -> Result<Known, PassError> {
-    let values = interpret(&differentiated(&with_outputs(graph, &ids)?)?, env)?;
+    let values = interpret(&differentiated(&with_outputs(graph, &ids)?, env.limits)?, env)?;
     Ok(ids.into_iter().zip(values).collect())
 }
 
@@ -185,7 +189,7 @@ pub(crate) fn primal(graph: &Graph, wanted: &Wanted, known: &Known, env: &Env) -
     };
     builder.push_output(Output { name: "y".into(), value: scalar.id(), role: Role::Result });
     let graph = builder.into_graph()?;
-    Ok(Some(Primal { graph: differentiated(&graph)?, env, cut }))
+    Ok(Some(Primal { graph: differentiated(&graph, env.limits)?, env, cut }))
 }
 
 fn fixed_input<'g>(builder: &'g GraphBuilder, name: &str, value: &TensorData, env: &mut Env) -> Tensor<'g> {
@@ -254,7 +258,7 @@ impl Section {
         let moving = root.map_or_else(|| vec![false; graph.n_nodes()], |root| after(graph, root, is_stop));
         let moves = moving[output.value.index()];
         let builder = GraphBuilder::like(graph);
-        let mut fixed = Env { values: HashMap::new(), counters: env.counters };
+        let mut fixed = Env { values: HashMap::new(), ..*env };
         fixed.values.insert(wrt.to_owned(), point.clone());
         let mut copier = Copier::new(graph, graph.bodies(), &builder);
         if moves {

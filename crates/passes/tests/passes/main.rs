@@ -3,6 +3,7 @@
 mod checks;
 mod common;
 mod gradients;
+mod limits;
 mod pipeline;
 mod random;
 mod rules;
