@@ -2,7 +2,8 @@
 //!
 //! A [`Tensor`] is a copyable handle to a node of the graph under construction, so formulas read as formulas. Mistakes do
 //! not panic and do not return `Result`: the builder records a [`Diag`] with the user's line and hands out a poisoned
-//! tensor, on which every further op is silently poisoned too; [`GraphBuilder::finish`] returns all errors at once.
+//! tensor, on which every further op is silently poisoned too; [`GraphBuilder::finish`] returns all errors at once. A poisoned
+//! tensor shows the type that it would probably have, so that the user's code goes on to its next mistake.
 //! NumPy broadcasting happens here: pointwise ops see operands of equal shapes, with explicit `broadcast` nodes.
 
 use std::cell::{Cell, RefCell};
@@ -22,8 +23,13 @@ use crate::op::{Fault, InferCx, Lower, OpDef, Registry};
 use crate::types::{Shape, Type};
 use crate::verify;
 
+/// Ids from here on are of no node, but of what an error was recorded of: places in the list of guessed types.
+const FIRST_POISON: u32 = 1 << 31;
+/// What an error was recorded of, and nothing is known about.
+const UNKNOWN: NodeId = NodeId(u32::MAX);
+/// Axes that such a tensor shows: more than are asked for, and less than a tensor can have, for users join shapes.
+const UNKNOWN_RANK: usize = 16;
 /// What no graph has.
-const POISON: NodeId = NodeId(u32::MAX);
 const NO_BODY: BodyId = BodyId(u32::MAX);
 
 /// A value of the graph under construction.
@@ -75,6 +81,8 @@ pub struct GraphBuilder {
     /// What was made, as [`Limits::cost`] counts it.
     n_made: Cell<usize>,
     limits: Cell<Limits>,
+    /// Types that poisoned tensors show.
+    guesses: RefCell<Vec<Type>>,
 }
 
 /// Builds a graph with a closure; all errors at once.
@@ -109,6 +117,7 @@ impl GraphBuilder {
             params_from: RefCell::default(),
             n_made: Cell::default(),
             limits: Cell::default(),
+            guesses: RefCell::default(),
         }
     }
 
@@ -213,7 +222,8 @@ impl GraphBuilder {
     fn named(&self, op: &'static OpDef, name: String, attrs: Attrs, ty: Type) -> Tensor<'_> {
         let attrs = attrs.iter().fold(Attrs::none().with("name", name.as_str()), |a, (n, v)| a.with(n, v.clone()));
         if let Some(first) = self.claim(&name) {
-            return self.poison(first);
+            self.error(first);
+            return self.poisoned_as(ty);
         }
         let tensor = self.op(op, &[], attrs, Some(ty));
         if !tensor.is_poisoned() {
@@ -298,9 +308,18 @@ impl GraphBuilder {
         self.poisoned()
     }
 
-    /// A poisoned tensor for an error that has been recorded already.
+    /// A poisoned tensor for an error that has been recorded already. It shows sixteen axes, so that none that is asked for is
+    /// missing.
     pub fn poisoned(&self) -> Tensor<'_> {
-        Tensor { builder: self, id: POISON }
+        Tensor { builder: self, id: UNKNOWN }
+    }
+
+    /// A poisoned tensor, for an error that has been recorded already, of the type that it would have without the mistake.
+    pub fn poisoned_as(&self, ty: Type) -> Tensor<'_> {
+        let mut guesses = self.guesses.borrow_mut();
+        let id = FIRST_POISON + guesses.len() as u32;
+        guesses.push(ty);
+        Tensor { builder: self, id: NodeId(id) }
     }
 
     /// Whether no error has been recorded.
@@ -311,11 +330,12 @@ impl GraphBuilder {
     /// The handle of a node of this builder's graph; an error and a poisoned tensor if there is no such node.
     #[track_caller]
     pub fn tensor(&self, id: NodeId) -> Tensor<'_> {
-        let n_nodes = self.graph.borrow().n_nodes();
-        if id.index() >= n_nodes && id != POISON {
-            return self.poison(Diag::new(Code::UnknownName, format!("the graph has no node {id}")));
+        let (tensor, n_nodes) = (Tensor { builder: self, id }, self.graph.borrow().n_nodes());
+        // What is poisoned has an error to it.
+        if id.index() < n_nodes || tensor.is_poisoned() && !self.is_ok() {
+            return tensor;
         }
-        Tensor { builder: self, id }
+        self.poison(Diag::new(Code::UnknownName, format!("the graph has no node {id}")))
     }
 
     /// Whether a tensor is one of this builder's and not poisoned.
@@ -360,7 +380,8 @@ impl GraphBuilder {
         }
         // A body that was refused has been reported.
         if inputs.iter().any(|t| t.is_poisoned()) || attrs.iter().any(|(_, attr)| *attr == Attr::Body(NO_BODY)) {
-            return self.poisoned();
+            let types: SmallVec<[Type; 4]> = inputs.iter().map(|t| t.ty()).collect();
+            return self.guessed(op, &types, &attrs, declared.as_ref()).unwrap_or_else(|| self.poisoned());
         }
         let ids: Inputs = inputs.iter().map(|t| t.id).collect();
         let origin = self.current_origin();
@@ -377,6 +398,19 @@ impl GraphBuilder {
                 self.poison(diag)
             }
         }
+    }
+
+    /// The poisoned tensor that an op on such operands makes, if it can be told.
+    fn guessed(
+        &self,
+        op: &'static OpDef,
+        operands: &[Type],
+        attrs: &Attrs,
+        declared: Option<&Type>,
+    ) -> Option<Tensor<'_>> {
+        let types: SmallVec<[&Type; 4]> = operands.iter().collect();
+        let inferred = infer_type_of(&self.graph.borrow(), op, &types, attrs, declared);
+        inferred.ok().map(|ty| self.poisoned_as(ty))
     }
 
     // ---- outputs -------------------------------------------------------------------------------------------------
@@ -508,16 +542,27 @@ pub fn infer_type(
     attrs: &Attrs,
     declared: Option<&Type>,
 ) -> Result<Type, Fault> {
+    let types: SmallVec<[&Type; 4]> = inputs.iter().map(|&i| graph.ty(i)).collect();
+    infer_type_of(graph, op, &types, attrs, declared)
+}
+
+/// The type of a node with operands of these types.
+fn infer_type_of(
+    graph: &Graph,
+    op: &'static OpDef,
+    types: &[&Type],
+    attrs: &Attrs,
+    declared: Option<&Type>,
+) -> Result<Type, Fault> {
     if !graph.registry().contains(OpRef(op)) {
         return Err(graph.registry().unknown(OpRef(op)));
     }
-    if !op.arity.allows(inputs.len()) {
-        let text = format!("`{}` requires {} operands, got {}", op.name, op.arity, inputs.len());
+    if !op.arity.allows(types.len()) {
+        let text = format!("`{}` requires {} operands, got {}", op.name, op.arity, types.len());
         return Err(Fault::new(Code::BadArity, text));
     }
     verify::check_attrs(op, attrs)?;
-    let types: SmallVec<[&Type; 4]> = inputs.iter().map(|&i| graph.ty(i)).collect();
-    let cx = InferCx { op, inputs: &types, attrs, declared, bodies: graph.bodies() };
+    let cx = InferCx { op, inputs: types, attrs, declared, bodies: graph.bodies() };
     let ty = (op.infer)(&cx)?;
     if matches!(op.lower, Lower::Scalar(_)) {
         let shape = ty.as_tensor().map(|(_, shape)| shape);
@@ -589,7 +634,22 @@ impl<'g> Tensor<'g> {
 
     /// Whether an error was recorded on the way to it.
     pub fn is_poisoned(self) -> bool {
-        self.id == POISON
+        self.id.0 >= FIRST_POISON
+    }
+
+    /// Records an error about this tensor, unless one was recorded on the way to it. The poisoned tensor that is returned has
+    /// this one's type.
+    pub fn refuse(self, diag: Diag) -> Tensor<'g> {
+        if self.is_poisoned() {
+            return self;
+        }
+        self.builder.error(diag);
+        self.builder.poisoned_as(self.ty())
+    }
+
+    /// This tensor, or, if it is poisoned and nothing is known about it, a poisoned one of this type.
+    pub(crate) fn or_like(self, ty: impl FnOnce() -> Type) -> Tensor<'g> {
+        if self.id == UNKNOWN { self.builder.poisoned_as(ty()) } else { self }
     }
 
     /// Where it was made.
@@ -597,12 +657,16 @@ impl<'g> Tensor<'g> {
         if self.is_poisoned() { Loc::Internal } else { self.builder.graph.borrow().node(self.id).origin.loc() }
     }
 
-    /// Its type; a scalar f32 if it is poisoned.
+    /// Its type. Of a poisoned tensor it is that which it would have without the mistake, if that can be told; otherwise it has
+    /// sixteen axes, so that none that is asked for is missing.
     pub fn ty(self) -> Type {
-        if self.is_poisoned() {
-            return Type::tensor(DType::F32, []);
+        match self.id.0.checked_sub(FIRST_POISON) {
+            None => self.builder.graph.borrow().ty(self.id).clone(),
+            Some(guess) => {
+                let known = self.builder.guesses.borrow().get(guess as usize).cloned();
+                known.unwrap_or_else(|| Type::tensor(DType::F32, [1; UNKNOWN_RANK]))
+            }
         }
-        self.builder.graph.borrow().ty(self.id).clone()
     }
 
     /// Its shape.
@@ -639,7 +703,9 @@ impl<'g> Tensor<'g> {
     /// An op on this tensor alone.
     #[track_caller]
     pub fn unary(self, op: &'static OpDef) -> Tensor<'g> {
-        self.builder.op(op, &[self], Attrs::none(), None)
+        // What refuses integers would take floats.
+        let like = || Type::tensor(if self.is_float() { self.dtype() } else { DType::F32 }, self.shape());
+        self.builder.op(op, &[self], Attrs::none(), None).or_like(like)
     }
 
     /// An op on this tensor alone, with attributes.
@@ -665,18 +731,29 @@ impl GraphBuilder {
     /// A pointwise op with attributes, with NumPy broadcasting of its operands.
     #[track_caller]
     pub fn pointwise_with(&self, op: &'static OpDef, operands: &[Tensor<'_>], attrs: Attrs) -> Tensor<'_> {
-        if operands.iter().all(|t| self.owns(*t)) {
-            let shapes: SmallVec<[Shape; 3]> = operands.iter().map(|t| t.shape()).collect();
-            let joint = shapes.iter().try_fold(Shape::default(), |joint, s| joint.broadcast(s));
-            if let Some(joint) = joint {
+        if operands.iter().any(|t| !std::ptr::eq(t.builder, self)) {
+            return self.op(op, operands, attrs, None);
+        }
+        let shapes: SmallVec<[Shape; 3]> = operands.iter().map(|t| t.shape()).collect();
+        let joint = shapes.iter().try_fold(Shape::default(), |joint, s| joint.broadcast(s));
+        let made = match &joint {
+            Some(joint) => {
                 let mut aligned: SmallVec<[Tensor<'_>; 3]> = SmallVec::new();
                 for operand in operands {
                     aligned.push(self.tensor(operand.id).broadcast_to(joint.clone()));
                 }
-                return self.op_of(op, &aligned, operands, attrs, None);
+                self.op_of(op, &aligned, operands, attrs.clone(), None)
             }
+            // Inference says what does not fit.
+            None => self.op(op, operands, attrs.clone(), None),
+        };
+        if made.id != UNKNOWN {
+            return made;
         }
-        // The shapes do not fit (or an operand is poisoned or foreign): inference or `op` itself reports it.
-        self.op(op, operands, attrs, None)
+        // What it would be if the extents, and then if the element types fitted.
+        let joint =
+            joint.unwrap_or_else(|| shapes.iter().fold(Shape::default(), |joint, s| joint.broadcast_loosely(s)));
+        let types: SmallVec<[Type; 4]> = operands.iter().map(|t| Type::tensor(t.dtype(), joint.clone())).collect();
+        self.guessed(op, &types, &attrs, None).or(types.last().map(|ty| self.poisoned_as(ty.clone()))).unwrap_or(made)
     }
 }

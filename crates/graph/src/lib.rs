@@ -34,6 +34,7 @@ pub use interp::{Counters, Env};
 pub use ir::{BodyId, Graph, Inputs, Node, NodeId, OpRef, Origin, Output, Role};
 pub use limits::Limits;
 pub use op::{Lower, OpDef, OpTraits, Registry, Source, Vjp};
+pub use ops::region::Body;
 pub use tensor::{Element, TensorData};
 pub use types::{Shape, Type};
 pub use verify::{Stage, verify};

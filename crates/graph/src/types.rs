@@ -66,18 +66,24 @@ impl Shape {
 
     /// NumPy broadcasting of two shapes, aligned at the last axis.
     pub fn broadcast(&self, other: &Shape) -> Option<Shape> {
+        self.joined(other, |_, _| None)
+    }
+
+    /// The same, with the larger of two extents that do not fit: what was probably meant.
+    pub(crate) fn broadcast_loosely(&self, other: &Shape) -> Shape {
+        self.joined(other, |a, b| Some(a.max(b))).unwrap_or_default()
+    }
+
+    fn joined(&self, other: &Shape, unequal: impl Fn(usize, usize) -> Option<usize>) -> Option<Shape> {
         let rank = self.rank().max(other.rank());
         let at = |s: &Shape, i: usize| if i + s.rank() < rank { 1 } else { s[i + s.rank() - rank] };
-        let mut out = SmallVec::new();
-        for i in 0..rank {
-            match (at(self, i), at(other, i)) {
-                (a, b) if a == b => out.push(a),
-                (1, b) => out.push(b),
-                (a, 1) => out.push(a),
-                _ => return None,
-            }
-        }
-        Some(Shape(out))
+        let join = |i: usize| match (at(self, i), at(other, i)) {
+            (a, b) if a == b => Some(a),
+            (1, b) => Some(b),
+            (a, 1) => Some(a),
+            (a, b) => unequal(a, b),
+        };
+        (0..rank).map(join).collect::<Option<SmallVec<_>>>().map(Shape)
     }
 }
 

@@ -6,8 +6,8 @@ use cotangent_graph::attrs::{Attr, AttrKind, AttrSpec, Attrs};
 use cotangent_graph::interp::{interpret, interpret_named};
 use cotangent_graph::ops::{arithmetic, region, source};
 use cotangent_graph::{
-    Code, DType, Diag, Env, Graph, GraphBuilder, Init, Inputs, Loc, NodeId, OpDef, OpRef, Origin, Output, Registry,
-    Role, Shape, Source, Stage, TensorData, Type, build, verify,
+    Body, Code, DType, Diag, Env, Graph, GraphBuilder, Init, Inputs, Loc, NodeId, OpDef, OpRef, Origin, Output,
+    Registry, Role, Shape, Source, Stage, TensorData, Type, build, verify,
 };
 
 const F32: DType = DType::F32;
@@ -492,7 +492,7 @@ fn ops_from_outside_are_registered_or_refused() {
         let builder = GraphBuilder::new("b");
         builder.register(op);
         builder.output("0", builder.input("0", F32, [2]).unary(op));
-        Some(Arc::new(builder.finish().unwrap()))
+        Body::from(Arc::new(builder.finish().unwrap()))
     };
     let graph = build(|g| g.output("y", g.call(&body_of(&GOOD), &[g.input("x", F32, [2])])[0])).unwrap();
     assert!(graph.registry().contains(OpRef(&GOOD)));

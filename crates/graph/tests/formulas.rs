@@ -1,8 +1,8 @@
-//! How formulas are written: axes from the end, reductions that keep their axes.
+//! How formulas are written: axes from the end, reductions that keep their axes; and what becomes of those with mistakes.
 
-use cotangent_graph::DType::{F32, I64};
+use cotangent_graph::DType::{Bool, F32, F64, I32, I64};
 use cotangent_graph::interp::interpret_named;
-use cotangent_graph::{Code, Diag, Env, GraphBuilder, Loc, Tensor, build};
+use cotangent_graph::{Code, Diag, Env, GraphBuilder, Init, Loc, NodeId, Shape, Tensor, Type, build};
 use ndarray::{ArrayD, IxDyn};
 
 /// The only error of a graph, which is somewhere in this file.
@@ -119,4 +119,106 @@ fn an_axis_that_is_not_there_is_an_error_that_says_which_are() {
     assert!(diag.message.contains("got 9") && diag.notes.len() == 1, "{diag}");
     let diag = only_error(|g| g.output("y", g.input("x", F32, []).softmax(-1)));
     assert_eq!(diag.help.as_deref(), Some("a scalar has no axes"));
+}
+
+type Mistake = fn(&GraphBuilder) -> Tensor<'_>;
+
+/// Mistakes of one message each, and the types that their results show.
+const MISTAKES: &[(Mistake, &str)] = &[
+    (|g| g.input("a", F32, [4, 3]) + g.input("b", F32, [5, 2]), "f32[5,3]"),
+    (|g| g.input("a", F32, [4, 3]) * g.input("b", F64, [3]), "f64[4,3]"),
+    (|g| g.input("a", F32, [4, 3]).gt(g.input("b", F32, [7])), "bool[4,7]"),
+    (|g| g.input("a", F32, [4, 3]).matmul(g.input("b", F32, [5, 2])), "f32[4,2]"),
+    (|g| g.input("a", F32, [2, 4, 3]).matmul_with(g.input("b", F32, [3, 5, 2]), true, true), "f32[3,3,5]"),
+    (|g| g.input("a", F32, [4, 3]).reshape([7, 2]), "f32[7,2]"),
+    (|g| g.input("a", F32, [4, 3]).broadcast_to([4, 5]), "f32[4,5]"),
+    (|g| g.input("a", I32, [4, 3]).exp(), "f32[4,3]"),
+    (|g| g.input("a", F32, [4, 3]).softmax(2), "f32[4,3]"),
+    (|g| g.concat(&[g.input("a", F32, [4, 3]), g.input("b", F32, [5, 2])], 0), "f32[4,3]"),
+    (|g| [g.input("a", F32, [4, 3]), g.input("a", F32, [9])][1], "f32[9]"),
+    (|g| g.shared("nothing"), ""),
+    (|g| g.input("a", F32, [3]).matmul(g.input("b", F32, [3, 2])), ""),
+    (|g| g.input("a", F32, [4, 3]).gather(g.input("b", F32, [2])), ""),
+    (|g| g.tensor(NodeId(7)), ""),
+    (|g| g.input("a", F32, [4, 3]).item(1), ""),
+    (
+        |g| {
+            let body = g.body("b", &[Type::tensor(F32, [2])], |_, x| vec![x[0].reshape([7, 2]), x[0].tanh()]);
+            g.call(&body, &[g.input("a", F32, [2])])[0] + g.call(&body, &[g.input("b", F32, [2])])[1]
+        },
+        "f32[7,2]",
+    ),
+    (
+        |g| {
+            let body = g.body("b", &[Type::tensor(F32, [2])], |_, x| vec![x[0].sum(), x[0].tanh()]);
+            g.call(&body, &[g.input("a", F32, [3])])[1]
+        },
+        "f32[2]",
+    ),
+];
+
+/// What users do with a tensor of whose mistake they do not know.
+fn go_on<'g>(g: &'g GraphBuilder, z: Tensor<'g>) -> Tensor<'g> {
+    let (shape, rank) = (z.shape(), z.rank());
+    let (_, _, _) = (z.dim(-1), z.dim(1), z.dim(9));
+    let _ = (z.softmax(rank - 1), z.log_softmax(-1), z.argmax(rank - 1), z.sum_over(rank - 1), z.max_keep([0, -1]));
+    let _ = (shape[0], &shape[..1], shape.last(), z.dtype(), z.ty(), z.made_at(), z.is_float());
+    let weight = g.param("weight", F32, [shape[rank - 1], 3], Init::ONES);
+    let _ = (z.matmul(weight), z.t(), z.transpose([1, 0]), z.flip(-1), z.reshape([2, 2]), z.broadcast_to([9, 9]));
+    let _ = (z + 1.0, 1.0 - z, -z, z * z.sum_keep(-1), z & !z, z.gt(z), z.select(z, z), z.cast(F64), z.powf(2.5));
+    let _ = (z.clamp(0.0, 1.0), z.constant_like(3.0), z.square(), z.gelu(), z.maxout(2), z.dropout("drop", 0.5));
+    let _ = (z.normalize(-1, 1e-5), z.layer_norm(z, z, 1e-5), z.batch_norm(z, z, [0], 1e-5), z.log_sum_exp_keep(-1));
+    let _ = (z.mse(z), z.cross_entropy(z), z.huber(z, 1.0), z.nll(z), z.soft_cross_entropy(z), z.is_class(4));
+    let _ =
+        (z.slice(&[0], &[1]), z.pad(&[0], &[1], 0.0), z.gather(z), z.scatter_add(z, 4), z.one_hot(3, F32), z.item(2));
+    let _ = (z.broadcast_along(&[3].into(), 0), z.repeat_along(&Shape::default(), 1), z.stop_gradient());
+    let _ = (g.concat(&[z, z], -1), g.jvp(z.sum(), z, z), g.grad(z, &[z, z])[1], g.iota(I64, z.shape(), -1));
+    let body = g.body("body", &[z.ty()], |_, x| vec![x[0], x[0]]);
+    let called = g.call(&body, &[z])[1];
+    g.output("loss", z.mean());
+    g.update(weight, z);
+    called
+}
+
+#[test]
+fn after_a_mistake_the_users_code_goes_on_to_the_next_one() {
+    for (k, (mistake, shown)) in MISTAKES.iter().enumerate() {
+        let diags = build(|g| {
+            let z = mistake(g);
+            assert!(z.is_poisoned() && !g.is_ok(), "mistake {k}");
+            if shown.is_empty() {
+                assert_eq!(z.rank(), 16, "mistake {k}");
+            } else {
+                assert_eq!(z.ty().to_string(), *shown, "mistake {k}");
+            }
+            if z.ty().as_tensor().is_some_and(|(_, shape)| shape.rank() > 1) {
+                g.output("y", go_on(g, z));
+            }
+            assert!(g.input("next", F32, [3]).reshape([7]).is_poisoned());
+        })
+        .unwrap_err();
+        // Its own message and that of the mistake that comes after all of this.
+        assert_eq!(diags.0.len(), 2, "mistake {k}: {diags}");
+        assert!(diags.0[1].message.contains("[3] to [7]"), "mistake {k}: {diags}");
+    }
+}
+
+#[test]
+fn what_follows_from_a_mistake_shows_the_type_that_it_would_have() {
+    let diags = build(|g| {
+        let z = g.input("x", F32, [4, 3]) + g.input("y", F32, [5, 3]);
+        let of = |t: Tensor<'_>| t.ty().to_string();
+        assert_eq!(of(z.matmul(g.input("w", F32, [3, 7]))), "f32[5,7]");
+        assert_eq!(of(z.gt(z)), "bool[5,3]");
+        assert_eq!(of(z.sum_over(0).cast(F64)), "f64[3]");
+        assert_eq!(of(z.argmax(-1).one_hot(9, F32)), "f32[5,9]");
+        assert_eq!(of((z * 2.0).t().reshape([15])), "f32[15]");
+        assert_eq!(of(z.mse(z)), "f32[]");
+        assert_eq!(z.gt(z).select(z, z).dtype(), F32);
+        assert_eq!(g.constant(true).dtype(), Bool);
+    })
+    .unwrap_err();
+    assert_eq!(diags.0.len(), 1, "{diags}");
+    // What is poisoned by nothing is a mistake of its own.
+    assert_eq!(only_error(|g| g.output("y", g.tensor(NodeId(u32::MAX)))).code, Code::UnknownName);
 }

@@ -3,7 +3,7 @@
 //! They are made of the loss ops, which are stable and have derivatives of their own. Logits are `[.., classes]`, labels
 //! class indices `[..]` (i32 or i64).
 
-use cotangent_graph::{Code, DType, Diag, Tensor};
+use cotangent_graph::{Code, DType, Diag, Tensor, Type};
 
 /// What changes cross-entropy; all off by default.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,24 +57,27 @@ impl<'g> Losses<'g> for Tensor<'g> {
     #[track_caller]
     fn cross_entropy_with(self, labels: Tensor<'_>, options: CrossEntropyOptions<'g>) -> Tensor<'g> {
         let g = self.builder();
+        let scalar = Type::tensor(self.dtype(), []);
         if self.is_poisoned() || labels.is_poisoned() {
-            return g.poisoned();
+            return g.poisoned_as(scalar);
         }
         let eps = options.smoothing;
         if !(0.0..=1.0).contains(&eps) {
             let text = format!("`cross_entropy_with` requires a smoothing in [0, 1], got {eps}");
-            return g.poison(Diag::new(Code::BadAttribute, text));
+            g.error(Diag::new(Code::BadAttribute, text));
+            return g.poisoned_as(scalar);
         }
-        let n_classes = self.dim(-1);
+        let n_classes = self.shape().last().copied().unwrap_or(1);
         if let Some(weights) = options.weights.filter(|w| !w.is_poisoned() && w.shape()[..] != [n_classes]) {
             let text =
                 format!("class weights require shape [{n_classes}] for {} logits, got {}", self.ty(), weights.ty());
             let diag = Diag::new(Code::ShapeMismatch, text);
-            return g.poison(diag.made("the logits", self).made("the weights", weights));
+            g.error(diag.made("the logits", self).made("the weights", weights));
+            return g.poisoned_as(scalar);
         }
         if !std::ptr::eq(labels.builder(), g) || !matches!(labels.dtype(), DType::I32 | DType::I64) {
             // Not ours, or no labels: the op says so.
-            return self.cross_entropy(labels);
+            return self.cross_entropy(labels).mean();
         }
         let labels = g.tensor(labels.id());
         // An ignored row counts as one of class 0 with weight 0.
@@ -82,7 +85,7 @@ impl<'g> Losses<'g> for Tensor<'g> {
         let labels = counted.map_or(labels, |counted| counted.select(labels, labels.constant_like(0.0)));
         let mut rows = self.cross_entropy(labels);
         if rows.is_poisoned() {
-            return rows;
+            return g.poisoned_as(scalar);
         }
         let last = self.rank() - 1;
         let mut weights = options.weights.map(|of_class| {
@@ -116,16 +119,19 @@ impl<'g> Losses<'g> for Tensor<'g> {
     #[track_caller]
     fn distill(self, teacher: Tensor<'_>, temperature: f64) -> Tensor<'g> {
         let g = self.builder();
+        let scalar = Type::tensor(self.dtype(), []);
         if self.is_poisoned() || teacher.is_poisoned() {
-            return g.poisoned();
+            return g.poisoned_as(scalar);
         }
         if !temperature.is_finite() || temperature <= 0.0 {
             let text = format!("`distill` requires a positive temperature, got {temperature}");
-            return g.poison(Diag::new(Code::BadAttribute, text));
+            g.error(Diag::new(Code::BadAttribute, text));
+            return g.poisoned_as(scalar);
         }
         if teacher.shape() != self.shape() || self.rank() == 0 {
             let text = format!("`distill` requires two equal [.., classes], got {} and {}", self.ty(), teacher.ty());
-            return g.poison(Diag::new(Code::ShapeMismatch, text).operands(&[self, teacher]));
+            g.error(Diag::new(Code::ShapeMismatch, text).operands(&[self, teacher]));
+            return g.poisoned_as(scalar);
         }
         let cool = 1.0 / temperature;
         let targets = (teacher.stop_gradient() * cool).softmax(self.rank() - 1);

@@ -310,7 +310,7 @@ impl<'g> Tensor<'g> {
             return self;
         }
         if p.is_nan() {
-            return g.poison(Diag::new(Code::BadAttribute, "`dropout` requires a probability in [0, 1), got NaN"));
+            return self.refuse(Diag::new(Code::BadAttribute, "`dropout` requires a probability in [0, 1), got NaN"));
         }
         let stream = g.stream_name(name);
         self.unary_with(&DROPOUT, Attrs::none().with("p", p).with("stream", stream.as_str()))

@@ -101,26 +101,35 @@ impl<'g> Tensor<'g> {
     pub fn matmul_with(self, other: Tensor<'_>, ta: bool, tb: bool) -> Tensor<'g> {
         let g = self.builder();
         let attrs = Attrs::none().with("ta", ta).with("tb", tb);
-        if self.is_poisoned() || other.is_poisoned() || !std::ptr::eq(g, other.builder()) {
+        if !std::ptr::eq(g, other.builder()) {
             return g.op(&MATMUL, &[self, other], attrs, None);
         }
         let other = g.tensor(other.id());
         let (a, b) = (self.shape(), other.shape());
         if a.rank() < 2 || b.rank() < 2 {
+            if self.is_poisoned() || other.is_poisoned() {
+                return g.poisoned();
+            }
             let text = format!("`matmul` requires operands of rank 2 or more, got {a} and {b}");
             let diag = Diag::new(Code::ShapeMismatch, text).operands(&[self, other]);
             return g.poison(diag.help("add axes with `reshape`"));
         }
         let (a_lead, b_lead) = (Shape::new(&a[..a.rank() - 2]), Shape::new(&b[..b.rank() - 2]));
+        // What it would be if the extents fitted.
+        let like = || {
+            let (m, n) = (a[a.rank() - if ta { 1 } else { 2 }], b[b.rank() - if tb { 2 } else { 1 }]);
+            let lead = a_lead.broadcast_loosely(&b_lead);
+            Type::tensor(self.dtype(), lead.iter().copied().chain([m, n]).collect::<Shape>())
+        };
         let Some(lead) = a_lead.broadcast(&b_lead) else {
-            return g.op(&MATMUL, &[self, other], attrs, None);
+            return g.op(&MATMUL, &[self, other], attrs, None).or_like(like);
         };
         let rows_of = |s: &Shape| -> Shape { s[s.rank() - 2..].iter().copied().collect() };
         let n_shared = if ta || !fits(&a, &b, tb) { 0 } else { n_shared(&a_lead, &b_lead, &lead) };
         if n_shared == 0 {
             let widened = |s: &Shape| -> Shape { lead.iter().chain(&rows_of(s)[..]).copied().collect() };
             let operands = [self.broadcast_to(widened(&a)), other.broadcast_to(widened(&b))];
-            return g.op_of(&MATMUL, &operands, &[self, other], attrs, None);
+            return g.op_of(&MATMUL, &operands, &[self, other], attrs, None).or_like(like);
         }
         // The rows of all these products meet the same matrix: they are the rows of one.
         let (outer, shared) = lead.split_at(lead.rank() - n_shared);

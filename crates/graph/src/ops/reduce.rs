@@ -205,7 +205,8 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub(crate) fn reduce(self, op: &'static OpDef, axes: Axes, rest: Attrs) -> Tensor<'g> {
         let attrs = Attrs::none().with("axes", Attr::Ints(axes.ascending(self.rank())));
-        self.unary_with(op, rest.iter().fold(attrs, |attrs, (name, value)| attrs.with(name, value.clone())))
+        let attrs = rest.iter().fold(attrs, |attrs, (name, value)| attrs.with(name, value.clone()));
+        self.unary_with(op, attrs).or_like(|| self.ty())
     }
 
     /// What was reduced of `self`, with the reduced axes back as axes of extent 1.
@@ -269,6 +270,6 @@ impl<'g> Tensor<'g> {
     /// An op whose only attribute is `axis`.
     #[track_caller]
     pub(crate) fn along(self, op: &'static OpDef, axis: impl Into<Axis>) -> Tensor<'g> {
-        self.unary_with(op, Attrs::none().with("axis", axis.into().number(self.rank())))
+        self.unary_with(op, Attrs::none().with("axis", axis.into().number(self.rank()))).or_like(|| self.ty())
     }
 }

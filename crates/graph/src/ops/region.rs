@@ -8,7 +8,7 @@ use smallvec::smallvec;
 
 use crate::attrs::{AttrKind, AttrSpec, Attrs};
 use crate::builder::{GraphBuilder, Tensor};
-use crate::diag::{Code, Diag};
+use crate::diag::{Code, Diag, Diags};
 use crate::eval;
 use crate::expand;
 use crate::ir::{Graph, Role};
@@ -147,6 +147,20 @@ pub static ANCHOR: OpDef = OpDef {
 /// The ops of this file.
 pub(crate) static OPS: &[&OpDef] = &[&CALL, &TUPLE, &ITEM, &GRAD, &ANCHOR];
 
+/// A closed graph that can be called: what [`GraphBuilder::body`] makes. Calls of one with mistakes are poisoned.
+#[derive(Clone, Debug)]
+pub struct Body {
+    graph: Option<Arc<Graph>>,
+    results: Vec<Type>,
+}
+
+impl From<Arc<Graph>> for Body {
+    fn from(graph: Arc<Graph>) -> Self {
+        let results = graph.outputs().iter().map(|output| graph.ty(output.value).clone()).collect();
+        Body { graph: Some(graph), results }
+    }
+}
+
 impl GraphBuilder {
     /// A closed body: `f` gets its inputs, of the given types, and returns its results.
     #[track_caller]
@@ -155,42 +169,51 @@ impl GraphBuilder {
         name: &str,
         inputs: &[Type],
         f: impl for<'b> FnOnce(&'b GraphBuilder, &[Tensor<'b>]) -> Vec<Tensor<'b>>,
-    ) -> Option<Arc<Graph>> {
+    ) -> Body {
         let inner = self.with_graph(|graph| GraphBuilder::with_registry(name, graph.registry()));
         let mut tensors = Vec::with_capacity(inputs.len());
         // Not a closure: those do not pass the caller's place on.
         for (k, ty) in inputs.iter().enumerate() {
             tensors.push(inner.input(&k.to_string(), ty.dtype(), ty.shape()));
         }
+        let mut results = Vec::new();
         for (k, result) in f(&inner, &tensors).into_iter().enumerate() {
+            results.push(result.ty());
             inner.output(&k.to_string(), result);
         }
         let graph = inner.finish();
-        match graph {
-            Err(diags) => {
-                diags.0.into_iter().for_each(|d| self.error(d));
-                None
-            }
-            Ok(graph) => match closed(&graph) {
-                Ok(()) => Some(Arc::new(graph)),
-                Err(diag) => {
-                    self.error(diag);
-                    None
-                }
-            },
-        }
+        let diags = match graph.map(|graph| (closed(&graph), graph)) {
+            Ok((Ok(()), graph)) => return Body { graph: Some(Arc::new(graph)), results },
+            Ok((Err(diag), _)) => Diags::from(diag),
+            Err(diags) => diags,
+        };
+        diags.0.into_iter().for_each(|diag| self.error(diag));
+        Body { graph: None, results }
     }
 
     /// The results of a body applied to operands.
     #[track_caller]
-    pub fn call(&self, body: &Option<Arc<Graph>>, operands: &[Tensor<'_>]) -> Vec<Tensor<'_>> {
-        let Some(body) = body else { return vec![self.poisoned()] };
-        let id = self.add_body(Arc::clone(body));
-        let value = self.op(&CALL, operands, Attrs::none().with("body", id), None);
-        match value.ty() {
-            Type::Tuple(members) => (0..members.len()).map(|k| value.item(k)).collect(),
-            Type::Tensor { .. } => vec![value],
+    pub fn call(&self, body: &Body, operands: &[Tensor<'_>]) -> Vec<Tensor<'_>> {
+        let mut results = Vec::with_capacity(body.results.len());
+        let value = match &body.graph {
+            None => self.poisoned(),
+            Some(graph) => {
+                let id = self.add_body(Arc::clone(graph));
+                self.op(&CALL, operands, Attrs::none().with("body", id), None)
+            }
+        };
+        for (k, ty) in body.results.iter().enumerate() {
+            results.push(match value.ty() {
+                _ if value.is_poisoned() => self.poisoned_as(ty.clone()),
+                Type::Tuple(_) => value.item(k),
+                Type::Tensor { .. } => value,
+            });
         }
+        if results.is_empty() {
+            // That a body has no results has been said; the caller may ask for the first all the same.
+            results.push(self.poisoned());
+        }
+        results
     }
 
     /// The derivative of a scalar with respect to each of some tensors.

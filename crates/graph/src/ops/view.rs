@@ -318,10 +318,11 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub fn reshape(self, shape: impl Into<Shape>) -> Tensor<'g> {
         let shape = shape.into();
-        if self.is_poisoned() || self.shape() == shape {
+        if self.shape() == shape {
             return self;
         }
-        self.unary_with(&RESHAPE, Attrs::none().with("shape", ints(shape.iter().copied())))
+        let made = self.unary_with(&RESHAPE, Attrs::none().with("shape", ints(shape.iter().copied())));
+        made.or_like(|| Type::tensor(self.dtype(), shape))
     }
 
     /// The axes in another order: axis `i` of the result is axis `perm[i]` of this tensor.
@@ -345,7 +346,7 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub fn broadcast_to(self, shape: impl Into<Shape>) -> Tensor<'g> {
         let shape = shape.into();
-        if self.is_poisoned() || self.shape() == shape {
+        if self.shape() == shape {
             return self;
         }
         let first = shape.rank().saturating_sub(self.rank());
@@ -356,7 +357,8 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub fn broadcast_along(self, shape: &Shape, axes: impl Into<Axes>) -> Tensor<'g> {
         let attrs = Attrs::none().with("shape", ints(shape.iter().copied()));
-        self.unary_with(&BROADCAST, attrs.with("axes", Attr::Ints(axes.into().number(shape.rank()))))
+        let made = self.unary_with(&BROADCAST, attrs.with("axes", Attr::Ints(axes.into().number(shape.rank()))));
+        made.or_like(|| Type::tensor(self.dtype(), shape))
     }
 
     /// The inverse of reducing over `axes`: repeated along these axes of `shape`.
@@ -400,6 +402,8 @@ impl GraphBuilder {
     #[track_caller]
     pub fn concat(&self, parts: &[Tensor<'_>], axis: impl Into<Axis>) -> Tensor<'_> {
         let axis = axis.into().number(parts.first().map_or(0, |part| part.rank()));
-        self.op(&CONCAT, parts, Attrs::none().with("axis", axis), None)
+        let made = self.op(&CONCAT, parts, Attrs::none().with("axis", axis), None);
+        // The extent is of no use where the others do not fit, but there are as many axes.
+        parts.first().map_or(made, |first| made.or_like(|| first.ty()))
     }
 }

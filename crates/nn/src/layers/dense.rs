@@ -1,8 +1,8 @@
 //! Fully connected layers, embeddings, and the activation with a trained slope.
 
-use cotangent_graph::{Code, DType, Diag, Init, Shape, Tensor};
+use cotangent_graph::{Code, DType, Diag, Init, Shape, Tensor, Type};
 
-use super::{Layer, bad_setting, takes};
+use super::{Layer, bad_setting, refused, takes};
 
 /// Fully connected layer `x · W + b`: `[.., n_in]` into `[.., n_out]`.
 ///
@@ -61,7 +61,7 @@ impl Layer for Dense {
     fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
         let g = x.builder();
         if !takes("dense", name, x, 1, "the last axis holds the features") {
-            return g.poisoned();
+            return refused(x, Some(self.n_out));
         }
         if !(0.0..1.0).contains(&self.drop_connect) || !self.weight_noise.is_finite() || self.weight_noise < 0.0 {
             let required = "DropConnect with a probability in [0, 1) and weight noise of a finite deviation from 0 on";
@@ -71,7 +71,7 @@ impl Layer for Dense {
         let (leading, n_in) = (&shape[..shape.rank() - 1], shape[shape.rank() - 1]);
         let mut weight = g.param(&format!("{name}.weight"), x.dtype(), [n_in, self.n_out], self.init);
         weight = weight.dropout(&format!("{name}.drop_connect"), self.drop_connect);
-        if self.weight_noise > 0.0 && g.is_training() && !weight.is_poisoned() {
+        if self.weight_noise > 0.0 && g.is_training() {
             let noise = g.normal(&format!("{name}.weight_noise"), x.dtype(), weight.shape());
             weight = weight + noise * self.weight_noise;
         }
@@ -117,14 +117,15 @@ impl Embedding {
 impl Layer for Embedding {
     #[track_caller]
     fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
-        if x.is_poisoned() {
-            return x;
-        }
         let g = x.builder();
-        if !matches!(x.ty().as_tensor(), Some((DType::I32 | DType::I64, _))) {
+        if !x.is_poisoned() && !matches!(x.ty().as_tensor(), Some((DType::I32 | DType::I64, _))) {
             let text = format!("`embedding` requires indices of i32 or i64, got {} for `{}`", x.ty(), g.scoped(name));
             let diag = Diag::new(Code::DTypeMismatch, text).made("the operand", x);
-            return g.poison(diag.help("convert with `cast`"));
+            g.error(diag.help("convert with `cast`"));
+            return g.poisoned_as(Type::tensor(
+                self.dtype,
+                x.shape().iter().copied().chain([self.n_cols]).collect::<Shape>(),
+            ));
         }
         g.param(&format!("{name}.weight"), self.dtype, [self.n_rows, self.n_cols], self.init).gather(x)
     }
@@ -168,7 +169,7 @@ impl Layer for PRelu {
         let g = x.builder();
         let rank = usize::from(self.per_feature);
         if !takes("prelu", name, x, rank, "the last axis holds the features, each with its slope") {
-            return g.poisoned();
+            return refused(x, None);
         }
         let shape = if self.per_feature { Shape::new(&[x.dim(-1)]) } else { Shape::default() };
         x.prelu(g.param(&format!("{name}.slope"), x.dtype(), shape, Init::constant(self.start)))

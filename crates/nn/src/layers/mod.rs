@@ -22,7 +22,7 @@ pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm, Statistic
 pub use sequential::Sequential;
 pub use whitening::Whitening;
 
-use cotangent_graph::{Code, Diag, Tensor};
+use cotangent_graph::{Code, Diag, Tensor, Type};
 
 /// A layer; see the [module](self).
 pub trait Layer {
@@ -75,42 +75,46 @@ impl<'g> Layers<'g> for Tensor<'g> {
 
     #[track_caller]
     fn flatten(self) -> Tensor<'g> {
-        if self.is_poisoned() {
-            return self;
-        }
         let shape = self.shape();
         let Some((&n, rest)) = shape.split_first() else {
             let text = format!("`flatten` requires rank 1 or more, got {}", self.ty());
-            return self.builder().poison(Diag::new(Code::ShapeMismatch, text).made("the operand", self));
+            return self.refuse(Diag::new(Code::ShapeMismatch, text).made("the operand", self));
         };
         self.reshape([n, rest.iter().product()])
     }
 }
 
-/// Records that layer `name` (a `kind`) cannot take `x` if it has no floats or fewer axes than `rank`. Whether it can.
+/// Records that layer `name` (a `kind`) cannot take `x` if it has no floats or fewer axes than `rank`. Whether it can; of a
+/// poisoned tensor, whether it seems so: then the layer goes on, so that its parameters can be asked for by name.
 #[track_caller]
 fn takes(kind: &str, name: &str, x: Tensor<'_>, rank: usize, help: &str) -> bool {
-    if x.is_poisoned() {
-        return false;
-    }
     let (g, ty) = (x.builder(), x.ty());
     if !x.is_float() {
         let text = format!("`{kind}` requires floats (f32 or f64), got {ty} for layer `{}`", g.scoped(name));
-        g.error(Diag::new(Code::DTypeMismatch, text).made("the operand", x).help("convert with `cast`"));
+        x.refuse(Diag::new(Code::DTypeMismatch, text).made("the operand", x).help("convert with `cast`"));
         return false;
     }
     if x.rank() < rank {
         let text = format!("`{kind}` requires rank {rank} or more, got {ty} for layer `{}`", g.scoped(name));
-        g.error(Diag::new(Code::ShapeMismatch, text).made("the operand", x).help(help));
+        x.refuse(Diag::new(Code::ShapeMismatch, text).made("the operand", x).help(help));
         return false;
     }
     true
 }
 
+/// What a layer that cannot take `x` makes of it: a poisoned tensor of the same type, but for the last extent if that is given.
+fn refused<'g>(x: Tensor<'g>, last: Option<usize>) -> Tensor<'g> {
+    let mut shape = x.shape().to_vec();
+    if let (Some(end), Some(last)) = (shape.last_mut(), last) {
+        *end = last;
+    }
+    x.builder().poisoned_as(Type::tensor(x.dtype(), shape))
+}
+
 /// Records that a layer's setting is out of range.
 #[track_caller]
 fn bad_setting<'g>(x: Tensor<'g>, kind: &str, name: &str, required: &str) -> Tensor<'g> {
-    let g = x.builder();
-    let text = format!("`{kind}` requires {required} for layer `{}`", g.scoped(name));
-    g.poison(Diag::new(Code::BadAttribute, text))
+    let text = format!("`{kind}` requires {required} for layer `{}`", x.builder().scoped(name));
+    x.builder().error(Diag::new(Code::BadAttribute, text));
+    refused(x, None)
 }

@@ -2,7 +2,7 @@
 
 use cotangent_graph::Tensor;
 
-use super::{Layer, bad_setting, takes};
+use super::{Layer, bad_setting, refused, takes};
 
 /// Dropout (Srivastava et al. 2014): in training every element is zeroed with probability `p`.
 ///
@@ -33,7 +33,7 @@ impl Layer for Dropout {
     fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
         let g = x.builder();
         if !takes("dropout", name, x, 0, "") {
-            return g.poisoned();
+            return refused(x, None);
         }
         if !(0.0..1.0).contains(&self.p) {
             return bad_setting(x, "dropout", name, &format!("a probability in [0, 1), got {}", self.p));
@@ -67,7 +67,7 @@ impl Layer for GaussianNoise {
     fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
         let g = x.builder();
         if !takes("gaussian_noise", name, x, 0, "") {
-            return g.poisoned();
+            return refused(x, None);
         }
         if !self.deviation.is_finite() || self.deviation < 0.0 {
             let required = format!("a finite deviation from 0 on, got {}", self.deviation);

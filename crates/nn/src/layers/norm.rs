@@ -6,7 +6,7 @@
 
 use cotangent_graph::{Axis, Code, DType, Diag, Init, Mode, Shape, Tensor};
 
-use super::{Layer, takes};
+use super::{Layer, refused, takes};
 
 /// ε of every normalization unless another one is asked for.
 const EPS: f64 = 1e-5;
@@ -65,7 +65,7 @@ impl BatchNorm {
     #[track_caller]
     pub fn apply_with<'g>(&self, name: &str, x: Tensor<'g>, gain: Tensor<'g>, bias: Tensor<'g>) -> Tensor<'g> {
         let g = x.builder();
-        let Some(axis) = features("batch_norm", name, x, self.axis) else { return g.poisoned() };
+        let Some(axis) = features("batch_norm", name, x, self.axis) else { return refused(x, None) };
         let (shape, dtype) = (x.shape(), x.dtype());
         let axes: Vec<usize> = (0..shape.rank()).filter(|&a| a != axis).collect();
         let kept = [shape[axis]];
@@ -109,7 +109,7 @@ impl Default for BatchNorm {
 impl Layer for BatchNorm {
     #[track_caller]
     fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
-        let Some(axis) = features("batch_norm", name, x, self.axis) else { return x.builder().poisoned() };
+        let Some(axis) = features("batch_norm", name, x, self.axis) else { return refused(x, None) };
         let (gain, bias) = gain_and_bias(name, x, x.shape()[axis]);
         self.apply_with(name, x, gain, bias)
     }
@@ -149,7 +149,7 @@ pub struct LayerNorm {
 impl Layer for LayerNorm {
     #[track_caller]
     fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
-        let Some(axis) = features("layer_norm", name, x, Axis::LAST) else { return x.builder().poisoned() };
+        let Some(axis) = features("layer_norm", name, x, Axis::LAST) else { return refused(x, None) };
         let (gain, bias) = gain_and_bias(name, x, x.shape()[axis]);
         x.layer_norm(gain, bias, self.eps)
     }
@@ -164,7 +164,7 @@ pub struct RmsNorm {
 impl Layer for RmsNorm {
     #[track_caller]
     fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
-        let Some(axis) = features("rms_norm", name, x, Axis::LAST) else { return x.builder().poisoned() };
+        let Some(axis) = features("rms_norm", name, x, Axis::LAST) else { return refused(x, None) };
         let gain = x.builder().param(&format!("{name}.gain"), x.dtype(), [x.shape()[axis]], Init::ONES);
         x.rms_norm([axis], self.eps) * gain
     }
@@ -242,7 +242,7 @@ impl Layer for InstanceNorm {
     #[track_caller]
     fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
         if !takes("instance_norm", name, x, 3, "statistics run over the axes between example and features") {
-            return x.builder().poisoned();
+            return refused(x, None);
         }
         grouped("instance_norm", name, x, self.axis, None, self.eps)
     }
@@ -252,7 +252,7 @@ impl Layer for InstanceNorm {
 #[track_caller]
 fn grouped<'g>(kind: &str, name: &str, x: Tensor<'g>, axis: Axis, n_groups: Option<usize>, eps: f64) -> Tensor<'g> {
     let g = x.builder();
-    let Some(axis) = features(kind, name, x, axis) else { return g.poisoned() };
+    let Some(axis) = features(kind, name, x, axis) else { return refused(x, None) };
     let shape = x.shape();
     let n_features = shape[axis];
     let n_groups = n_groups.unwrap_or(n_features);
@@ -262,7 +262,7 @@ fn grouped<'g>(kind: &str, name: &str, x: Tensor<'g>, axis: Axis, n_groups: Opti
              layer `{}`",
             g.scoped(name)
         );
-        return g.poison(Diag::new(Code::ShapeMismatch, text).made("the operand", x));
+        return x.refuse(Diag::new(Code::ShapeMismatch, text).made("the operand", x));
     }
     // The features' axis as two, groups and their members; everything but example and group is summed over.
     let (before, after) = (&shape[..axis], &shape[axis + 1..]);
@@ -287,7 +287,7 @@ fn features(kind: &str, name: &str, x: Tensor<'_>, axis: Axis) -> Option<usize> 
             "`{kind}` requires an axis of a tensor of shape {shape}, got {axis} for layer `{}`",
             g.scoped(name)
         );
-        g.error(Diag::new(Code::BadAxis, text).made("the operand", x));
+        x.refuse(Diag::new(Code::BadAxis, text).made("the operand", x));
     }
     found
 }

@@ -2,7 +2,7 @@
 
 use cotangent_graph::{Code, DType, Diag, Init, Mode, Shape, Tensor};
 
-use super::{Layer, takes};
+use super::{Layer, refused, takes};
 
 /// Decorrelated batch normalization (Huang et al. 2018): `y = (x - μ) Σ^(-1/2) · gain + bias` over all axes but the last, with
 /// Σ the covariance of the batch. `Σ^(-1/2)` is the symmetric root (ZCA), which turns features as little as possible.
@@ -64,7 +64,7 @@ impl Layer for Whitening {
     fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
         let g = x.builder();
         if !takes("whitening", name, x, 2, "rows of features are needed for a covariance") {
-            return g.poisoned();
+            return refused(x, None);
         }
         let (shape, dtype) = (x.shape(), x.dtype());
         let n_features = shape[shape.rank() - 1];
@@ -75,7 +75,7 @@ impl Layer for Whitening {
                 "`whitening` requires rows of features in a number that {k} groups divide, got {shape} for layer `{}`",
                 g.scoped(name)
             );
-            return g.poison(Diag::new(Code::ShapeMismatch, text).made("the operand", x));
+            return x.refuse(Diag::new(Code::ShapeMismatch, text).made("the operand", x));
         }
         let size = n_features / k;
         let gain = g.param(&format!("{name}.gain"), dtype, [n_features], Init::ONES);

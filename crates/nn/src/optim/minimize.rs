@@ -33,8 +33,8 @@ pub trait Minimize {
     #[track_caller]
     fn accumulate(&self, loss: Tensor<'_>, optimizer: impl Optimizer);
 
-    /// The parameters that a gradient of `value` flows to, in the order in which they were made. Empty if `value` is the
-    /// result of an error or belongs to another graph.
+    /// The parameters that a gradient of `value` flows to, in the order in which they were made. If `value` is the result of
+    /// an error, all parameters; none if it belongs to another graph.
     fn params_of(&self, value: Tensor<'_>) -> Vec<Tensor<'_>>;
 }
 
@@ -102,11 +102,11 @@ impl Minimize for GraphBuilder {
     }
 
     fn params_of(&self, value: Tensor<'_>) -> Vec<Tensor<'_>> {
-        if value.is_poisoned() || !std::ptr::eq(value.builder(), self) {
+        if !std::ptr::eq(value.builder(), self) {
             return Vec::new();
         }
         let ids: Vec<NodeId> = self.with_graph(|graph| {
-            let reached = reached(graph, value.id());
+            let reached = if value.is_poisoned() { vec![true; graph.n_nodes()] } else { reached(graph, value.id()) };
             graph.params().map(|(id, _)| id).filter(|id| reached[id.index()]).collect()
         });
         ids.into_iter().map(|id| self.tensor(id)).collect()

@@ -2,7 +2,11 @@
 
 use cotangent_graph::DType::{F32, F64, I64};
 use cotangent_graph::{Code, GraphBuilder, Init, Tensor};
-use cotangent_nn::{AdaGrad, Adam, AdamW, Layers, Metrics, Minimize, Momentum, Nesterov, Optimizer, RmsProp, Sgd};
+use cotangent_nn::{
+    AdaGrad, Adam, AdamW, BatchNorm, CrossEntropyOptions, Dense, Dropout, GaussianNoise, GroupNorm, InstanceNorm,
+    LayerNorm, Layers, Losses, Metrics, Minimize, Momentum, Nesterov, Optimizer, PRelu, Recipe, RmsNorm, RmsProp, Sgd,
+    Whitening,
+};
 
 use crate::{errors, graph, is_line};
 
@@ -110,6 +114,39 @@ fn a_poisoned_loss_is_reported_once() {
         bad.embedding("words", 3, 2);
     });
     assert_eq!(diags.0.len(), 1, "{diags}");
+}
+
+#[test]
+fn layers_and_training_go_on_after_a_mistake() {
+    for mistake in [
+        |g| g.input("a", F32, [4, 6]) + g.input("b", F32, [5, 6]),
+        |g| g.input("a", F32, [4, 6]).gather(g.input("b", F32, [2])),
+        |g| g.shared("nothing"),
+        |g| g.input("a", I64, [5, 6]).exp(),
+    ] as [fn(&GraphBuilder) -> Tensor<'_>; 4]
+    {
+        let diags = errors(|g| {
+            let (x, labels) = (mistake(g), g.input("labels", I64, [5]));
+            let norms =
+                x.layer("batch", BatchNorm::new()).layer("layer", LayerNorm::new()).layer("rms", RmsNorm::new());
+            let groups = norms.layer("group", GroupNorm::new(4)).layer("instance", InstanceNorm::new());
+            let other = groups.layer("white", Whitening::new().groups(4)).layer("slope", PRelu::new().per_feature());
+            let noisy = other.layer("drop", Dropout::new(0.1).classic()).layer("noise", GaussianNoise::new(0.1));
+            let h = noisy.layer("hidden", Dense::new(8).weight_noise(0.1).drop_connect(0.1)).relu();
+            assert_eq!(h.dim(-1), 8);
+            let logits = h.dense("out", 3);
+            assert_eq!(g.shared("out.weight").shape()[..], [8, 3]);
+            let loss =
+                logits.cross_entropy(labels).mean() + logits.cross_entropy_with(labels, CrossEntropyOptions::new());
+            assert_eq!(loss.rank(), 0);
+            g.output("accuracy", logits.accuracy(labels) + logits.n_correct(labels).cast(F32));
+            g.output("distilled", logits.distill(logits.flatten(), 2.0));
+            x.embedding("words", 9, 4);
+            g.minimize_params(loss, &g.params_of(loss)[..1], Adam::new(1e-3));
+            g.minimize(loss, Adam::new(1e-3).with(Recipe::new().clip_norm(1.0)));
+        });
+        assert_eq!(diags.0.len(), 1, "{diags}");
+    }
 }
 
 #[test]

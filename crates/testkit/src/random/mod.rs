@@ -10,10 +10,8 @@ mod grow;
 mod training;
 mod values;
 
-use std::sync::Arc;
-
 use cotangent_graph::builder::GraphBuilder;
-use cotangent_graph::{DType, Graph, Init, NodeId, Shape, Tensor};
+use cotangent_graph::{Body, DType, Graph, Init, NodeId, Shape, Tensor};
 
 use crate::Rng;
 
@@ -287,7 +285,7 @@ fn is_carried(tensor: Tensor<'_>) -> bool {
 }
 
 /// The bodies that calls use: closed graphs of a few ops.
-fn body<'g>(pool: &mut Pool<'g, '_>, operands: &[Tensor<'g>]) -> Option<Arc<Graph>> {
+fn body<'g>(pool: &mut Pool<'g, '_>, operands: &[Tensor<'g>]) -> Body {
     let types: Vec<_> = operands.iter().map(|t| t.ty()).collect();
     let (rng, n_ops) = (Rng::new(pool.rng.bits()), 2 + pool.rng.below(4));
     let n_results = 1 + pool.rng.below(2);
