@@ -164,7 +164,7 @@ fn softmax_of_the_lecture(runtime: &Runtime) -> Result<(), Box<dyn Error>> {
             g.output("log_softmax", z.log_softmax(0));
         })?;
         let mut session = Session::new(runtime, Compiler::new().compile(&graph)?, Seed(1))?;
-        let results = session.step([("z", (&z).into())])?;
+        let results = session.step(("z", &z))?;
         println!("softmax of {z}: {:.3}", results.view::<f32>("softmax")?);
         println!("    its logarithm: {:.3}", results.view::<f32>("log_softmax")?);
     }
@@ -186,7 +186,7 @@ fn curves(runtime: &Runtime) -> Result<Vec<Plot>, Box<dyn Error>> {
                 g.output("slope", g.grad(f.sum(), &[z])[0]);
             })?;
             let mut session = Session::new(runtime, Compiler::new().compile(&graph)?, Seed(1))?;
-            let results = session.step([("z", (&z).into())])?;
+            let results = session.step(("z", &z))?;
             let curve = |name: &str| -> Result<Vec<(f64, f64)>, Diag> {
                 let y = results.view::<f32>(name)?;
                 Ok(z.iter().zip(y.iter()).map(|(&z, &y)| (f64::from(z), f64::from(y))).collect())
@@ -213,7 +213,7 @@ fn curves_of_vectors(runtime: &Runtime) -> Result<[Plot; 1], Box<dyn Error>> {
         g.output("maxout", g.concat(&[z * -0.5 - 0.5, z * 0.1 + 0.2, z * 0.6 - 0.2], 1).maxout(3));
     })?;
     let mut session = Session::new(runtime, Compiler::new().compile(&graph)?, Seed(1))?;
-    let results = session.step([("z", (&z).into())])?;
+    let results = session.step(("z", &z))?;
     let (softmax, maxout) = (results.view::<f32>("softmax")?, results.view::<f32>("maxout")?);
     let mut plot = Plot::new("Of vectors").x_label("z").y_label("value");
     for (k, name) in ["softmax(z, 0, 1): z", "softmax(z, 0, 1): 0", "softmax(z, 0, 1): 1"].into_iter().enumerate() {

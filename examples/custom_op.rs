@@ -125,7 +125,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let x = Array2::from_shape_fn((16, 8), |(i, j)| ((i * 7 + j * 3) % 11) as f32 / 5.0 - 1.0);
     let (mut first, mut last) = (0.0, 0.0);
     for step in 0..100 {
-        last = session.step([("x", (&x).into())])?.scalar("loss")?;
+        last = session.step(("x", &x))?.scalar("loss")?;
         if step == 0 {
             first = last;
         }

@@ -172,7 +172,7 @@ fn learn(
         for (pictures, places) in places.shuffled_batches(BATCH, run).last(LastBatch::Drop).epoch(epoch) {
             let places: Vec<usize> = places.iter().map(|&place| place as usize).collect();
             let (labels, said) = (set.labels().select(Axis(0), &places), said.select(Axis(0), &places));
-            session.step([("pictures", (&pictures).into()), ("labels", (&labels).into()), ("said", (&said).into())])?;
+            session.step(inputs![pictures, labels, said])?;
         }
         let features = test.features();
         let results = session.run(evaluation, [("pictures", features.into())])?;

@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let runtime = Runtime::new(Threads::Exactly(1));
     let mut session = Session::new(&runtime, program, Seed(0))?;
     let [x, y, z] = [1.0, 2.0, 3.0].map(arr0::<f64>);
-    let results = session.step([("x", (&x).into()), ("y", (&y).into()), ("z", (&z).into())])?;
+    let results = session.step(inputs![x, y, z])?;
     println!("at x = 1, y = 2, z = 3:\n");
     let mut lines = Vec::new();
     for name in NAMES {

@@ -15,6 +15,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cotangent::exec::Each;
 use cotangent::graph::Graph;
 use cotangent::kernel::{Plan, Step};
 use cotangent::prelude::*;
@@ -119,7 +120,7 @@ impl Contender {
     fn steps(&mut self, n: u32) -> Result<Duration, Diag> {
         let start = Instant::now();
         for _ in 0..n {
-            self.session.step(self.inputs.iter().map(|(name, value)| (name.as_str(), value.into())))?;
+            self.session.step(Each(self.inputs.iter().map(|(name, value)| (name.as_str(), value.into()))))?;
         }
         Ok(start.elapsed())
     }

@@ -76,7 +76,7 @@ impl Model {
 
     /// The loss and its gradient at the current `w`.
     fn slope(&mut self) -> Result<(f64, Array1<f64>), Box<dyn Error>> {
-        let out = self.session.step([("x", (&self.x).into()), ("y", (&self.y).into())])?;
+        let out = self.session.step((("x", &self.x), ("y", &self.y)))?;
         let slope = out.view::<f64>("slope")?.to_owned().into_dimensionality()?;
         Ok((out.scalar("loss")?, slope))
     }

@@ -91,7 +91,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         })?;
         let mut session = Session::new(&runtime, Compiler::new().compile(&graph)?, Seed(1))?;
-        let results = session.step([("x", (&pictures).into())])?;
+        let results = session.step(("x", &pictures))?;
         let of = |layer: usize| results.scalar(&format!("deviation{layer}"));
         let values = (0..DEPTH).map(of).collect::<Result<Vec<f64>, Diag>>()?;
         println!("{name:<24}{:>12.2e}{:>12.2e}{:>12.2e}", values[0], values[9], values[19]);
@@ -159,7 +159,7 @@ fn train(
     let mut curve = Vec::new();
     let epochs = (0..).flat_map(|epoch| mnist.train().shuffled_batches(BATCH, 1).last(LastBatch::Drop).epoch(epoch));
     for (step, (x, y)) in epochs.take(steps).enumerate() {
-        let loss = session.step([("x", (&x).into()), ("y", (&y).into())])?.scalar("loss")?;
+        let loss = session.step(inputs![x, y])?.scalar("loss")?;
         recent.push(loss);
         let window = &recent[recent.len().saturating_sub(20)..];
         curve.push((step as f64, window.iter().sum::<f64>() / window.len() as f64));

@@ -86,7 +86,7 @@ fn curves(runtime: &Runtime) -> Result<[Plot; 2], Box<dyn Error>> {
                 g.output("loss", formula(a, a.constant_like(target).broadcast_to([N])));
             })?;
             let mut session = Session::new(runtime, Compiler::new().compile(&graph)?, Seed(1))?;
-            let results = session.step([("a", (&a).into())])?;
+            let results = session.step(("a", &a))?;
             let loss = results.view::<f32>("loss")?;
             plot = plot.line(*name, a.iter().zip(loss.iter()).map(|(&a, &loss)| (f64::from(a), f64::from(loss))));
         }
@@ -109,7 +109,7 @@ fn one_number_in_four_ways(runtime: &Runtime) -> Result<(), Box<dyn Error>> {
         g.output("kl_divergence of targets 0 and 1", q.kl_divergence(targets).sum_over([1]).mean());
     })?;
     let mut session = Session::new(runtime, Compiler::new().compile(&graph)?, Seed(1))?;
-    let results = session.step::<&str>(std::iter::empty())?;
+    let results = session.step(())?;
     println!("\none number in four ways:");
     for name in graph.outputs().iter().map(|output| output.name.to_string()) {
         println!("  {name:<40}{:.6}", results.scalar(&name)?);
@@ -139,7 +139,7 @@ fn lines(runtime: &Runtime, steps: usize) -> Result<Plot, Box<dyn Error>> {
         })?;
         let mut session = Session::new(runtime, Compiler::new().compile(&graph)?, Seed(1))?;
         for _ in 0..steps {
-            session.step([("x", (&x).into()), ("y", (&targets).into())])?;
+            session.step((("x", &x), ("y", &targets)))?;
         }
         let number = |name: &str| Ok::<f64, Diag>(session.store().get(name)?.to_f64()[0]);
         let (slope, intercept) = (number("line.weight")?, number("line.bias")?);

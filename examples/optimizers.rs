@@ -120,7 +120,7 @@ fn path(runtime: &Runtime, optimizer: &dyn Optimizer) -> Result<Vec<(f64, f64)>,
     let mut session = Session::new(runtime, Compiler::new().compile(&graph)?, Seed(1))?;
     let mut points = Vec::new();
     for _ in 0..STEPS {
-        let at = session.step::<&str>(std::iter::empty())?;
+        let at = session.step(())?;
         points.push((at.scalar("x")?, at.scalar("y")?));
     }
     Ok(points)
@@ -144,7 +144,7 @@ fn accumulated(runtime: &Runtime, train: &Dataset) -> Result<f64, Box<dyn Error>
     let mut parts = Session::new(runtime, compile(BATCH, PARTS, true)?, Seed(1))?;
     let (last, adding) = (parts.main(), parts.load(compile(BATCH, PARTS, false)?)?);
     for (x, y) in train.batches(PARTS * BATCH).last(LastBatch::Drop).take(10) {
-        whole.step([("x", (&x).into()), ("y", (&y).into())])?;
+        whole.step(inputs![x, y])?;
         for (k, (x, y)) in Dataset::new(x, y)?.batches(BATCH).enumerate() {
             let program = if k + 1 == PARTS { last } else { adding };
             parts.run(program, [("x", (&x).into()), ("y", (&y).into())])?;

@@ -132,7 +132,7 @@ fn train(
     let mut curve = Curve { test_error: Vec::new(), test_loss: Vec::new(), train_error: f64::NAN };
     let epochs = (0..).flat_map(|epoch| train.shuffled_batches(BATCH, 1).last(LastBatch::Drop).epoch(epoch));
     for (step, (x, y)) in epochs.take(steps).enumerate() {
-        session.step([("x", (&x).into()), ("y", (&y).into())])?;
+        session.step(inputs![x, y])?;
         if (step + 1) % (steps / 24).max(1) == 0 {
             let (error, loss) = evaluate(&mut session, large, test, 1000)?;
             curve.test_error.push((step as f64 + 1.0, error));

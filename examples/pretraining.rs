@@ -138,7 +138,7 @@ fn pretrain(
     for epoch in 0..epochs {
         let (mut sum, mut n) = (0.0, 0.0);
         for (x, _) in pictures.shuffled_batches(BATCH, 1).last(LastBatch::Drop).epoch(epoch) {
-            sum += session.step([("x", (&x).into())])?.scalar("loss")?;
+            sum += session.step(("x", &x))?.scalar("loss")?;
             n += 1.0;
         }
         println!("auto-encoder, epoch {}: loss {:.4}", epoch + 1, sum / n);

@@ -127,7 +127,7 @@ impl Lab {
         for _ in 0..epochs {
             let batches = self.train.shuffled_batches(BATCH, 1).epoch(self.epoch);
             for (x, y) in batches.filter(|(_, y)| y.len() == BATCH) {
-                self.session.step([("x", (&x).into()), ("y", (&y).into())])?;
+                self.session.step(inputs![x, y])?;
             }
             self.epoch += 1;
         }

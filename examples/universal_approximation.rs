@@ -67,7 +67,7 @@ fn fit(
     let mut session = Session::new(runtime, Compiler::new().compile(&train)?, Seed(seed))?;
     let evaluate = session.load(Compiler::new().compile(&evaluate)?)?;
     for _ in 0..steps {
-        session.step([("x", (&x).into()), ("y", (&y).into())])?;
+        session.step(inputs![x, y])?;
     }
     let results = session.run(evaluate, [("x", (&fine).into())])?;
     Ok(results.view::<f32>("y")?.iter().map(|&y| f64::from(y)).collect())

@@ -101,7 +101,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let mut losses = Vec::new();
     for step in 0..n_steps {
-        let loss = session.step([("x", (&x).into()), ("y", (&y).into())])?.scalar("loss")?;
+        let loss = session.step(inputs![x, y])?.scalar("loss")?;
         losses.push((f64::from(step) + 1.0, loss));
         if step % (n_steps / 10).max(1) == 0 || step + 1 == n_steps {
             println!("  step {:>5}   loss {loss:.5}", step + 1);
@@ -153,7 +153,7 @@ fn written_by_hand(runtime: &Runtime, x: &Array2<f32>) -> Result<Vec<Plot>, Box<
             println!("  {neuron:<13} {what:<13}{cells}");
         }
         let mut session = Session::new(runtime, program(N_CELLS * N_CELLS)?, Seed(0))?;
-        let results = session.step([("x", (&grid).into())])?;
+        let results = session.step(("x", &grid))?;
         plots.push(map(format!("by hand, {neuron}"), results.view::<f32>("xor")?.iter().copied())?);
     }
     println!();

@@ -233,7 +233,7 @@ fn snapshot(session: &Session) -> (Vec<(String, TensorData)>, u32) {
 #[track_caller]
 fn failure<'a>(session: &mut Session, inputs: &[(&'a str, InputView<'a>)]) -> Diag {
     let before = snapshot(session);
-    let error = session.step(inputs.iter().cloned()).expect_err("the step must fail");
+    let error = session.step(inputs.to_vec()).expect_err("the step must fail");
     assert_eq!(snapshot(session), before, "a failed step changed something: {error}");
     error
 }
@@ -294,8 +294,8 @@ fn a_class_out_of_range_changes_nothing_and_names_row_value_and_line() {
             assert_eq!(error.at.to_string(), format!("{}:{line}", file!()), "{error}");
 
             let works = [("x", InputView::from(&x)), ("labels", (&y).into())];
-            let loss = session.step(works.iter().cloned()).unwrap().scalar("loss").unwrap();
-            let expected = reference.step(works.iter().cloned()).unwrap().scalar("loss").unwrap();
+            let loss = session.step(works.clone()).unwrap().scalar("loss").unwrap();
+            let expected = reference.step(works.clone()).unwrap().scalar("loss").unwrap();
             assert_eq!(loss.to_bits(), expected.to_bits(), "the failed step left a trace");
         }
         assert_eq!(snapshot(&session), snapshot(&reference));

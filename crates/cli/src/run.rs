@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use clap::{Args, ValueEnum};
+use cotangent::exec::Each;
 use cotangent::graph::interp::interpret;
 use cotangent::graph::{Code, CompilerBug, Counters, DType, Diag, Diags, Env, Graph, Loc, Node, Role, TensorData};
 use cotangent::kernel::{ClusterOptions, PlanMachine, RunError, plan, verify_plan};
@@ -211,10 +212,10 @@ fn compiled(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Result
     let mut results = Vec::new();
     for step in 1..=args.steps {
         let inputs = || values.inputs.iter().map(|(name, value)| (name.as_str(), InputView::from(value)));
-        let outputs = match session.step(inputs()) {
+        let outputs = match session.step(Each(inputs())) {
             Ok(outputs) => outputs,
             Err(diag) if diag.code == Code::NotFinite => {
-                let start = session.find_non_finite(session.main(), inputs()).ok().flatten();
+                let start = session.find_non_finite(session.main(), Each(inputs())).ok().flatten();
                 let diag = diag.help("nothing has been changed by this step; where it starts follows");
                 return Err(Failure::error(Diags([Some(diag), start].into_iter().flatten().collect())));
             }

@@ -23,7 +23,7 @@
 //! let y = array![[0.0f32], [1.0], [1.0], [0.0]];
 //! let mut loss = f64::INFINITY;
 //! for _ in 0..500 {
-//!     loss = session.step([("x", (&x).into()), ("y", (&y).into())])?.scalar("loss")?;
+//!     loss = session.step(inputs![x, y])?.scalar("loss")?;
 //! }
 //! assert!(loss < 0.05, "{loss}");
 //! # Ok(())
@@ -48,7 +48,7 @@ pub use cotangent_train as train;
 pub mod prelude {
     pub use cotangent_exec::{
         BackendChoice, Choice, CompileError, Compiler, Executable, Fusion, Fusions, InputView, Outputs, ProgramId,
-        Runtime, Seed, Session, StageView, Store, StoreMut, Threads,
+        Runtime, Seed, Session, StageView, Store, StoreMut, Threads, inputs,
     };
     pub use cotangent_graph::DType::{self, Bool, F32, F64, I32, I64, U8};
     pub use cotangent_graph::{Diag, Diags, Graph, GraphBuilder, Init, Mode, Shape, Tensor, TensorData, Type, build};

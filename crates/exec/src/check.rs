@@ -9,7 +9,11 @@ use crate::machine::Machine;
 use crate::store::Store;
 
 /// The values of a step: the store's, and the inputs given.
-pub(crate) fn environment(program: &Executable, store: &Store, inputs: &Inputs<'_>) -> Env {
+///
+/// # Errors
+/// As for the step, if it has no counters.
+#[track_caller]
+pub(crate) fn environment(program: &Executable, store: &Store, inputs: &Inputs<'_>) -> Result<Env, Diag> {
     let mut env = Env::default();
     for (name, _) in store.iter() {
         if let Ok(value) = store.get(name) {
@@ -18,8 +22,8 @@ pub(crate) fn environment(program: &Executable, store: &Store, inputs: &Inputs<'
     }
     let names = &program.interface.input_names;
     env.values.extend(inputs.iter().map(|(at, view)| (names[at].clone(), view.to_tensor())));
-    env.counters = cotangent_graph::Counters { seed: store.seed().0, step: store.step() };
-    env
+    env.counters = store.counters(program)?;
+    Ok(env)
 }
 
 /// Every value of a step, as the interpreter computes it.

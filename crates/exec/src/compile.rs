@@ -10,7 +10,9 @@ use cotangent_codegen::{BackendChoice, CodegenError, Compiled, Isa, MadeBy};
 use cotangent_gemm::{EpilogueNeeds, Gemm};
 use cotangent_graph::dot::{DotOptions, dot};
 use cotangent_graph::text::print::{Style, print};
-use cotangent_graph::{Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, Limits, Loc, NodeId, Type};
+use cotangent_graph::{
+    Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, Limits, Loc, Lower, Node, NodeId, Source, Type,
+};
 use cotangent_kernel::ir::{Input, Space};
 use cotangent_kernel::{
     BufferId, Choice, ClusterOptions, Fusion, Fusions, Home, KernelCall, Plan, Step, plan, verify_plan,
@@ -344,11 +346,16 @@ pub(crate) struct Interface {
     pub(crate) input_types: Vec<Type>,
     /// Parameters and states: name, type, start.
     pub(crate) stored: Vec<(String, Type, Init)>,
+    /// Whether anything depends on random numbers.
+    is_random: bool,
 }
 
 impl Interface {
     fn of(optimized: &Graph, source: &Graph) -> Self {
         let mut interface = Interface::default();
+        let live = optimized.live();
+        let is_random = |(node, live): (&Node, &bool)| *live && matches!(node.op.lower, Lower::Source(Source::Rng));
+        interface.is_random = optimized.nodes().iter().zip(&live).any(is_random);
         for (_, input) in source.inputs() {
             interface.input_names.push(input.name().unwrap_or_default().to_owned());
             interface.input_types.push(input.ty.clone());
@@ -498,6 +505,11 @@ impl Executable {
     /// Where the user declared an input, parameter or state.
     pub(crate) fn declared_at(&self, name: &str) -> Loc {
         self.source.source(name).map_or(Loc::Internal, |id| self.source.node(id).origin.loc())
+    }
+
+    /// Whether a step has random numbers and changes nothing: each call draws anew.
+    pub fn is_sampler(&self) -> bool {
+        !self.updates() && self.interface.is_random
     }
 
     /// Whether a step changes parameters or states.

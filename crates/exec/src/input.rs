@@ -128,6 +128,136 @@ impl InputView<'_> {
     }
 }
 
+/// The inputs of a step: names (or [`InputId`]s) with arrays, or anything else that an [`InputView`] is made from.
+///
+/// | written | for |
+/// |---|---|
+/// | `()` | a program without inputs |
+/// | `("x", &x)` | one input |
+/// | `(("x", &x), ("labels", &labels))` | two to eight, of any types |
+/// | `inputs![x, labels, "mask" => &m]` | any number, named by the variables |
+/// | an array or `Vec` of pairs of a name and an [`InputView`], or an iterator over such in [`Each`] | what is put together while the program runs |
+pub trait StepInputs<'a>: Give<'a> {}
+
+/// The part of [`StepInputs`] that is not for others.
+pub trait Give<'a> {
+    #[doc(hidden)]
+    #[track_caller]
+    fn give(self, program: &Executable, to: &mut Inputs<'a>) -> Result<(), Diag>;
+}
+
+impl<'a, T: Give<'a>> StepInputs<'a> for T {}
+
+impl<'a, K: InputKey, const N: usize> Give<'a> for [(K, InputView<'a>); N] {
+    #[track_caller]
+    fn give(self, program: &Executable, to: &mut Inputs<'a>) -> Result<(), Diag> {
+        Each(self).give(program, to)
+    }
+}
+
+impl<'a, K: InputKey> Give<'a> for Vec<(K, InputView<'a>)> {
+    #[track_caller]
+    fn give(self, program: &Executable, to: &mut Inputs<'a>) -> Result<(), Diag> {
+        Each(self).give(program, to)
+    }
+}
+
+/// Inputs that an iterator gives.
+#[derive(Clone, Debug)]
+pub struct Each<I>(pub I);
+
+impl<'a, K: InputKey, I: IntoIterator<Item = (K, InputView<'a>)>> Give<'a> for Each<I> {
+    #[track_caller]
+    fn give(self, program: &Executable, to: &mut Inputs<'a>) -> Result<(), Diag> {
+        for (key, value) in self.0 {
+            to.add(program, key, value)?;
+        }
+        Ok(())
+    }
+}
+
+impl<'a, K: InputKey, V: Into<InputView<'a>>> Give<'a> for (K, V) {
+    #[track_caller]
+    fn give(self, program: &Executable, to: &mut Inputs<'a>) -> Result<(), Diag> {
+        to.add(program, self.0, self.1.into())
+    }
+}
+
+impl<'a> Give<'a> for () {
+    fn give(self, _: &Executable, _: &mut Inputs<'a>) -> Result<(), Diag> {
+        Ok(())
+    }
+}
+
+macro_rules! give_tuples {
+    ($($($k:ident $v:ident $pair:ident),*;)*) => {
+        $(impl<'a, $($k: InputKey, $v: Into<InputView<'a>>),*> Give<'a> for ($(($k, $v),)*) {
+            #[track_caller]
+            fn give(self, program: &Executable, to: &mut Inputs<'a>) -> Result<(), Diag> {
+                let ($($pair,)*) = self;
+                $(to.add(program, $pair.0, $pair.1.into())?;)*
+                Ok(())
+            }
+        })*
+    };
+}
+give_tuples! {
+    K1 V1 p1, K2 V2 p2;
+    K1 V1 p1, K2 V2 p2, K3 V3 p3;
+    K1 V1 p1, K2 V2 p2, K3 V3 p3, K4 V4 p4;
+    K1 V1 p1, K2 V2 p2, K3 V3 p3, K4 V4 p4, K5 V5 p5;
+    K1 V1 p1, K2 V2 p2, K3 V3 p3, K4 V4 p4, K5 V5 p5, K6 V6 p6;
+    K1 V1 p1, K2 V2 p2, K3 V3 p3, K4 V4 p4, K5 V5 p5, K6 V6 p6, K7 V7 p7;
+    K1 V1 p1, K2 V2 p2, K3 V3 p3, K4 V4 p4, K5 V5 p5, K6 V6 p6, K7 V7 p7, K8 V8 p8;
+}
+
+/// The inputs of a step: variables by their own names, and other expressions as `"name" => expression`; arrays and references to
+/// arrays alike. See [`StepInputs`].
+///
+/// ```
+/// use cotangent_exec::inputs;
+/// use ndarray::array;
+///
+/// let (x, labels) = (array![[0.5f32, 1.0]], array![1i64]);
+/// let given = inputs![x, labels, "scale" => &array![2.0f32]];
+/// assert_eq!(given.len(), 3);
+/// ```
+#[macro_export]
+macro_rules! inputs {
+    (@done [$($done:tt)*]) => { [$($done)*] };
+    (@done [$($done:tt)*] $name:ident $(, $($rest:tt)*)?) => {
+        $crate::inputs!(@done [$($done)* (stringify!($name), $crate::AsInput::as_input(&$name)),] $($($rest)*)?)
+    };
+    (@done [$($done:tt)*] $name:expr => $value:expr $(, $($rest:tt)*)?) => {
+        $crate::inputs!(@done [$($done)* ($name, $crate::AsInput::as_input(&$value)),] $($($rest)*)?)
+    };
+    ($($all:tt)*) => { $crate::inputs!(@done [] $($all)*) };
+}
+
+/// What can be viewed as an input: arrays, tensors and references to them.
+pub trait AsInput {
+    /// The view.
+    fn as_input(&self) -> InputView<'_>;
+}
+
+impl<T: ViewElement, S: Data<Elem = T>, D: Dimension> AsInput for ArrayBase<S, D> {
+    fn as_input(&self) -> InputView<'_> {
+        self.into()
+    }
+}
+
+impl AsInput for TensorData {
+    fn as_input(&self) -> InputView<'_> {
+        self.into()
+    }
+}
+
+impl<T: AsInput + ?Sized> AsInput for &T {
+    fn as_input(&self) -> InputView<'_> {
+        (**self).as_input()
+    }
+}
+
 /// An element type that views can have.
 pub trait ViewElement: Element {
     #[doc(hidden)]
@@ -177,28 +307,35 @@ struct Given<'a> {
 
 /// The inputs of a step of a program, in its order: all of them, each of the type that the program declares.
 #[derive(Debug)]
-pub(crate) struct Inputs<'a>(SmallVec<[Option<Given<'a>>; 8]>);
+pub struct Inputs<'a>(SmallVec<[Option<Given<'a>>; 8]>);
 
 impl<'a> Inputs<'a> {
-    /// Checks what is given against what a program asks for. Of several values for one input the last one counts.
+    /// Checks what is given against what a program asks for.
     ///
     /// # Errors
-    /// `E0301` for an unknown or missing input, `E0302` for one of another type, `E0308` for an id of another program.
+    /// `E0301` for an unknown or missing input or one given twice, `E0302` for one of another type, `E0308` for an id of another
+    /// program.
     #[track_caller]
-    pub(crate) fn new<K: InputKey>(
-        program: &Executable,
-        given: impl IntoIterator<Item = (K, InputView<'a>)>,
-    ) -> Result<Self, Diag> {
+    pub(crate) fn new(program: &Executable, given: impl StepInputs<'a>) -> Result<Self, Diag> {
         let mut inputs = Inputs((0..program.interface.input_names.len()).map(|_| None).collect());
-        for (key, view) in given {
-            let at = key.position(program)?;
-            program.check_input(at, &view)?;
-            inputs.0[at] = Some(Given { view, copy: None });
-        }
+        given.give(program, &mut inputs)?;
         match inputs.0.iter().position(Option::is_none) {
             None => Ok(inputs),
             Some(missing) => Err(program.missing_input(missing)),
         }
+    }
+
+    #[track_caller]
+    fn add(&mut self, program: &Executable, key: impl InputKey, view: InputView<'a>) -> Result<(), Diag> {
+        let at = key.position(program)?;
+        program.check_input(at, &view)?;
+        if self.0[at].is_some() {
+            let name = &program.interface.input_names[at];
+            let diag = Diag::new(Code::InputNames, format!("input `{name}` requires one value, got two"));
+            return Err(diag.note("the input was declared", program.declared_at(name)));
+        }
+        self.0[at] = Some(Given { view, copy: None });
+        Ok(())
     }
 
     /// Copies what is not in row-major order.

@@ -13,6 +13,7 @@
 mod check;
 mod compile;
 mod cores;
+mod initial;
 mod input;
 mod machine;
 mod memory;
@@ -25,7 +26,7 @@ pub use cotangent_codegen::{BackendChoice, Isa};
 pub use cotangent_kernel::{Choice, Fusion, Fusions};
 
 pub use compile::{CompileError, Compiler, Executable, StageView, Timings};
-pub use input::{InputId, InputKey, InputView};
+pub use input::{AsInput, Each, InputId, InputKey, InputView, StepInputs};
 pub use runtime::{Runtime, Threads};
 pub use session::{Outputs, ProgramId, Session};
 pub use store::{Seed, Store, StoreMut};

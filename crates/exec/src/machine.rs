@@ -16,7 +16,7 @@ use std::slice;
 use std::sync::Arc;
 
 use cotangent_gemm::{Batch, Call, MatMut, MatRef, Workspace};
-use cotangent_graph::{Code, Diag, Element, Loc, NodeId, OpRef, Origin, Shape, TensorData};
+use cotangent_graph::{Code, Counters, Diag, Element, Loc, NodeId, OpRef, Origin, Shape, TensorData};
 use cotangent_host::{Block, LINE};
 use cotangent_kernel::ir::{Kernel, Sweep};
 use cotangent_kernel::{BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
@@ -197,8 +197,7 @@ impl Machine {
     pub(crate) fn run(
         &mut self,
         inputs: &Inputs<'_>,
-        seed: u64,
-        step: u32,
+        Counters { seed, step }: Counters,
         observer: Option<&mut Observer<'_>>,
     ) -> Result<(), Diag> {
         self.bind(inputs)?;

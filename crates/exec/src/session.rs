@@ -8,7 +8,7 @@ use ndarray::ArrayViewD;
 
 use crate::check;
 use crate::compile::{Executable, Identity};
-use crate::input::{InputKey, InputView, Inputs};
+use crate::input::{Inputs, StepInputs};
 use crate::machine::{Machine, give_back};
 use crate::runtime::Runtime;
 use crate::store::{Seed, Store, StoreMut};
@@ -94,7 +94,7 @@ impl Session {
     /// nothing has changed then.
     pub fn load(&mut self, program: Arc<Executable>) -> Result<ProgramId, Diag> {
         self.store.accepts(&program)?;
-        let missing = self.store.missing(&program)?;
+        let missing = self.store.missing(&program, &self.runtime)?;
         let slot = |name: &str| self.store.slot(name).or_else(|| missing.get(name));
         let machine = Machine::new(program, slot, &self.runtime)?;
         self.store.adopt(missing);
@@ -190,13 +190,10 @@ impl Session {
     /// One step of the main program. The results are views that are valid until the next step.
     ///
     /// # Errors
-    /// `E0301` for an unknown or missing input, `E0302` for one of another type, `E0303` for an index out of range; nothing
+    /// `E0301` for an unknown or missing input or one given twice, `E0302` for one of another type, `E0303` for an index out of range; nothing
     /// has changed then.
     #[track_caller]
-    pub fn step<'a, K: InputKey>(
-        &mut self,
-        inputs: impl IntoIterator<Item = (K, InputView<'a>)>,
-    ) -> Result<Outputs<'_>, Diag> {
+    pub fn step<'a>(&mut self, inputs: impl StepInputs<'a>) -> Result<Outputs<'_>, Diag> {
         self.run(self.main(), inputs)
     }
 
@@ -207,10 +204,10 @@ impl Session {
     /// # Errors
     /// As [`Session::step`], and `E0308` if the program is of another session.
     #[track_caller]
-    pub fn profile<'a, K: InputKey>(
+    pub fn profile<'a>(
         &mut self,
         program: ProgramId,
-        inputs: impl IntoIterator<Item = (K, InputView<'a>)>,
+        inputs: impl StepInputs<'a>,
         n: usize,
     ) -> Result<Vec<Duration>, Diag> {
         let at = self.position(program)?;
@@ -231,11 +228,8 @@ impl Session {
                 last = now;
                 Ok(())
             };
-            let (seed, step) = (self.store.seed().0, self.store.step());
-            machine.run(&inputs, seed, step, Some(&mut observe))?;
-            if executable.updates() {
-                self.store.advance();
-            }
+            machine.run(&inputs, self.store.counters(&executable)?, Some(&mut observe))?;
+            self.store.advance(&executable);
         }
         let median = |mut t: Vec<Duration>| {
             t.sort_unstable();
@@ -251,13 +245,9 @@ impl Session {
     /// # Errors
     /// `E0301`, `E0302` and `E0308` as for a step.
     #[track_caller]
-    pub fn find_non_finite<'a, K: InputKey>(
-        &self,
-        program: ProgramId,
-        inputs: impl IntoIterator<Item = (K, InputView<'a>)>,
-    ) -> Result<Option<Diag>, Diag> {
+    pub fn find_non_finite<'a>(&self, program: ProgramId, inputs: impl StepInputs<'a>) -> Result<Option<Diag>, Diag> {
         let executable = self.programs[self.position(program)?].program();
-        let env = check::environment(executable, &self.store, &Inputs::new(executable, inputs)?);
+        let env = check::environment(executable, &self.store, &Inputs::new(executable, inputs)?)?;
         Ok(check::first_non_finite(executable, &env))
     }
 
@@ -266,21 +256,17 @@ impl Session {
     /// # Errors
     /// As [`Session::step`], and `E0308` if the program is of another session.
     #[track_caller]
-    pub fn run<'a, K: InputKey>(
-        &mut self,
-        program: ProgramId,
-        inputs: impl IntoIterator<Item = (K, InputView<'a>)>,
-    ) -> Result<Outputs<'_>, Diag> {
+    pub fn run<'a>(&mut self, program: ProgramId, inputs: impl StepInputs<'a>) -> Result<Outputs<'_>, Diag> {
         let at = self.position(program)?;
         let machine = &mut self.programs[at];
         let inputs = Inputs::new(machine.program(), inputs)?.in_order(machine.program())?;
-        let (seed, step) = (self.store.seed().0, self.store.step());
+        let counters = self.store.counters(machine.program())?;
         if self.checked {
             let executable = Arc::clone(machine.program());
-            let env = check::environment(&executable, &self.store, &inputs);
+            let env = check::environment(&executable, &self.store, &inputs)?;
             let oracle = check::Oracle::new(&executable, &env);
             let mut observe = |machine: &Machine, s: usize| oracle.compare(machine, s);
-            let result = machine.run(&inputs, seed, step, Some(&mut observe));
+            let result = machine.run(&inputs, counters, Some(&mut observe));
             if result.as_ref().is_err_and(|diag| diag.code == Code::Diverged) {
                 // Other steps may have updated something before: all of it goes back.
                 for (name, ..) in &executable.interface.stored {
@@ -291,11 +277,9 @@ impl Session {
             }
             result?;
         } else {
-            machine.run(&inputs, seed, step, None)?;
+            machine.run(&inputs, counters, None)?;
         }
-        if machine.program().updates() {
-            self.store.advance();
-        }
+        self.store.advance(machine.program());
         Ok(Outputs { machine })
     }
 }

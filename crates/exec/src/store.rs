@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Deref;
 
-use cotangent_graph::{Code, DType, Diag, TensorData, Type};
+use cotangent_graph::{Code, Counters, DType, Diag, TensorData, Type};
 use cotangent_host::Block;
 
 use crate::compile::Executable;
+use crate::initial;
 use crate::memory::{in_le, no_memory, tensor_of, write_bits, write_tensor};
+use crate::runtime::Runtime;
 
 /// The seed of a run: everything random follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -42,12 +44,13 @@ pub struct Store {
     slots: BTreeMap<String, Slot>,
     seed: Seed,
     step: u32,
+    draws: u64,
 }
 
 impl Store {
     /// An empty store; programs fill it with starting values that follow from the seed.
     pub fn new(seed: Seed) -> Self {
-        Store { slots: BTreeMap::new(), seed, step: 0 }
+        Store { slots: BTreeMap::new(), seed, step: 0, draws: 0 }
     }
 
     /// The seed.
@@ -63,6 +66,33 @@ impl Store {
     /// Sets the number of steps taken, for a run that is resumed.
     pub fn set_step(&mut self, step: u32) {
         self.step = step;
+    }
+
+    /// How often programs that have random numbers and update nothing were called. Each call draws anew: the key of its random
+    /// numbers is the seed, mixed with this count unless that is 0.
+    pub fn draws(&self) -> u64 {
+        self.draws
+    }
+
+    /// Sets that count: calls draw again what they drew from there on.
+    pub fn set_draws(&mut self, draws: u64) {
+        self.draws = draws;
+    }
+
+    /// What the random numbers of a program's next step depend on.
+    ///
+    /// # Errors
+    /// `E0310` if the step would be the last that a counter of 32 bits has: random numbers would repeat.
+    #[track_caller]
+    pub(crate) fn counters(&self, program: &Executable) -> Result<Counters, Diag> {
+        if self.step == u32::MAX && program.updates() {
+            let text =
+                format!("the store has counted {} steps, all that there are; random numbers would repeat", self.step);
+            let help = "go on with the values in a store of another seed, or set the counter back with `set_step`";
+            return Err(Diag::new(Code::OutOfSteps, text).help(help));
+        }
+        let draws = if program.is_sampler() { self.draws } else { 0 };
+        Ok(Counters { seed: mixed(self.seed.0, draws), step: self.step })
     }
 
     /// All names and types.
@@ -205,16 +235,21 @@ impl Store {
     ///
     /// # Errors
     /// `E0309` if there is no memory for them.
-    pub(crate) fn missing(&self, program: &Executable) -> Result<BTreeMap<String, Slot>, Diag> {
+    pub(crate) fn missing(&self, program: &Executable, runtime: &Runtime) -> Result<BTreeMap<String, Slot>, Diag> {
+        let stored = program.interface.stored.iter().filter(|(name, ..)| !self.slots.contains_key(name));
+        let stored: Vec<_> = stored.collect();
         let mut missing = BTreeMap::new();
-        for (name, ty, init) in program.interface.stored.iter().filter(|(name, ..)| !self.slots.contains_key(name)) {
-            let mut slot = Slot::zeroed(name, ty).map_err(|diag| diag.at(program.declared_at(name)))?;
+        for (name, ty, _) in &stored {
+            let slot = Slot::zeroed(name, ty).map_err(|diag| diag.at(program.declared_at(name)))?;
+            missing.insert(name.clone(), slot);
+        }
+        for (name, ty, init) in initial::compute(stored, &mut missing, self.seed, runtime) {
+            let Some(slot) = missing.get_mut(name) else { continue };
             let mut at = 0;
             init.sample_blocks(self.seed.0, name, ty.dtype(), ty.shape(), |block| {
                 write_bits(&mut slot.data, at, block.iter().copied(), ty.dtype());
                 at += block.len();
             });
-            missing.insert(name.clone(), slot);
         }
         Ok(missing)
     }
@@ -228,9 +263,26 @@ impl Store {
         self.slots.get(name)
     }
 
-    pub(crate) fn advance(&mut self) {
-        self.step = self.step.wrapping_add(1);
+    /// Counts a step of a program that succeeded.
+    pub(crate) fn advance(&mut self, program: &Executable) {
+        if program.updates() {
+            self.step += 1;
+        } else if program.is_sampler() {
+            self.draws = self.draws.wrapping_add(1);
+        }
     }
+}
+
+/// A key for each draw under a seed; the seed itself for draw 0. The mixing is that of SplitMix64 (Steele, Lea, Flood 2014), a
+/// bijection.
+fn mixed(seed: u64, draw: u64) -> u64 {
+    if draw == 0 {
+        return seed;
+    }
+    let mut key = seed.wrapping_add(draw.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    key = (key ^ key >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    key = (key ^ key >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    key ^ key >> 31
 }
 
 /// A store to be changed, also while programs work on it: values can be set, and new ones added. The store itself cannot be
@@ -272,6 +324,11 @@ impl StoreMut<'_> {
     /// [`Store::set_step`].
     pub fn set_step(&mut self, step: u32) {
         self.0.set_step(step);
+    }
+
+    /// [`Store::set_draws`].
+    pub fn set_draws(&mut self, draws: u64) {
+        self.0.set_draws(draws);
     }
 }
 

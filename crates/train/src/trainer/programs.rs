@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use cotangent_exec::{Compiler, InputId, ProgramId, Runtime, Seed, Session, Store, StoreMut};
+use cotangent_exec::{Compiler, Each, InputId, ProgramId, Runtime, Seed, Session, Store, StoreMut};
 use cotangent_graph::{DType, Diag, Graph, GraphBuilder, Shape, Tensor, build};
 use cotangent_nn::{Minimize, Optimizer, Recipe};
 use ndarray::{Array1, ArrayD, ArrayViewD};
@@ -162,7 +162,7 @@ where
         y: &Array1<T>,
     ) -> Result<(f64, Option<f64>), TrainError> {
         let inputs = [Some((program.x, x.into())), program.y.map(|id| (id, T::view(y)))];
-        let out = self.session()?.run(program.id, inputs.into_iter().flatten())?;
+        let out = self.session()?.run(program.id, Each(inputs.into_iter().flatten()))?;
         let n_correct = if program.counts { Some(out.scalar("n_correct")?) } else { None };
         Ok((out.scalar("loss")?, n_correct))
     }
@@ -170,7 +170,7 @@ where
     /// The model's outputs for rows of features.
     pub(super) fn predict(&mut self, rows: ArrayViewD<'_, f32>) -> Result<ArrayD<f32>, TrainError> {
         let program = self.program::<i64>(Mode::Predict, rows.shape())?;
-        let outputs = self.session()?.run(program.id, [(program.x, rows.into())])?;
+        let outputs = self.session()?.run(program.id, (program.x, rows))?;
         Ok(outputs.view::<f32>("outputs")?.to_owned())
     }
 
