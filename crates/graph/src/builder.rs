@@ -327,6 +327,11 @@ impl GraphBuilder {
         self.diags.borrow().is_empty()
     }
 
+    /// The last error that was recorded.
+    pub fn last_error(&self) -> Option<Diag> {
+        self.diags.borrow().last().cloned()
+    }
+
     /// The handle of a node of this builder's graph; an error and a poisoned tensor if there is no such node.
     #[track_caller]
     pub fn tensor(&self, id: NodeId) -> Tensor<'_> {

@@ -19,12 +19,9 @@ const LANES: usize = 4096;
 
 /// An op whose lowering is a scalar program.
 pub fn scalar(cx: &EvalCx<'_>, inputs: &[&TensorData]) -> Result<TensorData, Fault> {
-    let Lower::Scalar(lower) = &cx.op.lower else {
-        return Err(Fault::new(Code::Unsupported, format!("`{}` has no scalar program", cx.op.name)));
-    };
     let mut s = BodyBuilder::new();
     let args: SmallVec<[ValueId; 3]> = inputs.iter().enumerate().map(|(k, t)| s.input(k as u32, t.dtype())).collect();
-    let root = lower(&mut s, &args, &ScalarCx { attrs: cx.attrs, dtype: cx.ty.dtype() });
+    let root = cx.op.scalar(&mut s, &args, &ScalarCx { attrs: cx.attrs, dtype: cx.ty.dtype() })?;
     let (body, roots) = s.finish(&[root]);
     let bits: Vec<Vec<u64>> = inputs.iter().map(|t| t.bits()).collect();
     let n = cx.ty.shape().n_elements();

@@ -6,17 +6,26 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::builder::{GraphBuilder, Tensor};
-use crate::diag::{Code, Diag, Diags};
-use crate::ir::{Graph, Node, NodeId, Output, Role};
+use crate::diag::{Code, Diag, Diags, Loc};
+use crate::ir::{Graph, MAX_BODY_DEPTH, Node, NodeId, OpRef, Output, Role};
 use crate::op::{ExpandCx, Fault, Lower, Source};
 use crate::types::Type;
+
+/// How deep composites may be made of composites: calls of bodies that nest as deep as they may, and composites in these.
+pub const MAX_EXPANSION_DEPTH: usize = 2 * MAX_BODY_DEPTH;
+
+/// The error where composites are nested deeper, as one that holds itself is.
+pub fn too_deep() -> Diag {
+    let text = format!("composites are nested more than {MAX_EXPANSION_DEPTH} deep");
+    Diag::new(Code::Unsupported, text).at(Loc::Internal)
+}
 
 /// Builds what a node expands to, in `builder`, over operands of its types; one tensor for each result. `bodies` are those
 /// that the node names.
 ///
 /// # Errors
-/// A mistake in the record of the op: it does not expand, or to something else than it is inferred to be. A tensor is
-/// poisoned if the builder has an error that says why.
+/// A mistake in the record of the op: it does not expand, or to something else than it is inferred to be. Where the builder
+/// has an error that is not the record's, tensors may be poisoned.
 pub fn expand_node<'g>(
     builder: &'g GraphBuilder,
     node: &Node,
@@ -24,8 +33,9 @@ pub fn expand_node<'g>(
     inputs: &[Tensor<'g>],
 ) -> Result<SmallVec<[Tensor<'g>; 1]>, Fault> {
     let Lower::Expand(expand) = &node.op.lower else { return Err(node.op.mistake("does not expand")) };
-    let results =
-        expand(&ExpandCx { builder, inputs: SmallVec::from_slice(inputs), attrs: &node.attrs, ty: &node.ty, bodies });
+    let inputs = SmallVec::from_slice(inputs);
+    let cx = ExpandCx { builder, inputs, attrs: &node.attrs, ty: &node.ty, bodies };
+    let results = watched(builder, node.op, || expand(&cx))?;
     let wanted = if let Type::Tuple(members) = &node.ty { members.as_slice() } else { std::slice::from_ref(&node.ty) };
     if results.len() != wanted.len() {
         let text = format!("expands to {} values, not to {}", results.len(), wanted.len());
@@ -36,14 +46,44 @@ pub fn expand_node<'g>(
             return Err(node.op.mistake("expands to a tensor of another graph"));
         }
         if result.is_poisoned() {
-            if builder.is_ok() {
-                return Err(node.op.mistake("expands to no node, without an error that says why"));
+            let error = builder.last_error();
+            if error.as_ref().is_some_and(|error| node.op.0.is_builtin() || error.code == Code::TooManyNodes) {
+                return Ok(results);
             }
-        } else if result.ty() != *wanted {
+            let why = error.map_or("no error says why".into(), |error| error.message);
+            return Err(node.op.mistake(format_args!("expands to no node: {why}")));
+        }
+        if result.ty() != *wanted {
             return Err(node.op.mistake(format_args!("expands to {}, not to {wanted}", result.ty())));
         }
     }
     Ok(results)
+}
+
+/// What a function of an op's record builds: nodes that compute, and nothing else.
+///
+/// # Errors
+/// A mistake in the record of an op from outside: the function has made an input, parameter or state, declared an output, or
+/// dropped a check.
+pub fn watched<R>(builder: &GraphBuilder, op: OpRef, f: impl FnOnce() -> R) -> Result<R, Fault> {
+    if op.0.is_builtin() {
+        return Ok(f());
+    }
+    let (n_nodes, n_outputs, checks) =
+        builder.with_graph(|graph| (graph.n_nodes(), graph.outputs().len(), graph.checks().to_vec()));
+    let result = f();
+    builder.with_graph(|graph| {
+        if let Some(source) = graph.nodes()[n_nodes..].iter().find_map(|node| node.name()) {
+            return Err(op.mistake(format_args!("makes the source `{source}`")));
+        }
+        if graph.outputs().len() != n_outputs {
+            return Err(op.mistake("declares an output"));
+        }
+        if !graph.checks().starts_with(&checks) {
+            return Err(op.mistake("drops a check"));
+        }
+        Ok(result)
+    })
 }
 
 /// A graph that is the expansion of one node: its inputs are named `0`, `1`, …, and so are its outputs.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::diag::{Code, Diag};
-use crate::expand;
+use crate::expand::{self, MAX_EXPANSION_DEPTH};
 use crate::ir::{Graph, Node, NodeId, Role};
 use crate::limits::Limits;
 use crate::op::{EvalCx, Fault, Lower, Source, Vjp};
@@ -121,16 +121,22 @@ pub fn interpret_nodes(graph: &Graph, env: &Env) -> Result<Vec<Option<Value>>, D
 /// Evaluates every node that an output or a check needs, up to the first error: the values so far, and the error.
 pub fn trace(graph: &Graph, env: &Env) -> (Vec<Option<Value>>, Option<Diag>) {
     match graph.well_formed() {
-        Ok(()) => run(graph, env, &Spent::default()),
+        Ok(()) => run(graph, env, Spent { nodes: &Cell::new(0), depth: MAX_EXPANSION_DEPTH }),
         Err(diag) => (vec![None; graph.n_nodes()], Some(diag)),
     }
 }
 
-/// Nodes that were evaluated inside of calls, composites and differences.
-type Spent = Cell<usize>;
+/// What goes into calls, composites and differences.
+#[derive(Clone, Copy)]
+struct Spent<'a> {
+    /// Nodes that were evaluated inside of them.
+    nodes: &'a Cell<usize>,
+    /// How many more may hold each other.
+    depth: usize,
+}
 
 /// The same for a graph that is known to be well formed.
-fn run(graph: &Graph, env: &Env, spent: &Spent) -> (Vec<Option<Value>>, Option<Diag>) {
+fn run(graph: &Graph, env: &Env, spent: Spent<'_>) -> (Vec<Option<Value>>, Option<Diag>) {
     let live = graph.live();
     let mut values: Vec<Option<Value>> = vec![None; graph.n_nodes()];
     for id in graph.ids().filter(|id| live[id.index()]) {
@@ -143,15 +149,15 @@ fn run(graph: &Graph, env: &Env, spent: &Spent) -> (Vec<Option<Value>>, Option<D
 }
 
 /// Counts nodes that are about to be evaluated inside of the node at `at`.
-fn spend(spent: &Spent, n_nodes: usize, env: &Env, at: &Node) -> Result<(), Diag> {
-    spent.set(spent.get().saturating_add(n_nodes));
-    match spent.get() > env.limits.max_nodes {
+fn spend(spent: Spent<'_>, n_nodes: usize, env: &Env, at: &Node) -> Result<(), Diag> {
+    spent.nodes.set(spent.nodes.get().saturating_add(n_nodes));
+    match spent.nodes.get() > env.limits.max_nodes {
         true => Err(env.limits.too_many_nodes(at.origin.loc())),
         false => Ok(()),
     }
 }
 
-fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>], spent: &Spent) -> Result<Value, Diag> {
+fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>], spent: Spent<'_>) -> Result<Value, Diag> {
     let node = graph.node(id);
     let fail = |fault: Fault| fault.diag().at(node.origin.loc());
     let operands: SmallVec<[&Value; 4]> = node.inputs.iter().filter_map(|i| values[i.index()].as_ref()).collect();
@@ -171,8 +177,10 @@ fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>], spe
         }
         Lower::Tuple => Ok(Value::Many(operands.into_iter().cloned().collect())),
         Lower::Item => match operands[0] {
-            Value::Many(members) => Ok(members[node.attrs.int("index") as usize].clone()),
-            Value::One(_) => Err(fail(Fault::new(Code::NoSuchValue, "`item` of a single tensor"))),
+            Value::Many(members) if node.attrs.size("index") < members.len() => {
+                Ok(members[node.attrs.size("index")].clone())
+            }
+            _ => Err(fail(Fault::new(Code::NoSuchValue, "`item` of a single tensor"))),
         },
         Lower::Grad => central_differences(graph, id, env, spent),
         Lower::Expand(_) => {
@@ -185,6 +193,8 @@ fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>], spe
                 }
             };
             spend(spent, body.n_nodes(), env, node)?;
+            let depth = spent.depth.checked_sub(1).ok_or_else(|| expand::too_deep().at(node.origin.loc()))?;
+            let spent = Spent { depth, ..spent };
             let mut inner = Env { values: HashMap::new(), ..*env };
             for ((_, input), operand) in body.inputs().zip(&operands) {
                 let tensor = operand
@@ -195,8 +205,8 @@ fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>], spe
             let results = outputs(body, run(body, &inner, spent)).map_err(|d| d.at(node.origin.loc()))?;
             let mut results: Vec<Value> = results.into_iter().map(|t| Value::One(Arc::new(t))).collect();
             Ok(match &node.ty {
-                Type::Tensor { .. } if results.len() == 1 => results.swap_remove(0),
-                _ => Value::Many(results),
+                Type::Tensor { .. } => results.swap_remove(0),
+                Type::Tuple(_) => Value::Many(results),
             })
         }
         _ => {
@@ -212,7 +222,7 @@ fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>], spe
 
 /// The derivative of the first operand of a `grad` node with respect to the second, element by element, by central
 /// differences; meant for f64 graphs, where it is good to about 1e-9.
-fn central_differences(graph: &Graph, id: NodeId, env: &Env, spent: &Spent) -> Result<Value, Diag> {
+fn central_differences(graph: &Graph, id: NodeId, env: &Env, spent: Spent<'_>) -> Result<Value, Diag> {
     let node = graph.node(id);
     let (y, wrt) = (node.inputs[0], node.inputs[1]);
     let base = eval_with(graph, &node.inputs, env, &HashMap::new(), (node, spent))?;
@@ -268,7 +278,7 @@ fn eval_with(
     wanted: &[NodeId],
     env: &Env,
     fixed: &HashMap<NodeId, TensorData>,
-    (at, spent): (&Node, &Spent),
+    (at, spent): (&Node, Spent<'_>),
 ) -> Result<Vec<TensorData>, Diag> {
     /// Nodes that are looked at in the time in which one is evaluated; elements that are copied, too.
     const LOOKED_AT: usize = 256;

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId};
+use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ScalarOp, ValueId};
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 use crate::attrs::{AttrSpec, Attrs};
 use crate::builder::{GraphBuilder, Tensor};
-use crate::diag::{Code, Diag, Loc, nearest};
+use crate::diag::{Code, CompilerBug, Diag, Loc, nearest};
 use crate::interp::Counters;
 use crate::ir::{Graph, OpRef};
 use crate::samples::{Sample, Sampler};
@@ -354,6 +354,57 @@ impl OpDef {
         }
         let text = format!("an op from outside must lower as Scalar or Expand; `{}` does not", self.name);
         Err(Fault::new(Code::Unsupported, text))
+    }
+
+    /// The value of the op's scalar program at some values of a body under construction.
+    ///
+    /// # Errors
+    /// A mistake in the record: the program of an op from outside is not one of such operands, makes another type than
+    /// `cx.dtype`, or panics. Such programs are made apart from the body, so that they see nothing of it and break nothing.
+    pub fn scalar(&'static self, s: &mut BodyBuilder, args: &[ValueId], cx: &ScalarCx<'_>) -> Result<ValueId, Fault> {
+        let Lower::Scalar(program) = &self.lower else { return Err(self.mistake("has no scalar program")) };
+        if self.is_builtin() {
+            return Ok(program(s, args, cx));
+        }
+        let wrong = |what: String| self.mistake(format_args!("has a scalar program that {what}"));
+        let mut own = BodyBuilder::new();
+        let mut inputs: SmallVec<[ValueId; 3]> = SmallVec::new();
+        for (k, &arg) in args.iter().enumerate() {
+            let dtype = s.dtype(arg);
+            let input = match s.const_bits(arg) {
+                Some(bits) => own.const_from_bits(bits, dtype),
+                None => own.input(k as u32, dtype),
+            };
+            if s.is_not_positive(arg) {
+                own.note_not_positive(input);
+            }
+            inputs.push(input);
+        }
+        let root =
+            CompilerBug::guard(self.name, || program(&mut own, &inputs, cx)).map_err(|bug| wrong(bug.message))?;
+        if !own.has(root) {
+            return Err(wrong("returns no value of its body".into()));
+        }
+        let (body, roots) = own.finish(&[root]);
+        if body.dtype(roots[0]) != cx.dtype {
+            return Err(wrong(format!("makes {} where {} is inferred", body.dtype(roots[0]), cx.dtype)));
+        }
+        for inst in body.insts() {
+            if let ScalarOp::Input(k) = inst.op
+                && args.get(k as usize).map(|&arg| s.dtype(arg)) != Some(inst.dtype)
+            {
+                return Err(wrong(format!("reads operand {k} as {}, which it has not", inst.dtype)));
+            }
+        }
+        match body.verify().into_iter().next() {
+            Some(error) => Err(wrong(format!("is wrong: {error}"))),
+            None => Ok(s.inline(&body, args)[roots[0].index()]),
+        }
+    }
+
+    /// Whether it is one of the built-in ops.
+    pub fn is_builtin(&'static self) -> bool {
+        Registry::builtin().contains(OpRef(self))
     }
 
     /// Which source it is, if it is one.

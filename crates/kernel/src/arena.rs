@@ -36,7 +36,8 @@ pub fn place(plan: &mut Plan) {
             let slot = slots.entry(root(BufferId(i as u32))).or_insert((buffer.live.start, buffer.live.end, 0));
             slot.0 = slot.0.min(buffer.live.start);
             slot.1 = slot.1.max(buffer.live.end);
-            slot.2 = slot.2.max(buffer.n_bytes().max(1).next_multiple_of(ALIGNMENT));
+            let size = buffer.n_bytes().max(1).checked_next_multiple_of(ALIGNMENT);
+            slot.2 = slot.2.max(size.unwrap_or(usize::MAX));
         }
     }
     let (offsets, size) = best_fit(slots);
@@ -185,7 +186,8 @@ impl Gaps {
     /// The offset of a slice of this size: in the smallest gap that holds it, the first of equal ones.
     fn take(&mut self, size: usize) -> usize {
         let Some(&(gap, at)) = self.by_size.range((size, 0)..).next() else {
-            self.top += size;
+            // What is more than any memory stays that: whoever is asked for it says so.
+            self.top = self.top.saturating_add(size);
             return self.top - size;
         };
         self.remove(at, gap);

@@ -31,7 +31,7 @@ use smallvec::SmallVec;
 pub use self::fusions::{Choice, Fusion, Fusions};
 use crate::cost::CostModel;
 
-pub(crate) use parts::own_ops;
+pub(crate) use parts::{own_ops, scalar_ops};
 
 /// What a node is to the clusterer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

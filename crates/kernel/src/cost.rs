@@ -90,7 +90,7 @@ impl CostModel {
 
     /// The time of so many operations on each of so many elements.
     pub fn ops_time(&self, n_ops: usize, n_elements: usize, element_bytes: usize) -> f64 {
-        n_ops as f64 * (n_elements * element_bytes) as f64 * self.op_ns
+        n_ops as f64 * n_elements as f64 * element_bytes as f64 * self.op_ns
     }
 
     /// The time of moving bytes: from and to memory if they are more than what stays near.
@@ -110,7 +110,8 @@ impl CostModel {
         let time = match step {
             // The operands of a product are packed and used again: reading them disappears behind the FMAs.
             Step::Gemm { dims, dtype, c, .. } => {
-                let fmas = (dims.batch * dims.m * dims.n * dims.k * dtype.size_bytes()) as f64 * self.fma_ns;
+                let products = [dims.batch, dims.m, dims.n, dims.k].iter().map(|&n| n as f64).product::<f64>();
+                let fmas = products * dtype.size_bytes() as f64 * self.fma_ns;
                 let finished = step.calls().map(|call| plan.call_bytes(call, Some(*c))).sum::<u64>();
                 let result = &plan.buffers[c.index()];
                 let stored = if result.home == Home::Rows { 0 } else { result.n_bytes() as u64 };

@@ -77,6 +77,7 @@ impl Force {
 
 const RESHAPED: &str = "it is reshaped, and its own indices are no simple function of the new ones";
 const READ_AS_MEMORY: &str = "its reader needs it in memory";
+const PROGRAM: &str = "its scalar program is wrong";
 const LOOPS: &str = "the loops of its reader do not merge into one";
 
 /// An affine form of the loop indices.
@@ -569,12 +570,13 @@ impl Lowerer<'_> {
                 });
                 Ok(rng::body(&mut draft.s, &node.attrs, node.ty.dtype(), counters, position))
             }
-            Lower::Scalar(lower) => {
+            Lower::Scalar(_) => {
                 let mut operands: SmallVec<[ValueId; 3]> = SmallVec::new();
                 for &input in &node.inputs {
                     operands.push(self.value(draft, input, index, via)?);
                 }
-                let value = lower(&mut draft.s, &operands, &ScalarCx { attrs: &node.attrs, dtype: node.ty.dtype() });
+                let cx = ScalarCx { attrs: &node.attrs, dtype: node.ty.dtype() };
+                let value = node.op.0.scalar(&mut draft.s, &operands, &cx).map_err(|_| Force::new(id, PROGRAM))?;
                 if is_below_maximum(graph, node) {
                     draft.s.note_not_positive(value);
                 }

@@ -72,9 +72,9 @@ pub struct BufferDecl {
 }
 
 impl BufferDecl {
-    /// Size in bytes.
+    /// Size in bytes; the largest number if it does not fit one.
     pub fn n_bytes(&self) -> usize {
-        self.n_elements * self.dtype.size_bytes()
+        self.n_elements.saturating_mul(self.dtype.size_bytes())
     }
 }
 
@@ -311,10 +311,13 @@ pub struct Plan {
 /// Plans a primitive graph.
 ///
 /// # Errors
-/// A graph that is not primitive or canonical, or a mistake of this crate.
+/// A graph that is not primitive or canonical, a mistake in the record of an op from outside, or one of this crate.
 pub fn plan(graph: &Graph, options: &ClusterOptions) -> Result<Plan, CompilerBug> {
     for id in graph.ids() {
         let node = graph.node(id);
+        if matches!(node.op.lower, Lower::Scalar(_)) && !node.op.0.is_builtin() {
+            cluster::scalar_ops(graph, node).map_err(|fault| CompilerBug::new("plan", fault.message))?;
+        }
         if matches!(node.op.lower, Lower::Reduce(_))
             && reduction_groups(graph.ty(node.inputs[0]).shape(), &node.attrs.sizes("axes")).len() > 1
         {

@@ -55,7 +55,7 @@ impl Plan {
     /// Bytes that the steps read and write: of each operand what is touched of it, once per step. An estimate, since
     /// caches are not counted.
     pub fn bytes_moved(&self) -> u64 {
-        self.steps.iter().map(|step| self.step_bytes(step)).sum()
+        self.steps.iter().map(|step| self.step_bytes(step)).fold(0, u64::saturating_add)
     }
 
     /// Bytes that one step reads and writes.
@@ -105,7 +105,12 @@ impl Plan {
         let codes: HashSet<_> = self.calls().map(|call| self.kernels[call.kernel].code_key()).collect();
         Figures {
             arena_bytes: self.arena_bytes,
-            unshared_bytes: self.buffers.iter().filter(in_arena).map(BufferDecl::n_bytes).sum(),
+            unshared_bytes: self
+                .buffers
+                .iter()
+                .filter(in_arena)
+                .map(BufferDecl::n_bytes)
+                .fold(0, usize::saturating_add),
             n_kernels: self.calls().count(),
             n_codes: codes.len(),
             n_products: count(|s| matches!(s, Step::Gemm { .. })),

@@ -21,7 +21,7 @@
 //! [`Kernel::check_bounds`] proves, from the extents and by interval arithmetic, that every access stays inside its
 //! argument. Both return all violations as sentences.
 
-use cotangent_scalar::{DType, Inst, ReduceOp, ScalarBody, ScalarOp, ValueId};
+use cotangent_scalar::{DType, ReduceOp, ScalarOp};
 
 use crate::ir::{ArgId, IndexMap, Input, Kernel, Phase, Space, Sweep};
 
@@ -40,7 +40,7 @@ impl Kernel {
             self.verify_args(&mut errors);
             for (number, phase) in self.phases.iter().enumerate() {
                 self.verify_inputs(number, phase, &mut errors);
-                verify_body(number, &phase.body, &mut errors);
+                errors.extend(phase.body.verify().into_iter().map(|error| format!("phase {number}: {error}")));
                 self.verify_results(number, phase, &mut errors);
                 self.verify_reductions(number, phase, &mut errors);
                 self.verify_carried(number, phase, &mut errors);
@@ -281,37 +281,3 @@ impl Kernel {
 
 /// A half-open range of indices along one dim.
 type Range = (usize, usize);
-
-fn verify_body(number: usize, body: &ScalarBody, errors: &mut Vec<String>) {
-    for (i, inst) in body.insts().iter().enumerate() {
-        let id = ValueId(i as u32);
-        if inst.args.len() != inst.op.n_args() || inst.args.iter().any(|a| a.index() >= i) {
-            errors.push(format!("phase {number}: the operands of {id} are malformed"));
-        } else if !well_typed(body, inst) {
-            errors.push(format!("phase {number}: {id} = {} has operands of the wrong types", inst.op.name()));
-        }
-    }
-}
-
-/// Whether an instruction is defined for its types.
-fn well_typed(body: &ScalarBody, inst: &Inst) -> bool {
-    use ScalarOp::*;
-    let ty = |k: usize| body.dtype(inst.args[k]);
-    let same = |n: usize| (0..n).all(|k| ty(k) == inst.dtype);
-    match inst.op {
-        Input(_) | Const(_) | Cast => true,
-        Neg | Abs => same(1) && inst.dtype != DType::Bool,
-        Sqrt | Floor | Ceil | Trunc | RoundEven => same(1) && inst.dtype.is_float(),
-        Not => same(1) && !inst.dtype.is_float(),
-        Add | Sub | Mul | Div => same(2) && inst.dtype != DType::Bool,
-        Min | Max => same(2),
-        And | Or | Xor => same(2) && !inst.dtype.is_float(),
-        Shl | ShrU | ShrS => same(2) && inst.dtype.is_int(),
-        MulHiU => same(2) && inst.dtype == DType::I32,
-        Eq | Ne | Lt | Le => ty(0) == ty(1) && inst.dtype == DType::Bool,
-        Select => ty(0) == DType::Bool && ty(1) == inst.dtype && ty(2) == inst.dtype,
-        Fma => same(3) && inst.dtype.is_float(),
-        Bitcast => ty(0) != inst.dtype && ty(0).size_bytes() == inst.dtype.size_bytes() && inst.dtype.size_bytes() > 1,
-        Call(_) => (0..inst.args.len()).all(|k| ty(k) == inst.dtype) && inst.dtype.is_float(),
-    }
-}

@@ -70,7 +70,7 @@ pub fn summary(graph: &Graph) -> Summary {
                 row.ops.push(node.op.name);
                 row.ty = node.ty.clone();
                 row.n_params += n_params;
-                row.flops += flops;
+                row.flops = row.flops.saturating_add(flops);
             }
             None => rows.push(SummaryRow { layer, ops: vec![node.op.name], ty: node.ty.clone(), n_params, flops }),
         }
@@ -80,7 +80,7 @@ pub fn summary(graph: &Graph) -> Summary {
 
 /// Multiplications and additions in the matrix products of a graph, whatever they are for.
 pub fn product_flops(graph: &Graph) -> u64 {
-    graph.nodes().iter().map(|node| flops_of(graph, node)).sum()
+    graph.nodes().iter().map(|node| flops_of(graph, node)).fold(0, u64::saturating_add)
 }
 
 impl Summary {
@@ -92,7 +92,7 @@ impl Summary {
     /// Multiplications and additions in matrix products of one forward pass. A training step takes about three times as
     /// many.
     pub fn flops(&self) -> u64 {
-        self.rows.iter().map(|row| row.flops).sum()
+        self.rows.iter().map(|row| row.flops).fold(0, u64::saturating_add)
     }
 }
 
@@ -175,5 +175,5 @@ fn flops_of(graph: &Graph, node: &Node) -> u64 {
     }
     let a = graph.ty(node.inputs[0]).shape();
     let inner = if node.attrs.bool("ta") { a.len() - 2 } else { a.len() - 1 };
-    2 * node.ty.shape().n_elements() as u64 * a[inner] as u64
+    (2 * node.ty.shape().n_elements() as u64).saturating_mul(a[inner] as u64)
 }

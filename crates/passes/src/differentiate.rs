@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use cotangent_graph::expand::{MAX_EXPANSION_DEPTH, too_deep, watched};
 use cotangent_graph::op::VjpCx;
 use cotangent_graph::{
     Code, CompilerBug, Diag, Graph, GraphBuilder, Lower, Node, NodeId, Origin, Stage, Tensor, Type, Vjp,
@@ -24,6 +25,7 @@ use crate::anchor::{set_anchors, weigh_anchors};
 use crate::expand::expand_in;
 use crate::pass::{Pass, PassCx, PassError};
 use crate::rebuild::{Copier, map_bodies, origin_of};
+use crate::rules::made_of;
 
 const NAME: &str = "differentiate";
 
@@ -100,7 +102,7 @@ fn replace_gradients(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>
                     y.constant_like(1.0)
                 }
             };
-            let sweep = Sweep { builder: &builder, cx, asked: node, cut: false };
+            let sweep = Sweep { builder: &builder, cx, asked: node, cut: false, depth: MAX_EXPANSION_DEPTH };
             entry.insert(sweep.run(&[(y, seed)], &ends)?);
         }
         let cotangent = found[&key].get(&wrt.id()).copied();
@@ -128,6 +130,8 @@ struct Sweep<'g, 'a> {
     asked: &'a Node,
     /// Whether paths end at the first of the ends that they meet (the operands of an expansion) or pass through.
     cut: bool,
+    /// How many expansions more may hold each other.
+    depth: usize,
 }
 
 impl<'g> Sweep<'g, '_> {
@@ -232,14 +236,21 @@ impl<'g> Sweep<'g, '_> {
             }
             Vjp::Rule(rule) => {
                 let output = self.builder.tensor(id);
-                let cotangents = rule(&VjpCx { inputs: inputs.clone(), output, dy, attrs: &node.attrs });
+                let cx = VjpCx { inputs: inputs.clone(), output, dy, attrs: &node.attrs };
+                let cotangents = watched(self.builder, node.op, || rule(&cx))
+                    .map_err(|fault| PassError::Bug(CompilerBug::new(NAME, fault.message)))?;
+                if cotangents.len() != inputs.len() {
+                    let made = format!("{} cotangents for {} operands", cotangents.len(), inputs.len());
+                    return Err(wrong_rule(node, &made));
+                }
                 for (input, cotangent) in inputs.iter().zip(cotangents) {
                     let Some(cotangent) = cotangent.filter(|_| on_path.contains(&input.id())) else { continue };
                     if !input.is_float() {
                         continue;
                     }
-                    if cotangent.is_poisoned() || cotangent.ty() != input.ty() {
-                        return Err(self.wrong_rule(node, cotangent, *input));
+                    if !self.builder.owns(cotangent) || cotangent.ty() != input.ty() {
+                        let made = made_of(self.builder, cotangent);
+                        return Err(wrong_rule(node, &format!("{made} for an operand of {}", input.ty())));
                     }
                     reached.entry(input.id()).or_default().push((0, cotangent));
                 }
@@ -300,7 +311,8 @@ impl<'g> Sweep<'g, '_> {
         ends.sort_unstable();
         ends.dedup();
         self.cx.check_room(self.builder, self.asked)?;
-        let inner = Sweep { cut: true, ..*self };
+        let depth = self.depth.checked_sub(1).ok_or_else(|| too_deep().at(node.origin.loc()))?;
+        let inner = Sweep { cut: true, depth, ..*self };
         let found = inner.run(seeds, &ends)?;
         for end in ends {
             if let Some(&cotangent) = found.get(&end) {
@@ -309,10 +321,8 @@ impl<'g> Sweep<'g, '_> {
         }
         Ok(())
     }
+}
 
-    fn wrong_rule(&self, node: &Node, cotangent: Tensor<'g>, input: Tensor<'g>) -> PassError {
-        let made = if cotangent.is_poisoned() { "an ill-typed node".to_owned() } else { cotangent.ty().to_string() };
-        let text = format!("the derivative rule of `{}` makes {made} for an operand of {}", node.op.name, input.ty());
-        CompilerBug::new(NAME, text).into()
-    }
+fn wrong_rule(node: &Node, made: &str) -> PassError {
+    CompilerBug::new(NAME, format!("the derivative rule of `{}` makes {made}", node.op.name)).into()
 }

@@ -7,17 +7,14 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use cotangent_graph::expand::expand_node;
+use cotangent_graph::expand::{MAX_EXPANSION_DEPTH, expand_node, too_deep};
 use cotangent_graph::ops::region::TUPLE;
-use cotangent_graph::{Attrs, Code, CompilerBug, Diag, Graph, GraphBuilder, Lower, Node, Stage, Tensor};
+use cotangent_graph::{Attrs, CompilerBug, Graph, GraphBuilder, Lower, Node, Stage, Tensor};
 
 use crate::dce::without_dead;
 use crate::differentiate::differentiate;
 use crate::pass::{Pass, PassCx, PassError};
 use crate::rebuild::{Copier, kept, origin_of};
-
-/// How deeply composites may be made of composites.
-const DEPTH_LIMIT: usize = 64;
 
 /// The pass.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +35,7 @@ impl Pass for Expand {
 
     fn run(&self, graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
         let mut current: Option<Graph> = None;
-        for _ in 0..DEPTH_LIMIT {
+        for _ in 0..=MAX_EXPANSION_DEPTH {
             cx.begin();
             let graph = current.as_ref().unwrap_or(graph);
             let live = kept(graph);
@@ -56,8 +53,7 @@ impl Pass for Expand {
                 None => return Ok(current),
             }
         }
-        let text = format!("composites are nested more than {DEPTH_LIMIT} deep");
-        Err(Diag::new(Code::Unsupported, text).at(cotangent_graph::Loc::Internal).into())
+        Err(too_deep().into())
     }
 }
 

@@ -85,7 +85,10 @@ pub static ROWS: &[Rule] = &[Rule {
         }
         let values: SmallVec<[&TensorData; 3]> = operands.iter().map(|k| k.value.as_ref()).collect();
         let value = evaluate(cx.op, cx.attrs, cx.ty, &values)?;
-        (value.ty() == *cx.ty).then(|| cx.g.constant(value))
+        if value.ty() != *cx.ty {
+            return Some(cx.g.poison(cx.op.mistake(format_args!("evaluates to {}", value.ty())).diag()));
+        }
+        Some(cx.g.constant(value))
     },
 }];
 

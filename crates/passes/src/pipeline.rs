@@ -16,6 +16,7 @@ use crate::pass::{Pass, PassCx, PassError, PassOptions, PassReport, StopReason};
 use crate::rules::Rule;
 use crate::simplify::Simplify;
 use crate::stabilize::{self, Stabilize};
+use crate::validate::same_interface;
 
 /// Times the repeated passes may take turns.
 const TURN_LIMIT: u32 = 16;
@@ -115,6 +116,8 @@ fn run_all(passes: &[&dyn Pass], graph: &Graph, options: &PassOptions) -> Result
     if options.fuel.is_some() && run.fuel == 0 {
         run.stop = StopReason::OutOfFuel;
     }
+    // What is bound by name is what the source declares, whatever expansions and derivative rules from outside did.
+    same_interface(graph, &run.graph).map_err(|text| CompilerBug::new("passes", text))?;
     Ok(Optimized { graph: run.graph, report: run.report, stop: run.stop })
 }
 

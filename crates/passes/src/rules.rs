@@ -379,8 +379,8 @@ fn apply_one<'g>(
         }
         builder.set_origin(Some(Origin { lines: origin.lines.clone(), rule: Some(rule.name) }));
         let Some(new) = (rule.apply)(&rule_cx) else { continue };
-        if new.is_poisoned() || new.ty() != node.ty {
-            let made = if new.is_poisoned() { "an ill-typed node".to_owned() } else { new.ty().to_string() };
+        if !builder.owns(new) || new.ty() != node.ty {
+            let made = made_of(builder, new);
             let text = format!("the rule makes {made} in the place of `{}` of type {}", node.op.name, node.ty);
             return Err(CompilerBug::new(rule.name, text).into());
         }
@@ -392,6 +392,16 @@ fn apply_one<'g>(
         return Ok(Some(new));
     }
     Ok(None)
+}
+
+/// What a rule or an op's record has made, as messages say it.
+pub(crate) fn made_of(builder: &GraphBuilder, tensor: Tensor<'_>) -> String {
+    match builder.last_error().filter(|_| tensor.is_poisoned()) {
+        _ if !std::ptr::eq(tensor.builder(), builder) => "a tensor of another graph".into(),
+        Some(error) => format!("an ill-typed node ({})", error.message),
+        None if tensor.is_poisoned() => "no node".into(),
+        None => tensor.ty().to_string(),
+    }
 }
 
 /// Whether an element type can hold every value of another without rounding.

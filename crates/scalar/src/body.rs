@@ -206,6 +206,49 @@ impl ScalarBody {
         matches!(self.insts[value.index()].op, ScalarOp::Input(_) | ScalarOp::Const(_))
     }
 
+    /// Everything that is wrong with the instructions, each as a sentence: operands that are missing, not earlier, or of types
+    /// that the instruction is not defined for (`Bool` has no arithmetic); constants that are no bits of their type.
+    pub fn verify(&self) -> Vec<String> {
+        let mut errors = Vec::new();
+        for (i, inst) in self.insts.iter().enumerate() {
+            let id = ValueId(i as u32);
+            if inst.args.len() != inst.op.n_args() || inst.args.iter().any(|a| a.index() >= i) {
+                errors.push(format!("the operands of {id} are malformed"));
+            } else if !self.well_typed(inst) {
+                errors.push(format!("{id} = {} has operands of the wrong types", inst.op.name()));
+            }
+        }
+        errors
+    }
+
+    /// Whether an instruction, whose operands are there, is defined for their types.
+    fn well_typed(&self, inst: &Inst) -> bool {
+        use ScalarOp::*;
+        let ty = |k: usize| self.dtype(inst.args[k]);
+        let same = |n: usize| (0..n).all(|k| ty(k) == inst.dtype);
+        match inst.op {
+            Input(k) => (k as usize) < self.n_inputs,
+            Const(bits) => bits == bits & inst.dtype.mask(),
+            Cast => true,
+            Neg | Abs => same(1) && inst.dtype != DType::Bool,
+            Sqrt | Floor | Ceil | Trunc | RoundEven => same(1) && inst.dtype.is_float(),
+            Not => same(1) && !inst.dtype.is_float(),
+            Add | Sub | Mul | Div => same(2) && inst.dtype != DType::Bool,
+            Min | Max => same(2),
+            And | Or | Xor => same(2) && !inst.dtype.is_float(),
+            Shl | ShrU | ShrS => same(2) && inst.dtype.is_int(),
+            MulHiU => same(2) && inst.dtype == DType::I32,
+            Eq | Ne | Lt | Le => ty(0) == ty(1) && inst.dtype == DType::Bool,
+            Select => ty(0) == DType::Bool && ty(1) == inst.dtype && ty(2) == inst.dtype,
+            Fma => same(3) && inst.dtype.is_float(),
+            Bitcast => {
+                let size = inst.dtype.size_bytes();
+                ty(0) != inst.dtype && ty(0).size_bytes() == size && size > 1
+            }
+            Call(_) => (0..inst.args.len()).all(|k| ty(k) == inst.dtype) && inst.dtype.is_float(),
+        }
+    }
+
     /// Number of instructions that do arithmetic.
     pub fn n_ops(&self) -> usize {
         (0..self.insts.len()).filter(|&i| !self.is_leaf(ValueId(i as u32))).count()

@@ -106,9 +106,14 @@ impl BodyBuilder {
         self.push(ScalarOp::Input(number), SmallVec::new(), dtype)
     }
 
-    /// A constant given by its bits.
+    /// A constant given by its bits; those that the type does not have are left out.
     pub fn const_from_bits(&mut self, bits: u64, dtype: DType) -> ValueId {
-        self.push(ScalarOp::Const(bits), SmallVec::new(), dtype)
+        self.push(ScalarOp::Const(bits & dtype.mask()), SmallVec::new(), dtype)
+    }
+
+    /// Whether a value is one of this body.
+    pub fn has(&self, value: ValueId) -> bool {
+        value.index() < self.insts.len()
     }
 
     /// A constant of the given type nearest to `value`.

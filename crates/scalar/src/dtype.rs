@@ -35,6 +35,16 @@ impl DType {
         }
     }
 
+    /// The bits that values of the type may have, zero-extended to 64: all ones.
+    pub const fn mask(self) -> u64 {
+        match self {
+            DType::Bool => 1,
+            DType::U8 => 0xff,
+            DType::F32 | DType::I32 => 0xffff_ffff,
+            DType::F64 | DType::I64 => u64::MAX,
+        }
+    }
+
     /// Whether this is a floating-point type.
     pub const fn is_float(self) -> bool {
         matches!(self, DType::F32 | DType::F64)

@@ -49,16 +49,6 @@ macro_rules! compare_op {
     };
 }
 
-/// The all-ones pattern of a type, for complements.
-fn mask_of(dtype: DType) -> u64 {
-    match dtype {
-        DType::Bool => 1,
-        DType::U8 => 0xff,
-        DType::F32 | DType::I32 => 0xffff_ffff,
-        DType::F64 | DType::I64 => u64::MAX,
-    }
-}
-
 fn cast(from: DType, to: DType, bits: u64) -> u64 {
     if to == DType::Bool {
         return u64::from(match from {
@@ -110,7 +100,7 @@ pub fn apply(op: ScalarOp, dtype: DType, from: DType, a: u64, b: u64, c: u64) ->
         Ceil => float_op!(dtype, |a| a.ceil()),
         Trunc => float_op!(dtype, |a| a.trunc()),
         RoundEven => float_op!(dtype, |a| a.round_ties_even()),
-        Not => !a & mask_of(dtype),
+        Not => !a & dtype.mask(),
         Add => number_op!(dtype, |a, b| a + b, a.wrapping_add(b)),
         Sub => number_op!(dtype, |a, b| a - b, a.wrapping_sub(b)),
         Mul => number_op!(dtype, |a, b| a * b, a.wrapping_mul(b)),
@@ -120,7 +110,7 @@ pub fn apply(op: ScalarOp, dtype: DType, from: DType, a: u64, b: u64, c: u64) ->
         And => a & b,
         Or => a | b,
         Xor => a ^ b,
-        Shl => (a << (b & (width - 1))) & mask_of(dtype),
+        Shl => (a << (b & (width - 1))) & dtype.mask(),
         ShrU => a >> (b & (width - 1)),
         ShrS => match dtype {
             DType::I32 => u64::from(((a as u32 as i32) >> (b & 31)) as u32),

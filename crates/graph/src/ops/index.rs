@@ -84,6 +84,9 @@ pub static CHECK_INDEX: OpDef = OpDef {
     infer: |cx| {
         let (dtype, shape) = cx.tensor(0)?;
         require_indices(cx, dtype)?;
+        if cx.attrs.int("bound") < 0 {
+            return Err(cx.attr_fault(format_args!("requires a bound of at least 0, got {}", cx.attrs.int("bound"))));
+        }
         Ok(Type::tensor(dtype, shape))
     },
     eval: eval::check_index,

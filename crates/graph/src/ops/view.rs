@@ -173,7 +173,8 @@ pub static SLICE: OpDef = OpDef {
         let (start, step) = (cx.attrs.sizes("start"), cx.attrs.sizes("step"));
         let mut dy = cx.dy;
         for axis in 0..shape.rank() {
-            if step[axis] > 1 {
+            // Where there are no neighbors, their distance may be any number.
+            if step[axis] > 1 && dy.shape()[axis] > 1 {
                 let mut split: Vec<usize> = dy.shape().to_vec();
                 split.insert(axis + 1, 1);
                 let (mut low, mut high) = (vec![0; split.len()], vec![0; split.len()]);
@@ -194,8 +195,11 @@ pub static SLICE: OpDef = OpDef {
         let high: Vec<usize> = (0..shape.rank()).map(|i| shape[i] - start[i] - dy.shape()[i]).collect();
         smallvec![Some(dy.pad(&start, &high, 0.0))]
     }),
-    lower: Lower::View(|attrs, _, _| {
-        let map = |(axis, (&start, &step)): (usize, (&i64, &i64))| AxisMap { offset: start, step, axis };
+    lower: Lower::View(|attrs, _, to| {
+        let map = |(axis, (&start, &step)): (usize, (&i64, &i64))| {
+            let step = if to[axis] > 1 { step } else { 0 };
+            AxisMap { offset: start, step, axis }
+        };
         ViewMap::Affine(attrs.ints("start").iter().zip(attrs.ints("step")).enumerate().map(map).collect())
     }),
     samples: |s| {

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use cotangent_graph::eval::reduction_groups;
-use cotangent_graph::op::{ScalarCx, ViewMap};
-use cotangent_graph::{Graph, Lower, NodeId, Role, Shape, Source};
+use cotangent_graph::op::{Fault, ScalarCx, ViewMap};
+use cotangent_graph::{Graph, Lower, Node, NodeId, Role, Shape, Source};
 use cotangent_scalar::BodyBuilder;
 use smallvec::SmallVec;
 
@@ -196,17 +196,23 @@ fn sees_through(graph: &Graph, value: NodeId, reader: NodeId) -> bool {
 pub(crate) fn own_ops(graph: &Graph, id: NodeId) -> usize {
     let node = graph.node(id);
     match &node.op.lower {
-        Lower::Scalar(lower) => {
-            let mut s = BodyBuilder::new();
-            let args: SmallVec<[_; 3]> =
-                node.inputs.iter().enumerate().map(|(k, i)| s.input(k as u32, graph.ty(*i).dtype())).collect();
-            let root = lower(&mut s, &args, &ScalarCx { attrs: &node.attrs, dtype: node.ty.dtype() });
-            s.finish(&[root]).0.n_ops()
-        }
+        Lower::Scalar(_) => scalar_ops(graph, node).unwrap_or(1),
         Lower::Source(Source::Rng) => RNG_OPS,
         Lower::Gemm => 0,
         _ => 1,
     }
+}
+
+/// Scalar operations of the program of a node.
+///
+/// # Errors
+/// A mistake in the record of the op.
+pub(crate) fn scalar_ops(graph: &Graph, node: &Node) -> Result<usize, Fault> {
+    let mut s = BodyBuilder::new();
+    let args: SmallVec<[_; 3]> =
+        node.inputs.iter().enumerate().map(|(k, i)| s.input(k as u32, graph.ty(*i).dtype())).collect();
+    let root = node.op.0.scalar(&mut s, &args, &ScalarCx { attrs: &node.attrs, dtype: node.ty.dtype() })?;
+    Ok(s.finish(&[root]).0.n_ops())
 }
 
 /// Whether a node reduces more than axes of extent 1.

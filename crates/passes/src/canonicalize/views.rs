@@ -157,7 +157,8 @@ pub static ROWS: &[Rule] = &[
             }
             let axes = 0..to.rank();
             let start: Axes = axes.clone().map(|i| inner.start[i] + outer.start[i] * inner.step[i]).collect();
-            let step: Axes = axes.clone().map(|i| inner.step[i] * outer.step[i]).collect();
+            // Where there are no neighbors, their distance may be any number.
+            let step: Axes = axes.clone().map(|i| if to[i] > 1 { inner.step[i] * outer.step[i] } else { 1 }).collect();
             let limit: Axes = axes.map(|i| start[i] + (to[i] - 1) * step[i] + 1).collect();
             Some(args[0].slice_steps(&start, &limit, &step))
         },

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use cotangent_graph::expand::{MAX_EXPANSION_DEPTH, too_deep};
 use cotangent_graph::interp::{Value, interpret, interpret_nodes};
 use cotangent_graph::op::Fault;
 use cotangent_graph::ops::region::TUPLE;
@@ -23,9 +24,6 @@ use crate::differentiate::differentiate;
 use crate::expand::expand_in;
 use crate::pass::{PassCx, PassError, PassOptions};
 use crate::rebuild::{Copier, kept};
-
-/// How deep composites are opened.
-const DEPTH_LIMIT: usize = 64;
 
 /// Steps relative to the operand's magnitude: the first where the function is smooth, smaller ones to get out of the way
 /// of a kink nearby.
@@ -64,7 +62,7 @@ pub(crate) fn opened(graph: &Graph, limits: Limits) -> Result<Graph, PassError> 
     let options = PassOptions { limits, ..PassOptions::default() };
     let mut cx = PassCx::new(&options);
     let mut current = set_anchors(graph)?.unwrap_or_else(|| graph.clone());
-    for _ in 0..DEPTH_LIMIT {
+    for _ in 0..=MAX_EXPANSION_DEPTH {
         let opens = |node: &Node| matches!((&node.op.lower, &node.op.vjp), (Lower::Expand(_), Vjp::ViaExpansion));
         if !kept(&current).iter().any(|&id| opens(current.node(id))) {
             return Ok(current);
@@ -95,8 +93,7 @@ pub(crate) fn opened(graph: &Graph, limits: Limits) -> Result<Graph, PassError> 
         // Bodies that are inlined may hold derivatives by intermediate values of their own.
         current = set_anchors(&next)?.unwrap_or(next);
     }
-    let text = format!("composites are nested more than {DEPTH_LIMIT} deep");
-    Err(Diag::new(Code::Unsupported, text).at(cotangent_graph::Loc::Internal).into())
+    Err(too_deep().into())
 }
 
 /// The same nodes, with some of them as the outputs.
