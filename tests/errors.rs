@@ -175,6 +175,31 @@ fn a_mistake_in_a_graph_is_reported_at_its_line() {
     }
 }
 
+/// What Rust prints of an error that `main` returns.
+fn printed_by_main(error: impl Into<Box<dyn std::error::Error>>) -> String {
+    format!("Error: {:?}", error.into())
+}
+
+#[test]
+fn errors_print_as_text_from_main() {
+    let diags = build(|g| g.output("y", g.input("x", F32, [2]).reshape([3]))).unwrap_err();
+    let text = printed_by_main(diags.clone());
+    assert!(text.starts_with("Error: error[E0101]: `reshape` requires"), "{text}");
+    assert!(text.contains(&format!("\n  --> {}:", file!())), "{text}");
+    assert_eq!(text, printed_by_main(diags.0[0].clone()));
+    assert_eq!(text, printed_by_main(CompileError::User(diags.clone())));
+    assert_eq!(text, printed_by_main(cotangent::train::TrainError::from(diags)));
+    let missing = std::env::temp_dir().join("there/is/no/such.idx");
+    let error = cotangent::data::idx::read_idx(&missing).unwrap_err();
+    let text = printed_by_main(error);
+    assert!(text.contains(&missing.display().to_string()) && !text.contains('{'), "{text}");
+    let broken = std::env::temp_dir().join(format!("cotangent-errors-{}.idx", std::process::id()));
+    std::fs::write(&broken, [1, 2, 3]).unwrap();
+    let text = printed_by_main(cotangent::data::idx::read_idx(&broken).unwrap_err());
+    std::fs::remove_file(&broken).unwrap();
+    assert!(text.contains(&broken.display().to_string()) && text.contains("magic"), "{text}");
+}
+
 #[test]
 fn all_mistakes_are_reported_at_once_and_each_once() {
     let first = line!() + 3;

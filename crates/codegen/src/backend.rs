@@ -23,7 +23,7 @@ use crate::memory::{JitMemory, KernelFn};
 use crate::wide::{self, Isa};
 
 /// Why there is no machine code. Neither case is the user's doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum CodegenError {
     /// This machine has no code generator, or lacks instructions that it needs.
     Environment(String),
@@ -37,6 +37,13 @@ impl fmt::Display for CodegenError {
             CodegenError::Environment(text) => write!(f, "no machine code on this machine: {text}"),
             CodegenError::Internal(text) => write!(f, "bug in the code generator: {text}"),
         }
+    }
+}
+
+/// The text of `Display`, so that `main` and `unwrap` print it.
+impl fmt::Debug for CodegenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -10,7 +10,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Why data could not be read, written or used.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum DataError {
     /// A file or folder that is needed does not exist.
@@ -91,6 +90,13 @@ impl fmt::Display for DataError {
             Self::Unsupported { name, what, fix } => write!(f, "{name}: not supported: {what}; {fix}"),
             Self::Mismatch { of, required, got, fix } => write!(f, "{of}: required {required}, got {got}; {fix}"),
         }
+    }
+}
+
+/// The text of `Display`, so that `main` and `unwrap` print it.
+impl fmt::Debug for DataError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -23,7 +23,6 @@ use crate::input::{InputId, InputView};
 use crate::place::Place;
 
 /// Why a graph did not become a program.
-#[derive(Debug)]
 pub enum CompileError {
     /// Mistakes in the graph.
     User(Diags),
@@ -40,6 +39,13 @@ impl fmt::Display for CompileError {
             CompileError::Bug(bug) => write!(f, "{bug}"),
             CompileError::Environment(text) => write!(f, "{text}"),
         }
+    }
+}
+
+/// The text of `Display`, so that `main` and `unwrap` print it.
+impl fmt::Debug for CompileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -291,8 +291,9 @@ impl GraphBuilder {
         self.origin.replace(origin)
     }
 
+    /// Where what is made now comes from: the origin that was set, or the caller's line.
     #[track_caller]
-    fn current_origin(&self) -> Origin {
+    pub fn origin(&self) -> Origin {
         // Not a closure: those do not pass the caller's place on.
         match self.origin.borrow().clone() {
             Some(origin) => origin,
@@ -389,7 +390,7 @@ impl GraphBuilder {
             return self.guessed(op, &types, &attrs, declared.as_ref()).unwrap_or_else(|| self.poisoned());
         }
         let ids: Inputs = inputs.iter().map(|t| t.id).collect();
-        let origin = self.current_origin();
+        let origin = self.origin();
         let inferred = infer_type(&self.graph.borrow(), op, &ids, &attrs, declared.as_ref());
         self.spend(Limits::cost(ids.len()));
         let added = inferred.and_then(|ty| self.graph.borrow_mut().add(OpRef(op), ids, attrs, ty, origin));
@@ -430,14 +431,14 @@ impl GraphBuilder {
             let diag = Diag::new(Code::DuplicateName, format!("two outputs are named `{name}`"));
             let first = self.declared.borrow().get(&Declared::Result(name.to_owned())).cloned();
             let diag = first.into_iter().fold(diag, |diag, first| diag.note("first declared", first));
-            self.diags.borrow_mut().push(diag);
+            self.error(diag);
             return;
         }
         if let Err(diag) = check_result(&self.graph.borrow(), name, value.id) {
-            self.diags.borrow_mut().push(diag.at(Loc::here()).made("the tuple", value));
+            self.error(diag.at(Loc::here()).made("the tuple", value));
             return;
         }
-        self.declared.borrow_mut().insert(Declared::Result(name.to_owned()), Loc::here());
+        self.declared.borrow_mut().insert(Declared::Result(name.to_owned()), self.origin().loc());
         self.push_output(Output { name: name.into(), value: value.id, role: Role::Result });
     }
 
@@ -456,10 +457,10 @@ impl GraphBuilder {
                 let diag = diag.at(Loc::here()).made("the target", target).made("the value", value);
                 let first = self.updated_at(target);
                 let diag = first.into_iter().fold(diag, |diag, first| diag.note("first updated", first));
-                self.diags.borrow_mut().push(diag);
+                self.error(diag);
             }
             Ok(name) => {
-                let origin = self.current_origin();
+                let origin = self.origin();
                 self.declared.borrow_mut().insert(Declared::Update(target.id), origin.loc());
                 self.push_output(Output { name, value: value.id, role: Role::Update(target.id) });
             }
@@ -475,7 +476,7 @@ impl GraphBuilder {
     fn own(&self, value: Tensor<'_>, what: &str) -> bool {
         if !std::ptr::eq(value.builder, self) {
             let diag = Diag::new(Code::ForeignTensor, format!("`{what}` got a tensor of another graph"));
-            self.diags.borrow_mut().push(diag.made("the tensor", value));
+            self.error(diag.made("the tensor", value));
             return false;
         }
         !value.is_poisoned()

@@ -137,7 +137,7 @@ impl fmt::Display for Code {
 }
 
 /// One error of the user.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Diag {
     /// The stable code.
     pub code: Code,
@@ -213,10 +213,17 @@ impl fmt::Display for Diag {
     }
 }
 
+/// The text of `Display`, so that `main` and `unwrap` print it.
+impl fmt::Debug for Diag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl std::error::Error for Diag {}
 
 /// All errors of one graph or text, at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Diags(pub Vec<Diag>);
 
 impl fmt::Display for Diags {
@@ -228,6 +235,13 @@ impl fmt::Display for Diags {
             write!(f, "{diag}")?;
         }
         Ok(())
+    }
+}
+
+/// The text of `Display`, so that `main` and `unwrap` print it.
+impl fmt::Debug for Diags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -249,7 +263,7 @@ pub struct Reproducer {
 }
 
 /// A bug of the compiler: something that no input should be able to cause.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct CompilerBug {
     /// The pass or stage that found itself in an impossible state.
     pub pass: String,
@@ -325,6 +339,13 @@ impl fmt::Display for CompilerBug {
             (None, Some(graph)) => write!(f, "\n  the graph before it:\n{graph}"),
             (None, None) => Ok(()),
         }
+    }
+}
+
+/// The text of `Display`, so that `main` and `unwrap` print it.
+impl fmt::Debug for CompilerBug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::plan::{BufferId, CheckWhat, GemmDims, Home, KernelCall, MatrixView, P
 const GARBAGE: u8 = 0xa5;
 
 /// Why a step was not done.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum RunError {
     /// A mistake of the caller: names and types of tensors, or indices out of range.
     User(Diag),
@@ -37,6 +37,13 @@ impl fmt::Display for RunError {
             RunError::User(diag) => diag.fmt(f),
             RunError::Bug(bug) => bug.fmt(f),
         }
+    }
+}
+
+/// The text of `Display`, so that `main` and `unwrap` print it.
+impl fmt::Debug for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -31,7 +31,7 @@ pub trait Pass: Sync {
 }
 
 /// Why a pass failed.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum PassError {
     /// Errors of the user.
     Diags(Diags),
@@ -48,6 +48,13 @@ impl fmt::Display for PassError {
             PassError::Bug(bug) => bug.fmt(f),
             PassError::Environment(text) => f.write_str(text),
         }
+    }
+}
+
+/// The text of `Display`, so that `main` and `unwrap` print it.
+impl fmt::Debug for PassError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -13,7 +13,6 @@ use cotangent_exec::CompileError;
 use cotangent_graph::{Diag, Diags};
 
 /// Why something could not be trained or measured.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum TrainError {
     /// The graph is wrong, or could not be compiled.
@@ -70,6 +69,13 @@ impl fmt::Display for TrainError {
                 damaged.iter().try_for_each(|(_, error)| write!(f, "\n  {error}"))
             }
         }
+    }
+}
+
+/// The text of `Display`, so that `main` and `unwrap` print it.
+impl fmt::Debug for TrainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

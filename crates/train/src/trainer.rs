@@ -164,6 +164,7 @@ where
     O: Optimizer,
 {
     /// A trainer of a model, which makes outputs `[batch, ..]` from features `[batch, ..]`. Nothing is compiled yet.
+    #[track_caller]
     pub fn new(runtime: &Runtime, model: M, objective: L, optimizer: O, options: Options) -> Self {
         let programs = Programs::new(runtime, model, objective, optimizer, options.compiler.clone(), options.seed);
         Trainer {
@@ -184,6 +185,7 @@ where
     /// # Errors
     /// An empty set, a batch size of zero, a label without meaning, or what is wrong with the model; a checkpoint that
     /// could not be written. What was trained before stays.
+    #[track_caller]
     pub fn fit<T: Label>(
         &mut self,
         train: &Dataset<T>,
@@ -196,12 +198,14 @@ where
     ///
     /// # Errors
     /// As [`Trainer::fit`], and those of the callbacks.
+    #[track_caller]
     pub fn fit_with<T: Label>(
         &mut self,
         train: &Dataset<T>,
         validation: Option<&Dataset<T>>,
         mut callback: impl Callback,
     ) -> Result<History, TrainError> {
+        self.programs.called();
         if !self.interrupted {
             self.cursor.base = self.cursor.epochs;
             self.cursor.stopped = false;
@@ -335,7 +339,9 @@ where
     ///
     /// # Errors
     /// An empty set, an evaluation batch size of zero, a label without meaning, or what is wrong with the model.
+    #[track_caller]
     pub fn evaluate<T: Label>(&mut self, set: &Dataset<T>) -> Result<Evaluation, TrainError> {
+        self.programs.called();
         self.check_evaluation(set)?;
         self.evaluate_checked(set)
     }
@@ -359,7 +365,9 @@ where
     ///
     /// # Errors
     /// No rows, an evaluation batch size of zero, or what is wrong with the model.
+    #[track_caller]
     pub fn predict(&mut self, features: ArrayViewD<'_, f32>) -> Result<ArrayD<f32>, TrainError> {
+        self.programs.called();
         let n = features.shape().first().copied().unwrap_or(0);
         if n == 0 {
             return Err(TrainError::invalid("features", "at least one row", format!("shape {:?}", features.shape())));
@@ -395,7 +403,9 @@ where
     /// # Errors
     /// [`TrainError::Invalid`] if a weight has another type than the model's of that name, or if the model has none of
     /// the names; what is wrong with the model. Nothing has changed then.
+    #[track_caller]
     pub fn load_weights<T: Label>(&mut self, weights: &Tensors, set: &Dataset<T>) -> Result<Loaded, TrainError> {
+        self.programs.called();
         let (graph, ..) = self.programs.graph(Mode::Predict, &batch_shape(set, 1), T::DTYPE)?;
         let (mut loaded, mut taken) = (Loaded::default(), Tensors::new());
         for (name, node) in stored_names(&graph) {

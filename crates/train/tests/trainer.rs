@@ -198,9 +198,54 @@ fn a_model_without_parameters_and_other_features_are_refused() {
     trainer.fit(&set, None).unwrap();
     let wider = Dataset::new(ArrayD::zeros(IxDyn(&[4, 3])), Array1::<i64>::zeros(4)).unwrap();
     let error = trainer.evaluate(&wider).unwrap_err();
-    assert!(matches!(error, TrainError::Step(_)) && error.to_string().contains("hidden.weight"), "{error}");
+    let text = error.to_string();
+    assert!(matches!(error, TrainError::Invalid { .. }) && text.contains("hidden.weight"), "{error}");
+    assert!(
+        text.starts_with("features: required rows of shape [2], which this model was made for, got [3]"),
+        "{error}"
+    );
+    let error = trainer.predict(wider.features()).unwrap_err().to_string();
+    assert!(error.starts_with("features: required rows of shape [2]"), "{error}");
     let none = set.features().slice_axis(Axis(0), ndarray::Slice::from(..0)).to_owned();
     assert!(matches!(trainer.predict(none.view()), Err(TrainError::Invalid { .. })));
+}
+
+#[test]
+fn errors_print_as_text_and_point_at_the_users_lines() {
+    let set = two_moons(10, 0.1, 1);
+    let place = |line: u32| format!("{}:{line}", file!());
+
+    // A mistake in the model is at its line, and the features come from the call of `fit`.
+    let (first, runtime) = (line!() + 1, runtime(1));
+    let mut trainer = Trainer::new(&runtime, |_, x| x.reshape([7]), CrossEntropy, Sgd::new(0.1), options(1, 4));
+    let (error, line) = (trainer.fit(&set, None).unwrap_err(), line!());
+    let text = format!("{error:?}");
+    assert_eq!(text, error.to_string(), "what `main` prints is what `Display` says");
+    assert!(text.starts_with("error[E0101]: `reshape` requires as many elements"), "{text}");
+    assert!(text.contains(&format!("--> {}", place(first))) && text.contains(&place(line)), "{text}");
+
+    // Objective and optimizer were given where the trainer was made.
+    let (mut trainer, line) =
+        (Trainer::new(&runtime, classifier, BinaryCrossEntropy, Sgd::new(0.1), options(1, 4)), line!());
+    let text = format!("{:?}", trainer.fit(&set, None).unwrap_err());
+    assert!(text.contains(&format!("--> {}", place(line))), "{text}");
+    let (mut trainer, line) =
+        (Trainer::new(&runtime, classifier, CrossEntropy, Sgd::new(-0.1), options(1, 4)), line!());
+    let text = format!("{:?}", trainer.fit(&set, None).unwrap_err());
+    assert!(text.contains("learning rate") && text.contains(&format!("--> {}", place(line))), "{text}");
+    let recipe = Recipe::new().clip_norm(f64::NAN);
+    let (mut trainer, line) =
+        (Trainer::new(&runtime, classifier, CrossEntropy, Sgd::new(0.1).with(recipe), options(1, 4)), line!());
+    let text = format!("{:?}", trainer.fit(&set, None).unwrap_err());
+    assert!(text.contains("clip_norm") && text.contains(&format!("--> {}", place(line))), "{text}");
+
+    // No message names a file of this library.
+    let mut trainer = Trainer::new(&runtime, classifier, CrossEntropy, Sgd::new(0.1), options(1, 4));
+    trainer.fit(&set, None).unwrap();
+    let wider = Dataset::new(ArrayD::zeros(IxDyn(&[4, 3])), Array1::<i64>::zeros(4)).unwrap();
+    for error in [trainer.evaluate(&wider).unwrap_err(), trainer.predict(wider.features()).unwrap_err()] {
+        assert!(!error.to_string().contains("src/"), "{error}");
+    }
 }
 
 #[test]

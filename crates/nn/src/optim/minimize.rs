@@ -4,7 +4,7 @@
 //! at the user's line; a loss that is itself the result of an error is passed over in silence.
 
 use cotangent_graph::ops::source::PARAM;
-use cotangent_graph::{Code, DType, Diag, Graph, GraphBuilder, Loc, NodeId, Origin, Tensor, Vjp};
+use cotangent_graph::{Code, DType, Diag, Graph, GraphBuilder, NodeId, Origin, Tensor, Vjp};
 
 use super::recipe::{ParamInfo, accumulator};
 use super::{Optimizer, Recipe, UpdateCx, hyper, is_updated, step_number};
@@ -91,7 +91,7 @@ impl Minimize for GraphBuilder {
         const CALL: &str = "accumulate";
         let Some((loss, params)) = trained(self, loss, &optimizer, CALL) else { return };
         let pairs = with_gradients(self, loss, &params, &optimizer);
-        let outer = self.set_origin(Some(origin(&optimizer)));
+        let outer = self.set_origin(Some(origin(self, &optimizer)));
         if let Some(updates) = contexts(self, &pairs, &optimizer, CALL) {
             for cx in updates {
                 let sum = accumulator(self, &cx);
@@ -182,15 +182,15 @@ fn with_gradients<'g>(
     params: &[Tensor<'g>],
     optimizer: &impl Optimizer,
 ) -> Vec<(Tensor<'g>, Tensor<'g>)> {
-    let outer = g.set_origin(Some(origin(optimizer)));
+    let outer = g.set_origin(Some(origin(g, optimizer)));
     let gradients = g.grad(loss, params);
     g.set_origin(outer);
     params.iter().copied().zip(gradients).collect()
 }
 
 #[track_caller]
-fn origin(optimizer: &impl Optimizer) -> Origin {
-    Origin { rule: Some(optimizer.name()), ..Origin::at(Loc::here()) }
+fn origin(g: &GraphBuilder, optimizer: &impl Optimizer) -> Origin {
+    Origin { rule: Some(optimizer.name()), ..g.origin() }
 }
 
 /// The loss, checked, and the parameters that training changes: those that a gradient flows to and no group freezes.
@@ -289,7 +289,7 @@ fn scheduled_rate<'g>(g: &'g GraphBuilder, rate: f64, dtype: DType, recipe: &Rec
 /// Declares the updates of parameters by their gradients.
 #[track_caller]
 fn apply<'g>(g: &'g GraphBuilder, pairs: &[(Tensor<'g>, Tensor<'g>)], optimizer: &impl Optimizer, call: &str) {
-    let outer = g.set_origin(Some(origin(optimizer)));
+    let outer = g.set_origin(Some(origin(g, optimizer)));
     if let Some(mut updates) = contexts(g, pairs, optimizer, call) {
         let plain = Recipe::new();
         let recipe = optimizer.recipe().unwrap_or(&plain);

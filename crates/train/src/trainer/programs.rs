@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use cotangent_exec::{Compiler, Each, InputId, ProgramId, Runtime, Seed, Session, Store, StoreMut};
-use cotangent_graph::{DType, Diag, Graph, GraphBuilder, Shape, Tensor, build};
+use cotangent_graph::{DType, Diag, Graph, GraphBuilder, Loc, Origin, Shape, Tensor, build};
 use cotangent_nn::{Minimize, Optimizer, Recipe};
 use ndarray::{Array1, ArrayD, ArrayViewD};
 
@@ -42,6 +42,11 @@ pub(super) struct Programs<M, L, O> {
     runtime: Runtime,
     state: State,
     known: HashMap<Key, Program>,
+    /// The shape of a row of the features that the first program was made for.
+    row: Option<Vec<usize>>,
+    /// The user's lines that errors point at: where the trainer was made, and where it was last asked for something.
+    made_at: Loc,
+    called_at: Loc,
 }
 
 /// The store stands alone until there is a program.
@@ -78,9 +83,18 @@ where
     L: Objective,
     O: Optimizer,
 {
+    #[track_caller]
     pub(super) fn new(runtime: &Runtime, model: M, objective: L, optimizer: O, compiler: Compiler, seed: Seed) -> Self {
         let state = State::Store(Store::new(seed));
-        Programs { model, objective, optimizer, compiler, runtime: runtime.clone(), state, known: HashMap::new() }
+        let (runtime, known, row) = (runtime.clone(), HashMap::new(), None);
+        let (made_at, called_at) = (Loc::here(), Loc::here());
+        Programs { model, objective, optimizer, compiler, runtime, state, known, row, made_at, called_at }
+    }
+
+    /// Says that the caller's caller asks for what follows.
+    #[track_caller]
+    pub(super) fn called(&mut self) {
+        self.called_at = Loc::here();
     }
 
     /// The program for a purpose and a shape of features, compiled when it is asked for first.
@@ -89,6 +103,21 @@ where
         if let Some(program) = self.known.get(&key) {
             return Ok(program.clone());
         }
+        let row = features.get(1..).unwrap_or_default();
+        let made = self.make::<T>(mode, features);
+        let program = made.map_err(|error| match &self.row {
+            Some(known) if known != row => {
+                let required = format!("rows of shape {known:?}, which this model was made for");
+                TrainError::invalid("features", required, format!("{row:?}, for which there is\n{error}"))
+            }
+            _ => error,
+        })?;
+        self.row.get_or_insert_with(|| row.to_vec());
+        self.known.insert(key, program.clone());
+        Ok(program)
+    }
+
+    fn make<T: Label>(&mut self, mode: Mode, features: &[usize]) -> Result<Program, TrainError> {
         let (graph, outputs, counts) = self.graph(mode, features, T::DTYPE)?;
         let executable = self.compiler.compile(&graph)?;
         let x = executable.input_id("x")?;
@@ -111,9 +140,7 @@ where
                 }
             }
         };
-        let program = Program { id, x, y, outputs, counts };
-        self.known.insert(key, program.clone());
-        Ok(program)
+        Ok(Program { id, x, y, outputs, counts })
     }
 
     /// The graph of a program, the shape of the model's outputs, and whether it counts correct predictions.
@@ -134,8 +161,12 @@ where
         let (mut shape, mut counts) = (Shape::default(), false);
         let graph = build(|g| {
             g.set_training(mode == Mode::Train);
+            // The model has lines of its own; the rest is asked for where the trainer is.
+            g.set_origin(Some(Origin::at(self.called_at.clone())));
             let x = g.input("x", DType::F32, Shape::new(features));
+            g.set_origin(None);
             let outputs = (self.model)(g, x);
+            g.set_origin(Some(Origin::at(self.made_at.clone())));
             shape = outputs.shape();
             if mode == Mode::Predict {
                 g.output("outputs", outputs);
@@ -162,7 +193,8 @@ where
         y: &Array1<T>,
     ) -> Result<(f64, Option<f64>), TrainError> {
         let inputs = [Some((program.x, x.into())), program.y.map(|id| (id, T::view(y)))];
-        let out = self.session()?.run(program.id, Each(inputs.into_iter().flatten()))?;
+        let called_at = self.called_at.clone();
+        let out = self.session()?.run(program.id, Each(inputs.into_iter().flatten())).map_err(|d| at(d, called_at))?;
         let n_correct = if program.counts { Some(out.scalar("n_correct")?) } else { None };
         Ok((out.scalar("loss")?, n_correct))
     }
@@ -170,7 +202,8 @@ where
     /// The model's outputs for rows of features.
     pub(super) fn predict(&mut self, rows: ArrayViewD<'_, f32>) -> Result<ArrayD<f32>, TrainError> {
         let program = self.program::<i64>(Mode::Predict, rows.shape())?;
-        let outputs = self.session()?.run(program.id, (program.x, rows))?;
+        let called_at = self.called_at.clone();
+        let outputs = self.session()?.run(program.id, (program.x, rows)).map_err(|diag| at(diag, called_at))?;
         Ok(outputs.view::<f32>("outputs")?.to_owned())
     }
 
@@ -183,5 +216,13 @@ where
                 Err(Diag::new(cotangent_graph::Code::NoSuchValue, text))
             }
         }
+    }
+}
+
+/// An error that has no other line than that of the call in this file, at the user's call.
+fn at(diag: Diag, called_at: Loc) -> Diag {
+    match &diag.at {
+        Loc::Code(place) if place.file() == file!() => diag.at(called_at),
+        _ => diag,
     }
 }
