@@ -1,27 +1,52 @@
 //! Between archives of arrays (`.npz`) and tensors.
 //!
-//! Assumes archives that fit into memory, as the reader does. Promises: every element type that a graph can have is read
-//! and written without a change of bits; `-` is the standard input.
+//! Assumes arrays that fit into memory, as the reader does. Promises: every element type that a graph can have is read
+//! and written without a change of bits; only arrays that are asked for are expanded; `-` is the standard input, and a path
+//! may name a pipe.
 
-use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufRead, Seek};
+use std::path::Path;
 
-use cotangent::data::npz::{NpzArray, parse_npz, read_npz, write_npz};
+use cotangent::data::npz::{Npz, NpzArray, write_npz};
+use cotangent::data::reading::{Kind, read_file_or_pipe, read_stream};
+use cotangent::data::{DataError, ReadLimits};
 use cotangent::graph::TensorData;
 
 use crate::Failure;
+use crate::program::STDIN;
 
-/// The arrays of an archive by name.
-pub(crate) fn read(path: &str) -> Result<BTreeMap<String, TensorData>, Failure> {
-    let arrays = if path == "-" {
-        let mut bytes = Vec::new();
-        let read = io::stdin().lock().read_to_end(&mut bytes);
-        read.map_err(|error| Failure::Error(format!("could not read the standard input: {error}")))?;
-        parse_npz(&bytes, "<stdin>")
+/// What was read of an archive.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    /// The arrays asked for, by name.
+    pub(crate) arrays: BTreeMap<String, NpzArray>,
+    /// The names of the others.
+    pub(crate) others: BTreeSet<String>,
+}
+
+/// The arrays of an archive that are asked for.
+pub(crate) fn read(path: &str, limits: ReadLimits, is_wanted: impl Fn(&str) -> bool) -> Result<Given, Failure> {
+    fn given<R: BufRead + Seek>(
+        npz: Npz<R>,
+        limits: ReadLimits,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<Given, DataError> {
+        let mut npz = npz.limits(limits);
+        let others = npz.names().filter(|name| !is_wanted(name)).map(str::to_owned).collect();
+        Ok(Given { arrays: npz.arrays(is_wanted)?, others })
+    }
+    let is_pipe = |path: &str| std::fs::metadata(path).is_ok_and(|metadata| Kind::of(&metadata) == Kind::Pipe);
+    let read = if path == "-" {
+        let bytes = read_stream(io::stdin().lock(), limits, STDIN);
+        bytes.and_then(|bytes| given(Npz::of_bytes(&bytes, STDIN)?, limits, is_wanted))
+    } else if is_pipe(path) {
+        let bytes = read_file_or_pipe(Path::new(path), limits);
+        bytes.and_then(|bytes| given(Npz::of_bytes(&bytes, path)?, limits, is_wanted))
     } else {
-        read_npz(path)
+        Npz::open(path).and_then(|npz| given(npz, limits, is_wanted))
     };
-    Ok(arrays.map_err(Failure::error)?.into_iter().map(|(name, array)| (name, tensor(array))).collect())
+    read.map_err(Failure::error)
 }
 
 /// Writes an archive; a file that is there is replaced when all is written.
@@ -30,7 +55,8 @@ pub(crate) fn write(path: &str, tensors: BTreeMap<String, TensorData>) -> Result
     write_npz(path, &arrays).map_err(Failure::error)
 }
 
-fn tensor(array: NpzArray) -> TensorData {
+/// An array as a tensor.
+pub(crate) fn tensor(array: NpzArray) -> TensorData {
     // By way of `From`, which puts arrays in Fortran order into row-major order.
     match array {
         NpzArray::F32(array) => array.into(),

@@ -1,18 +1,19 @@
 //! `bench`: a workload, timed.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
-use cotangent::data::npz::read_npz;
+use cotangent::data::ReadLimits;
+use cotangent::data::npz::NpzArray;
 use cotangent::exec::Threads;
 use cotangent_train::bench::{BenchOptions, Field, FusionTimes, Protocol, Report, bench, bench_fusions};
 use cotangent_train::workloads::{Kind, SPECS, What, Workload, names};
 use serde_json::{Map, Value, json};
 
-use crate::program::{Backend, FusionArgs};
-use crate::{Failure, print};
+use crate::program::{Backend, FusionArgs, ReadArgs};
+use crate::{Failure, arrays, print};
 
 /// Which of the elementwise programs.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -46,7 +47,9 @@ pub(crate) struct BenchArgs {
     steps: Option<u32>,
     /// Take weights (W0, b0, …) and batches (x0, y0, … x3, y3) from a NumPy archive
     #[arg(long, value_name = "FILE.npz")]
-    load: Option<PathBuf>,
+    load: Option<String>,
+    #[command(flatten)]
+    read: ReadArgs,
     /// The seed of what is random
     #[arg(long, value_name = "N", default_value_t = 1234)]
     seed: u64,
@@ -88,7 +91,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         fusions: args.fusion.choices()?,
         backend: args.backend.into(),
         protocol: Protocol { exact_steps: args.steps.map(|n| n as usize), ..Protocol::default() },
-        arrays: args.load.as_ref().map(read_npz).transpose().map_err(Failure::error)?,
+        arrays: args.load.as_ref().map(|path| load(path, &workload, args.read.limits())).transpose()?,
         seed: args.seed,
     };
     if args.each_fusion {
@@ -96,6 +99,16 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     }
     let report = bench(&workload, &options).map_err(Failure::error)?;
     print(&if args.json { json_line(&report) } else { table(&report) })
+}
+
+/// The arrays that a workload may take from an archive: those named like its parameters, and like its inputs with a number.
+fn load(path: &str, workload: &Workload, limits: ReadLimits) -> Result<BTreeMap<String, NpzArray>, Failure> {
+    let graph = workload.build().map_err(Failure::error)?;
+    let is_used = |name: &str| {
+        let input = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        [name, input].iter().any(|name| graph.source(name).is_some())
+    };
+    Ok(arrays::read(path, limits, is_used)?.arrays)
 }
 
 /// The workload with the sizes that were given; sizes that it does not have are a mistake.

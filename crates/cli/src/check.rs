@@ -36,7 +36,7 @@ pub(crate) struct CheckArgs {
 }
 
 pub(crate) fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let graph = program::graph(&args.source)?;
+    let graph = args.limits.graph(&args.source)?;
     let options = GradCheck {
         loss: args.loss.clone(),
         wrt: args.wrt.clone().map_or_else(|| default_wrt(&graph), Wrt::Named),

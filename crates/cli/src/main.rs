@@ -87,6 +87,8 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use cotangent::data::ReadLimits;
+
     use super::*;
 
     #[test]
@@ -95,7 +97,7 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         std::env::set_current_dir(&folder).unwrap();
         let command = || {
-            program::graph("xor")?;
+            program::graph("xor", ReadLimits::default())?;
             panic!("on purpose")
         };
         let (code, text) = guarded(command).unwrap_err().report();
@@ -104,7 +106,7 @@ mod tests {
         assert_eq!(code, 3);
         assert!(text.starts_with("internal compiler error in `command`: it panicked: on purpose"), "{text}");
         assert!(text.contains("the graph in reproducer.ct\n  replay: cotangent"), "{text}");
-        assert_eq!(left, program::graph("xor").unwrap().to_string());
+        assert_eq!(left, program::graph("xor", ReadLimits::default()).unwrap().to_string());
         assert!(guarded(|| Ok(())).is_ok());
     }
 }

@@ -54,7 +54,7 @@ fn passes_help() -> String {
 pub(crate) fn opt(args: &OptArgs) -> Result<(), Failure> {
     let passes = pipeline();
     let only = args.passes.as_deref().map(|names| chosen(&passes, names)).transpose()?;
-    let graph = program::graph(&args.source)?;
+    let graph = args.limits.graph(&args.source)?;
     let mut options = PassOptions { only, fuel: args.fuel, ..args.limits.pass_options() };
     options.verify |= args.verify;
     let (optimized, report) = optimized(&passes, &graph, options, args.verify.then_some(args.seed))?;

@@ -3,13 +3,14 @@
 //! A name of a workload stands for that workload; `-` is the standard input; anything else is a file in the text form.
 //! A file that is called like a workload is reached as `./name`.
 
-use std::fs;
-use std::io::{self, Read};
-
+use std::io;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
+use cotangent::data::reading::{read_file_or_pipe, read_stream};
+use cotangent::data::{DataError, ReadLimits};
 use cotangent::graph::diag::nearest;
 use cotangent::graph::text::parse;
 use cotangent::graph::{Graph, Limits, Registry};
@@ -36,6 +37,9 @@ pub(crate) fn last_source() -> Option<String> {
 pub(crate) fn last_text() -> Option<String> {
     LAST.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|last| last.1.clone())
 }
+
+/// What errors call the standard input.
+pub(crate) const STDIN: &str = "<stdin>";
 
 /// The code generator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -92,9 +96,27 @@ impl FusionArgs {
     }
 }
 
-/// What graphs may grow to.
+/// What files may expand to.
+#[derive(Debug, Args)]
+pub(crate) struct ReadArgs {
+    /// The most bytes that a file may expand to, or a pipe deliver [default: 64 times the file and at least 64 MiB; 256 MiB
+    /// from a pipe]
+    #[arg(long, value_name = "N")]
+    max_bytes: Option<u64>,
+}
+
+impl ReadArgs {
+    /// The limits.
+    pub(crate) fn limits(&self) -> ReadLimits {
+        self.max_bytes.map_or(ReadLimits::default(), ReadLimits::bytes)
+    }
+}
+
+/// What graphs may grow to, and files expand to.
 #[derive(Debug, Args)]
 pub(crate) struct LimitArgs {
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
     /// The most nodes that a pass may make of the graph
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_nodes)]
     max_nodes: usize,
@@ -104,6 +126,11 @@ impl LimitArgs {
     /// The limits.
     pub(crate) fn limits(&self) -> Limits {
         Limits { max_nodes: self.max_nodes }
+    }
+
+    /// The graph that `source` stands for.
+    pub(crate) fn graph(&self, source: &str) -> Result<Graph, Failure> {
+        graph(source, self.read.limits())
     }
 
     /// A compiler whose bugs leave their reproducer in the current folder.
@@ -118,26 +145,27 @@ impl LimitArgs {
 }
 
 /// The graph that `source` stands for.
-pub(crate) fn graph(source: &str) -> Result<Graph, Failure> {
+pub(crate) fn graph(source: &str, limits: ReadLimits) -> Result<Graph, Failure> {
     if names().any(|name| name == source) {
         let graph = Workload::named(source).and_then(|workload| workload.build()).map_err(Failure::error)?;
         keep(source, &graph.to_string());
         return Ok(graph);
     }
-    let (text, file) = if source == "-" {
-        let mut text = String::new();
-        let read = io::stdin().lock().read_to_string(&mut text);
-        read.map_err(|error| Failure::Error(format!("could not read the standard input: {error}")))?;
-        (text, "<stdin>")
+    let (bytes, file) = if source == "-" {
+        (read_stream(io::stdin().lock(), limits, STDIN).map_err(Failure::error)?, STDIN)
     } else {
-        let known = names().collect::<Vec<_>>().join(", ");
-        let text = fs::read_to_string(source).map_err(|error| {
-            let near = nearest(source, names()).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-            let known = format!("it is no workload either (those are {known}){near}");
-            Failure::Error(format!("could not read `{source}`: {error}; {known}"))
+        let bytes = read_file_or_pipe(Path::new(source), limits).map_err(|error| match error {
+            DataError::Missing { .. } => {
+                let known = names().collect::<Vec<_>>().join(", ");
+                let near = nearest(source, names()).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+                let known = format!("it is no workload either (those are {known}){near}");
+                Failure::Error(format!("there is no file `{source}`; {known}"))
+            }
+            error => Failure::error(error),
         })?;
-        (text, source)
+        (bytes, source)
     };
+    let text = String::from_utf8(bytes).map_err(|_| Failure::Error(format!("{file}: it is no text in UTF-8")))?;
     keep(source, &text);
     parse(&text, file, &Registry::builtin()).map_err(Failure::error)
 }

@@ -41,7 +41,7 @@ pub(crate) struct ReduceArgs {
 }
 
 pub(crate) fn reduce(args: &ReduceArgs) -> Result<(), Failure> {
-    let graph = program::graph(&args.source)?;
+    let graph = args.limits.graph(&args.source)?;
     let runtime = Runtime::new(Threads::Exactly(1));
     let fusions = args.fusion.choices()?;
     let (small, symptom) = reduced(&graph, |graph| symptom(graph, args, fusions, &runtime))

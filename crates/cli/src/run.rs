@@ -75,10 +75,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     if n_piped > 1 {
         return Err(Failure::Usage("the standard input can be read once only; '-' was given twice".to_owned()));
     }
-    let graph = program::graph(&args.source)?;
-    let mut given = BTreeMap::new();
+    let graph = args.limits.graph(&args.source)?;
+    let mut given = arrays::Given::default();
     for path in &args.inputs {
-        given.extend(arrays::read(path)?);
+        let more = arrays::read(path, args.limits.read.limits(), |name| graph.source(name).is_some())?;
+        given.arrays.extend(more.arrays);
+        given.others.extend(more.others);
     }
     let mut values = Values::of(&graph, given, args.seed).map_err(Failure::error)?;
     let results = if args.interpret {
@@ -105,11 +107,11 @@ struct Values {
 
 impl Values {
     /// Every source with its value, given or by its initialiser.
-    fn of(graph: &Graph, mut given: BTreeMap<String, TensorData>, seed: u64) -> Result<Self, Diags> {
+    fn of(graph: &Graph, mut given: arrays::Given, seed: u64) -> Result<Self, Diags> {
         let mut values = Values { inputs: HashMap::new(), stored: HashMap::new() };
         let mut diags = Vec::new();
         for (name, node) in named(graph) {
-            let value = match (given.remove(name), node.init()) {
+            let value = match (given.arrays.remove(name).map(arrays::tensor), node.init()) {
                 (Some(value), _) if value.ty() == node.ty => value,
                 (Some(value), _) => {
                     diags.push(wrong_type(node, name, &value));
@@ -127,9 +129,9 @@ impl Values {
             group.insert(name.to_owned(), value);
         }
         // Results of an earlier run stand beside its parameters and states, and are of no use here.
-        let is_result = |name: &str| graph.outputs().iter().any(|o| o.role == Role::Result && *o.name == *name);
-        let left = given.keys().filter(|name| !is_result(name.strip_prefix(RESULT_PREFIX).unwrap_or(name)));
-        diags.extend(left.map(|name| unknown(graph, name)));
+        let is_result = |name: &str| graph.has_result(name.strip_prefix(RESULT_PREFIX).unwrap_or(name));
+        let left = given.others.iter().filter(|name| !is_result(name));
+        diags.extend(left.take(MAX_UNKNOWN).map(|name| unknown(graph, name)));
         if diags.is_empty() { Ok(values) } else { Err(Diags(diags)) }
     }
 }
@@ -162,6 +164,9 @@ fn unknown(graph: &Graph, name: &str) -> Diag {
     let diag = Diag::new(Code::InputNames, text).at(Loc::Internal);
     diag.suggest(name, named(graph).map(|(name, _)| name))
 }
+
+/// So many unknown names are told.
+const MAX_UNKNOWN: usize = 20;
 
 /// What stands before the name of a result that is also the name of a parameter or state.
 const RESULT_PREFIX: &str = "result ";

@@ -14,7 +14,7 @@ use cotangent::prelude::{Executable, Runtime, Seed, Session, StageView, Threads}
 
 use crate::opt::write_or_print;
 use crate::program::{Backend, FusionArgs, LimitArgs};
-use crate::{Failure, print, program};
+use crate::{Failure, print};
 
 /// A stage of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -112,7 +112,7 @@ fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure>
 }
 
 pub(crate) fn dot(args: &DotArgs) -> Result<(), Failure> {
-    let graph = program::graph(&args.source)?;
+    let graph = args.limits.graph(&args.source)?;
     let fusions = args.fusion.choices()?;
     let compile = || args.limits.compiler().fuse(fusions).compile(&graph).map_err(Failure::from);
     let text = match args.stage {
@@ -125,7 +125,7 @@ pub(crate) fn dot(args: &DotArgs) -> Result<(), Failure> {
 }
 
 pub(crate) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
-    let graph = program::graph(&args.source)?;
+    let graph = args.limits.graph(&args.source)?;
     let compiler = args.limits.compiler().fuse(args.fusion.choices()?).backend(args.backend.into());
     let program = compiler.compile(&graph)?;
     let mut text = String::new();

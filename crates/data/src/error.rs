@@ -9,6 +9,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::reading::Kind;
+
 /// Why data could not be read, written or used.
 #[non_exhaustive]
 pub enum DataError {
@@ -50,6 +52,29 @@ pub enum DataError {
         /// What to do about it.
         fix: String,
     },
+    /// A path names something else than the file that is needed.
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        got: Kind,
+    },
+    /// More bytes would become of a file, or come from a pipe, than the limits allow.
+    TooLarge {
+        /// The file, or the entry of an archive.
+        name: String,
+        /// The bytes of a compressed file, and those that it expands to.
+        expansion: Option<(u64, u64)>,
+        /// What is allowed.
+        most: u64,
+    },
+    /// Somebody else writes to a folder.
+    Locked {
+        /// The folder.
+        folder: PathBuf,
+        /// Who, as far as it is known.
+        by: String,
+    },
     /// Arrays or arguments that do not belong together.
     Mismatch {
         /// What was being built.
@@ -87,6 +112,32 @@ impl fmt::Display for DataError {
             Self::Malformed { name, part, required, got, fix } => {
                 write!(f, "{name}: {part}: required {required}, got {got}; {fix}")
             }
+            Self::NotAFile { path, got } => {
+                write!(f, "{}: required a file, got {got}; check the path, or move what is there", path.display())
+            }
+            Self::TooLarge { name, expansion, most } => {
+                let number = match expansion {
+                    Some((from, to)) => {
+                        write!(f, "{name}: expands to {to} bytes from {from}; at most {most} are allowed")?;
+                        to.to_string()
+                    }
+                    None => {
+                        write!(f, "{name}: has more than the {most} bytes that are allowed")?;
+                        "N".to_owned()
+                    }
+                };
+                write!(
+                    f,
+                    "; if it can be trusted, allow more: `ReadLimits::bytes({number})`, on the command line `--max-bytes \
+                     {number}`"
+                )
+            }
+            Self::Locked { folder, by } => write!(
+                f,
+                "{}: required a folder that nobody else writes to, got one in use by {by}; give this run another folder, or \
+                 wait",
+                folder.display()
+            ),
             Self::Unsupported { name, what, fix } => write!(f, "{name}: not supported: {what}; {fix}"),
             Self::Mismatch { of, required, got, fix } => write!(f, "{of}: required {required}, got {got}; {fix}"),
         }

@@ -4,19 +4,19 @@
 //! row-major order, big endian. The file may be gzip-compressed; that is recognized by its first two bytes, not by its
 //! name.
 //!
-//! Assumes: the whole (compressed) file fits into memory.
+//! Assumes: the elements fit into memory.
 //! Promises: no panic on any input; the element buffer grows with the bytes that arrive and never beyond what the
-//! header promises, so neither a lying header nor a gzip bomb costs memory; a file that is too short and a file with
-//! trailing bytes are both errors; a gzip stream's checksum is verified.
+//! header promises, so a lying header costs no memory, nor beyond [`ReadLimits`], so a gzip bomb costs little; a file that is
+//! too short and a file with trailing bytes are both errors; a gzip stream's checksum is verified.
 
-use std::fs;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 use ndarray::{ArrayD, IxDyn};
 
 use crate::DataError;
+use crate::reading::{self, ReadLimits};
 
 /// The most axes that a file may have; MNIST has three, and no published set has more than five.
 const MAX_AXES: u8 = 8;
@@ -71,23 +71,45 @@ impl IdxArray {
 /// Reads the IDX file at `path`, gzip-compressed or plain.
 ///
 /// # Errors
-/// [`DataError::Missing`] or [`DataError::Io`] if the file cannot be read, [`DataError::Malformed`] if it is not IDX.
+/// [`DataError::Missing`], [`DataError::NotAFile`] or [`DataError::Io`] if the file cannot be read, [`DataError::Malformed`]
+/// if it is not IDX, [`DataError::TooLarge`] if it expands to more than [`ReadLimits::default`] allow.
 pub fn read_idx(path: impl AsRef<Path>) -> Result<IdxArray, DataError> {
+    read_idx_within(path, ReadLimits::default())
+}
+
+/// [`read_idx`] within other limits.
+///
+/// # Errors
+/// As [`read_idx`].
+pub fn read_idx_within(path: impl AsRef<Path>, limits: ReadLimits) -> Result<IdxArray, DataError> {
     let path = path.as_ref();
-    let bytes = fs::read(path).map_err(|source| DataError::io(path, "read", source))?;
-    parse_idx(&bytes, &path.display().to_string())
+    let (file, length) = reading::open(path)?;
+    parse_stream(BufReader::new(file), length, limits, &path.display().to_string())
 }
 
 /// Parses an IDX file held in memory, gzip-compressed or plain; `name` is what errors call it.
 ///
 /// # Errors
-/// [`DataError::Malformed`], with the part of the file that is wrong.
+/// [`DataError::Malformed`], with the part of the file that is wrong; [`DataError::TooLarge`] as for [`read_idx`].
 pub fn parse_idx(bytes: &[u8], name: &str) -> Result<IdxArray, DataError> {
-    if bytes.starts_with(&GZIP_MAGIC) {
+    parse_idx_within(bytes, ReadLimits::default(), name)
+}
+
+/// [`parse_idx`] within other limits.
+///
+/// # Errors
+/// As [`parse_idx`].
+pub fn parse_idx_within(bytes: &[u8], limits: ReadLimits, name: &str) -> Result<IdxArray, DataError> {
+    parse_stream(bytes, bytes.len() as u64, limits, name)
+}
+
+fn parse_stream(mut file: impl BufRead, length: u64, limits: ReadLimits, name: &str) -> Result<IdxArray, DataError> {
+    let start = file.fill_buf().map_err(|error| broken(name, "magic", error))?;
+    if start.starts_with(&GZIP_MAGIC) {
         // Several members in a row are legal gzip; reading them all also turns garbage after the stream into an error.
-        parse(MultiGzDecoder::new(bytes), name)
+        parse(MultiGzDecoder::new(file), name, |n_bytes| limits.check(name, length, n_bytes))
     } else {
-        parse(bytes, name)
+        parse(file, name, |_| Ok(()))
     }
 }
 
@@ -125,7 +147,11 @@ impl Code {
     }
 }
 
-fn parse(mut reader: impl Read, name: &str) -> Result<IdxArray, DataError> {
+fn parse(
+    mut reader: impl Read,
+    name: &str,
+    check: impl FnOnce(u64) -> Result<(), DataError>,
+) -> Result<IdxArray, DataError> {
     let magic: [u8; 4] = read_array(&mut reader, name, "magic")?;
     let [0, 0, code_byte, n_axes] = magic else {
         return Err(malformed(
@@ -150,6 +176,7 @@ fn parse(mut reader: impl Read, name: &str) -> Result<IdxArray, DataError> {
     let Some(n_bytes) = checked_n_bytes(&shape, code.size()) else {
         return Err(malformed(name, "axis lengths", "a product that fits the address space", format!("{shape:?}")));
     };
+    check(n_bytes as u64)?;
     let bytes = read_exactly(reader, n_bytes, name)?;
     let array = match code {
         Code::U8 => array(shape, bytes).map(IdxArray::U8),
@@ -176,7 +203,7 @@ pub(crate) fn checked_n_bytes(shape: &[usize], element_size: usize) -> Option<us
 
 fn read_array<const N: usize>(reader: &mut impl Read, name: &str, part: &'static str) -> Result<[u8; N], DataError> {
     let mut bytes = [0; N];
-    reader.read_exact(&mut bytes).map_err(|error| broken(name, part, &error))?;
+    reader.read_exact(&mut bytes).map_err(|error| broken(name, part, error))?;
     Ok(bytes)
 }
 
@@ -185,7 +212,7 @@ fn read_exactly(reader: impl Read, n_bytes: usize, name: &str) -> Result<Vec<u8>
     let mut bytes = Vec::new();
     // One byte more than promised tells "exact" from "too long" and, for gzip, reaches the checksum.
     let limit = u64::try_from(n_bytes).unwrap_or(u64::MAX).saturating_add(1);
-    reader.take(limit).read_to_end(&mut bytes).map_err(|error| broken(name, "elements", &error))?;
+    reader.take(limit).read_to_end(&mut bytes).map_err(|error| broken(name, "elements", error))?;
     if bytes.len() != n_bytes {
         let got = if bytes.len() < n_bytes { bytes.len().to_string() } else { "more".to_owned() };
         return Err(malformed(name, "elements", format!("exactly {n_bytes} bytes, as the axis lengths say"), got));
@@ -212,12 +239,14 @@ fn malformed(name: &str, part: &'static str, required: impl Into<String>, got: i
     }
 }
 
-/// The stream ended too early, or its compression is corrupt.
-fn broken(name: &str, part: &'static str, error: &io::Error) -> DataError {
-    if error.kind() == io::ErrorKind::UnexpectedEof {
-        malformed(name, part, "more bytes", "the end of the file")
-    } else {
-        malformed(name, part, "an intact gzip stream", error)
+/// The stream ended too early, or its compression is corrupt, or the system refused.
+fn broken(name: &str, part: &'static str, error: io::Error) -> DataError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => malformed(name, part, "more bytes", "the end of the file"),
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+            malformed(name, part, "an intact gzip stream", error)
+        }
+        _ => DataError::io(Path::new(name), "read", error),
     }
 }
 
@@ -271,6 +300,20 @@ mod tests {
         check(0x0c, &[0, 0, 1, 2, 0xff, 0xff, 0xff, 0xfe], "i32", [258.0, -2.0]);
         check(0x0d, &[1.5f32.to_be_bytes(), (-0.25f32).to_be_bytes()].concat(), "f32", [1.5, -0.25]);
         check(0x0e, &[1.5f64.to_be_bytes(), (-0.1f64).to_be_bytes()].concat(), "f64", [1.5, -0.1]);
+    }
+
+    #[test]
+    fn a_bomb_is_not_expanded_unless_it_is_asked_for() {
+        let n = 80 << 20;
+        let bytes = gzip(&idx(0x08, &[n], &vec![0; n as usize]));
+        assert!(bytes.len() < 200_000);
+        let error = parse_idx(&bytes, "t.gz").unwrap_err();
+        assert!(matches!(error, DataError::TooLarge { expansion: Some((_, to)), .. } if to == u64::from(n)), "{error}");
+        assert_eq!(parse_idx_within(&bytes, ReadLimits::bytes(n.into()), "t.gz").unwrap().shape(), [n as usize]);
+        assert!(parse_idx_within(&gzip(&idx(0x08, &[8], &[0; 8])), ReadLimits::bytes(7), "t.gz").is_err());
+        // A header that promises little ends the stream there, whatever comes.
+        let more = gzip(&idx(0x08, &[4], &vec![0; 80 << 20]));
+        assert!(message(&more).contains("exactly 4 bytes"));
     }
 
     #[test]
@@ -331,7 +374,8 @@ mod tests {
             message(&idx(0x08, &[u32::MAX], &[1]))
                 .contains("exactly 4294967295 bytes, as the axis lengths say, got 1;")
         );
-        assert!(message(&gzip(&idx(0x08, &[u32::MAX], &[1]))).contains("got 1;"));
+        assert!(message(&gzip(&idx(0x08, &[u32::MAX], &[1]))).contains("expands to 4294967295 bytes"));
+        assert!(message(&gzip(&idx(0x08, &[1 << 26], &[1]))).contains("got 1;"));
         assert!(message(&idx(0x0e, &[u32::MAX; 2], &[1])).contains("fits the address space"));
         assert!(message(&idx(0x08, &[u32::MAX; 8], &[1])).contains("fits the address space"));
         assert!(message(&idx(0x08, &[0, u32::MAX, u32::MAX, u32::MAX], &[])).contains("fits the address space"));

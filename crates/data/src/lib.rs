@@ -9,7 +9,8 @@
 //! | [`npz`] | NumPy archives, read and written |
 //! | [`safetensors`] | named tensors as checkpoints keep them, read and written |
 //! | [`mnist`] | the two splits of MNIST, scaled to `[0, 1]` |
-//! | [`files`] | files written whole or not at all |
+//! | [`reading`] | paths opened with care: what is no file, what would expand too far |
+//! | [`files`] | files written whole or not at all; folders with one writer |
 //! | [`batches`] | [`Dataset`] and its batches: in order, shuffled, stratified or balanced by a key; splits |
 //! | [`mod@normalize`] | feature normalization and whitening, fitted on the training part |
 //! | [`synthetic`] | the lecture's toy sets: moons, spirals, XOR, linear regression |
@@ -27,6 +28,7 @@ pub mod idx;
 pub mod mnist;
 pub mod normalize;
 pub mod npz;
+pub mod reading;
 pub mod safetensors;
 pub mod synthetic;
 mod zip;
@@ -35,3 +37,4 @@ pub use batches::{Batch, Batches, Dataset, LastBatch, Order};
 pub use error::DataError;
 pub use mnist::Mnist;
 pub use normalize::{Standardizer, Whitening};
+pub use reading::ReadLimits;

@@ -4,14 +4,14 @@
 //! encodes and decodes the arrays; before it sees a byte, this module has unpacked the archive with bounded memory and
 //! checked the array's header, because a decoder allocates by the header.
 //!
-//! Assumes: an archive below 4 GiB that fits into memory.
-//! Promises: no panic on any input; memory grows with the bytes that arrive, not with the sizes stated; C and Fortran
-//! order and both byte orders are read; an archive is written beside its destination and then renamed, so that a reader
+//! Assumes: an archive below 4 GiB, and arrays that fit into memory twice.
+//! Promises: no panic on any input; only the arrays asked for are expanded, and never beyond [`ReadLimits`]; memory grows with
+//! the bytes that arrive, not with the sizes stated; C and Fortran order and both byte orders are read; an archive is written beside its destination and then renamed, so that a reader
 //! never meets half of one.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{Seek, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Cursor, Seek, Write};
 use std::path::Path;
 
 use ndarray::ArrayD;
@@ -21,6 +21,7 @@ use ndarray_npy::{NpzWriter, ReadNpyExt, ReadableElement, WriteNpyExt, WriteNpzE
 use crate::DataError;
 use crate::files::write_durably;
 use crate::idx::checked_n_bytes;
+use crate::reading::{self, ReadLimits};
 use crate::zip;
 
 /// The longest array header that is parsed, in bytes; NumPy's own limit (`max_header_size`) is the same.
@@ -91,15 +92,128 @@ macro_rules! from_array {
 }
 from_array!(F32(f32), F64(f64), I32(i32), I64(i64), U8(u8), Bool(bool));
 
-/// Reads every array of the archive at `path`, by name (without the suffix `.npy`).
+/// An archive whose arrays are read one by one, when they are asked for.
+///
+/// ```no_run
+/// # fn main() -> Result<(), cotangent_data::DataError> {
+/// use cotangent_data::npz::Npz;
+///
+/// let mut archive = Npz::open("weights.npz")?;
+/// let bias = archive.array("out.bias")?;
+/// let hidden = archive.arrays(|name| name.starts_with("hidden."))?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Npz<R> {
+    archive: zip::Archive<R>,
+    name: String,
+    limits: ReadLimits,
+}
+
+impl Npz<BufReader<File>> {
+    /// Opens the archive at `path` and reads the names of its arrays.
+    ///
+    /// # Errors
+    /// [`DataError::Missing`], [`DataError::NotAFile`] or [`DataError::Io`] if the file cannot be read,
+    /// [`DataError::Malformed`] if it is not an archive, [`DataError::Unsupported`] for zip64, encryption and other
+    /// compression.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
+        let path = path.as_ref();
+        Npz::new(BufReader::new(reading::open(path)?.0), &path.display().to_string())
+    }
+}
+
+impl<'a> Npz<Cursor<&'a [u8]>> {
+    /// An archive held in memory; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Npz::open`], without those of the file system.
+    pub fn of_bytes(bytes: &'a [u8], name: &str) -> Result<Self, DataError> {
+        Npz::new(Cursor::new(bytes), name)
+    }
+}
+
+impl<R: BufRead + Seek> Npz<R> {
+    fn new(file: R, name: &str) -> Result<Self, DataError> {
+        let archive = zip::Archive::open(file, name)?;
+        let mut names: Vec<&str> = archive.entries().iter().map(|entry| short(&entry.name)).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            let (required, got) = ("a different name for every array", format!("{:?} twice", twice[0]));
+            return Err(malformed(name, "central directory", required, got));
+        }
+        Ok(Npz { archive, name: name.to_owned(), limits: ReadLimits::default() })
+    }
+
+    /// How much the arrays that are read at one go may expand to.
+    pub fn limits(mut self, limits: ReadLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The names of the arrays (without the suffix `.npy`), in the order of the archive.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.archive.entries().iter().map(|entry| short(&entry.name))
+    }
+
+    /// Reads one array.
+    ///
+    /// # Errors
+    /// [`DataError::Mismatch`] if there is none of this name, [`DataError::TooLarge`] if it would expand to more than the
+    /// limits allow, [`DataError::Malformed`] if it is damaged, [`DataError::Unsupported`] for other element types.
+    pub fn array(&mut self, name: &str) -> Result<NpzArray, DataError> {
+        const SHOWN: usize = 12;
+        self.arrays(|other| other == name)?.remove(name).ok_or_else(|| {
+            let mut names: Vec<&str> = self.names().take(SHOWN + 1).collect();
+            if names.len() > SHOWN {
+                names[SHOWN] = "…";
+            }
+            DataError::Mismatch {
+                of: self.name.clone(),
+                required: format!("an array named `{name}`"),
+                got: if names.is_empty() { "none at all".to_owned() } else { names.join(", ") },
+                fix: "check the name".to_owned(),
+            }
+        })
+    }
+
+    /// Reads the arrays of these names; nothing is expanded of the others, nor if all together would expand to more than the
+    /// limits allow.
+    ///
+    /// # Errors
+    /// As [`Npz::array`]; none if there are no such arrays.
+    pub fn arrays(&mut self, mut is_wanted: impl FnMut(&str) -> bool) -> Result<BTreeMap<String, NpzArray>, DataError> {
+        let entries = self.archive.entries().iter().enumerate();
+        let wanted: Vec<usize> = entries.filter(|(_, entry)| is_wanted(short(&entry.name))).map(|(k, _)| k).collect();
+        let expanded = wanted.iter().map(|&k| self.archive.entries()[k].expanded()).sum();
+        let name = match wanted[..] {
+            [one] => format!("{}: {}", self.name, self.archive.entries()[one].name),
+            _ => self.name.clone(),
+        };
+        self.limits.check(&name, self.archive.n_bytes(), expanded)?;
+        let mut arrays = BTreeMap::new();
+        for k in wanted {
+            let name = self.archive.entries()[k].name.clone();
+            let full_name = format!("{}: {name}", self.name);
+            let array = parse_npy(&self.archive.contents(k, &full_name)?, &full_name)?;
+            arrays.insert(short(&name).to_owned(), array);
+        }
+        Ok(arrays)
+    }
+}
+
+/// The name of an array: that of its entry without the suffix.
+fn short(entry: &str) -> &str {
+    entry.strip_suffix(".npy").unwrap_or(entry)
+}
+
+/// Reads every array of the archive at `path`, by name (without the suffix `.npy`), within [`ReadLimits::default`].
 ///
 /// # Errors
-/// [`DataError::Missing`] or [`DataError::Io`] if the file cannot be read, [`DataError::Malformed`] if it is not an
-/// archive of arrays, [`DataError::Unsupported`] for zip64, encryption, other compression and other element types.
+/// As [`Npz::open`] and [`Npz::array`].
 pub fn read_npz(path: impl AsRef<Path>) -> Result<BTreeMap<String, NpzArray>, DataError> {
-    let path = path.as_ref();
-    let bytes = fs::read(path).map_err(|source| DataError::io(path, "read", source))?;
-    parse_npz(&bytes, &path.display().to_string())
+    Npz::open(path)?.arrays(|_| true)
 }
 
 /// Parses an archive held in memory; `name` is what errors call it.
@@ -107,21 +221,7 @@ pub fn read_npz(path: impl AsRef<Path>) -> Result<BTreeMap<String, NpzArray>, Da
 /// # Errors
 /// As [`read_npz`], without those of the file system.
 pub fn parse_npz(bytes: &[u8], name: &str) -> Result<BTreeMap<String, NpzArray>, DataError> {
-    let mut arrays = BTreeMap::new();
-    for entry in zip::entries(bytes, name)? {
-        let full_name = format!("{name}: {}", entry.name);
-        let array = parse_npy(&entry.contents(&full_name)?, &full_name)?;
-        let key = entry.name.strip_suffix(".npy").unwrap_or(entry.name);
-        if arrays.insert(key.to_owned(), array).is_some() {
-            return Err(malformed(
-                name,
-                "central directory",
-                "a different name for every array",
-                format!("{key:?} twice"),
-            ));
-        }
-    }
-    Ok(arrays)
+    Npz::of_bytes(bytes, name)?.arrays(|_| true)
 }
 
 /// Writes `arrays` as an uncompressed archive at `path`, replacing what is there only when all is written.

@@ -5,13 +5,12 @@
 //! `safetensors` crate because that one keeps metadata in a hash map, so that equal contents would not give equal files.
 //!
 //! Assumes: a file that fits into memory. Promises: no panic on any input; memory grows with the bytes that arrive, not
-//! with the sizes stated; the elements of all tensors fill the file without gaps and overlaps, as the format demands; the
+//! with the sizes stated; nothing is read of a file whose header does not fit its length; the elements of all tensors fill the file without gaps and overlaps, as the format demands; the
 //! bytes written are a function of the contents, and elements are aligned to their size.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
-use std::io::{self, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
 use cotangent_scalar::DType;
@@ -21,6 +20,7 @@ use serde_json::{Map, json};
 
 use crate::DataError;
 use crate::files::write_durably;
+use crate::reading;
 
 /// The longest header that is read, in bytes: that of the format's reference implementation.
 const MAX_HEADER: u64 = 100_000_000;
@@ -70,11 +70,21 @@ impl SafeTensors {
     /// Reads a file.
     ///
     /// # Errors
-    /// As [`SafeTensors::parse`]; [`DataError::Missing`] or [`DataError::Io`] if it cannot be read.
+    /// As [`SafeTensors::parse`]; [`DataError::Missing`], [`DataError::NotAFile`] or [`DataError::Io`] if it cannot be read.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = path.as_ref();
-        let bytes = fs::read(path).map_err(|source| DataError::io(path, "read", source))?;
-        Self::parse(&bytes, &path.display().to_string())
+        let (file, length) = reading::open(path)?;
+        Opened::new(BufReader::new(file), length, &path.display().to_string())?.tensors()
+    }
+
+    /// The texts of a file, without its tensors.
+    ///
+    /// # Errors
+    /// As [`SafeTensors::read`].
+    pub fn read_metadata(path: impl AsRef<Path>) -> Result<BTreeMap<String, String>, DataError> {
+        let path = path.as_ref();
+        let (file, length) = reading::open(path)?;
+        Ok(Opened::new(BufReader::new(file), length, &path.display().to_string())?.metadata)
     }
 
     /// Reads the contents of a file, which errors call `name`.
@@ -83,45 +93,7 @@ impl SafeTensors {
     /// [`DataError::Malformed`] if a rule of the format is broken, [`DataError::Unsupported`] for element types that
     /// Cotangent has not.
     pub fn parse(bytes: &[u8], name: &str) -> Result<Self, DataError> {
-        let at = Place { name };
-        let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
-            return Err(at.malformed("length of the header", "8 bytes", format!("{} bytes", bytes.len())));
-        };
-        let length = u64::from_le_bytes(*length);
-        if length > MAX_HEADER.min(rest.len() as u64) {
-            let required = format!("at most {MAX_HEADER} bytes, and no more than the file has");
-            return Err(at.malformed("length of the header", required, format!("{length} of {} bytes", rest.len())));
-        }
-        let (header, data) = rest.split_at(length as usize);
-        // The format's reference implementation asks for the brace at the very start too.
-        if header.first() != Some(&b'{') {
-            return Err(at.malformed("header", "a JSON object", "something else"));
-        }
-        let Header { metadata, entries } = serde_json::from_slice(header)
-            .map_err(|error| at.malformed("header", "a JSON object of tensors", clipped(&error.to_string())))?;
-        let places = entries.into_iter().map(|(tensor, entry)| TensorPlace::of(tensor, entry, at));
-        let mut places: Vec<TensorPlace> = places.collect::<Result<_, _>>()?;
-        places.sort_by_key(|place| (place.begin, place.end));
-        let mut end = 0;
-        for place in &places {
-            if place.begin != end {
-                let required = format!("{} to begin where the one before ends, at {end}", place.label());
-                return Err(at.malformed("offsets", required, place.begin.to_string()));
-            }
-            end = place.end;
-        }
-        if end != data.len() as u64 {
-            return Err(at.malformed("elements", format!("{end} bytes, as the header says"), data.len().to_string()));
-        }
-        let mut tensors = Tensors::new();
-        for TensorPlace { name, dtype, shape, begin, end } in places {
-            let bytes = &data[begin as usize..end as usize];
-            if dtype == DType::Bool && bytes.iter().any(|&byte| byte > 1) {
-                return Err(at.malformed("elements", "truth values of 0 or 1", "another byte"));
-            }
-            tensors.insert(name, RawTensor { dtype, shape, bytes: bytes.to_vec() });
-        }
-        Ok(SafeTensors { metadata, tensors })
+        Opened::new(bytes, bytes.len() as u64, name)?.tensors()
     }
 
     /// Writes a file, durably: see [`write_durably`].
@@ -164,6 +136,69 @@ impl SafeTensors {
             out.write_all(piece)?;
         }
         Ok(())
+    }
+}
+
+/// A file whose header was read and fits its length.
+struct Opened<'a, R> {
+    metadata: BTreeMap<String, String>,
+    /// In the order of their elements, which follow in `rest`.
+    places: Vec<TensorPlace>,
+    rest: R,
+    at: Place<'a>,
+}
+
+impl<'a, R: Read> Opened<'a, R> {
+    /// Reads the header of a file of `n_bytes`, which errors call `name`.
+    fn new(mut file: R, n_bytes: u64, name: &'a str) -> Result<Self, DataError> {
+        let at = Place { name };
+        let mut length = [0; 8];
+        if n_bytes < 8 {
+            return Err(at.malformed("length of the header", "8 bytes", format!("{n_bytes} bytes")));
+        }
+        file.read_exact(&mut length).map_err(|error| at.broken("length of the header", error))?;
+        let (length, rest) = (u64::from_le_bytes(length), n_bytes - 8);
+        if length > MAX_HEADER.min(rest) {
+            let required = format!("at most {MAX_HEADER} bytes, and no more than the file has");
+            return Err(at.malformed("length of the header", required, format!("{length} of {rest} bytes")));
+        }
+        let header = at.bytes(&mut file, length, "header")?;
+        // The format's reference implementation asks for the brace at the very start too.
+        if header.first() != Some(&b'{') {
+            return Err(at.malformed("header", "a JSON object", "something else"));
+        }
+        let Header { metadata, entries } = serde_json::from_slice(&header)
+            .map_err(|error| at.malformed("header", "a JSON object of tensors", clipped(&error.to_string())))?;
+        drop(header);
+        let places = entries.into_iter().map(|(tensor, entry)| TensorPlace::of(tensor, entry, at));
+        let mut places: Vec<TensorPlace> = places.collect::<Result<_, _>>()?;
+        places.sort_by_key(|place| (place.begin, place.end));
+        let mut end = 0;
+        for place in &places {
+            if place.begin != end {
+                let required = format!("{} to begin where the one before ends, at {end}", place.label());
+                return Err(at.malformed("offsets", required, place.begin.to_string()));
+            }
+            end = place.end;
+        }
+        if end != rest - length {
+            let got = (rest - length).to_string();
+            return Err(at.malformed("elements", format!("{end} bytes, as the header says"), got));
+        }
+        Ok(Opened { metadata, places, rest: file, at })
+    }
+
+    /// Reads the tensors.
+    fn tensors(mut self) -> Result<SafeTensors, DataError> {
+        let mut tensors = Tensors::new();
+        for TensorPlace { name, dtype, shape, begin, end } in self.places {
+            let bytes = self.at.bytes(&mut self.rest, end - begin, "elements")?;
+            if dtype == DType::Bool && bytes.iter().any(|&byte| byte > 1) {
+                return Err(self.at.malformed("elements", "truth values of 0 or 1", "another byte"));
+            }
+            tensors.insert(name, RawTensor { dtype, shape, bytes });
+        }
+        Ok(SafeTensors { metadata: self.metadata, tensors })
     }
 }
 
@@ -278,6 +313,27 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// So many bytes of a file that has them.
+    fn bytes(self, file: &mut impl Read, n_bytes: u64, part: &'static str) -> Result<Vec<u8>, DataError> {
+        let n = usize::try_from(n_bytes).unwrap_or(usize::MAX);
+        let mut bytes = Vec::new();
+        bytes
+            .try_reserve_exact(n)
+            .map_err(|error| self.broken(part, io::Error::new(io::ErrorKind::OutOfMemory, error)))?;
+        file.take(n_bytes).read_to_end(&mut bytes).map_err(|error| self.broken(part, error))?;
+        if bytes.len() < n {
+            return Err(self.broken(part, io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(bytes)
+    }
+
+    fn broken(self, part: &'static str, error: io::Error) -> DataError {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.malformed(part, "as many bytes as the file had", "its end"),
+            _ => DataError::io(Path::new(self.name), "read", error),
+        }
+    }
+
     fn malformed(self, part: &'static str, required: impl Into<String>, got: impl Into<String>) -> DataError {
         DataError::Malformed {
             name: self.name.to_owned(),

@@ -5,6 +5,7 @@
 //! The binary `fuzz` beside it uses them all.
 #![forbid(unsafe_code)]
 
+pub mod archives;
 pub mod copy;
 pub mod derived;
 pub mod filetest;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use cotangent::data::npz::{NpzArray, read_npz, write_npz};
 use cotangent::prelude::*;
+use cotangent_testkit::archives::{Entry, npy_header, zip};
 use ndarray::{ArrayD, IxDyn, array};
 
 use crate::{GRAPH, Scratch, check_failure, check_success, cotangent as command, run, run_with_stdin};
@@ -219,4 +220,70 @@ fn ways_to_run_that_exclude_each_other_are_told() {
     }
     check_failure(&run(&["run", "xor", "--steps", "0"]), 2, "0");
     check_failure(&run(&["run", "xor", "--backend", "gcc"]), 2, "interpreter");
+}
+
+/// What the graph does not name is not expanded, and what it names is not expanded without end.
+#[test]
+fn archives_that_expand_without_end_are_told_in_their_sizes() {
+    let zeros = |n: usize| [npy_header("<f4", false, &[n]), vec![0; 4 * n]].concat();
+    let (large, small) = (zeros(20 << 20), zeros(4));
+    let archive = |x: &[u8], other: &str| {
+        let file = Scratch::new("bomb.npz");
+        std::fs::write(&file.0, zip(&[Entry::new("x.npy", x, true), Entry::new(other, &large, true)])).unwrap();
+        file
+    };
+    let (graph, _) = files("bomb", GRAPH, &BTreeMap::new());
+    // `result y` is what an earlier run left.
+    let unnamed = archive(&small, "result y.npy");
+    check_success(&run(&["run", graph.path(), "-i", unnamed.path()]));
+    let unknown = archive(&small, "z.npy");
+    check_failure(&run(&["run", graph.path(), "-i", unknown.path()]), 1, "no input, parameter or state named `z`");
+    let named = archive(&large, "result y.npy");
+    let size = named.0.metadata().unwrap().len();
+    let says = format!("x.npy: expands to 83886208 bytes from {size}; at most 67108864 are allowed");
+    check_failure(&run(&["run", graph.path(), "-i", named.path()]), 1, &says);
+    let allowed = run(&["run", graph.path(), "-i", named.path(), "--max-bytes", "83886208"]);
+    check_failure(&allowed, 1, "requires f32[4], got f32[20971520]");
+    check_failure(
+        &run(&["bench", "-w", "xor", "--load", named.path(), "--steps", "1", "--max-bytes", "9"]),
+        1,
+        "--max-bytes",
+    );
+    let piped = run_with_stdin(&["run", graph.path(), "-i", "-"], &std::fs::read(&named.0).unwrap());
+    check_failure(&piped, 1, "<stdin>: x.npy: expands to 83886208 bytes");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_told_and_pipes_are_read() {
+    let (graph, npz) = files("special", GRAPH, &one("x", array![0.0f32, 1.0, 2.0, 3.0].into_dyn()));
+    for (path, what) in [("/dev/zero", "a device"), ("/", "a folder")] {
+        let says = format!("{path}: required a file, got {what}");
+        check_failure(&run(&["run", path]), 1, &says);
+        check_failure(&run(&["run", graph.path(), "-i", path]), 1, &says);
+        check_failure(&run(&["bench", "-w", "xor", "--load", path]), 1, &says);
+    }
+    let fifo = Scratch::new("input.fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo.0).status().unwrap().success());
+    check_failure(&run(&["run", fifo.path()]), 1, "nobody writes to it");
+    check_failure(&run(&["run", graph.path(), "-i", fifo.path()]), 1, "nobody writes to it");
+    // As a shell does it for `<(command)`.
+    for (args, from) in
+        [(vec!["run", fifo.path(), "-i", npz.path()], &graph), (vec!["run", graph.path(), "-i", fifo.path()], &npz)]
+    {
+        let bytes = std::fs::read(&from.0).unwrap();
+        let writer = std::thread::spawn({
+            let path = fifo.0.clone();
+            move || std::fs::write(path, bytes).unwrap()
+        });
+        assert!(check_success(&run(&args)).starts_with("y : f32[4] = "));
+        writer.join().unwrap();
+    }
+    let text = std::fs::read(&graph.0).unwrap();
+    assert!(check_success(&run_with_stdin(&["run", "/dev/stdin", "-i", npz.path()], &text)).starts_with("y : "));
+    // Standard input without end.
+    let mut endless = command(&["opt", "-", "--max-bytes", "1000000"]);
+    let endless = endless.stdin(std::fs::File::open("/dev/zero").unwrap()).output().unwrap();
+    check_failure(&endless, 1, "<stdin>: has more than the 1000000 bytes that are allowed");
+    check_failure(&run_with_stdin(&["opt", "-"], &[0xff, 0xfe]), 1, "no text in UTF-8");
 }

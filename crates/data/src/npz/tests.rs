@@ -3,6 +3,7 @@
 //! The hostile ones are made by a small zip writer that states whatever it is told.
 
 use std::env;
+use std::fs;
 use std::io::Write as _;
 use std::process;
 
@@ -183,7 +184,10 @@ fn no_changed_byte_panics_or_alters_elements() {
 fn lying_entries_cost_no_memory() {
     let array = good_npy();
     let lie = |n_bytes| Stated { deflate: true, n_bytes: Some(n_bytes), ..entry("a.npy", &array) };
-    assert!(message(&archive(&[lie(u32::MAX - 1)])).contains("exactly 4294967294 bytes"));
+    assert!(message(&archive(&[lie(u32::MAX - 1)])).contains("expands to 4294967294 bytes"));
+    assert!(message(&archive(&[lie(1 << 26)])).contains("exactly 67108864 bytes"));
+    let stored = Stated { n_bytes: Some(u32::MAX - 1), ..entry("a.npy", &array) };
+    assert!(message(&archive(&[stored])).contains("exactly 4294967294 bytes"));
     assert!(message(&archive(&[lie(3)])).contains("exactly 3 bytes, as the directory says, got more"));
     let long = Stated { n_compressed: Some(u32::MAX - 1), ..entry("a.npy", &array) };
     assert!(message(&archive(&[long])).contains("local header"));
@@ -250,4 +254,46 @@ fn names_that_cannot_be_stored_are_errors() {
     }
     assert!(matches!(write_npz("no/such/folder/a.npz", &BTreeMap::new()), Err(DataError::Io { action: "write", .. })));
     assert!(matches!(read_npz("no/such/file.npz"), Err(DataError::Missing { .. })));
+}
+
+/// An archive of 100 KB with an array of 80 MiB of zeros, one of half as many, and a small one.
+fn bombs() -> Vec<u8> {
+    let zeros = |n: usize| npy(&format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({n},), }}"), &vec![0; n]);
+    let (large, half) = (zeros(80 << 20), zeros(40 << 20));
+    let deflated = |name, contents| Stated { deflate: true, ..entry(name, contents) };
+    let small = good_npy();
+    archive(&[deflated("large.npy", &large), entry("small.npy", &small), deflated("half.npy", &half)])
+}
+
+#[test]
+fn only_what_is_named_is_expanded_and_never_beyond_the_limits() {
+    let bytes = bombs();
+    assert!(bytes.len() < 300_000, "{}", bytes.len());
+    let mut npz = Npz::of_bytes(&bytes, "t.npz").unwrap();
+    assert_eq!(npz.names().collect::<Vec<_>>(), ["large", "small", "half"]);
+    assert_eq!(npz.array("small").unwrap(), ArrayD::from_shape_vec(IxDyn(&[2]), vec![1.0f32, 2.0]).unwrap().into());
+    assert_eq!(npz.array("half").unwrap().shape(), [40 << 20]);
+    let too_large = |error: DataError, name: &str| {
+        let text = error.to_string();
+        assert!(matches!(error, DataError::TooLarge { expansion: Some((from, _)), .. } if from == bytes.len() as u64));
+        assert!(text.starts_with(&format!("{name}: expands to ")) && text.contains("`--max-bytes "), "{text}");
+    };
+    too_large(npz.array("large").unwrap_err(), "t.npz: large.npy");
+    // Together they are more than each.
+    too_large(npz.arrays(|name| name != "small").unwrap_err(), "t.npz");
+    too_large(parse_npz(&bytes, "t.npz").unwrap_err(), "t.npz");
+    assert!(Npz::of_bytes(&bytes, "t.npz").unwrap().limits(ReadLimits::bytes(0)).array("small").is_ok());
+    // What is asked for explicitly is read.
+    let mut npz = Npz::of_bytes(&bytes, "t.npz").unwrap().limits(ReadLimits::bytes(200 << 20));
+    assert_eq!(npz.arrays(|_| true).unwrap().len(), 3);
+    let missing = npz.array("smal").unwrap_err().to_string();
+    assert!(missing.contains("an array named `smal`") && missing.contains("large, small, half"), "{missing}");
+}
+
+/// The sizes that a directory states are what is checked; what arrives is no more.
+#[test]
+fn a_directory_that_states_less_than_there_is_does_not_help_a_bomb() {
+    let zeros = vec![0; 10 << 20];
+    let lying = Stated { deflate: true, n_bytes: Some(1000), ..entry("a.npy", &zeros) };
+    assert!(message(&archive(&[lying])).contains("exactly 1000 bytes"));
 }

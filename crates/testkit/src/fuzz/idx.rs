@@ -2,12 +2,9 @@
 //!
 //! A file that was not mutated must be read, with the shape it was made with.
 
-use std::io::Write;
-
 use cotangent_data::idx::parse_idx;
 use cotangent_testkit::Rng;
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use cotangent_testkit::archives::gzip;
 
 use super::mutate::mutate;
 use super::npz::Budget;
@@ -36,13 +33,6 @@ fn plain(rng: &mut Rng) -> (Vec<u8>, Vec<usize>) {
     let uniform = rng.chance(0.3);
     bytes.extend((0..size * shape.iter().product::<usize>()).map(|_| if uniform { 0 } else { rng.bits() as u8 }));
     (bytes, shape)
-}
-
-fn gzip(bytes: &[u8], level: u32) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(level));
-    let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
-    // Writing to memory does not fail; a mistake here would show as an unreadable whole file.
-    written.unwrap_or_default()
 }
 
 fn file(seed: u64) -> File {

@@ -5,12 +5,10 @@
 //! was not mutated must be read, with all of its arrays.
 
 use std::fmt;
-use std::io::Write;
 
 use cotangent_data::npz::parse_npz;
 use cotangent_testkit::Rng;
-use flate2::write::DeflateEncoder;
-use flate2::{Compression, Crc};
+use cotangent_testkit::archives::{Entry, npy_header, zip};
 
 use super::mutate::mutate;
 use super::{Fault, Limits, Mode, drive, keep, meter, replay};
@@ -87,69 +85,11 @@ fn npy(rng: &mut Rng) -> Vec<u8> {
     if rng.chance(0.01) {
         shape = vec![1 + rng.below(200), 1 + rng.below(200)];
     }
-    let extents: String = shape.iter().map(|extent| format!("{extent}, ")).collect();
-    let order = if rng.chance(0.3) { "True" } else { "False" };
-    let mut header = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': ({extents}), }}");
-    // The elements start at a multiple of 64 bytes.
-    while (10 + header.len() + 1) % 64 != 0 {
-        header.push(' ');
-    }
-    header.push('\n');
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend((header.len() as u16).to_le_bytes());
-    bytes.extend(header.as_bytes());
+    let mut bytes = npy_header(descr, rng.chance(0.3), &shape);
     let (uniform, is_bool) = (rng.chance(0.3), descr == "|b1");
     let element = |rng: &mut Rng| if uniform { 0 } else { rng.bits() as u8 & if is_bool { 1 } else { 255 } };
     bytes.extend((0..size * shape.iter().product::<usize>()).map(|_| element(rng)));
     bytes
-}
-
-fn deflate(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
-    let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
-    // Writing to memory does not fail; a mistake here would show as an unreadable whole archive.
-    written.unwrap_or_default()
-}
-
-/// An archive of entries: name, contents, whether they are deflated.
-fn zip(entries: &[(String, Vec<u8>, bool)]) -> Vec<u8> {
-    let (mut out, mut directory) = (Vec::new(), Vec::new());
-    for (name, contents, deflated) in entries {
-        let mut crc = Crc::new();
-        crc.update(contents);
-        let packed = if *deflated { deflate(contents) } else { contents.clone() };
-        let start = out.len() as u32;
-        // Version, flags, method, time and date, as both headers have them.
-        let mut common = Vec::new();
-        for field in [20u16, 0, if *deflated { 8 } else { 0 }, 0, 0] {
-            common.extend(field.to_le_bytes());
-        }
-        for field in [crc.sum(), packed.len() as u32, contents.len() as u32] {
-            common.extend(field.to_le_bytes());
-        }
-        common.extend((name.len() as u16).to_le_bytes());
-        common.extend([0, 0]);
-        out.extend(b"PK\x03\x04");
-        out.extend(&common);
-        out.extend(name.as_bytes());
-        out.extend(packed);
-        directory.extend(b"PK\x01\x02\x14\x00");
-        directory.extend(&common);
-        // Comment length, disk, attributes.
-        directory.extend([0; 10]);
-        directory.extend(start.to_le_bytes());
-        directory.extend(name.as_bytes());
-    }
-    let start = out.len() as u32;
-    out.extend(&directory);
-    out.extend(b"PK\x05\x06\0\0\0\0");
-    for _ in 0..2 {
-        out.extend((entries.len() as u16).to_le_bytes());
-    }
-    out.extend((directory.len() as u32).to_le_bytes());
-    out.extend(start.to_le_bytes());
-    out.extend([0, 0]);
-    out
 }
 
 /// An archive of a case, and its number of arrays if it is whole.
@@ -159,7 +99,15 @@ struct File {
     compressed: bool,
 }
 
-fn entries(rng: &mut Rng) -> Vec<(String, Vec<u8>, bool)> {
+/// Name, contents, whether they are deflated.
+type Inner = (String, Vec<u8>, bool);
+
+fn packed(entries: &[Inner]) -> Vec<u8> {
+    let entries = entries.iter().map(|(name, contents, deflated)| Entry::new(name, contents, *deflated));
+    zip(&entries.collect::<Vec<_>>())
+}
+
+fn entries(rng: &mut Rng) -> Vec<Inner> {
     let deflated = rng.chance(0.5);
     (0..rng.below(4)).map(|k| (format!("array{k}.npy"), npy(rng), deflated && rng.chance(0.8))).collect()
 }
@@ -174,9 +122,9 @@ fn file(seed: u64) -> File {
             mutate(&mut rng, MOST, contents, &other, &NPY_TOKENS);
         }
     }
-    let (n_arrays, mut bytes) = (inner.len(), zip(&inner));
+    let (n_arrays, mut bytes) = (inner.len(), packed(&inner));
     if !whole && rng.chance(0.7) {
-        let other = zip(&entries(&mut rng));
+        let other = packed(&entries(&mut rng));
         mutate(&mut rng, MOST, &mut bytes, &other, &ZIP_TOKENS);
     }
     let compressed = says_deflated(&bytes);
