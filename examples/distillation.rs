@@ -155,7 +155,7 @@ fn learn(
         let said = g.input("said", F32, [BATCH, 10]);
         let loss = match lesson {
             Lesson::Labels => by_labels,
-            Lesson::Teacher(t) => logits.distill(said, t) + by_labels * 0.3,
+            Lesson::Teacher(t) => logits.mean_distillation(said, t) + by_labels * 0.3,
         };
         g.minimize(loss, Adam::new(2e-3).with(Recipe::new().schedule(Schedule::cosine(steps as u64))));
     })?;

@@ -165,7 +165,7 @@ impl Objective for Tempered {
         if let Some(weights) = self.weights {
             options = options.weights(outputs.builder().constant(Array1::from(weights.to_vec())));
         }
-        outputs.cross_entropy_with(labels, options)
+        outputs.mean_cross_entropy(labels, options)
     }
 
     fn n_correct<'g>(&self, outputs: Tensor<'g>, labels: Tensor<'g>) -> Option<Tensor<'g>> {

@@ -205,7 +205,7 @@ const CASES: &[Case] = cases! {
     ShapeMismatch Rust Lines: built(|g| {
         let student = g.input("a", F32, [4, 3]);
         let teacher = g.input("b", F32, [4, 2]);
-        g.output("y", student.distill(teacher, 2.0));
+        g.output("y", student.mean_distillation(teacher, 2.0));
         vec![line!() - 3, line!() - 2, line!() - 1]
     });
     ShapeMismatch Rust Lines: built(|g| {
@@ -213,7 +213,7 @@ const CASES: &[Case] = cases! {
         let weights = g.input("w", F32, [4]);
         let options = CrossEntropyOptions::new().weights(weights);
         let labels = g.input("l", I64, [4]);
-        g.output("y", logits.cross_entropy_with(labels, options));
+        g.output("y", logits.mean_cross_entropy(labels, options));
         vec![line!() - 5, line!() - 4, line!() - 1]
     });
     ShapeMismatch Rust Lines: built(|g| {

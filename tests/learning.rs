@@ -61,10 +61,10 @@ fn every_loss_has_the_derivative_of_central_differences() {
         ("cross_entropy", |a, y, _| a.cross_entropy(y).mean()),
         ("smoothing, weights, ignored label", |a, y, t| {
             let weights = t.slice(&[0, 0], &[1, 4]).reshape([4]).sigmoid();
-            a.cross_entropy_with(y, CrossEntropyOptions::new().smoothing(0.2).weights(weights).ignore(1))
+            a.mean_cross_entropy(y, CrossEntropyOptions::new().smoothing(0.2).weights(weights).ignore(1))
         }),
         ("soft targets", |a, _, t| a.soft_cross_entropy(t.softmax(1)).mean()),
-        ("distillation", |a, _, t| a.distill(t, 3.0)),
+        ("distillation", |a, _, t| a.mean_distillation(t, 3.0)),
         ("nll", |a, y, _| a.log_softmax(1).nll(y).mean()),
         ("bce_with_logits", |a, _, t| a.bce_with_logits(t.sigmoid()).mean()),
         ("mse", |a, _, t| a.mse(t)),
@@ -324,7 +324,7 @@ fn a_narrow_deep_net_learns_more_from_a_wide_shallow_one_than_from_labels() {
             let said = teacher(x);
             g.scope(scope, || {
                 let logits = student(x);
-                let loss = if taught { logits.distill(said, 4.0) } else { logits.cross_entropy(y).mean() };
+                let loss = if taught { logits.mean_distillation(said, 4.0) } else { logits.cross_entropy(y).mean() };
                 g.minimize(loss, Adam::new(2e-3));
             });
         }));

@@ -123,6 +123,54 @@ fn an_axis_that_is_not_there_is_an_error_that_says_which_are() {
 
 type Mistake = fn(&GraphBuilder) -> Tensor<'_>;
 
+/// A loss of predictions and targets.
+type Loss = for<'g> fn(Tensor<'g>, Tensor<'g>) -> Tensor<'g>;
+
+#[test]
+fn losses_compare_equal_shapes_and_their_names_say_what_they_give_a_number_for() {
+    let of_elements: [(&str, Loss); 6] = [
+        ("squared_error", |a, y| a.squared_error(y)),
+        ("absolute_error", |a, y| a.absolute_error(y)),
+        ("huber", |a, y| a.huber(y, 1.0)),
+        ("hinge", |a, y| a.hinge(y)),
+        ("kl_divergence", |a, y| a.kl_divergence(y)),
+        ("bce_with_logits", |a, y| a.bce_with_logits(y)),
+    ];
+    let of_rows: [(&str, Loss); 2] = [
+        ("soft_cross_entropy", |a, y| a.soft_cross_entropy(y)),
+        ("cross_entropy_of_probabilities", |a, y| a.cross_entropy_of_probabilities(y)),
+    ];
+    let means: [(&str, Loss); 2] = [("mse", |a, y| a.mse(y)), ("mae", |a, y| a.mae(y))];
+    let all = of_elements.map(|l| (l, "f32[4,3]")).into_iter().chain(of_rows.map(|l| (l, "f32[4]")));
+    for ((name, loss), ty) in all.chain(means.map(|l| (l, "f32[]"))) {
+        build(|g| {
+            let value = loss(g.input("a", F32, [4, 3]), g.input("y", F32, [4, 3]));
+            assert_eq!(value.ty().to_string(), ty, "{name}");
+            g.output("loss", value);
+        })
+        .unwrap();
+        for (predictions, targets) in
+            [(&[4, 1][..], &[4][..]), (&[4], &[4, 1]), (&[4, 3], &[3]), (&[4, 3], &[]), (&[2], &[3])]
+        {
+            let diag = only_error(|g| {
+                let (a, y) = (g.input("a", F32, predictions), g.input("y", F32, targets));
+                g.output("loss", loss(a, y));
+            });
+            assert_eq!(diag.code, Code::ShapeMismatch, "{name}: {diag}");
+            let expected = format!("`{name}` requires targets of the predictions' type");
+            assert!(diag.message.starts_with(&expected) && diag.notes.len() == 2, "{name}: {diag}");
+            assert!(diag.help.is_some_and(|help| help.contains("`reshape`")));
+        }
+    }
+    // Of classes the rows must fit.
+    for loss in [|a, y| Tensor::cross_entropy(a, y), |a, y| Tensor::nll(a, y)] as [Loss; 2] {
+        for labels in [&[4, 1][..], &[], &[3]] {
+            let diag = only_error(|g| g.output("loss", loss(g.input("a", F32, [4, 3]), g.input("y", I64, labels))));
+            assert_eq!(diag.code, Code::ShapeMismatch);
+        }
+    }
+}
+
 /// Mistakes of one message each, and the types that their results show.
 const MISTAKES: &[(Mistake, &str)] = &[
     (|g| g.input("a", F32, [4, 3]) + g.input("b", F32, [5, 2]), "f32[5,3]"),

@@ -44,18 +44,18 @@ pub trait Losses<'g>: Sized {
     /// `l = (1 - ε) · (-log p_y) + ε/classes · Σ_j (w_j/w_y) · (-log p_j)`, as PyTorch's `cross_entropy` has it. If no row
     /// counts, it is 0.
     #[track_caller]
-    fn cross_entropy_with(self, labels: Tensor<'_>, options: CrossEntropyOptions<'g>) -> Tensor<'g>;
+    fn mean_cross_entropy(self, labels: Tensor<'_>, options: CrossEntropyOptions<'g>) -> Tensor<'g>;
 
     /// Distillation (Hinton et al. 2015): the mean cross-entropy at temperature `t` against a teacher's logits at that
     /// temperature, `t² · mean(-Σ softmax(teacher/t) · log softmax(self/t))`, a scalar. No gradient flows to the teacher. The
     /// factor t² keeps gradients of the size of those of the hard labels' loss, to which it is usually added.
     #[track_caller]
-    fn distill(self, teacher: Tensor<'_>, temperature: f64) -> Tensor<'g>;
+    fn mean_distillation(self, teacher: Tensor<'_>, temperature: f64) -> Tensor<'g>;
 }
 
 impl<'g> Losses<'g> for Tensor<'g> {
     #[track_caller]
-    fn cross_entropy_with(self, labels: Tensor<'_>, options: CrossEntropyOptions<'g>) -> Tensor<'g> {
+    fn mean_cross_entropy(self, labels: Tensor<'_>, options: CrossEntropyOptions<'g>) -> Tensor<'g> {
         let g = self.builder();
         let scalar = Type::tensor(self.dtype(), []);
         if self.is_poisoned() || labels.is_poisoned() {
@@ -63,7 +63,7 @@ impl<'g> Losses<'g> for Tensor<'g> {
         }
         let eps = options.smoothing;
         if !(0.0..=1.0).contains(&eps) {
-            let text = format!("`cross_entropy_with` requires a smoothing in [0, 1], got {eps}");
+            let text = format!("`mean_cross_entropy` requires a smoothing in [0, 1], got {eps}");
             g.error(Diag::new(Code::BadAttribute, text));
             return g.poisoned_as(scalar);
         }
@@ -117,19 +117,20 @@ impl<'g> Losses<'g> for Tensor<'g> {
     }
 
     #[track_caller]
-    fn distill(self, teacher: Tensor<'_>, temperature: f64) -> Tensor<'g> {
+    fn mean_distillation(self, teacher: Tensor<'_>, temperature: f64) -> Tensor<'g> {
         let g = self.builder();
         let scalar = Type::tensor(self.dtype(), []);
         if self.is_poisoned() || teacher.is_poisoned() {
             return g.poisoned_as(scalar);
         }
         if !temperature.is_finite() || temperature <= 0.0 {
-            let text = format!("`distill` requires a positive temperature, got {temperature}");
+            let text = format!("`mean_distillation` requires a positive temperature, got {temperature}");
             g.error(Diag::new(Code::BadAttribute, text));
             return g.poisoned_as(scalar);
         }
         if teacher.shape() != self.shape() || self.rank() == 0 {
-            let text = format!("`distill` requires two equal [.., classes], got {} and {}", self.ty(), teacher.ty());
+            let text =
+                format!("`mean_distillation` requires two equal [.., classes], got {} and {}", self.ty(), teacher.ty());
             g.error(Diag::new(Code::ShapeMismatch, text).operands(&[self, teacher]));
             return g.poisoned_as(scalar);
         }

@@ -124,12 +124,11 @@ impl Objective for MeanSquared {
     }
 }
 
-/// Outputs `[batch, 1]` as `[batch]`, and labels in the outputs' element type: broadcasting `[batch, 1]` against
-/// `[batch]` would pair every row with every label. Other shapes are an error of the reshape.
+/// Outputs `[batch, 1]` as `[batch]`, and labels in the outputs' element type. Outputs of other shapes stay as they are, and the
+/// loss says that the labels do not fit them.
 #[track_caller]
 fn aligned<'g>(outputs: Tensor<'g>, labels: Tensor<'g>) -> (Tensor<'g>, Tensor<'g>) {
-    if outputs.is_poisoned() || labels.is_poisoned() {
-        return (outputs, labels);
-    }
-    (outputs.reshape(labels.shape()), labels.cast(outputs.dtype()))
+    let column: Shape = labels.shape().iter().copied().chain([1]).collect();
+    let outputs = if outputs.shape() == column { outputs.reshape(labels.shape()) } else { outputs };
+    (outputs, labels.cast(outputs.dtype()))
 }

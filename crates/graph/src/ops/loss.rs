@@ -5,6 +5,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::attrs::{AttrKind, AttrSpec, Attrs};
 use crate::builder::Tensor;
+use crate::diag::{Code, Diag};
 use crate::eval;
 use crate::op::{Arity, ExpandCx, Lower, OpDef, OpTraits, Vjp};
 use crate::ops::activation::shifted;
@@ -276,6 +277,9 @@ pub(crate) static OPS: &[&OpDef] = &[
     &CROSS_ENTROPY_OF_PROBABILITIES,
 ];
 
+/// A loss has a number for each of what it compares: of elements for each element, of rows (classes along the last axis) for each
+/// row; `.mean()` makes a scalar of them. A loss that is a mean has that in its name: `mse`, `mae`, `mean_…`. Predictions and
+/// targets have one shape; nothing is broadcast, because that would compare each with all.
 impl<'g> Tensor<'g> {
     /// Cross-entropy of these logits `[.., classes]` and class indices `[..]`: one number a row.
     #[track_caller]
@@ -286,54 +290,97 @@ impl<'g> Tensor<'g> {
     /// Cross-entropy of these logits and target probabilities, `[.., classes]` both: one number a row.
     #[track_caller]
     pub fn soft_cross_entropy(self, targets: Tensor<'_>) -> Tensor<'g> {
-        self.binary(&SOFT_CROSS_ENTROPY, targets)
+        self.compared(&SOFT_CROSS_ENTROPY, targets, Attrs::none())
     }
 
-    /// Binary cross-entropy of these logits and targets, element by element.
+    /// Binary cross-entropy of these logits and targets of the same shape: one number an element.
     #[track_caller]
     pub fn bce_with_logits(self, targets: Tensor<'_>) -> Tensor<'g> {
-        self.binary(&BCE_WITH_LOGITS, targets)
+        self.compared(&BCE_WITH_LOGITS, targets, Attrs::none())
     }
 
-    /// Mean squared error against targets of the same shape.
+    /// Squared error `(a - b)²` against targets of the same shape: one number an element.
+    #[track_caller]
+    pub fn squared_error(self, targets: Tensor<'_>) -> Tensor<'g> {
+        self.error_of("squared_error", targets).square()
+    }
+
+    /// Mean squared error against targets of the same shape, a scalar.
     #[track_caller]
     pub fn mse(self, targets: Tensor<'_>) -> Tensor<'g> {
-        self.binary(&MSE, targets)
+        self.compared(&MSE, targets, Attrs::none())
     }
 
-    /// Mean absolute error against targets of the same shape.
+    /// Absolute error `|a - b|` against targets of the same shape: one number an element.
+    #[track_caller]
+    pub fn absolute_error(self, targets: Tensor<'_>) -> Tensor<'g> {
+        self.error_of("absolute_error", targets).abs()
+    }
+
+    /// Mean absolute error against targets of the same shape, a scalar.
     #[track_caller]
     pub fn mae(self, targets: Tensor<'_>) -> Tensor<'g> {
-        self.binary(&super::arithmetic::SUB, targets).abs().mean()
+        self.error_of("mae", targets).abs().mean()
     }
 
-    /// Huber's loss against targets, element by element.
+    /// Huber's loss against targets of the same shape: one number an element.
     #[track_caller]
     pub fn huber(self, targets: Tensor<'_>, delta: f64) -> Tensor<'g> {
-        self.builder().pointwise_with(&HUBER, &[self, targets], Attrs::none().with("delta", delta))
+        self.compared(&HUBER, targets, Attrs::none().with("delta", delta))
     }
 
-    /// Hinge loss of these scores and labels of -1 or 1, element by element.
+    /// Hinge loss of these scores and labels of -1 or 1, of the same shape: one number an element.
     #[track_caller]
     pub fn hinge(self, labels: Tensor<'_>) -> Tensor<'g> {
-        self.binary(&HINGE, labels)
+        self.compared(&HINGE, labels, Attrs::none())
     }
 
-    /// Terms of the Kullback-Leibler divergence of targets from these log-probabilities.
+    /// Terms of the Kullback-Leibler divergence of targets from these log-probabilities, of the same shape: one number an
+    /// element.
     #[track_caller]
     pub fn kl_divergence(self, targets: Tensor<'_>) -> Tensor<'g> {
-        self.binary(&KL_DIVERGENCE, targets)
+        self.compared(&KL_DIVERGENCE, targets, Attrs::none())
     }
 
-    /// Negative log-likelihood of class indices under these log-probabilities: one number a row.
+    /// Negative log-likelihood of class indices `[..]` under these log-probabilities `[.., classes]`: one number a row.
     #[track_caller]
     pub fn nll(self, labels: Tensor<'_>) -> Tensor<'g> {
         self.builder().op(&NLL, &[self, labels], Attrs::none(), None)
     }
 
-    /// Cross-entropy of these probabilities and target probabilities: one number a row.
+    /// Cross-entropy of these probabilities and target probabilities, `[.., classes]` both: one number a row.
     #[track_caller]
     pub fn cross_entropy_of_probabilities(self, targets: Tensor<'_>) -> Tensor<'g> {
-        self.binary(&CROSS_ENTROPY_OF_PROBABILITIES, targets)
+        self.compared(&CROSS_ENTROPY_OF_PROBABILITIES, targets, Attrs::none())
+    }
+
+    /// A loss of predictions and targets, whose shapes must be equal.
+    #[track_caller]
+    fn compared(self, op: &'static OpDef, targets: Tensor<'_>, attrs: Attrs) -> Tensor<'g> {
+        let targets = self.targets(op.name, targets);
+        self.builder().op(op, &[self, targets], attrs, None)
+    }
+
+    /// Predictions minus targets.
+    #[track_caller]
+    fn error_of(self, loss: &str, targets: Tensor<'_>) -> Tensor<'g> {
+        let targets = self.targets(loss, targets);
+        self.builder().op(&super::arithmetic::SUB, &[self, targets], Attrs::none(), None)
+    }
+
+    /// The targets of these predictions, or, with an error, what would be some.
+    #[track_caller]
+    fn targets<'t>(self, loss: &str, targets: Tensor<'t>) -> Tensor<'t>
+    where
+        'g: 't,
+    {
+        let g = self.builder();
+        if self.is_poisoned() || !g.owns(targets) || self.shape() == targets.shape() {
+            return targets;
+        }
+        let text = format!("`{loss}` requires targets of the predictions' type, {}, got {}", self.ty(), targets.ty());
+        let diag = Diag::new(Code::ShapeMismatch, text).operands(&[self, targets]);
+        g.error(diag.help("a loss does not broadcast, for that would compare each with all: `reshape` one of them"));
+        g.poisoned_as(Type::tensor(targets.dtype(), self.shape()))
     }
 }

@@ -137,10 +137,10 @@ fn layers_and_training_go_on_after_a_mistake() {
             let logits = h.dense("out", 3);
             assert_eq!(g.shared("out.weight").shape()[..], [8, 3]);
             let loss =
-                logits.cross_entropy(labels).mean() + logits.cross_entropy_with(labels, CrossEntropyOptions::new());
+                logits.cross_entropy(labels).mean() + logits.mean_cross_entropy(labels, CrossEntropyOptions::new());
             assert_eq!(loss.rank(), 0);
             g.output("accuracy", logits.accuracy(labels) + logits.n_correct(labels).cast(F32));
-            g.output("distilled", logits.distill(logits.flatten(), 2.0));
+            g.output("distilled", logits.mean_distillation(logits.flatten(), 2.0));
             x.embedding("words", 9, 4);
             g.minimize_params(loss, &g.params_of(loss)[..1], Adam::new(1e-3));
             g.minimize(loss, Adam::new(1e-3).with(Recipe::new().clip_norm(1.0)));

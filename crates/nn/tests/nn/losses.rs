@@ -29,29 +29,29 @@ fn options_of_cross_entropy_are_pytorchs() {
     let plain = loss([0, 2, 1], |_, z, y| z.cross_entropy(y).mean());
     let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-12, "{got}, not {want}");
     let with = CrossEntropyOptions::new;
-    close(loss([0, 2, 1], |_, z, y| z.cross_entropy_with(y, with())), plain);
-    close(loss([0, 2, 1], |_, z, y| z.cross_entropy_with(y, with().smoothing(0.1))), 0.7239657973019133);
-    close(loss([0, 2, 1], |g, z, y| z.cross_entropy_with(y, with().weights(weights(g)))), 0.6025637512826408);
-    let both = loss([0, 2, 1], |g, z, y| z.cross_entropy_with(y, with().weights(weights(g)).smoothing(0.1)));
+    close(loss([0, 2, 1], |_, z, y| z.mean_cross_entropy(y, with())), plain);
+    close(loss([0, 2, 1], |_, z, y| z.mean_cross_entropy(y, with().smoothing(0.1))), 0.7239657973019133);
+    close(loss([0, 2, 1], |g, z, y| z.mean_cross_entropy(y, with().weights(weights(g)))), 0.6025637512826408);
+    let both = loss([0, 2, 1], |g, z, y| z.mean_cross_entropy(y, with().weights(weights(g)).smoothing(0.1)));
     close(both, 0.7030372892179014);
-    close(loss([0, -100, 1], |_, z, y| z.cross_entropy_with(y, with().ignore(-100))), 0.8490122167681864);
+    close(loss([0, -100, 1], |_, z, y| z.mean_cross_entropy(y, with().ignore(-100))), 0.8490122167681864);
     let all =
-        loss([0, -100, 1], |g, z, y| z.cross_entropy_with(y, with().weights(weights(g)).smoothing(0.1).ignore(-100)));
+        loss([0, -100, 1], |g, z, y| z.mean_cross_entropy(y, with().weights(weights(g)).smoothing(0.1).ignore(-100)));
     close(all, 0.70792305639556);
-    assert_eq!(loss([7, 7, 7], |_, z, y| z.cross_entropy_with(y, with().ignore(7))), 0.0);
+    assert_eq!(loss([7, 7, 7], |_, z, y| z.mean_cross_entropy(y, with().ignore(7))), 0.0);
 }
 
 #[test]
 fn distillation_follows_a_teacher_that_gets_no_gradient() {
     let teacher = array![[2.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, -1.0, 1.0]];
-    let got = loss([0, 0, 0], |g, z, _| z.distill(g.constant(teacher), 3.0));
+    let got = loss([0, 0, 0], |g, z, _| z.mean_distillation(g.constant(teacher), 3.0));
     assert!((got - 10.524752450565874).abs() < 1e-10, "{got}");
     let slope = graph(|g| {
         let (z, t) = (
             g.param("z", F64, [2, 3], cotangent_graph::Init::ONES),
             g.param("t", F64, [2, 3], cotangent_graph::Init::ONES),
         );
-        let loss = z.distill(t, 2.0);
+        let loss = z.mean_distillation(t, 2.0);
         let params = cotangent_nn::Minimize::params_of(g, loss);
         assert_eq!(params.len(), 1);
         g.output("loss", loss);
@@ -69,11 +69,13 @@ fn options_that_make_no_sense_are_errors() {
         assert!(diags.0[0].code == code && diags.0[0].message.contains(text), "{diags}");
     }
     let with = CrossEntropyOptions::new;
-    refused(Code::BadAttribute, "smoothing in [0, 1], got 2", |_, z, y| z.cross_entropy_with(y, with().smoothing(2.0)));
+    refused(Code::BadAttribute, "smoothing in [0, 1], got 2", |_, z, y| z.mean_cross_entropy(y, with().smoothing(2.0)));
     refused(Code::ShapeMismatch, "class weights require shape [3]", |g, z, y| {
-        z.cross_entropy_with(y, with().weights(g.constant(array![1.0, 2.0])))
+        z.mean_cross_entropy(y, with().weights(g.constant(array![1.0, 2.0])))
     });
-    refused(Code::DTypeMismatch, "class indices of i32 or i64", |_, z, _| z.cross_entropy_with(z, with()));
-    refused(Code::BadAttribute, "positive temperature, got 0", |_, z, _| z.distill(z, 0.0));
-    refused(Code::ShapeMismatch, "two equal [.., classes]", |g, z, _| z.distill(g.input("t", F64, [2, 4]), 1.0));
+    refused(Code::DTypeMismatch, "class indices of i32 or i64", |_, z, _| z.mean_cross_entropy(z, with()));
+    refused(Code::BadAttribute, "positive temperature, got 0", |_, z, _| z.mean_distillation(z, 0.0));
+    refused(Code::ShapeMismatch, "two equal [.., classes]", |g, z, _| {
+        z.mean_distillation(g.input("t", F64, [2, 4]), 1.0)
+    });
 }

@@ -41,6 +41,9 @@ impl<'g> Pool<'g, '_> {
         let (x, m) = (item.tensor, item.magnitude);
         let other = self.partner(x)?;
         let (y, n) = (other.tensor, other.magnitude);
+        // Losses do not broadcast by themselves.
+        let joint = x.shape().broadcast(&y.shape())?;
+        let (x, y) = (x.broadcast_to(joint.clone()), y.broadcast_to(joint));
         let some = |t: Tensor<'_>| t.shape().n_elements() > 0;
         let (tensor, magnitude) = match self.rng.below(7) {
             0 => (x.bce_with_logits(y.sigmoid()), 2.0 * m + 1.0),

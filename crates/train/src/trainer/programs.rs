@@ -177,9 +177,11 @@ where
             g.output("loss", loss);
             if mode == Mode::Train {
                 g.minimize(loss, &self.optimizer);
-            } else if let Some(n_correct) = self.objective.n_correct(outputs, y) {
-                g.output("n_correct", n_correct);
-                counts = true;
+            } else if g.is_ok() {
+                // A mistake that the loss has reported would be reported again.
+                let n_correct = self.objective.n_correct(outputs, y);
+                counts = n_correct.is_some();
+                n_correct.into_iter().for_each(|n| g.output("n_correct", n));
             }
         })?;
         Ok((graph, shape, counts))
