@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use crate::init::Init;
 use crate::ir::BodyId;
+use crate::number::Number;
 use crate::tensor::TensorData;
 
 /// The kind of an attribute's value.
@@ -21,6 +22,8 @@ pub enum AttrKind {
     Ints,
     /// A real number.
     Float,
+    /// A number of an element type that the op knows.
+    Number,
     /// `true` or `false`.
     Bool,
     /// Text in quotes.
@@ -44,6 +47,8 @@ pub enum Attr {
     Ints(SmallVec<[i64; 4]>),
     /// The bits of a real number.
     Float(u64),
+    /// A number whose element type the op knows.
+    Number(Number),
     /// A truth value.
     Bool(bool),
     /// Text.
@@ -65,6 +70,7 @@ impl Attr {
             Attr::Int(_) => AttrKind::Int,
             Attr::Ints(_) => AttrKind::Ints,
             Attr::Float(_) => AttrKind::Float,
+            Attr::Number(_) => AttrKind::Number,
             Attr::Bool(_) => AttrKind::Bool,
             Attr::Str(_) => AttrKind::Str,
             Attr::DType(_) => AttrKind::DType,
@@ -84,6 +90,12 @@ impl From<i64> for Attr {
 impl From<f64> for Attr {
     fn from(v: f64) -> Self {
         Attr::Float(v.to_bits())
+    }
+}
+
+impl From<Number> for Attr {
+    fn from(v: Number) -> Self {
+        Attr::Number(v)
     }
 }
 
@@ -197,6 +209,14 @@ impl Attrs {
         match self.get(name) {
             Some(Attr::Float(bits)) => f64::from_bits(*bits),
             _ => 0.0,
+        }
+    }
+
+    /// A number; 0 if absent.
+    pub fn number(&self, name: &str) -> Number {
+        match self.get(name) {
+            Some(Attr::Number(v)) => *v,
+            _ => Number::of(0.0),
         }
     }
 

@@ -155,7 +155,7 @@ pub fn concat(cx: &EvalCx<'_>, inputs: &[&TensorData]) -> Result<TensorData, Fau
 
 /// Padding with the attribute `value`.
 pub fn pad(cx: &EvalCx<'_>, inputs: &[&TensorData]) -> Result<TensorData, Fault> {
-    let bits = cx.ty.dtype().bits_of_f64(cx.attrs.float("value"));
+    let bits = cx.attrs.number("value").bits(cx.ty.dtype());
     let mut out = TensorData::from_bits(cx.ty.dtype(), cx.ty.shape(), &vec![bits; cx.ty.shape().n_elements()]);
     let corner: SmallVec<[(Axis, usize); 4]> =
         cx.attrs.sizes("low").iter().enumerate().map(|(axis, &low)| (Axis(axis), low)).collect();

@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use cotangent_scalar::{DType, philox};
 
+use crate::number::Number;
 use crate::tensor::TensorData;
 use crate::types::Shape;
 
@@ -42,7 +43,7 @@ impl Hash for Real {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Init {
     /// The same value everywhere.
-    Constant(Real),
+    Constant(Number),
     /// Uniform on `[low, high)`.
     Uniform(Real, Real),
     /// Normal with mean and standard deviation.
@@ -69,9 +70,9 @@ pub enum Init {
 
 impl Init {
     /// All zeros.
-    pub const ZEROS: Init = Init::Constant(Real(0.0));
+    pub const ZEROS: Init = Init::Constant(Number::of(0.0));
     /// All ones.
-    pub const ONES: Init = Init::Constant(Real(1.0));
+    pub const ONES: Init = Init::Constant(Number::of(1.0));
 
     /// The names of all initialisers, as they are printed.
     pub const NAMES: [&str; 13] = [
@@ -90,9 +91,9 @@ impl Init {
         "lecun_normal",
     ];
 
-    /// The same value everywhere.
-    pub fn constant(value: f64) -> Self {
-        Init::Constant(Real(value))
+    /// The same value everywhere: a float, or a whole number, of which no bit is lost.
+    pub fn constant(value: impl Into<Number>) -> Self {
+        Init::Constant(value.into())
     }
 
     /// Uniform on `[low, high)`.
@@ -143,6 +144,11 @@ impl Init {
     /// `each`, in row-major order.
     pub fn sample_blocks(&self, seed: u64, name: &str, dtype: DType, shape: &Shape, mut each: impl FnMut(&[u64])) {
         let n = shape.n_elements();
+        if let Init::Constant(value) = self {
+            let block = vec![value.bits(dtype); n.min(BLOCK)];
+            (0..n).step_by(BLOCK).for_each(|start| each(&block[..(n - start).min(BLOCK)]));
+            return;
+        }
         let (law, stream) = (self.law(shape), philox::stream_of(name));
         // Vectors that are orthogonal depend on each other.
         let block = if matches!(law, Init::Orthogonal(_)) { n.max(1) } else { BLOCK };
@@ -162,7 +168,7 @@ impl Init {
             values
         };
         match *self {
-            Init::Constant(v) => vec![v.0; words.len()],
+            Init::Constant(v) => vec![v.value(); words.len()],
             Init::Uniform(low, high) => {
                 words.iter().map(|&word| low.0 + (high.0 - low.0) * f64::from(philox::uniform_f32(word))).collect()
             }
@@ -236,10 +242,10 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 impl fmt::Display for Init {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Init::Constant(v) if v.0.to_bits() == 0 => f.write_str("zeros"),
-            Init::Constant(v) if v.0 == 1.0 => f.write_str("ones"),
-            Init::Constant(v) => write!(f, "constant({:?})", v.0),
+        match *self {
+            Init::Constant(v) if v == Number::of(0.0) => f.write_str("zeros"),
+            Init::Constant(v) if v == Number::of(1.0) => f.write_str("ones"),
+            Init::Constant(v) => write!(f, "constant({v})"),
             Init::Uniform(low, high) => write!(f, "uniform({:?}, {:?})", low.0, high.0),
             Init::Normal(mean, std) => write!(f, "normal({:?}, {:?})", mean.0, std.0),
             Init::GlorotUniform => f.write_str("glorot_uniform"),
@@ -264,7 +270,7 @@ impl FromStr for Init {
             None => (text, Vec::new()),
             Some((name, rest)) => {
                 let inner = rest.strip_suffix(')').ok_or_else(|| format!("`{text}` lacks a closing parenthesis"))?;
-                let number = |s: &str| s.trim().parse::<f64>().map_err(|_| format!("`{}` is not a number", s.trim()));
+                let number = |s: &str| Number::parse(s.trim()).ok_or_else(|| format!("`{}` is not a number", s.trim()));
                 (name.trim(), inner.split(',').map(number).collect::<Result<Vec<_>, _>>()?)
             }
         };
@@ -272,16 +278,16 @@ impl FromStr for Init {
             ("zeros", []) => Init::ZEROS,
             ("ones", []) => Init::ONES,
             ("constant", [v]) => Init::constant(*v),
-            ("uniform", [low, high]) => Init::uniform(*low, *high),
-            ("normal", [mean, std]) => Init::normal(*mean, *std),
+            ("uniform", [low, high]) => Init::uniform(low.value(), high.value()),
+            ("normal", [mean, std]) => Init::normal(mean.value(), std.value()),
             ("glorot_uniform", []) => Init::GlorotUniform,
             ("glorot_normal", []) => Init::GlorotNormal,
             ("he_uniform", []) => Init::HeUniform,
             ("he_normal", []) => Init::HeNormal,
             ("lecun_uniform", []) => Init::LecunUniform,
             ("lecun_normal", []) => Init::LecunNormal,
-            ("truncated_normal", [mean, std]) => Init::truncated_normal(*mean, *std),
-            ("orthogonal", [gain]) => Init::orthogonal(*gain),
+            ("truncated_normal", [mean, std]) => Init::truncated_normal(mean.value(), std.value()),
+            ("orthogonal", [gain]) => Init::orthogonal(gain.value()),
             _ => {
                 return Err(format!(
                     "unknown initialiser `{text}`: expected zeros, ones, constant(v), uniform(low, high), normal(mean, std), \

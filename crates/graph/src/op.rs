@@ -75,6 +75,8 @@ impl OpTraits {
     pub const ZERO_PRESERVING: OpTraits = OpTraits(1 << 5);
     /// `f(f(x)) = f(x)`.
     pub const IDEMPOTENT: OpTraits = OpTraits(1 << 6);
+    /// The derivative is infinite at some finite operands, as that of a logarithm at 0.
+    pub const POLE: OpTraits = OpTraits(1 << 7);
 
     /// These properties and those.
     pub const fn with(self, other: OpTraits) -> OpTraits {

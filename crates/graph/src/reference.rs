@@ -124,6 +124,7 @@ fn properties(op: &OpDef) -> Vec<&'static str> {
         (OpTraits::MONOTONE, "monotone"),
         (OpTraits::ZERO_PRESERVING, "keeps zero"),
         (OpTraits::IDEMPOTENT, "idempotent"),
+        (OpTraits::POLE, "has a pole in its derivative"),
     ];
     let facts = [(op.source().is_some(), "source"), (op.is_named(), "identified by name")];
     all.into_iter().map(|(bit, name)| (op.traits.has(bit), name)).chain(facts).filter(|f| f.0).map(|f| f.1).collect()
@@ -134,6 +135,7 @@ fn attr_kind(kind: AttrKind) -> &'static str {
         AttrKind::Int => "whole number",
         AttrKind::Ints => "whole numbers",
         AttrKind::Float => "real number",
+        AttrKind::Number => "number",
         AttrKind::Bool => "truth value",
         AttrKind::Str => "text",
         AttrKind::DType => "element type",

@@ -9,6 +9,7 @@ use std::hash::{Hash, Hasher};
 use cotangent_scalar::DType;
 use ndarray::{ArrayBase, ArrayD, Data, Dimension, IxDyn};
 
+use crate::number::Number;
 use crate::types::{Shape, Type};
 
 /// A dense tensor on the host.
@@ -97,8 +98,8 @@ element! {
 
 impl TensorData {
     /// A scalar of the given type nearest to `value`.
-    pub fn scalar(dtype: DType, value: f64) -> Self {
-        TensorData::from_bits(dtype, &Shape::default(), &[dtype.bits_of_f64(value)])
+    pub fn scalar(dtype: DType, value: impl Into<Number>) -> Self {
+        TensorData::from_bits(dtype, &Shape::default(), &[value.into().bits(dtype)])
     }
 
     /// A tensor of zeros.

@@ -81,7 +81,7 @@ impl<'g> Losses<'g> for Tensor<'g> {
         }
         let labels = g.tensor(labels.id());
         // An ignored row counts as one of class 0 with weight 0.
-        let counted = options.ignored.map(|ignored| labels.ne(labels.constant_like(ignored as f64)));
+        let counted = options.ignored.map(|ignored| labels.ne(labels.constant_like(ignored)));
         let labels = counted.map_or(labels, |counted| counted.select(labels, labels.constant_like(0.0)));
         let mut rows = self.cross_entropy(labels);
         if rows.is_poisoned() {
@@ -134,8 +134,7 @@ impl<'g> Losses<'g> for Tensor<'g> {
             g.error(Diag::new(Code::ShapeMismatch, text).operands(&[self, teacher]));
             return g.poisoned_as(scalar);
         }
-        let cool = 1.0 / temperature;
-        let targets = (teacher.stop_gradient() * cool).softmax(self.rank() - 1);
-        (self * cool).soft_cross_entropy(targets).mean() * (temperature * temperature)
+        let targets = (teacher.stop_gradient() / temperature).softmax(self.rank() - 1);
+        (self / temperature).soft_cross_entropy(targets).mean() * (temperature * temperature)
     }
 }

@@ -15,6 +15,7 @@
 //! libraries, so each type says what it does by default and has a method for the other convention.
 
 mod adam;
+mod length;
 mod minimize;
 mod prune;
 pub mod recipe;

@@ -3,18 +3,31 @@
 //! A derivative with respect to an intermediate value counts what is computed from that very node. Rules and expansions
 //! must not bypass it, and an equal expression that they make elsewhere must not be merged with it. An anchor, with a
 //! number of its own, stands between the value and its readers while that matters: from `stabilize` to the end of
-//! `differentiate`. Named sources are never merged and need none.
+//! `differentiate`. Named sources are never merged and need none. The seed of a sweep has an anchor too, so that what is made of
+//! it equals nothing else ([`crate::support`]).
 
 use std::collections::HashSet;
 
 use cotangent_graph::ops::region::ANCHOR;
-use cotangent_graph::{Attrs, Graph, GraphBuilder, Lower, Node, NodeId};
+use cotangent_graph::{Attrs, Graph, GraphBuilder, Lower, Node, NodeId, Tensor};
 
 use crate::pass::PassError;
 use crate::rebuild::{Copier, map_bodies};
 
 fn is_anchor(node: &Node) -> bool {
     node.is(&ANCHOR)
+}
+
+/// The numbers that no anchor of the graph has.
+pub fn free_numbers(graph: &Graph) -> impl Iterator<Item = i64> + use<> {
+    let anchors = graph.nodes().iter().filter(|node| is_anchor(node));
+    let used: HashSet<i64> = anchors.map(|node| node.attrs.int("number")).collect();
+    (0..).filter(move |number| !used.contains(number))
+}
+
+/// The tensor behind an anchor.
+pub fn anchored(tensor: Tensor<'_>, number: i64) -> Tensor<'_> {
+    tensor.unary_with(&ANCHOR, Attrs::none().with("number", number))
 }
 
 /// The graph with an anchor at every intermediate value that a gradient is taken with respect to, or `None` if there is
@@ -27,17 +40,14 @@ pub fn set_anchors(graph: &Graph) -> Result<Option<Graph>, PassError> {
     if targets.is_empty() && !bodies_changed {
         return Ok(None);
     }
-    let anchors = graph.nodes().iter().filter(|node| is_anchor(node));
-    let used: HashSet<i64> = anchors.map(|node| node.attrs.int("number")).collect();
-    let mut numbers = (0..).filter(|number| !used.contains(number));
+    let mut numbers = free_numbers(graph);
     let builder = GraphBuilder::like(graph);
     let mut copier = Copier::new(graph, &bodies, &builder);
     for id in copier.order() {
         let tensor = copier.copy(id);
         if targets.contains(&id) {
             builder.set_origin(Some(graph.node(id).origin.clone()));
-            let number = numbers.next().unwrap_or(i64::MAX);
-            copier.set(id, tensor.unary_with(&ANCHOR, Attrs::none().with("number", number)));
+            copier.set(id, anchored(tensor, numbers.next().unwrap_or(i64::MAX)));
         }
     }
     copier.outputs();

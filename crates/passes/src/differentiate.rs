@@ -7,8 +7,11 @@
 //! topological order, so that a sweep never meets one and derivatives nest to any order. A composite without a rule is
 //! expanded where the sweep meets it, and the expansion is swept with the composite's operands as the ends.
 //!
+//! What is dropped on the way has a cotangent of zero, whatever its derivatives are ([`crate::support`]).
+//!
 //! A derivative with respect to an intermediate value is that of everything computed from that node ([`crate::anchor`]).
 
+use std::cell::RefCell;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -18,14 +21,15 @@ use smallvec::SmallVec;
 use cotangent_graph::expand::{MAX_EXPANSION_DEPTH, too_deep, watched};
 use cotangent_graph::op::VjpCx;
 use cotangent_graph::{
-    Code, CompilerBug, Diag, Graph, GraphBuilder, Lower, Node, NodeId, Origin, Stage, Tensor, Type, Vjp,
+    Code, CompilerBug, Diag, Graph, GraphBuilder, Lower, Node, NodeId, OpTraits, Origin, Stage, Tensor, Type, Vjp,
 };
 
-use crate::anchor::{set_anchors, weigh_anchors};
+use crate::anchor::{anchored, free_numbers, set_anchors, weigh_anchors};
 use crate::expand::expand_in;
 use crate::pass::{Pass, PassCx, PassError};
 use crate::rebuild::{Copier, map_bodies, origin_of};
 use crate::rules::made_of;
+use crate::support::{Support, Supports};
 
 const NAME: &str = "differentiate";
 
@@ -75,6 +79,7 @@ fn replace_gradients(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>
     let builder = cx.builder(graph);
     let mut copier = Copier::new(graph, &bodies, &builder);
     let mut found: HashMap<Key, HashMap<NodeId, Tensor<'_>>> = HashMap::new();
+    let mut numbers = free_numbers(graph);
     let order = copier.order();
     let mut live = vec![false; graph.n_nodes()];
     for id in &order {
@@ -102,8 +107,13 @@ fn replace_gradients(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>
                     y.constant_like(1.0)
                 }
             };
-            let sweep = Sweep { builder: &builder, cx, asked: node, cut: false, depth: MAX_EXPANSION_DEPTH };
-            entry.insert(sweep.run(&[(y, seed)], &ends)?);
+            builder.set_origin(Some(origin_of(node, NAME)));
+            let seed = anchored(seed, numbers.next().unwrap_or(i64::MAX));
+            let supports = RefCell::default();
+            let (depth, supports) = (MAX_EXPANSION_DEPTH, &supports);
+            let sweep = Sweep { builder: &builder, cx, asked: node, cut: false, depth, supports };
+            let found = sweep.run([(y.id(), Cotangent::of(seed, Support::Everywhere))], &ends)?;
+            entry.insert(found.into_iter().map(|(id, cotangent)| (id, cotangent.value)).collect());
         }
         let cotangent = found[&key].get(&wrt.id()).copied();
         builder.set_origin(Some(origin_of(node, NAME)));
@@ -119,8 +129,27 @@ fn key_of(node: &Node) -> Key {
     (node.inputs[0], node.inputs.get(2).copied())
 }
 
-/// The cotangents that reached a node, each with the member of the tuple that it belongs to (0 for a tensor).
-type Reached<'g> = SmallVec<[(usize, Tensor<'g>); 2]>;
+/// A cotangent that reached a node.
+#[derive(Clone)]
+struct Cotangent<'g> {
+    /// The member of the tuple that it belongs to; 0 for a tensor.
+    member: usize,
+    value: Tensor<'g>,
+    support: Support<'g>,
+}
+
+impl<'g> Cotangent<'g> {
+    fn of(value: Tensor<'g>, support: Support<'g>) -> Self {
+        Cotangent { member: 0, value, support }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Cotangent::of(self.value + other.value, self.support.or(other.support))
+    }
+}
+
+/// The cotangents that reached a node.
+type Reached<'g> = SmallVec<[Cotangent<'g>; 2]>;
 
 /// A reverse sweep over the graph under construction.
 struct Sweep<'g, 'a> {
@@ -132,21 +161,22 @@ struct Sweep<'g, 'a> {
     cut: bool,
     /// How many expansions more may hold each other.
     depth: usize,
+    supports: &'a RefCell<Supports<'g>>,
 }
 
 impl<'g> Sweep<'g, '_> {
     /// The cotangents of `ends`, given those of `roots`; an end without one is not in the map.
     fn run(
         &self,
-        roots: &[(Tensor<'g>, Tensor<'g>)],
+        roots: impl IntoIterator<Item = (NodeId, Cotangent<'g>)>,
         ends: &[NodeId],
-    ) -> Result<HashMap<NodeId, Tensor<'g>>, PassError> {
+    ) -> Result<HashMap<NodeId, Cotangent<'g>>, PassError> {
         let ends: HashSet<NodeId> = ends.iter().copied().collect();
         let mut reached: BTreeMap<NodeId, Reached<'g>> = BTreeMap::new();
-        for &(root, seed) in roots {
-            reached.entry(root.id()).or_default().push((0, seed));
+        for (root, seed) in roots {
+            reached.entry(root).or_default().push(seed);
         }
-        let on_path = self.on_path(roots.iter().map(|(root, _)| root.id()), &ends);
+        let on_path = self.on_path(reached.keys().copied(), &ends);
         let mut found = HashMap::new();
         // New nodes have larger ids, but cotangents only ever reach operands, which have smaller ones.
         while let Some((id, cotangents)) = reached.pop_last() {
@@ -159,12 +189,12 @@ impl<'g> Sweep<'g, '_> {
             self.builder.set_origin(Some(origin.clone()));
             let is_end = ends.contains(&id);
             if node.ty.as_tensor().is_none() {
-                self.through_tuple(&node, &cotangents, &on_path, &mut reached)?;
+                self.through_tuple(&node, cotangents, &on_path, &mut reached)?;
                 continue;
             }
-            let Some(dy) = cotangents.iter().map(|(_, dy)| *dy).reduce(|sum, next| sum + next) else { continue };
+            let Some(dy) = cotangents.into_iter().reduce(Cotangent::plus) else { continue };
             if is_end {
-                found.insert(id, dy);
+                found.insert(id, dy.clone());
                 if self.cut {
                     continue;
                 }
@@ -208,7 +238,7 @@ impl<'g> Sweep<'g, '_> {
         &self,
         id: NodeId,
         node: &Node,
-        dy: Tensor<'g>,
+        dy: Cotangent<'g>,
         origin: Origin,
         on_path: &HashSet<NodeId>,
         reached: &mut BTreeMap<NodeId, Reached<'g>>,
@@ -217,7 +247,7 @@ impl<'g> Sweep<'g, '_> {
             return Ok(());
         }
         if let (Lower::Item, [tuple]) = (&node.op.lower, node.inputs.as_slice()) {
-            reached.entry(*tuple).or_default().push((node.attrs.size("index"), dy));
+            reached.entry(*tuple).or_default().push(Cotangent { member: node.attrs.size("index"), ..dy });
             return Ok(());
         }
         let inputs: SmallVec<[Tensor<'g>; 3]> = node.inputs.iter().map(|&i| self.builder.tensor(i)).collect();
@@ -231,18 +261,20 @@ impl<'g> Sweep<'g, '_> {
             }
             Vjp::ViaExpansion => {
                 let results = self.expand(node, &inputs)?;
-                let seeds: Vec<_> = results.into_iter().map(|result| (result, dy)).collect();
-                self.through_expansion(node, &seeds, on_path, reached)
+                let seeds = results.into_iter().map(|result| (result.id(), dy.clone()));
+                self.through_expansion(node, seeds, on_path, reached)
             }
             Vjp::Rule(rule) => {
                 let output = self.builder.tensor(id);
-                let cx = VjpCx { inputs: inputs.clone(), output, dy, attrs: &node.attrs };
+                let first = NodeId(self.builder.with_graph(Graph::n_nodes) as u32);
+                let cx = VjpCx { inputs: inputs.clone(), output, dy: dy.value, attrs: &node.attrs };
                 let cotangents = watched(self.builder, node.op, || rule(&cx))
                     .map_err(|fault| PassError::Bug(CompilerBug::new(NAME, fault.message)))?;
                 if cotangents.len() != inputs.len() {
                     let made = format!("{} cotangents for {} operands", cotangents.len(), inputs.len());
                     return Err(wrong_rule(node, &made));
                 }
+                let has_pole = node.op.traits.has(OpTraits::POLE);
                 for (input, cotangent) in inputs.iter().zip(cotangents) {
                     let Some(cotangent) = cotangent.filter(|_| on_path.contains(&input.id())) else { continue };
                     if !input.is_float() {
@@ -252,7 +284,9 @@ impl<'g> Sweep<'g, '_> {
                         let made = made_of(self.builder, cotangent);
                         return Err(wrong_rule(node, &format!("{made} for an operand of {}", input.ty())));
                     }
-                    reached.entry(input.id()).or_default().push((0, cotangent));
+                    let given = (dy.value, &dy.support);
+                    let (value, support) = self.supports.borrow_mut().restore(cotangent, given, first, has_pole);
+                    reached.entry(input.id()).or_default().push(Cotangent::of(value, support));
                 }
                 Ok(())
             }
@@ -263,22 +297,22 @@ impl<'g> Sweep<'g, '_> {
     fn through_tuple(
         &self,
         node: &Node,
-        cotangents: &[(usize, Tensor<'g>)],
+        cotangents: Reached<'g>,
         on_path: &HashSet<NodeId>,
         reached: &mut BTreeMap<NodeId, Reached<'g>>,
     ) -> Result<(), PassError> {
         let inputs: SmallVec<[Tensor<'g>; 3]> = node.inputs.iter().map(|&i| self.builder.tensor(i)).collect();
         match &node.op.lower {
             Lower::Tuple => {
-                for &(member, dy) in cotangents {
-                    reached.entry(inputs[member].id()).or_default().push((0, dy));
+                for dy in cotangents {
+                    reached.entry(inputs[dy.member].id()).or_default().push(Cotangent { member: 0, ..dy });
                 }
                 Ok(())
             }
             Lower::Expand(_) => {
                 let results = self.expand(node, &inputs)?;
-                let seeds: Vec<_> = cotangents.iter().map(|&(member, dy)| (results[member], dy)).collect();
-                self.through_expansion(node, &seeds, on_path, reached)
+                let seed = |dy: Cotangent<'g>| (results[dy.member].id(), Cotangent { member: 0, ..dy });
+                self.through_expansion(node, cotangents.into_iter().map(seed), on_path, reached)
             }
             _ => {
                 let text = format!("a gradient through a tuple inside a tuple (`{}`)", node.op.name);
@@ -301,7 +335,7 @@ impl<'g> Sweep<'g, '_> {
     fn through_expansion(
         &self,
         node: &Node,
-        seeds: &[(Tensor<'g>, Tensor<'g>)],
+        seeds: impl IntoIterator<Item = (NodeId, Cotangent<'g>)>,
         on_path: &HashSet<NodeId>,
         reached: &mut BTreeMap<NodeId, Reached<'g>>,
     ) -> Result<(), PassError> {
@@ -313,10 +347,10 @@ impl<'g> Sweep<'g, '_> {
         self.cx.check_room(self.builder, self.asked)?;
         let depth = self.depth.checked_sub(1).ok_or_else(|| too_deep().at(node.origin.loc()))?;
         let inner = Sweep { cut: true, depth, ..*self };
-        let found = inner.run(seeds, &ends)?;
+        let mut found = inner.run(seeds, &ends)?;
         for end in ends {
-            if let Some(&cotangent) = found.get(&end) {
-                reached.entry(end).or_default().push((0, cotangent));
+            if let Some(cotangent) = found.remove(&end) {
+                reached.entry(end).or_default().push(cotangent);
             }
         }
         Ok(())

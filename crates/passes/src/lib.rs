@@ -17,6 +17,7 @@ pub mod rebuild;
 pub mod rules;
 pub mod simplify;
 pub mod stabilize;
+mod support;
 pub mod validate;
 
 pub use gradcheck::{GradCheck, GradEntry, GradReport, Suspect, Verdict, Wrt, check_gradients};

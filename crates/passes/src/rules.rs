@@ -14,8 +14,8 @@ use smallvec::SmallVec;
 
 use cotangent_graph::ops::view::{BROADCAST, RESHAPE};
 use cotangent_graph::{
-    Attrs, CompilerBug, DType, Graph, GraphBuilder, Lower, NodeId, OpDef, OpRef, OpTraits, Origin, Source, Tensor,
-    TensorData, Type,
+    Attrs, CompilerBug, DType, Graph, GraphBuilder, Lower, NodeId, Number, OpDef, OpRef, OpTraits, Origin, Source,
+    Tensor, TensorData, Type,
 };
 
 use crate::pass::{PassCx, PassError, StopReason};
@@ -199,25 +199,12 @@ impl<'g> RuleCx<'g, '_> {
 
     /// The bits that all elements of `t` have, if it is a constant of one element, repeated or not.
     pub fn splat_bits(&self, t: Tensor<'g>) -> Option<u64> {
-        self.g.with_graph(|graph| {
-            let mut node = graph.node(t.id());
-            for _ in 0..LOOK_THROUGH {
-                if let Some(value) = node.constant() {
-                    return (value.shape().n_elements() == 1).then(|| value.bits()[0]);
-                }
-                if !node.op.is_any(&[&BROADCAST, &RESHAPE]) {
-                    return None;
-                }
-                node = graph.node(node.inputs[0]);
-            }
-            None
-        })
+        splat_bits(self.g, t)
     }
 
     /// The number that all elements of `t` are, if it is a constant of one element, repeated or not.
     pub fn splat(&self, t: Tensor<'g>) -> Option<f64> {
-        let dtype = t.dtype();
-        self.splat_bits(t).map(|bits| dtype.f64_of_bits(bits))
+        splat(self.g, t)
     }
 
     /// Whether every element of `t` is this number; the sign of zeros counts.
@@ -226,7 +213,7 @@ impl<'g> RuleCx<'g, '_> {
     }
 
     /// A constant of the node's type.
-    pub fn fill(&self, value: f64) -> Tensor<'g> {
+    pub fn fill(&self, value: impl Into<Number>) -> Tensor<'g> {
         self.g.scalar(value, self.ty.dtype()).broadcast_to(self.ty.shape())
     }
 
@@ -241,6 +228,28 @@ impl<'g> RuleCx<'g, '_> {
         });
         keys[t.id().index()]
     }
+}
+
+/// The bits that all elements of `t` have, if it is a constant of one element, repeated or not.
+fn splat_bits(g: &GraphBuilder, t: Tensor<'_>) -> Option<u64> {
+    g.with_graph(|graph| {
+        let mut node = graph.node(t.id());
+        for _ in 0..LOOK_THROUGH {
+            if let Some(value) = node.attrs.tensor("value") {
+                return (value.shape().n_elements() == 1).then(|| value.bits()[0]);
+            }
+            match (&node.op.lower, node.op.name) {
+                (Lower::View(_), "broadcast" | "reshape") => node = graph.node(node.inputs[0]),
+                _ => return None,
+            }
+        }
+        None
+    })
+}
+
+/// The number that all elements of `t` are, if it is a constant of one element, repeated or not.
+pub(crate) fn splat(g: &GraphBuilder, t: Tensor<'_>) -> Option<f64> {
+    splat_bits(g, t).map(|bits| t.dtype().f64_of_bits(bits))
 }
 
 fn key_of(graph: &Graph, id: NodeId, keys: &[OrderKey]) -> OrderKey {

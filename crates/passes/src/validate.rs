@@ -385,8 +385,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Whether the pass keeps the meaning of this graph in f64, where constants that it makes are not rounded to f32: 1/5 of
-    /// five equal terms is then their mean, and what cancels leaves nothing. Asked only of what the pass itself has made.
+    /// Whether the pass keeps the meaning of this graph in f64, where constants that it makes are not rounded to f32: what
+    /// cancels then leaves nothing. Asked only of what the pass itself has made.
     fn holds_in_f64(&self, env: &Env) -> bool {
         let name = self.checked.pass.as_str();
         let Some(pass) = pipeline().into_iter().find(|pass| pass.name() == name) else { return false };

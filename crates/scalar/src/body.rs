@@ -263,6 +263,7 @@ impl fmt::Display for ScalarBody {
                 ScalarOp::Input(k) => write!(f, " {k}")?,
                 ScalarOp::Const(bits) if inst.dtype == DType::F32 => write!(f, " {:?}", f32::from_bits(bits as u32))?,
                 ScalarOp::Const(bits) if inst.dtype == DType::F64 => write!(f, " {:?}", f64::from_bits(bits))?,
+                ScalarOp::Const(bits) if inst.dtype == DType::I64 => write!(f, " {}", bits as i64)?,
                 ScalarOp::Const(bits) => write!(f, " {}", inst.dtype.f64_of_bits(bits))?,
                 _ => {}
             }

@@ -17,6 +17,8 @@ pub enum LibmFn {
     Tanh,
     /// The error function.
     Erf,
+    /// 1 minus the error function.
+    Erfc,
     /// Sine of an angle in radians.
     Sin,
     /// Cosine of an angle in radians.
@@ -88,6 +90,7 @@ functions! {
     Log1p, "log1p", log1pf, log1p;
     Tanh, "tanh", tanhf, tanh;
     Erf, "erf", erff, erf;
+    Erfc, "erfc", erfcf, erfc;
     Sin, "sin", sinf, sin;
     Cos, "cos", cosf, cos;
 }

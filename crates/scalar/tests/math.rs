@@ -82,6 +82,10 @@ fn special_values() {
         ("erf", -1.0, 1.0),
         ("softplus", 0.0, INF),
         ("erf_inv", NAN, NAN),
+        ("tanh_slope", 0.0, 0.0),
+        ("sigmoid_slope", 0.0, 0.0),
+        ("normal_pdf", 0.0, 0.0),
+        ("normal_cdf", 0.0, 1.0),
         ("rsqrt", NAN, 0.0),
     ] {
         check(name, -INF, at_minus_infinity);
@@ -103,6 +107,9 @@ fn special_values() {
         check("log", zero, -INF);
         check("sigmoid", zero, 0.5);
         check("softplus", zero, std::f32::consts::LN_2);
+        check("tanh_slope", zero, 1.0);
+        check("sigmoid_slope", zero, 0.25);
+        check("normal_cdf", zero, 0.5);
     }
     check("exp", 89.0, INF);
     check("exp", 88.72284, INF);
@@ -129,7 +136,7 @@ fn special_values() {
 
 #[test]
 fn bounded_functions_keep_their_bounds() {
-    for (name, least) in [("tanh", -1.0f32), ("erf", -1.0), ("sigmoid", 0.0)] {
+    for (name, least) in [("tanh", -1.0f32), ("erf", -1.0), ("sigmoid", 0.0), ("normal_cdf", 0.0)] {
         let (body, root) = body_of(case(name).build, DType::F32);
         let mut registers = Registers::default();
         let patterns: Vec<u32> = (2f32.to_bits()..20f32.to_bits()).step_by(101).collect();
@@ -150,7 +157,7 @@ fn bounded_functions_keep_their_bounds() {
 #[test]
 fn f64_functions_match_their_references() {
     type Row = (fn(&mut BodyBuilder, ValueId) -> ValueId, fn(f64) -> f64);
-    let rows: [Row; 11] = [
+    let rows: [Row; 14] = [
         (math::exp, libm::exp),
         (math::expm1, libm::expm1),
         (math::log, libm::log),
@@ -161,6 +168,9 @@ fn f64_functions_match_their_references() {
         (math::cos, libm::cos),
         (math::sigmoid, ulp::sigmoid),
         (math::softplus, ulp::softplus),
+        (math::tanh_slope, ulp::tanh_slope),
+        (math::sigmoid_slope, ulp::sigmoid_slope),
+        (math::normal_pdf, ulp::normal_pdf),
         (math::rsqrt, |x| 1.0 / x.sqrt()),
     ];
     for (i, (build, reference)) in rows.into_iter().enumerate() {
@@ -169,6 +179,27 @@ fn f64_functions_match_their_references() {
             let close = (got - want).abs() <= 1e-15 * want.abs();
             assert!(close || got == want || (got.is_nan() && want.is_nan()), "row {i} at {x}: {got:e}, not {want:e}");
         }
+    }
+}
+
+/// Against numbers of 60 digits: the tails are those of erfc, without the rounding error of x/√2.
+#[test]
+fn f64_normal_cdf_keeps_its_digits_in_the_tail() {
+    let rows = [
+        (-1.0, 1.586_552_539_314_570_5e-1),
+        (-5.0, 2.866_515_718_791_939_1e-7),
+        (-8.5, 9.479_534_822_203_318_5e-18),
+        (-20.0, 2.753_624_118_606_233_7e-89),
+        (-37.5, 4.605_353_009_581_955e-308),
+        (0.0, 0.5),
+        (1.0, 0.841_344_746_068_542_9),
+        (9.0, 1.0),
+        (f64::NEG_INFINITY, 0.0),
+        (f64::INFINITY, 1.0),
+    ];
+    for (x, want) in rows {
+        let got = f64_of(math::normal_cdf, x);
+        assert!((got - want).abs() <= 6.0 * f64::EPSILON * want, "at {x}: {got:e}, not {want:e}");
     }
 }
 
@@ -220,6 +251,10 @@ fn instruction_counts_are_as_documented() {
             ("erf", 31),
             ("softplus", 45),
             ("erf_inv", 50),
+            ("tanh_slope", 24),
+            ("sigmoid_slope", 27),
+            ("normal_pdf", 27),
+            ("normal_cdf", 40),
             ("rsqrt", 2),
         ]
     );

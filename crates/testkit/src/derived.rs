@@ -6,7 +6,8 @@
 //! * a graph of it prints, parses back and prints the same;
 //! * every pass keeps its meaning, and that of its gradient;
 //! * programs compiled with and without fusion give the bits of the interpreter, gradient included;
-//! * its first and second derivatives are those of central differences, in f64.
+//! * its first and second derivatives are those of central differences, in f64;
+//! * on operands of any other element types it is an error of the user, or satisfies all of this but the differences.
 //!
 //! ```
 //! use cotangent_graph::op::{Lower, OpTraits, Vjp};
@@ -40,7 +41,9 @@ use std::sync::Arc;
 use cotangent_exec::{Compiler, Executable, Runtime, Session, Threads};
 use cotangent_graph::interp::{interpret, interpret_named};
 use cotangent_graph::samples::{Sample, Sampler, environment};
-use cotangent_graph::{Attrs, DType, Diag, Env, Graph, OpDef, Registry, Tensor, TensorData, Vjp, build, text};
+use cotangent_graph::{
+    Attr, Attrs, DType, Diag, Env, Graph, OpDef, Registry, Tensor, TensorData, Type, Vjp, build, text,
+};
 use cotangent_passes::{PassOptions, optimize};
 
 use crate::finite::check_gradient;
@@ -59,6 +62,8 @@ pub struct OpReport {
     pub n_samples: usize,
     /// Elements of programs that were compared with the interpreter by their bits.
     pub n_elements: usize,
+    /// Choices of other element types that the op refused, as it may, and that it took.
+    pub n_types: [usize; 2],
     /// Derivatives by operands that were compared with central differences, of both orders together.
     pub n_derivatives: usize,
     /// The largest relative error of a first and of a second derivative.
@@ -69,8 +74,8 @@ impl fmt::Display for OpReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:<32} {:<13} {:>3} samples {:>6} elements",
-            self.name, self.derivative, self.n_samples, self.n_elements
+            "{:<32} {:<13} {:>3} samples {:>6} elements, {} other types, {} refused",
+            self.name, self.derivative, self.n_samples, self.n_elements, self.n_types[1], self.n_types[0]
         )?;
         if self.n_derivatives > 0 {
             let [first, second] = self.worst;
@@ -100,6 +105,7 @@ pub fn check_op(op: &'static OpDef) -> Result<OpReport, Vec<String>> {
         derivative: derivative_of(op),
         n_samples: 0,
         n_elements: 0,
+        n_types: [0; 2],
         n_derivatives: 0,
         worst: [0.0; 2],
     };
@@ -112,6 +118,9 @@ pub fn check_op(op: &'static OpDef) -> Result<OpReport, Vec<String>> {
             failures.push(format!("`{}` has no samples, so nothing can be checked", op.name));
         }
         for (n, sample) in samples.into_iter().enumerate() {
+            if dtype == DType::F32 {
+                failures.extend(other_types(op, &registry, &sample, &mut report));
+            }
             report.n_samples += 1;
             let mut check = || -> Result<(), String> {
                 let case = Case::of(op, &sample)?;
@@ -134,6 +143,45 @@ pub fn check_op(op: &'static OpDef) -> Result<OpReport, Vec<String>> {
         }
     }
     if failures.is_empty() { Ok(report) } else { Err(failures) }
+}
+
+/// The sample with its operands, and the element type that an attribute or declaration names, of other types: each the same,
+/// and each alone. What is wrong with those that the op takes.
+fn other_types(op: &'static OpDef, registry: &Registry, sample: &Sample, report: &mut OpReport) -> Vec<String> {
+    let with = |change: &dyn Fn(usize) -> Option<DType>, named: Option<DType>| {
+        let inputs = sample.inputs.iter().enumerate().map(|(k, x)| change(k).map_or(x.clone(), |to| as_type(x, to)));
+        let attr = |attrs: Attrs, (name, value): (&'static str, &Attr)| match (value, named) {
+            (Attr::DType(_), Some(to)) => attrs.with(name, to),
+            _ => attrs.with(name, value.clone()),
+        };
+        let declared = sample.declared.as_ref().map(|ty| Type::tensor(named.unwrap_or(ty.dtype()), ty.shape()));
+        Sample { inputs: inputs.collect(), attrs: sample.attrs.iter().fold(Attrs::none(), attr), declared }
+    };
+    let mut failures = Vec::new();
+    for to in DType::ALL {
+        let mut choices = vec![with(&|_| Some(to), None), with(&|_| None, Some(to)), with(&|_| Some(to), Some(to))];
+        choices.extend((0..sample.inputs.len()).map(|n| with(&|k| (k == n).then_some(to), None)));
+        for choice in choices {
+            let Ok(case) = Case::of(op, &choice) else {
+                report.n_types[0] += 1;
+                continue;
+            };
+            report.n_types[1] += 1;
+            let checked = case.has_the_inferred_type().and_then(|()| case.prints_and_parses(registry));
+            if let Err(text) = checked.and_then(|()| case.runs_as_interpreted()) {
+                let types: Vec<String> = choice.inputs.iter().map(|x| x.dtype().to_string()).collect();
+                failures.push(format!("`{}` of {types:?}, {:?}: {text}", op.name, choice.attrs));
+            }
+        }
+    }
+    failures
+}
+
+/// The tensor converted: indices stay indices, and truth values are every second number.
+fn as_type(x: &TensorData, to: DType) -> TensorData {
+    let of = |v: f64| if to == DType::Bool { f64::from(u8::from(v as i64 % 2 != 0)) } else { v };
+    let bits: Vec<u64> = x.to_f64().into_iter().map(|v| to.bits_of_f64(of(v))).collect();
+    TensorData::from_bits(to, &x.shape(), &bits)
 }
 
 /// Compares a pointwise op on floats with a formula in f64, on its samples: within 1e-5 in f32 and 1e-12 in f64, relative to

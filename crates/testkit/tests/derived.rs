@@ -20,7 +20,7 @@ const WITHOUT_SAMPLES: [&OpDef; 4] = [&CALL, &GRAD, &ITEM, &TUPLE];
 #[test]
 fn every_op_satisfies_what_follows_from_its_record() {
     let (mut table, mut failures) = (String::new(), Vec::new());
-    let (mut n_ops, mut n_differentiable, mut n_checked) = (0, 0, 0);
+    let (mut n_ops, mut n_differentiable, mut n_checked, mut n_types) = (0, 0, 0, [0; 2]);
     for op in Registry::builtin().iter().filter(|op| !op.is_any(&WITHOUT_SAMPLES)) {
         n_ops += 1;
         // A derivative that is zero by its kind (of a step, of integers) is compared as well; that of `stop_gradient` is
@@ -31,6 +31,7 @@ fn every_op_satisfies_what_follows_from_its_record() {
             Err(texts) => failures.extend(texts),
             Ok(report) => {
                 table += &format!("{report}\n");
+                n_types = [n_types[0] + report.n_types[0], n_types[1] + report.n_types[1]];
                 n_checked += usize::from(differentiable && report.n_derivatives > 0);
                 if differentiable && report.n_derivatives == 0 {
                     failures.push(format!("no derivative of `{}` was compared", op.name));
@@ -43,6 +44,7 @@ fn every_op_satisfies_what_follows_from_its_record() {
     );
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert_eq!(n_checked, n_differentiable);
+    assert!(n_types[0] > 1000 && n_types[1] > 500, "{n_types:?}");
     assert!(n_ops > 90 && n_differentiable > 60, "{n_ops} ops, {n_differentiable} with derivatives");
 }
 

@@ -108,8 +108,8 @@ pub static SILU: OpDef = composite(
     OpTraits::ZERO_PRESERVING,
     |cx| smallvec![cx.inputs[0] * cx.inputs[0].sigmoid()],
     Vjp::Rule(|cx| {
-        let s = cx.x().sigmoid();
-        smallvec![Some(cx.dy * (s + cx.x() * (s * (1.0 - s))))]
+        let x = cx.x();
+        smallvec![Some(cx.dy * (x.sigmoid() + x * x.sigmoid_slope()))]
     }),
 );
 
@@ -121,31 +121,33 @@ pub static GELU: OpDef = composite(
     |cx| smallvec![cx.inputs[0] * cx.inputs[0].normal_cdf()],
     Vjp::Rule(|cx| {
         let x = cx.x();
-        let density = (x * x * -0.5).exp() * (1.0 / (2.0 * PI).sqrt());
-        smallvec![Some(cx.dy * (x.normal_cdf() + x * density))]
+        smallvec![Some(cx.dy * (x.normal_cdf() + x * x.normal_pdf()))]
     }),
 );
 
-fn gelu_inner(x: Tensor<'_>) -> Tensor<'_> {
-    let k = (2.0 / PI).sqrt();
-    (x * (x * x * (0.044715 * k) + k)).tanh()
+/// `z = 2 √(2/π) (x + 0.044715 x³)`, and `x · dz/dx`. Far out, where `σ(z)` has levelled off long ago and x² may overflow, both
+/// are constant.
+fn gelu_inner(x: Tensor<'_>) -> [Tensor<'_>; 2] {
+    let linear = 2.0 * (2.0 / PI).sqrt();
+    let cubic = 0.044715 * linear;
+    let near = x.clamp(-100.0, 100.0);
+    let square = near * near;
+    [near * (square * cubic + linear), near * (square * (3.0 * cubic) + linear)]
 }
 
 /// x·Φ(x) with Φ approximated through tanh.
 pub static GELU_TANH: OpDef = composite(
     "gelu_tanh",
-    "`0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))`, the usual approximation of `gelu`.",
+    "`0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))`, the usual approximation of `gelu`, as `x · σ(2√(2/π) (x + 0.044715 x³))`, \
+     which does not cancel in the left tail.",
     OpTraits::ZERO_PRESERVING,
     |cx| {
         let x = cx.inputs[0];
-        smallvec![x * ((gelu_inner(x) + 1.0) * 0.5)]
+        smallvec![x * gelu_inner(x)[0].sigmoid()]
     },
     Vjp::Rule(|cx| {
-        let x = cx.x();
-        let t = gelu_inner(x);
-        let k = (2.0 / PI).sqrt();
-        let slope = x * x * (3.0 * 0.044715 * k) + k;
-        smallvec![Some(cx.dy * ((t + 1.0) * 0.5 + x * ((1.0 - t * t) * slope * 0.5)))]
+        let [z, change] = gelu_inner(cx.x());
+        smallvec![Some(cx.dy * (z.sigmoid() + change * z.sigmoid_slope()))]
     }),
 );
 

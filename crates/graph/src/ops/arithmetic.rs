@@ -7,6 +7,7 @@ use smallvec::smallvec;
 
 use crate::builder::{GraphBuilder, Tensor};
 use crate::eval;
+use crate::number::Number;
 use crate::op::{Arity, Cotangents, Fault, InferCx, Lower, OpDef, OpTraits, ScalarCx, Vjp, VjpCx};
 use crate::ops::{infer_bits, infer_float, infer_number};
 use crate::samples::{Sample, Sampler};
@@ -130,7 +131,7 @@ pub static DIV: OpDef = pointwise(
     "div",
     "Quotient `a / b`, element by element. Integer division truncates towards zero; division by zero gives 0.",
     2,
-    OpTraits::NONE,
+    OpTraits::POLE,
     infer_number,
     |s, v, _| s.div(v[0], v[1]),
     Vjp::Rule(|cx| {
@@ -145,27 +146,29 @@ fn extreme<'g>(cx: &VjpCx<'g, '_>, first_wins: Tensor<'g>) -> Cotangents<'g> {
     smallvec![Some(first_wins.select(cx.dy, zero)), Some(first_wins.select(zero, cx.dy))]
 }
 
-/// The larger operand; NaN propagates; ties send the gradient to the first.
+/// The larger operand; NaN propagates; the gradient goes to the first where it is larger, else to the second.
 pub static MAXIMUM: OpDef = pointwise(
     "maximum",
-    "The larger of two elements; NaN if one is NaN. Where they tie, the gradient goes to the first.",
+    "The larger of two elements; NaN if one is NaN. The gradient goes to the first where it is larger, and to the second \
+     otherwise, where they tie as well.",
     2,
     OpTraits::NONE,
     infer_number,
     |s, v, _| s.max(v[0], v[1]),
-    Vjp::Rule(|cx| extreme(cx, cx.inputs[0].ge(cx.inputs[1]))),
+    Vjp::Rule(|cx| extreme(cx, cx.inputs[0].gt(cx.inputs[1]))),
     two_apart,
 );
 
-/// The smaller operand; NaN propagates; ties send the gradient to the first.
+/// The smaller operand; NaN propagates; the gradient goes to the first where it is smaller, else to the second.
 pub static MINIMUM: OpDef = pointwise(
     "minimum",
-    "The smaller of two elements; NaN if one is NaN. Where they tie, the gradient goes to the first.",
+    "The smaller of two elements; NaN if one is NaN. The gradient goes to the first where it is smaller, and to the second \
+     otherwise, where they tie as well.",
     2,
     OpTraits::NONE,
     infer_number,
     |s, v, _| s.min(v[0], v[1]),
-    Vjp::Rule(|cx| extreme(cx, cx.inputs[0].le(cx.inputs[1]))),
+    Vjp::Rule(|cx| extreme(cx, cx.inputs[0].lt(cx.inputs[1]))),
     two_apart,
 );
 
@@ -313,7 +316,7 @@ impl<'g> Tensor<'g> {
         self.binary(&MINIMUM, other)
     }
 
-    /// Every element moved into `[low, high]`.
+    /// Every element moved into `[low, high]`. The derivative is 1 strictly inside, and 0 at the bounds and beyond.
     #[track_caller]
     pub fn clamp(self, low: f64, high: f64) -> Tensor<'g> {
         self.maximum(self.constant_like(low)).minimum(self.constant_like(high))
@@ -357,7 +360,7 @@ impl<'g> Tensor<'g> {
 
     /// A constant of this tensor's element type and shape.
     #[track_caller]
-    pub fn constant_like(self, value: f64) -> Tensor<'g> {
+    pub fn constant_like(self, value: impl Into<Number>) -> Tensor<'g> {
         if self.is_poisoned() {
             return self;
         }
@@ -367,15 +370,10 @@ impl<'g> Tensor<'g> {
 
 /// A Rust number that stands for a constant of the tensor's element type. Only one float and one integer type have this,
 /// so that literals need no suffix.
-pub trait Literal: Copy {
-    /// Its value.
-    fn value(self) -> f64;
-}
+pub trait Literal: Copy + Into<Number> {}
 
-macro_rules! literals {
-    ($($t:ty),*) => { $(impl Literal for $t { fn value(self) -> f64 { self as f64 } })* };
-}
-literals!(f64, i64);
+impl Literal for f64 {}
+impl Literal for i64 {}
 
 macro_rules! operators {
     ($($Trait:ident, $method:ident, $op:ident;)*) => {
@@ -396,14 +394,14 @@ macro_rules! operators {
                 type Output = Tensor<'g>;
                 #[track_caller]
                 fn $method(self, other: $t) -> Tensor<'g> {
-                    self.binary(&$op, self.constant_like(Literal::value(other)))
+                    self.binary(&$op, self.constant_like(other))
                 }
             }
             impl<'g> ops::$Trait<Tensor<'g>> for $t {
                 type Output = Tensor<'g>;
                 #[track_caller]
                 fn $method(self, other: Tensor<'g>) -> Tensor<'g> {
-                    other.constant_like(Literal::value(self)).binary(&$op, other)
+                    other.constant_like(self).binary(&$op, other)
                 }
             }
         )*
@@ -454,7 +452,7 @@ impl<'g> ops::Not for Tensor<'g> {
 impl GraphBuilder {
     /// A scalar constant of the given element type.
     #[track_caller]
-    pub fn scalar(&self, value: f64, dtype: DType) -> Tensor<'_> {
+    pub fn scalar(&self, value: impl Into<Number>, dtype: DType) -> Tensor<'_> {
         self.constant(TensorData::scalar(dtype, value))
     }
 }

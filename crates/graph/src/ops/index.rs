@@ -9,6 +9,7 @@ use crate::attrs::{AttrKind, AttrSpec, Attrs};
 use crate::builder::Tensor;
 use crate::eval;
 use crate::op::{Arity, Check, Fault, InferCx, Lower, OpDef, OpTraits, Vjp};
+use crate::ops::reduce::index_type;
 use crate::samples::Sample;
 use crate::types::{Shape, Type};
 
@@ -180,7 +181,8 @@ impl<'g> Tensor<'g> {
     pub fn is_class(self, n_classes: usize) -> Tensor<'g> {
         let shape = self.shape();
         let wide: Shape = shape.iter().copied().chain([n_classes]).collect();
-        let class = self.check_index(n_classes).cast(DType::I32).repeat_along(&wide, [shape.rank()]);
-        class.eq(self.builder().iota(DType::I32, wide, shape.rank()))
+        let dtype = index_type(n_classes);
+        let class = self.check_index(n_classes).cast(dtype).repeat_along(&wide, [shape.rank()]);
+        class.eq(self.builder().iota(dtype, wide, shape.rank()))
     }
 }

@@ -100,8 +100,8 @@ pub static MSE: OpDef = OpDef {
     eval: eval::unbound,
     vjp: Vjp::Rule(|cx| {
         let difference = cx.inputs[0] - cx.inputs[1];
-        let scale = 2.0 / difference.shape().n_elements() as f64;
-        let d = difference * (cx.dy * scale).broadcast_to(difference.shape());
+        let n = difference.shape().n_elements() as f64;
+        let d = difference * (cx.dy * 2.0 / n).broadcast_to(difference.shape());
         smallvec![Some(d), Some(-d)]
     }),
     lower: Lower::Expand(|cx| {
@@ -147,7 +147,10 @@ pub static HUBER: OpDef = pointwise_loss(
     },
     Vjp::Rule(|cx| {
         let delta = cx.attrs.float("delta");
-        let slope = cx.dy * (cx.inputs[0] - cx.inputs[1]).clamp(-delta, delta);
+        let d = cx.inputs[0] - cx.inputs[1];
+        // `d` itself up to `delta` included, as in the loss, so that its slope is 1 there.
+        let near = d.abs().le(d.constant_like(delta));
+        let slope = cx.dy * near.select(d, d.clamp(-delta, delta));
         smallvec![Some(slope), Some(-slope)]
     }),
     |s| {
@@ -172,14 +175,12 @@ pub static HINGE: OpDef = pointwise_loss(
 pub static KL_DIVERGENCE: OpDef = pointwise_loss(
     "kl_divergence",
     "Terms `y · (log y - q)` of the Kullback-Leibler divergence of targets `y` from log-probabilities `q`; 0 where `y = 0`. \
-     Operands: `q`, `y`.",
+     NaN where `y` is negative or NaN. Operands: `q`, `y`.",
     &[],
     |cx| {
         let (q, y) = (cx.inputs[0], cx.inputs[1]);
         let zero = y.constant_like(0.0);
-        let positive = y.gt(zero);
-        let log = positive.select(y, y.constant_like(1.0)).log();
-        smallvec![positive.select(y * (log - q), zero)]
+        smallvec![y.eq(zero).select(zero, y * (y.log() - q))]
     },
     Vjp::ViaExpansion,
     |s| vec![Sample::new(vec![s.float_in(-3.0..0.0, [3, 4]), s.float_in(0.1..1.0, [3, 4])])],
@@ -204,11 +205,21 @@ pub static NLL: OpDef = OpDef {
     samples: |s| vec![Sample::new(vec![s.float_in(-4.0..0.0, [4, 5]), s.ints(DType::I64, 0..5, [4])])],
 };
 
+/// `y·q` of log-probabilities `q`; 0 where `y = 0`, also where `q` is -∞: a class that is impossible and not wanted.
+fn weighted<'g>(q: Tensor<'g>, y: Tensor<'g>) -> Tensor<'g> {
+    impossible(q, y).select(y.constant_like(0.0), q * y)
+}
+
+/// Whether `y = 0` and `q` is -∞.
+fn impossible<'g>(q: Tensor<'g>, y: Tensor<'g>) -> Tensor<'g> {
+    y.eq(y.constant_like(0.0)) & q.eq(q.constant_like(f64::NEG_INFINITY))
+}
+
 /// Cross-entropy of probabilities and target probabilities.
 pub static CROSS_ENTROPY_OF_PROBABILITIES: OpDef = OpDef {
     name: "cross_entropy_of_probabilities",
     doc: "`-Σ y · log p` along the last axis, of probabilities `p` and target probabilities `y`, `[.., classes]` both; a term \
-          with `y = 0` is 0. Prefer `cross_entropy` of logits, which cannot overflow.",
+          with `y = 0` is 0, also where `p = 0`. Prefer `cross_entropy` of logits, which cannot overflow.",
     arity: Arity::Exact(2),
     attrs: &[],
     traits: OpTraits::NONE,
@@ -224,10 +235,7 @@ pub static CROSS_ENTROPY_OF_PROBABILITIES: OpDef = OpDef {
     vjp: Vjp::ViaExpansion,
     lower: Lower::Expand(|cx| {
         let (p, y) = (cx.inputs[0], cx.inputs[1]);
-        let zero = y.constant_like(0.0);
-        let wanted = y.ne(zero);
-        let log = wanted.select(p, p.constant_like(1.0)).log();
-        smallvec![-(wanted.select(y * log, zero).sum_over([p.rank() - 1]))]
+        smallvec![-(weighted(p.log(), y).sum_over([p.rank() - 1]))]
     }),
     samples: |s| vec![Sample::new(vec![s.float_in(0.1..0.9, [3, 4]), s.float_in(0.1..0.9, [3, 4])])],
 };
@@ -236,7 +244,7 @@ pub static CROSS_ENTROPY_OF_PROBABILITIES: OpDef = OpDef {
 pub static SOFT_CROSS_ENTROPY: OpDef = OpDef {
     name: "soft_cross_entropy",
     doc: "`-Σ y · log softmax(a)` along the last axis, of logits `a` and target probabilities `y`, `[.., classes]` both; finite \
-          for any finite logits. The targets need not sum to 1.",
+          for any finite logits. A term with `y = 0` is 0, also where a logit is -inf. The targets need not sum to 1.",
     arity: Arity::Exact(2),
     attrs: &[],
     traits: OpTraits::NONE,
@@ -253,13 +261,14 @@ pub static SOFT_CROSS_ENTROPY: OpDef = OpDef {
         let (a, y) = (cx.inputs[0], cx.inputs[1]);
         let (shape, axis) = (a.shape(), a.rank() - 1);
         let dy = cx.dy.repeat_along(&shape, [axis]);
-        let total = y.sum_over([axis]).repeat_along(&shape, [axis]);
-        smallvec![Some((a.softmax(axis) * total - y) * dy), Some(-(a.log_softmax(axis) * dy))]
+        let (total, q) = (y.sum_over([axis]).repeat_along(&shape, [axis]), a.log_softmax(axis));
+        let by_target = impossible(q, y).select(q.constant_like(0.0), -(q * dy));
+        smallvec![Some((a.softmax(axis) * total - y) * dy), Some(by_target)]
     }),
     lower: Lower::Expand(|cx| {
         let (a, y) = (cx.inputs[0], cx.inputs[1]);
         let axis = a.rank() - 1;
-        smallvec![-((a.log_softmax(axis) * y).sum_over([axis]))]
+        smallvec![-(weighted(a.log_softmax(axis), y).sum_over([axis]))]
     }),
     samples: |s| vec![Sample::new(vec![s.float_in(-3.0..3.0, [3, 4]), s.float_in(0.1..0.9, [3, 4])])],
 };

@@ -1,12 +1,13 @@
 //! Mathematical functions, element by element.
 
-use std::f64::consts::{PI, SQRT_2};
+use std::f64::consts::PI;
 
 use cotangent_scalar::math as m;
 use smallvec::smallvec;
 
 use crate::builder::Tensor;
-use crate::op::{OpDef, OpTraits, Vjp};
+use crate::eval;
+use crate::op::{Arity, Lower, OpDef, OpTraits, Vjp};
 use crate::ops::arithmetic::{one, pointwise};
 use crate::ops::infer_float;
 use crate::samples::{Sample, Sampler};
@@ -47,7 +48,8 @@ pub static EXPM1: OpDef = pointwise(
     OpTraits::MONOTONE.with(OpTraits::ZERO_PRESERVING),
     infer_float,
     |s, v, _| m::expm1(s, v[0]),
-    Vjp::Rule(|cx| smallvec![Some(cx.dy * (cx.output + 1.0))]),
+    // Not from the value, which is rounded where it is close to -1.
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * cx.x().exp())]),
     one,
 );
 
@@ -56,7 +58,7 @@ pub static LOG: OpDef = pointwise(
     "log",
     "Natural logarithm; -inf at 0, NaN below; at most 1 ulp off in f32.",
     1,
-    OpTraits::MONOTONE,
+    OpTraits::MONOTONE.with(OpTraits::POLE),
     infer_float,
     |s, v, _| m::log(s, v[0]),
     Vjp::Rule(|cx| smallvec![Some(cx.dy / cx.x())]),
@@ -68,7 +70,7 @@ pub static LOG1P: OpDef = pointwise(
     "log1p",
     "`log(1 + x)`, accurate near 0.",
     1,
-    OpTraits::MONOTONE.with(OpTraits::ZERO_PRESERVING),
+    OpTraits::MONOTONE.with(OpTraits::ZERO_PRESERVING).with(OpTraits::POLE),
     infer_float,
     |s, v, _| m::log1p(s, v[0]),
     Vjp::Rule(|cx| smallvec![Some(cx.dy / (cx.x() + 1.0))]),
@@ -78,9 +80,9 @@ pub static LOG1P: OpDef = pointwise(
 /// Square root.
 pub static SQRT: OpDef = pointwise(
     "sqrt",
-    "Square root, correctly rounded; NaN below 0.",
+    "Square root, correctly rounded; NaN below 0. Of a sum of squares the derivative at 0 is taken as 0 (`sqrt_of_squares`).",
     1,
-    OpTraits::MONOTONE.with(OpTraits::ZERO_PRESERVING),
+    OpTraits::MONOTONE.with(OpTraits::ZERO_PRESERVING).with(OpTraits::POLE),
     infer_float,
     |s, v, _| s.sqrt(v[0]),
     Vjp::Rule(|cx| smallvec![Some(cx.dy * 0.5 / cx.output)]),
@@ -92,7 +94,7 @@ pub static RSQRT: OpDef = pointwise(
     "rsqrt",
     "Reciprocal square root `1/√x`.",
     1,
-    OpTraits::NONE,
+    OpTraits::POLE,
     infer_float,
     |s, v, _| m::rsqrt(s, v[0]),
     Vjp::Rule(|cx| smallvec![Some(cx.dy * -0.5 * (cx.output / cx.x()))]),
@@ -107,7 +109,19 @@ pub static TANH: OpDef = pointwise(
     OpTraits::ODD.with(OpTraits::MONOTONE).with(OpTraits::ZERO_PRESERVING),
     infer_float,
     |s, v, _| m::tanh(s, v[0]),
-    Vjp::Rule(|cx| smallvec![Some(cx.dy * (1.0 - cx.output * cx.output))]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * cx.x().tanh_slope())]),
+    one,
+);
+
+/// The derivative of the hyperbolic tangent.
+pub static TANH_SLOPE: OpDef = pointwise(
+    "tanh_slope",
+    "Derivative `1/cosh²(x)` of the hyperbolic tangent, accurate in both tails, where `1 - tanh²(x)` cancels.",
+    1,
+    OpTraits::EVEN,
+    infer_float,
+    |s, v, _| m::tanh_slope(s, v[0]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * -2.0 * (cx.output * cx.x().tanh()))]),
     one,
 );
 
@@ -119,7 +133,20 @@ pub static SIGMOID: OpDef = pointwise(
     OpTraits::MONOTONE,
     infer_float,
     |s, v, _| m::sigmoid(s, v[0]),
-    Vjp::Rule(|cx| smallvec![Some(cx.dy * (cx.output * (1.0 - cx.output)))]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * cx.x().sigmoid_slope())]),
+    one,
+);
+
+/// The derivative of the logistic function.
+pub static SIGMOID_SLOPE: OpDef = pointwise(
+    "sigmoid_slope",
+    "Derivative `σ(x) · σ(-x)` of the logistic function, accurate in both tails.",
+    1,
+    OpTraits::EVEN,
+    infer_float,
+    |s, v, _| m::sigmoid_slope(s, v[0]),
+    // σ'' = σ' · (1 - 2σ) = -σ' · tanh(x/2), the form that does not cancel at 0.
+    Vjp::Rule(|cx| smallvec![Some(-(cx.dy * (cx.output * (cx.x() * 0.5).tanh())))]),
     one,
 );
 
@@ -140,12 +167,54 @@ pub static ERF_INV: OpDef = pointwise(
     "erf_inv",
     "Inverse of the error function on (-1, 1).",
     1,
-    OpTraits::ODD.with(OpTraits::MONOTONE).with(OpTraits::ZERO_PRESERVING),
+    OpTraits::ODD.with(OpTraits::MONOTONE).with(OpTraits::ZERO_PRESERVING).with(OpTraits::POLE),
     infer_float,
     |s, v, _| m::erf_inv(s, v[0]),
     Vjp::Rule(|cx| smallvec![Some(cx.dy * (cx.output * cx.output).exp() * (PI.sqrt() / 2.0))]),
     inside_one,
 );
+
+/// The distribution function of the standard normal distribution.
+pub static NORMAL_CDF: OpDef = pointwise(
+    "normal_cdf",
+    "Distribution function `Φ(x) = ½ erfc(-x/√2)` of the standard normal distribution, accurate in the left tail.",
+    1,
+    OpTraits::NONE,
+    infer_float,
+    |s, v, _| m::normal_cdf(s, v[0]),
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * cx.x().normal_pdf())]),
+    one,
+);
+
+/// The density of the standard normal distribution.
+pub static NORMAL_PDF: OpDef = pointwise(
+    "normal_pdf",
+    "Density `e^(-x²/2)/√(2π)` of the standard normal distribution.",
+    1,
+    OpTraits::EVEN,
+    infer_float,
+    |s, v, _| m::normal_pdf(s, v[0]),
+    Vjp::Rule(|cx| smallvec![Some(-(cx.dy * (cx.x() * cx.output)))]),
+    one,
+);
+
+/// √s of a sum of squares.
+pub static SQRT_OF_SQUARES: OpDef = OpDef {
+    name: "sqrt_of_squares",
+    doc: "Square root of a sum of squares: as `sqrt`, but the derivative at 0 is taken as 0, as that of `|x|` is. `stabilize` \
+          puts it in the place of `sqrt` where the operand is a sum of squares.",
+    arity: Arity::Exact(1),
+    attrs: &[],
+    traits: OpTraits::POINTWISE.with(OpTraits::ZERO_PRESERVING),
+    infer: infer_float,
+    eval: eval::unbound,
+    vjp: Vjp::Rule(|cx| {
+        let (y, zero) = (cx.output, cx.dy.constant_like(0.0));
+        smallvec![Some(y.eq(zero).select(zero, cx.dy * 0.5 / y))]
+    }),
+    lower: Lower::Expand(|cx| smallvec![cx.inputs[0].sqrt()]),
+    samples: positive,
+};
 
 /// log(1 + eˣ) without overflow.
 pub static SOFTPLUS: OpDef = pointwise(
@@ -186,24 +255,44 @@ pub static COS: OpDef = pointwise(
 /// Power.
 pub static POW: OpDef = pointwise(
     "pow",
-    "Power `aᵇ`; NaN for a negative base and a fractional exponent. The derivative with respect to `b` at `a = 0` is 0.",
+    "Power `aᵇ`; NaN for a negative base and a fractional exponent. The derivative by `a` is 0 where `b = 0`, that by `b` is 0 \
+     where `a = 0` and `b ≥ 0`, and NaN where `a < 0`.",
     2,
-    OpTraits::NONE,
+    OpTraits::POLE,
     infer_float,
     |s, v, _| m::pow(s, v[0], v[1]),
     Vjp::Rule(|cx| {
         let (a, b) = (cx.inputs[0], cx.inputs[1]);
         let zero = a.constant_like(0.0);
-        let positive = a.gt(zero);
-        let log = positive.select(a, a.constant_like(1.0)).log();
-        smallvec![Some(cx.dy * b * a.pow(b - 1.0)), Some(cx.dy * positive.select(cx.output * log, zero))]
+        let by_base = b.eq(zero).select(zero, cx.dy * b * a.pow(b - 1.0));
+        let flat = a.eq(zero) & b.ge(zero);
+        smallvec![Some(by_base), Some(flat.select(zero, cx.dy * (cx.output * a.log())))]
     }),
     base_and_exponent,
 );
 
 /// The ops of this file.
-pub(crate) static OPS: &[&OpDef] =
-    &[&EXP, &EXPM1, &LOG, &LOG1P, &SQRT, &RSQRT, &TANH, &SIGMOID, &ERF, &ERF_INV, &SOFTPLUS, &SIN, &COS, &POW];
+pub(crate) static OPS: &[&OpDef] = &[
+    &EXP,
+    &EXPM1,
+    &LOG,
+    &LOG1P,
+    &SQRT,
+    &SQRT_OF_SQUARES,
+    &RSQRT,
+    &TANH,
+    &TANH_SLOPE,
+    &SIGMOID,
+    &SIGMOID_SLOPE,
+    &ERF,
+    &ERF_INV,
+    &NORMAL_CDF,
+    &NORMAL_PDF,
+    &SOFTPLUS,
+    &SIN,
+    &COS,
+    &POW,
+];
 
 macro_rules! methods {
     ($($(#[$doc:meta])* $name:ident, $op:ident;)*) => {
@@ -230,6 +319,14 @@ methods! {
     tanh, TANH;
     /// Logistic function.
     sigmoid, SIGMOID;
+    /// Derivative of the hyperbolic tangent.
+    tanh_slope, TANH_SLOPE;
+    /// Derivative of the logistic function.
+    sigmoid_slope, SIGMOID_SLOPE;
+    /// Distribution function of the standard normal distribution.
+    normal_cdf, NORMAL_CDF;
+    /// Density of the standard normal distribution.
+    normal_pdf, NORMAL_PDF;
     /// Error function.
     erf, ERF;
     /// Inverse error function.
@@ -260,11 +357,5 @@ impl<'g> Tensor<'g> {
             -1.0 => 1.0 / self,
             _ => self.pow(self.constant_like(exponent)),
         }
-    }
-
-    /// The cumulative distribution function of the standard normal distribution.
-    #[track_caller]
-    pub fn normal_cdf(self) -> Tensor<'g> {
-        ((self * (1.0 / SQRT_2)).erf() + 1.0) * 0.5
     }
 }

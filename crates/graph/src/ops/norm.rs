@@ -62,7 +62,7 @@ pub static VARIANCE: OpDef = OpDef {
     vjp: Vjp::Rule(|cx| {
         let (x, axes) = (cx.x(), cx.attrs.sizes("axes"));
         let n: usize = axes.iter().map(|&a| x.shape()[a]).product();
-        smallvec![Some(centered(x, &axes) * (cx.dy * (2.0 / n as f64)).repeat_along(&x.shape(), &axes))]
+        smallvec![Some(centered(x, &axes) * (cx.dy * 2.0 / n as f64).repeat_along(&x.shape(), &axes))]
     }),
     lower: Lower::Expand(|cx| {
         let axes = cx.attrs.sizes("axes");
@@ -213,12 +213,12 @@ pub static BATCH_NORM: OpDef = OpDef {
     vjp: Vjp::Rule(|cx| {
         let (x, gain, axes) = (cx.inputs[0], cx.inputs[1], cx.attrs.sizes("axes"));
         let n: usize = axes.iter().map(|&a| x.shape()[a]).product();
-        let (shape, mean) = (x.shape(), 1.0 / n as f64);
+        let (shape, n) = (x.shape(), n as f64);
         let scale = inverse_deviation(x, &axes, cx.attrs.float("eps"));
         let y = centered(x, &axes) * scale.repeat_along(&shape, &axes);
         let (along, total) = ((cx.dy * y).sum_over(&axes), cx.dy.sum_over(&axes));
-        let mean_along = (along * mean).repeat_along(&shape, &axes);
-        let mean_total = (total * mean).repeat_along(&shape, &axes);
+        let mean_along = (along / n).repeat_along(&shape, &axes);
+        let mean_total = (total / n).repeat_along(&shape, &axes);
         let dx = (cx.dy - mean_total - y * mean_along) * (gain * scale).repeat_along(&shape, &axes);
         smallvec![Some(dx), Some(along), Some(total)]
     }),
@@ -234,10 +234,16 @@ pub static BATCH_NORM: OpDef = OpDef {
     },
 };
 
+/// Whether elements are neither infinite nor NaN.
+pub fn is_finite(x: Tensor<'_>) -> Tensor<'_> {
+    x.abs().lt(x.constant_like(f64::INFINITY))
+}
+
 /// log Σ eˣ.
 pub static LOG_SUM_EXP: OpDef = OpDef {
     name: "log_sum_exp",
-    doc: "`log Σ exp(xⱼ)` along `axis`, shifted by the largest element: finite for any finite operand.",
+    doc: "`log Σ exp(xⱼ)` along `axis`, shifted by the largest element: finite for any finite operand, and the largest element \
+          where that is infinite.",
     arity: Arity::Exact(1),
     attrs: &[AttrSpec { name: "axis", kind: AttrKind::Int, doc: "the axis summed over" }],
     traits: OpTraits::NONE,
@@ -258,7 +264,7 @@ pub static LOG_SUM_EXP: OpDef = OpDef {
         let (x, axis) = (cx.inputs[0], cx.attrs.size("axis"));
         let most = x.max_over([axis]).stop_gradient();
         let sum = (x - most.repeat_along(&x.shape(), [axis])).exp().sum_over([axis]);
-        smallvec![sum.log() + most]
+        smallvec![is_finite(most).select(sum.log() + most, most)]
     }),
     samples: |s| {
         let axis = |axis: i64| Attrs::none().with("axis", axis);

@@ -80,7 +80,7 @@ pub static RELU6: OpDef = activation(
 pub static HARD_SIGMOID: OpDef = activation(
     "hard_sigmoid",
     "`min(max(x/6 + 1/2, 0), 1)`.",
-    |cx| smallvec![(cx.inputs[0] * (1.0 / 6.0) + 0.5).clamp(0.0, 1.0)],
+    |cx| smallvec![(cx.inputs[0] / 6.0 + 0.5).clamp(0.0, 1.0)],
     Vjp::Rule(|cx| smallvec![Some(inside(cx, -3.0, 3.0, 1.0 / 6.0))]),
     between_threes,
 );
@@ -119,13 +119,13 @@ pub static CELU: OpDef = OpDef {
     eval: eval::unbound,
     vjp: Vjp::Rule(|cx| {
         let (zero, alpha) = (cx.dy.constant_like(0.0), cx.attrs.float("alpha"));
-        let below = cx.dy * (cx.x().minimum(zero) * (1.0 / alpha)).exp();
+        let below = cx.dy * (cx.x().minimum(zero) / alpha).exp();
         smallvec![Some(cx.x().ge(zero).select(cx.dy, below))]
     }),
     lower: Lower::Expand(|cx| {
         let (x, alpha) = (cx.inputs[0], cx.attrs.float("alpha"));
         let zero = x.constant_like(0.0);
-        smallvec![x.ge(zero).select(x, (x.minimum(zero) * (1.0 / alpha)).expm1() * alpha)]
+        smallvec![x.ge(zero).select(x, (x.minimum(zero) / alpha).expm1() * alpha)]
     }),
     samples: |s| kinked(s).into_iter().map(|x| x.attrs(Attrs::none().with("alpha", 0.7))).collect(),
 };
@@ -135,7 +135,8 @@ pub static SOFTSIGN: OpDef = activation(
     "softsign",
     "`x / (1 + |x|)`.",
     |cx| smallvec![cx.inputs[0] / (cx.inputs[0].abs() + 1.0)],
-    Vjp::Rule(|cx| smallvec![Some(cx.dy / (cx.x().abs() + 1.0).square())]),
+    // Not over the square, which overflows first.
+    Vjp::Rule(|cx| smallvec![Some(cx.dy * (1.0 / (cx.x().abs() + 1.0)).square())]),
     kinked,
 );
 
@@ -145,8 +146,8 @@ pub static MISH: OpDef = activation(
     "`x · tanh(log(1 + eˣ))` (Misra 2019).",
     |cx| smallvec![cx.inputs[0] * cx.inputs[0].softplus().tanh()],
     Vjp::Rule(|cx| {
-        let t = cx.x().softplus().tanh();
-        smallvec![Some(cx.dy * (t + cx.x() * ((1.0 - t * t) * cx.x().sigmoid())))]
+        let (x, inner) = (cx.x(), cx.x().softplus());
+        smallvec![Some(cx.dy * (inner.tanh() + x * (inner.tanh_slope() * x.sigmoid())))]
     }),
     one,
 );
@@ -204,9 +205,9 @@ pub static MAXOUT: OpDef = OpDef {
     eval: eval::unbound,
     vjp: Vjp::ViaExpansion,
     lower: Lower::Expand(|cx| {
-        let pieces = cx.attrs.size("pieces");
-        let shape: Shape = cx.ty.shape().iter().copied().chain([pieces]).collect();
-        smallvec![cx.inputs[0].reshape(shape.clone()).max_over([shape.rank() - 1])]
+        // As rows of pieces: an axis more would be one too many of 32.
+        let n = cx.ty.shape().n_elements();
+        smallvec![cx.inputs[0].reshape([n, cx.attrs.size("pieces")]).max_over([1]).reshape(cx.ty.shape())]
     }),
     samples: |s| vec![Sample::new(vec![s.distinct([3, 8])]).attrs(Attrs::none().with("pieces", 4))],
 };

@@ -82,24 +82,36 @@ fn spread<'g>(cx: &VjpCx<'g, '_>, value: Tensor<'g>) -> Tensor<'g> {
     value.repeat_along(&cx.x().shape(), &cx.attrs.sizes("axes"))
 }
 
-/// The gradient of an extreme goes to the elements that attain it first in row-major order within each group.
+/// The gradient of an extreme goes to the element that attains it first in row-major order within each group, or to the first
+/// NaN.
 fn extreme_vjp<'g>(cx: &VjpCx<'g, '_>) -> Tensor<'g> {
     let x = cx.x();
     let axes = cx.attrs.sizes("axes");
-    let attains = x.eq(spread(cx, cx.output));
+    let attains = x.eq(spread(cx, cx.output)) | x.ne(x);
     let place = linear_index(x, &axes);
-    let last = place.constant_like(i32::MAX.into());
-    let first = attains.select(place, last).min_over(&axes);
+    let first = first_place(attains, place, &axes);
     let hit = attains & place.eq(spread(cx, first));
     hit.select(spread(cx, cx.dy), x.constant_like(0.0))
 }
 
-/// The row-major position of each element of `x` within its group of reduced axes, as i32.
+/// The least of the places where `hit` holds, which it does somewhere in each group.
+fn first_place<'g>(hit: Tensor<'g>, place: Tensor<'g>, axes: &[usize]) -> Tensor<'g> {
+    let beyond: i64 = if place.dtype() == DType::I32 { i32::MAX.into() } else { i64::MAX };
+    hit.select(place, place.constant_like(beyond)).min_over(axes)
+}
+
+/// The element type of indices below `n`: i32 if that can hold them.
+pub(crate) fn index_type(n: usize) -> DType {
+    if n <= i32::MAX as usize { DType::I32 } else { DType::I64 }
+}
+
+/// The row-major position of each element of `x` within its group of reduced axes.
 fn linear_index<'g>(x: Tensor<'g>, axes: &[usize]) -> Tensor<'g> {
     let shape = x.shape();
-    let mut index = x.builder().scalar(0.0, DType::I32).broadcast_to(shape.clone());
+    let dtype = index_type(axes.iter().map(|&a| shape[a]).product());
+    let mut index = x.builder().scalar(0.0, dtype).broadcast_to(shape.clone());
     for &axis in axes {
-        index = index * shape[axis] as i64 + x.builder().iota(DType::I32, shape.clone(), axis);
+        index = index * shape[axis] as i64 + x.builder().iota(dtype, shape.clone(), axis);
     }
     index
 }
@@ -112,18 +124,47 @@ pub static REDUCE_SUM: OpDef = reduction(
     Vjp::Rule(|cx| smallvec![Some(spread(cx, cx.dy))]),
 );
 
+/// The cotangent of the factors of a product: for each, that of the product times all others. They are multiplied pairwise, and
+/// the pairs' products pairwise, so that nothing is divided by a factor, which may be 0.
+fn product_vjp<'g>(cx: &VjpCx<'g, '_>) -> Tensor<'g> {
+    let (x, shape, axes) = (cx.x(), cx.x().shape(), cx.attrs.sizes("axes"));
+    let order: Vec<usize> = axes.iter().copied().chain((0..shape.rank()).filter(|a| !axes.contains(a))).collect();
+    let n: usize = axes.iter().map(|&a| shape[a]).product();
+    let rest = cx.dy.shape().n_elements();
+    if shape.n_elements() == 0 {
+        return x.constant_like(0.0);
+    }
+    let turned = x.transpose(&order);
+    let mut level = turned.reshape([n, rest]).pad(&[0, 0], &[n.next_power_of_two() - n, 0], 1.0);
+    let mut pairs = Vec::new();
+    while level.shape()[0] > 1 {
+        let rows = level.shape()[0];
+        let (a, b) = (level.slice(&[0, 0], &[rows / 2, rest]), level.slice(&[rows / 2, 0], &[rows, rest]));
+        pairs.push((a, b));
+        level = a * b;
+    }
+    let mut dy = cx.dy.reshape([1, rest]);
+    for (a, b) in pairs.into_iter().rev() {
+        dy = x.builder().concat(&[dy * b, dy * a], 0);
+    }
+    let mut inverse = order.clone();
+    order.iter().enumerate().for_each(|(i, &axis)| inverse[axis] = i);
+    dy.slice(&[0, 0], &[n, rest]).reshape(turned.shape()).transpose(&inverse)
+}
+
 /// Product over axes.
 pub static REDUCE_PROD: OpDef = reduction(
     "reduce_prod",
-    "Product over `axes`; 1 over nothing. The gradient divides by the elements, so it is not finite where one is 0.",
+    "Product over `axes`; 1 over nothing. The gradient by a factor is the product of the others, also where factors are 0.",
     ReduceOp::Prod,
-    Vjp::Rule(|cx| smallvec![Some(spread(cx, cx.dy * cx.output) / cx.x())]),
+    Vjp::Rule(|cx| smallvec![Some(product_vjp(cx))]),
 );
 
 /// Largest element over axes.
 pub static REDUCE_MAX: OpDef = reduction(
     "reduce_max",
-    "Largest element over `axes`; NaN if one is NaN. Where several tie, the gradient goes to the first.",
+    "Largest element over `axes`; NaN if one is NaN. The gradient goes to the element that `argmax` names: the first largest, or \
+     the first NaN.",
     ReduceOp::Max,
     Vjp::Rule(|cx| smallvec![Some(extreme_vjp(cx))]),
 );
@@ -131,7 +172,7 @@ pub static REDUCE_MAX: OpDef = reduction(
 /// Smallest element over axes.
 pub static REDUCE_MIN: OpDef = reduction(
     "reduce_min",
-    "Smallest element over `axes`; NaN if one is NaN. Where several tie, the gradient goes to the first.",
+    "Smallest element over `axes`; NaN if one is NaN. The gradient goes to the first smallest, or to the first NaN.",
     ReduceOp::Min,
     Vjp::Rule(|cx| smallvec![Some(extreme_vjp(cx))]),
 );
@@ -139,7 +180,8 @@ pub static REDUCE_MIN: OpDef = reduction(
 /// Index of the largest element.
 pub static ARGMAX: OpDef = OpDef {
     name: "argmax",
-    doc: "Index (i64) of the first largest element along `axis`, which disappears; of the first NaN if there is one.",
+    doc: "Index (i64) of the first largest element along `axis`, which disappears; of the first NaN if there is one. Of truth \
+          values, true is the larger.",
     arity: Arity::Exact(1),
     attrs: &[AttrSpec { name: "axis", kind: AttrKind::Int, doc: "the axis searched" }],
     traits: OpTraits::NONE,
@@ -154,12 +196,13 @@ pub static ARGMAX: OpDef = OpDef {
     eval: eval::unbound,
     vjp: Vjp::Zero("an index has no derivative"),
     lower: Lower::Expand(|cx: &ExpandCx<'_, '_>| {
-        let x = cx.inputs[0];
+        // Truth values have an order, but no largest one.
+        let x = if cx.inputs[0].dtype() == DType::Bool { cx.inputs[0].cast(DType::U8) } else { cx.inputs[0] };
         let axis = cx.attrs.size("axis");
         let most = x.max_over([axis]).repeat_along(&x.shape(), [axis]);
         let hit = x.eq(most) | x.ne(x);
-        let place = x.builder().iota(DType::I32, x.shape(), axis);
-        smallvec![hit.select(place, place.constant_like(i32::MAX.into())).min_over([axis]).cast(DType::I64)]
+        let place = x.builder().iota(index_type(x.shape()[axis]), x.shape(), axis);
+        smallvec![first_place(hit, place, &[axis]).cast(DType::I64)]
     }),
     samples: |s| vec![Sample::new(vec![s.distinct([3, 5])]).attrs(Attrs::none().with("axis", 1))],
 };
@@ -167,7 +210,7 @@ pub static ARGMAX: OpDef = OpDef {
 /// Mean over axes.
 pub static MEAN: OpDef = OpDef {
     name: "mean",
-    doc: "Mean over `axes`: the sum times the reciprocal of the number of elements.",
+    doc: "Mean over `axes`: the sum divided by the number of elements.",
     arity: Arity::Exact(1),
     attrs: AXES,
     traits: OpTraits::NONE,
@@ -192,7 +235,7 @@ pub static MEAN: OpDef = OpDef {
         let x = cx.inputs[0];
         let axes = cx.attrs.sizes("axes");
         let n: usize = axes.iter().map(|&a| x.shape()[a]).product();
-        smallvec![x.sum_over(&axes) * (1.0 / n as f64)]
+        smallvec![x.sum_over(&axes) / n as f64]
     }),
     samples,
 };

@@ -87,6 +87,11 @@ pub static IOTA: OpDef = OpDef {
             return Err(cx.dtype_fault(format_args!("makes i32 or i64, not {}", ty.dtype())));
         }
         checked_axis(cx, ty.shape())?;
+        let n = ty.shape()[cx.attrs.size("axis")];
+        if ty.dtype() == DType::I32 && n > 1 << 31 {
+            let text = format_args!("of i32 holds indices below 2147483648, got an axis of extent {n}");
+            return Err(cx.shape_fault(text).help("use i64"));
+        }
         Ok(ty)
     },
     eval: |cx: &EvalCx<'_>, _| {

@@ -6,6 +6,7 @@ use crate::attrs::{Attr, AttrKind, AttrSpec, Attrs};
 use crate::axes::{Axes, Axis};
 use crate::builder::{GraphBuilder, Tensor};
 use crate::eval;
+use crate::number::Number;
 use crate::op::{Arity, AxisMap, Fault, InferCx, Lower, OpDef, OpTraits, ViewMap, Vjp};
 use crate::ops::reduce::{axis_fault, checked_axes, checked_axis};
 use crate::samples::Sample;
@@ -173,23 +174,17 @@ pub static SLICE: OpDef = OpDef {
         let (start, step) = (cx.attrs.sizes("start"), cx.attrs.sizes("step"));
         let mut dy = cx.dy;
         for axis in 0..shape.rank() {
-            // Where there are no neighbors, their distance may be any number.
-            if step[axis] > 1 && dy.shape()[axis] > 1 {
-                let mut split: Vec<usize> = dy.shape().to_vec();
-                split.insert(axis + 1, 1);
-                let (mut low, mut high) = (vec![0; split.len()], vec![0; split.len()]);
-                high[axis + 1] = step[axis] - 1;
-                let spaced = dy.reshape(split.clone()).pad(&low, &high, 0.0);
-                split.remove(axis + 1);
-                split[axis] *= step[axis];
-                // The zeros after the last element may reach past the operand's end.
-                let room = shape[axis] - start[axis];
-                let keep = split[axis].min(room);
-                let spaced = spaced.reshape(split.clone());
-                low.truncate(split.len());
-                let mut limit = split.clone();
-                limit[axis] = keep;
-                dy = spaced.slice(&vec![0; limit.len()], &limit);
+            let (mut extents, step) = (dy.shape().to_vec(), step[axis]);
+            let n = extents[axis];
+            // Of fewer elements there is no distance, however long the step is.
+            if step > 1 && n > 1 {
+                // The other axes as two: with one more for each of them there might be too many.
+                let (before, after) = (extents[..axis].iter().product(), extents[axis + 1..].iter().product());
+                let spaced = dy.reshape([before, n, 1, after]).pad(&[0; 4], &[0, 0, step - 1, 0], 0.0);
+                extents[axis] = (n - 1) * step + 1;
+                // Nothing follows the last element, where the operand may end.
+                let limit = [before, extents[axis], after];
+                dy = spaced.reshape([before, n * step, after]).slice(&[0; 3], &limit).reshape(extents);
             }
         }
         let high: Vec<usize> = (0..shape.rank()).map(|i| shape[i] - start[i] - dy.shape()[i]).collect();
@@ -246,7 +241,7 @@ pub static PAD: OpDef = OpDef {
     attrs: &[
         AttrSpec { name: "low", kind: AttrKind::Ints, doc: "elements before, for each axis" },
         AttrSpec { name: "high", kind: AttrKind::Ints, doc: "elements after, for each axis" },
-        AttrSpec { name: "value", kind: AttrKind::Float, doc: "what is put there" },
+        AttrSpec { name: "value", kind: AttrKind::Number, doc: "what is put there" },
     ],
     traits: OpTraits::NONE,
     infer: |cx| {
@@ -263,7 +258,8 @@ pub static PAD: OpDef = OpDef {
     }),
     lower: Lower::Join,
     samples: |s| {
-        let attrs = Attrs::none().with("low", ints([1, 0])).with("high", ints([0, 2])).with("value", 0.5);
+        let attrs = Attrs::none().with("low", ints([1, 0])).with("high", ints([0, 2]));
+        let attrs = attrs.with("value", Number::of(0.5));
         vec![Sample::new(vec![s.float_in(-2.0..2.0, [3, 4])]).attrs(attrs)]
     },
 };
@@ -395,9 +391,9 @@ impl<'g> Tensor<'g> {
 
     /// A border of `low` elements before and `high` after, on each axis.
     #[track_caller]
-    pub fn pad(self, low: &[usize], high: &[usize], value: f64) -> Tensor<'g> {
+    pub fn pad(self, low: &[usize], high: &[usize], value: impl Into<Number>) -> Tensor<'g> {
         let attrs = Attrs::none().with("low", ints(low.iter().copied())).with("high", ints(high.iter().copied()));
-        self.unary_with(&PAD, attrs.with("value", value))
+        self.unary_with(&PAD, attrs.with("value", value.into()))
     }
 }
 

@@ -361,6 +361,7 @@ impl Parser<'_, '_> {
             AttrKind::Int => Attr::Int(value::int(cursor)?),
             AttrKind::Ints => Attr::Ints(value::ints(cursor)?),
             AttrKind::Float => Attr::Float(value::element(cursor, cotangent_scalar::DType::F64)?),
+            AttrKind::Number => Attr::Number(value::number(cursor)?),
             AttrKind::Bool => Attr::Bool(value::boolean(cursor)?),
             AttrKind::Str => Attr::Str(value::string(cursor)?.into()),
             AttrKind::DType => Attr::DType(value::dtype(cursor)?),

@@ -127,6 +127,7 @@ pub(crate) fn attr(value: &Attr) -> String {
         Attr::Int(v) => v.to_string(),
         Attr::Ints(v) => format!("[{}]", v.iter().map(|i| i.to_string()).collect::<Vec<_>>().join(", ")),
         Attr::Float(bits) => element(DType::F64, *bits),
+        Attr::Number(v) => v.wide().map_or_else(|| element(DType::F64, v.value().to_bits()), |v| v.to_string()),
         Attr::Bool(v) => v.to_string(),
         Attr::Str(v) => format!("{v:?}"),
         Attr::DType(v) => v.to_string(),

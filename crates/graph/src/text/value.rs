@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use super::cursor::{Cursor, Kind, Token, shorten};
 use crate::diag::{Code, Diag};
 use crate::init::Init;
+use crate::number::Number;
 use crate::tensor::TensorData;
 use crate::types::{MAX_RANK, MAX_TUPLE_DEPTH, Shape, Type};
 
@@ -217,6 +218,19 @@ pub(super) fn element(cursor: &mut Cursor<'_>, dtype: DType) -> Result<u64, Diag
         DType::Bool => None,
     };
     bits.ok_or_else(|| malformed(cursor, token, &wanted))
+}
+
+/// A number without an element type: a whole one of 64 bits, or one of type f64.
+pub(super) fn number(cursor: &mut Cursor<'_>) -> Result<Number, Diag> {
+    let token = cursor.peek();
+    let whole = cursor.slice(token).parse::<i64>().ok().map(Number::from).filter(|n| n.wide().is_some());
+    match whole.filter(|_| token.kind == Kind::Number) {
+        Some(whole) => {
+            cursor.next();
+            Ok(whole)
+        }
+        None => element(cursor, DType::F64).map(|bits| f64::from_bits(bits).into()),
+    }
 }
 
 /// Only what is written as `inf` or `nan` is not finite: a number that is too large is an error.

@@ -206,7 +206,7 @@ fn opaque_unit(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Unit, F
         Lower::Join => {
             let strides = node.ty.shape().strides();
             if node.is(&PAD) {
-                let bits = node.ty.dtype().bits_of_f64(node.attrs.float("value"));
+                let bits = node.attrs.number("value").bits(node.ty.dtype());
                 unit.lowered.push(lower::lower_fill(graph, id, bits));
             }
             let mut start = 0;

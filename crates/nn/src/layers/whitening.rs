@@ -107,7 +107,7 @@ impl Whitening {
         let square: Shape = [k, size, size].into();
         let index = |axis: usize| g.iota(DType::I32, square.clone(), axis);
         let one = index(1).eq(index(2)).cast(centered.dtype());
-        let covariance = centered.matmul_with(centered, true, false) * (1.0 / n_rows as f64) + one * self.eps;
+        let covariance = centered.matmul_with(centered, true, false) / n_rows as f64 + one * self.eps;
         let trace = (covariance * one).sum_over([1, 2]);
         let scaled = covariance / trace.repeat_along(&square, [1, 2]);
         let mut p = one;

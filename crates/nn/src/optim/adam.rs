@@ -5,6 +5,7 @@
 
 use cotangent_graph::{DType, Tensor};
 
+use super::length::{length, times};
 use super::rules::{fraction, not_negative, root};
 use super::{Optimizer, UpdateCx};
 
@@ -356,11 +357,11 @@ impl Optimizer for Lamb {
         if cx.is_regularized() {
             direction = direction + cx.param * self.decay;
         }
-        let length = |t: Tensor<'g>| t.square().sum().sqrt();
-        let (of_param, of_direction) = (length(cx.param), length(direction));
+        let axes: Vec<usize> = (0..cx.param.rank()).collect();
+        let (of_param, of_direction) = (length(cx.param, &axes), length(direction, &axes));
         let (zero, one) = (of_param.constant_like(0.0), of_param.constant_like(1.0));
         let trusted = of_param.gt(zero) & of_direction.gt(zero);
         let trust = trusted.select(of_param / of_direction, one);
-        cx.param - cx.rate() * trust * direction
+        cx.param - times(direction, cx.rate_f64() * trust, |t, shape| t.broadcast_to(shape))
     }
 }

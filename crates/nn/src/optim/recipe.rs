@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use cotangent_graph::{DType, GraphBuilder, Init, Shape, Tensor};
 
+use super::length::{joint_length, length, times};
 use super::schedule::Schedule;
 use super::{Optimizer, UpdateCx, hyper};
 
@@ -288,7 +289,7 @@ impl Recipe {
             let limit = hyper(g, "clip_norm", limit, first.hyper_dtype).cast(DType::F64);
             let norm = global_norm(g, &updates.iter().map(|cx| cx.grad).collect::<Vec<_>>());
             let scale = norm.gt(limit).select(limit / norm, g.scalar(1.0, DType::F64));
-            updates.iter_mut().for_each(|cx| cx.grad = cx.grad * cx.narrow(scale));
+            updates.iter_mut().for_each(|cx| cx.grad = times(cx.grad, scale, |t, shape| t.broadcast_to(shape)));
         }
         if let Some(deviation) = self.gradient_noise {
             for cx in updates.iter_mut() {
@@ -312,10 +313,10 @@ impl Recipe {
             }
             if let Some(limit) = self.max_norm.filter(|_| next.rank() > 0) {
                 let axes: Vec<usize> = (0..next.rank() - 1).collect();
-                let norm = next.square().sum_over(&axes).sqrt();
-                let limit = cx.hyper("max_norm", limit).broadcast_to(norm.shape());
+                let norm = length(next, &axes);
+                let limit = cx.hyper("max_norm", limit).cast(DType::F64).broadcast_to(norm.shape());
                 let scale = norm.gt(limit).select(limit / norm, norm.constant_like(1.0));
-                next = next * scale.repeat_along(&next.shape(), &axes);
+                next = times(next, scale, |t, shape| t.repeat_along(shape, &axes));
             }
             if self.masked {
                 let name = format!("{MASK}{}", cx.param_name);
@@ -342,15 +343,11 @@ pub(super) fn accumulator<'g>(g: &'g GraphBuilder, cx: &UpdateCx<'g>) -> Tensor<
     g.state(&name, cx.grad.dtype(), cx.grad.shape(), Init::ZEROS)
 }
 
-/// The length of all tensors together as one vector, `√(Σ Σ x²)`, a scalar f64: what [`Recipe::clip_norm`] compares. The
-/// squares are summed in the tensors' own element types.
+/// The length of all tensors together as one vector, `√(Σ Σ x²)`, a scalar f64: what [`Recipe::clip_norm`] compares. No square
+/// over- or underflows: those of f32 are summed in f64, those of f64 scaled where the plain sum is infinite, 0 or subnormal.
 #[track_caller]
 pub fn global_norm<'g>(g: &'g GraphBuilder, tensors: &[Tensor<'g>]) -> Tensor<'g> {
-    let mut total = g.scalar(0.0, DType::F64);
-    for tensor in tensors {
-        total = total + tensor.square().sum().cast(DType::F64);
-    }
-    total.sqrt()
+    joint_length(tensors).unwrap_or_else(|| g.scalar(0.0, DType::F64))
 }
 
 /// An optimiser with a recipe; see [`Optimizer::with`].

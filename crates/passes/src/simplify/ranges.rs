@@ -39,9 +39,9 @@ fn range_within(graph: &Graph, id: NodeId, depth: u32) -> Option<Range> {
         }
         Lower::Source(Source::Iota) => Some((0, shape[node.attrs.size("axis")] as i64 - 1)),
         Lower::Check(Check::Index) => {
-            let bound = node.attrs.int("bound") - 1;
-            let (low, high) = of(0).unwrap_or((0, bound));
-            Some((low.max(0), high.min(bound)))
+            let last = node.attrs.int("bound").saturating_sub(1);
+            let (low, high) = of(0).unwrap_or((0, last));
+            Some((low.max(0), high.min(last)))
         }
         Lower::View(_) | Lower::Gather => of(0),
         Lower::Reduce(ReduceOp::Min) if is_argmax(graph, id) => {

@@ -29,6 +29,10 @@ pub const CASES: &[Case] = &[
     Case { name: "erf", build: math::erf, reference: libm::erf, limit: 3.0 },
     Case { name: "softplus", build: math::softplus, reference: softplus, limit: 3.0 },
     Case { name: "erf_inv", build: math::erf_inv, reference: erf_inv, limit: 4.0 },
+    Case { name: "tanh_slope", build: math::tanh_slope, reference: tanh_slope, limit: 5.0 },
+    Case { name: "sigmoid_slope", build: math::sigmoid_slope, reference: sigmoid_slope, limit: 5.0 },
+    Case { name: "normal_pdf", build: math::normal_pdf, reference: normal_pdf, limit: 3.0 },
+    Case { name: "normal_cdf", build: math::normal_cdf, reference: normal_cdf, limit: 7.0 },
     Case { name: "rsqrt", build: math::rsqrt, reference: rsqrt, limit: 1.5 },
 ];
 
@@ -36,6 +40,27 @@ pub const CASES: &[Case] = &[
 pub fn sigmoid(x: f64) -> f64 {
     let e = libm::exp(-x.abs());
     if x < 0.0 { e / (1.0 + e) } else { 1.0 / (1.0 + e) }
+}
+
+/// 1/cosh²(x) without overflow.
+pub fn tanh_slope(x: f64) -> f64 {
+    4.0 * sigmoid_slope(2.0 * x)
+}
+
+/// σ(x)·σ(−x) without cancellation.
+pub fn sigmoid_slope(x: f64) -> f64 {
+    let e = libm::exp(-x.abs());
+    e / ((1.0 + e) * (1.0 + e))
+}
+
+/// The density of the standard normal distribution; the square of an f32 is exact.
+pub fn normal_pdf(x: f64) -> f64 {
+    libm::exp(-0.5 * x * x) / (2.0 * std::f64::consts::PI).sqrt()
+}
+
+/// The distribution function of the standard normal distribution.
+pub fn normal_cdf(x: f64) -> f64 {
+    0.5 * libm::erfc(-x / std::f64::consts::SQRT_2)
 }
 
 /// log(1 + eˣ) without overflow.

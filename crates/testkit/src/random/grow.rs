@@ -2,6 +2,7 @@
 //!
 //! A step picks a family by weight and operands that fit; where none fit it does nothing, and the next step tries again.
 
+use cotangent_graph::ops::math::SQRT_OF_SQUARES;
 use cotangent_graph::{DType, Init, Shape, Tensor, TensorData};
 
 use super::{Item, Pool};
@@ -104,7 +105,7 @@ impl<'g, 'o> Pool<'g, 'o> {
     fn unary(&mut self) -> Option<()> {
         let item = self.float()?;
         let (x, m) = (item.tensor, item.magnitude);
-        let (tensor, magnitude) = match self.rng.below(27) {
+        let (tensor, magnitude) = match self.rng.below(32) {
             0 => (-x, m),
             1 => (x.abs(), m),
             2 => (x.sign(), 1.0),
@@ -133,6 +134,11 @@ impl<'g, 'o> Pool<'g, 'o> {
             23 => (x.powf(3.0), m * m * m),
             24 => (x.clamp(-0.7, 0.9), 1.0),
             25 => (x.stop_gradient(), m),
+            26 => (x.normal_cdf(), 1.0),
+            27 => (x.normal_pdf(), 0.4),
+            28 => (x.tanh_slope(), 1.0),
+            29 => (x.sigmoid_slope(), 0.25),
+            30 => ((x * x + 0.5f64).unary(&SQRT_OF_SQUARES), m + 1.0),
             _ => (1.0 / self.positive(item, 0.3).tensor, 4.0),
         };
         self.push(tensor, magnitude);
