@@ -49,10 +49,10 @@ pub(crate) fn read(path: &str, limits: ReadLimits, is_wanted: impl Fn(&str) -> b
     read.map_err(Failure::error)
 }
 
-/// Writes an archive; a file that is there is replaced when all is written.
+/// Writes an archive: a file when all is written, a device or a pipe as it is.
 pub(crate) fn write(path: &str, tensors: BTreeMap<String, TensorData>) -> Result<(), Failure> {
     let arrays = tensors.into_iter().map(|(name, tensor)| (name, array(tensor))).collect();
-    write_npz(path, &arrays).map_err(Failure::error)
+    write_npz(path, &arrays).map_err(Failure::written)
 }
 
 /// An array as a tensor.

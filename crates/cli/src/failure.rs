@@ -8,6 +8,7 @@ use std::fmt::Display;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use cotangent::data::DataError;
 use cotangent::exec::CompileError;
 use cotangent::graph::{Code, CompilerBug, Diag, Graph};
 use cotangent::passes::PassError;
@@ -82,6 +83,14 @@ impl Failure {
         match error.kind() {
             ErrorKind::BrokenPipe => Failure::ClosedPipe,
             _ => Failure::Error(format!("could not write the result: {error}")),
+        }
+    }
+
+    /// What writing to a path reported; a pipe may be one that nobody reads any more.
+    pub(crate) fn written(error: DataError) -> Self {
+        match error {
+            DataError::Io { source, .. } if source.kind() == ErrorKind::BrokenPipe => Failure::ClosedPipe,
+            error => Failure::error(error),
         }
     }
 

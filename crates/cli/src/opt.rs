@@ -4,10 +4,10 @@
 //! and validated; what was compared goes to the standard error.
 
 use std::fmt::Write;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use cotangent::data::files::write_durably;
 use cotangent::graph::Graph;
 use cotangent::graph::diag::nearest;
 use cotangent::passes::{Pass, PassError, PassOptions, ValidateOptions, Validator, optimize_with, pipeline};
@@ -69,8 +69,7 @@ pub(crate) fn opt(args: &OptArgs) -> Result<(), Failure> {
 pub(crate) fn write_or_print(text: &str, path: Option<&Path>) -> Result<(), Failure> {
     match path {
         None => print(text),
-        Some(path) => fs::write(path, text)
-            .map_err(|error| Failure::Error(format!("could not write `{}`: {error}", path.display()))),
+        Some(path) => write_durably(path, |out| out.write_all(text.as_bytes())).map_err(Failure::written),
     }
 }
 
@@ -170,8 +169,8 @@ mod tests {
         let graph = parse(GRAPH, "bad.ct", &Registry::builtin()).unwrap();
         let options = PassOptions { verify: true, reproducer: Some(file.clone()), ..PassOptions::default() };
         let (code, text) = optimized(&[pass], &graph, options, Some(5)).unwrap_err().report();
-        let reproducer = fs::read_to_string(&file).unwrap();
-        fs::remove_file(&file).unwrap();
+        let reproducer = std::fs::read_to_string(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
         assert_eq!(reproducer, graph.to_string());
         (code, text, reproducer)
     }

@@ -101,7 +101,7 @@ impl SafeTensors {
     /// # Errors
     /// [`DataError::Io`] if the system refuses, or a tensor is called `__metadata__`, or its bytes do not fit its shape.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<(), DataError> {
-        write_durably(path, |file| self.write_to(file))
+        write_durably(path, |mut file| self.write_to(&mut file))
     }
 
     /// Writes the contents of a file.

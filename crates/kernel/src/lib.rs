@@ -8,6 +8,7 @@ pub mod cost;
 pub mod interp;
 pub mod interp_plan;
 pub mod ir;
+mod lattice;
 pub mod lower;
 pub mod plan;
 pub mod report;

@@ -3,7 +3,7 @@
 //! Machine code runs without checks, so everything that would make it read or write outside of its arguments, or
 //! mean something else than the interpreter, is refused here. [`Kernel::verify`] looks at the kernel alone:
 //! 1. There is an inner dim, and for `Column` a reduced one; every map has one stride per dim.
-//! 2. `total` is the product of the extents, or, for `Row` with one outer dim, a number of elements whose last row is
+//! 2. Extents multiply to what an index can count, those of 0 left out. `total` is the product of the extents, or, for `Row` with one outer dim, a number of elements whose last row is
 //!    the only one cut short, or, for `Row` with carried values, a number of rows whose last block is the only one cut short.
 //! 3. Arguments named by loads and stores exist; one is marked read if and only if something is loaded from it that the same
 //!    unit did not store there before, and written if and only if it is stored to.
@@ -19,7 +19,8 @@
 //!    reduced stride 0 in a `Column` sweep.
 //!
 //! [`Kernel::check_bounds`] proves, from the extents and by interval arithmetic, that every access stays inside its
-//! argument. Both return all violations as sentences.
+//! argument. Where a loop has no iterations it counts loads that do not move along it: code makes them before the loop. Both
+//! return all violations as sentences.
 
 use cotangent_scalar::{DType, ReduceOp, ScalarOp};
 
@@ -60,10 +61,10 @@ impl Kernel {
             return Err(vec![format!("the kernel has {} arguments, got {} lengths", self.args.len(), lengths.len())]);
         }
         for (number, phase) in self.phases.iter().enumerate() {
-            let loads = phase.inputs.iter().filter_map(Input::access);
-            for (arg, map) in loads.chain(phase.stores.iter().map(|s| (s.arg, &s.map))) {
+            let loads = phase.inputs.iter().filter_map(Input::access).map(|(arg, map)| (arg, map, true));
+            for (arg, map, hoists) in loads.chain(phase.stores.iter().map(|s| (s.arg, &s.map, false))) {
                 let length = lengths.get(arg.0 as usize).copied().unwrap_or(0) as i128;
-                if let Some((low, high)) = self.span(phase.space, map)
+                if let Some((low, high)) = self.span(phase.space, map, hoists)
                     && (low < 0 || high >= length)
                 {
                     errors.push(format!(
@@ -76,8 +77,9 @@ impl Kernel {
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
-    /// The least and greatest element that a map reaches, or `None` if nothing is reached.
-    fn span(&self, space: Space, map: &IndexMap) -> Option<(i128, i128)> {
+    /// The least and greatest element that a map reaches, or `None` if nothing is reached. What hoists is reached before a loop
+    /// along which it does not move, also if that has no iterations.
+    fn span(&self, space: Space, map: &IndexMap, hoists: bool) -> Option<(i128, i128)> {
         let ragged = self.sweep == Sweep::Row && self.total < self.dims.iter().product();
         let boxes: Vec<Vec<Range>> = if ragged && self.is_carried() {
             let (inner, block) = (self.inner(), self.block().max(1));
@@ -97,6 +99,11 @@ impl Kernel {
                 (Space::Reduced, Sweep::Row) => ranges[n - 1] = (0, 1),
                 (Space::Reduced, Sweep::Column) => ranges[n - 2] = (0, 1),
                 _ => {}
+            }
+            for (range, &stride) in ranges.iter_mut().zip(&map.strides).filter(|(range, _)| range.0 >= range.1) {
+                if hoists && stride == 0 {
+                    *range = (0, 1);
+                }
             }
             if ranges.iter().any(|&(start, end)| start >= end) {
                 continue;
@@ -123,10 +130,13 @@ impl Kernel {
                 errors.push(format!("map [{map}] has {} strides for {} dims", map.strides.len(), self.dims.len()));
             }
         }
-        let Some(product) = self.dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) else {
+        // Extents of 0 do not excuse the others: loops count them.
+        let counted = self.dims.iter().filter(|&&d| d != 0).try_fold(1usize, |n, &d| n.checked_mul(d));
+        if counted.is_none_or(|n| isize::try_from(n).is_err()) {
             errors.push(format!("the extents {:?} overflow", self.dims.as_slice()));
             return;
-        };
+        }
+        let product: usize = self.dims.iter().product();
         let may_be_ragged = self.sweep == Sweep::Row && self.dims.len() == 2;
         let in_blocks = self.sweep == Sweep::Row && self.dims.len() == 3 && self.is_carried();
         let least_total = match product {

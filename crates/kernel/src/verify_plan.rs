@@ -1,27 +1,37 @@
 //! The plan verifier: what the executor, which runs without checks, may rely on.
 //!
 //! 1. Every id names something: kernels, buffers, one argument per kernel parameter; the lists by step have one entry each.
+//!    No buffer is larger than what can be addressed.
 //! 2. Kernels verify; each argument has its buffer's element type; every access is in bounds ([`Kernel::check_bounds`]).
-//! 3. Products: operand views stay inside their buffers, all element types are the product's, the result is as large as
+//! 3. Stores hit distinct elements: no two iterations of a kernel store to one, so threads may take any of them. An argument is
+//!    stored to in one place of the kernel, and no two arguments that are written are one buffer.
+//! 4. Products: operand views stay inside their buffers, all element types are the product's, the result is as large as
 //!    the product; the epilogue is one sweep, elementwise or down columns, over exactly the product's rows and columns, and
 //!    writes none of the operands; it reads and writes the product's result at the element under way only. If it goes down
 //!    columns, it does so block by block: of as many rows as the order of reductions has in a block, or all; no block
 //!    reaches from one product of a batch into the next; a last block of fewer rows is finished by the same kernel over
 //!    those; and each block stores its results apart.
-//! 4. Rows picked or added by index: sizes fit, and a check of the very indices against the table's rows comes before, with
-//!    no write to the indices between.
-//! 5. Copies are between buffers of one type and size; checks are of integers.
-//! 6. Nothing is read before it is written (inputs, constants, counters, parameters and states are there from the start).
-//! 7. Inputs, constants and counters are never written, nor parameters and states that are not declared updated.
-//! 8. Every declared update is written, by one step (or neighboring steps that make one value together).
-//! 9. A parameter or state is written only after the last read of its old value; in the same step only by a
-//!    kernel that visits each element once and reads the one it writes: elementwise, or after a reduction.
-//! 10. Every check comes before the first write to a parameter or state.
-//! 11. A kernel's arguments that share memory with one it writes are read at the element under way only.
-//! 12. Lifetimes cover every use, and outputs live to the end and are written.
-//! 13. Arena slices are aligned, lie inside the arena, and do not overlap while both are alive, except that the result of
+//! 5. Rows picked or added by index: sizes fit, and a check of the very indices against the table's rows comes before, with
+//!    no write to the indices between. Truth values are not added.
+//! 6. Copies are between buffers of one type and size; checks are of integers, or of floats.
+//! 7. Results of products, of rows picked or added, and of copies are none of their operands.
+//! 8. Nothing is read before all of it is written (inputs, constants, counters, parameters and states are there from the start).
+//! 9. Inputs, constants and counters are never written, nor parameters and states that are not declared updated.
+//! 10. Every declared update is written, all of it, by one step (or neighboring steps that make one value together).
+//! 11. A parameter or state is written only after the last read of its old value; in the same step only by a
+//!     kernel that visits each element once and reads the one it writes: elementwise, or after a reduction.
+//! 12. Every check comes before the first write to a parameter or state.
+//! 13. A kernel's arguments that share memory with one it writes are read at the element under way only.
+//! 14. Lifetimes cover every use; outputs live to the end, are written, all of them, and lie where they stay: not in memory that
+//!     the caller has lent, nor in that of a thread.
+//! 15. Arena slices are aligned, lie inside the arena, and do not overlap while both are alive, except that the result of
 //!     an elementwise kernel may take over the memory of an operand that dies there.
-//! 14. Homes outside of the arena are distinct: one buffer for each name.
+//! 16. What is kept row by row is used by one step only: the result of a product by its epilogue, in one argument; or a row by
+//!     the kernel that sweeps it, which reads only what it has stored there before.
+//! 17. Homes outside of the arena are distinct: one buffer for each name. Constants are of their buffers' types, and counters
+//!     are three i32.
+
+mod stores;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
@@ -30,8 +40,10 @@ use cotangent_graph::DType;
 use cotangent_scalar::order::COLUMN_BLOCK;
 
 use crate::arena::{self, ALIGNMENT};
-use crate::ir::{Kernel, Space, Sweep};
+use crate::ir::{Input, Kernel, Space, Sweep};
+use crate::lattice::Lattice;
 use crate::plan::{BufferDecl, BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
+use stores::Coverage;
 
 /// Everything that is wrong with a plan, as sentences; empty if it may be run.
 pub fn verify_plan(plan: &Plan) -> Vec<String> {
@@ -42,12 +54,16 @@ pub fn verify_plan(plan: &Plan) -> Vec<String> {
         return verifier.errors;
     }
     verifier.kernels();
+    if !plan.kernels.iter().all(has_shape) {
+        // What follows looks at accesses dim by dim.
+        return verifier.errors;
+    }
     for (s, step) in plan.steps.iter().enumerate() {
         verifier.step(s, step);
         verifier.note_checks(step);
     }
-    verifier.flow();
-    verifier.updates();
+    let stored = verifier.flow();
+    verifier.updates(stored);
     verifier.arena();
     verifier.homes();
     verifier.errors
@@ -72,6 +88,16 @@ fn named(step: &Step) -> Vec<BufferId> {
         Step::Copy { from, to, .. } => vec![*from, *to],
         Step::Check { values, .. } => vec![*values],
     }
+}
+
+/// Whether a kernel has the dims of its sweep, accesses have one stride for each, and their arguments exist.
+fn has_shape(kernel: &Kernel) -> bool {
+    let least = if kernel.sweep == Sweep::Column { 2 } else { 1 };
+    let inputs = kernel.phases.iter().flat_map(|p| p.inputs.iter().filter_map(Input::access).map(|(arg, _)| arg));
+    let mut args = inputs.chain(kernel.phases.iter().flat_map(|p| p.stores.iter().map(|s| s.arg)));
+    kernel.dims.len() >= least
+        && kernel.accesses().all(|map| map.strides.len() == kernel.dims.len())
+        && args.all(|arg| (arg.0 as usize) < kernel.args.len())
 }
 
 fn is_home(decl: &BufferDecl) -> bool {
@@ -117,8 +143,15 @@ impl Verifier<'_> {
         if plan.old_reads.iter().flatten().any(unknown) {
             self.wrong("a read of an old value names no buffer");
         }
-        if plan.step_nodes.len() != plan.steps.len() || plan.old_reads.len() != plan.steps.len() {
+        if plan.step_values.iter().flatten().any(|(_, id)| unknown(id)) {
+            self.wrong("the value of a step is in no buffer");
+        }
+        let lengths = [plan.step_nodes.len(), plan.old_reads.len(), plan.step_values.len()];
+        if lengths.iter().any(|&n| n != plan.steps.len()) {
             self.wrong("the lists by step have other lengths than the list of steps");
+        }
+        for decl in plan.buffers.iter().filter(|decl| isize::try_from(decl.n_bytes()).is_err()) {
+            self.wrong(format!("`{}` of {} elements is larger than what can be addressed", decl.name, decl.n_elements));
         }
     }
 
@@ -144,7 +177,8 @@ impl Verifier<'_> {
         for error in kernel.check_bounds(&lengths).err().into_iter().flatten() {
             self.wrong(format!("step {s} ({}): {error}", kernel.name));
         }
-        // 11: arguments in one buffer. Different buffers in one place are the arena's matter.
+        self.stores(s, call);
+        // 13: arguments in one buffer. Different buffers in one place are the arena's matter.
         for (i, &to) in call.args.iter().enumerate() {
             for (j, &from) in call.args.iter().enumerate() {
                 let shared = i != j && to == from && kernel.args[i].written;
@@ -161,7 +195,7 @@ impl Verifier<'_> {
         }
     }
 
-    // ---- 3, 4, 5 -------------------------------------------------------------------------------------------------
+    // ---- 4, 5, 6, 7 ----------------------------------------------------------------------------------------------
 
     fn step(&mut self, s: usize, step: &Step) {
         for call in step.calls() {
@@ -173,20 +207,40 @@ impl Verifier<'_> {
             Step::Gather { table, indices, out, row } => {
                 self.same_dtype(s, *table, *out);
                 self.rows(s, *indices, *row, *table, *out);
+                self.apart(s, *out, &[*table, *indices]);
             }
             Step::ScatterAdd { updates, indices, out, row } => {
                 self.same_dtype(s, *updates, *out);
                 self.rows(s, *indices, *row, *out, *updates);
+                self.apart(s, *out, &[*updates, *indices]);
+                if self.decl(*out).dtype == DType::Bool {
+                    let name = self.name(*out);
+                    self.wrong(format!("step {s}: {name} is a sum of truth values"));
+                }
             }
             Step::Copy { from, to, .. } => {
                 self.same_dtype(s, *from, *to);
-                if self.decl(*from).n_elements != self.decl(*to).n_elements || from == to {
+                self.apart(s, *to, &[*from]);
+                if self.decl(*from).n_elements != self.decl(*to).n_elements {
                     let (from, to) = (self.name(*from), self.name(*to));
                     self.wrong(format!("step {s}: {from} and {to} are copied but not of one size"));
                 }
             }
             Step::Check { values, what: CheckWhat::Below(_), .. } => self.integers(s, *values),
-            Step::Check { what: CheckWhat::Finite, .. } => {}
+            Step::Check { values, what: CheckWhat::Finite, .. } => {
+                if !self.decl(*values).dtype.is_float() {
+                    let (name, got) = (self.name(*values), self.decl(*values).dtype);
+                    self.wrong(format!("step {s}: {name} of {got} is checked to be finite"));
+                }
+            }
+        }
+    }
+
+    /// The result of a step is none of its operands. That different buffers do not overlap is the arena's matter.
+    fn apart(&mut self, s: usize, result: BufferId, operands: &[BufferId]) {
+        if operands.contains(&result) {
+            let name = self.name(result);
+            self.wrong(format!("step {s}: {name} is the result of the step and one of its operands"));
         }
     }
 
@@ -233,11 +287,12 @@ impl Verifier<'_> {
             let length = self.decl(view.buffer).n_elements as i128;
             let steps = [(dims.batch, view.batch_stride), (rows, view.row_stride), (cols, view.col_stride)];
             let empty = steps.iter().any(|&(n, _)| n == 0) || dims.m == 0 || dims.n == 0;
-            let reach = |n: usize, stride: i64| (n as i128 - 1) * i128::from(stride);
-            let low: i128 =
-                steps.iter().map(|&(n, stride)| reach(n, stride).min(0)).sum::<i128>() + i128::from(view.offset);
-            let high: i128 =
-                steps.iter().map(|&(n, stride)| reach(n, stride).max(0)).sum::<i128>() + i128::from(view.offset);
+            let reach = |(n, stride): (usize, i64)| (n as i128 - 1).saturating_mul(i128::from(stride));
+            let (mut low, mut high) = (i128::from(view.offset), i128::from(view.offset));
+            for step in steps {
+                low = low.saturating_add(reach(step).min(0));
+                high = high.saturating_add(reach(step).max(0));
+            }
             if !empty && (low < 0 || high >= length) {
                 let name = self.name(view.buffer);
                 self.wrong(format!("step {s}: a product reads elements {low}..={high} of {name}, which has {length}"));
@@ -247,7 +302,8 @@ impl Verifier<'_> {
                 self.wrong(format!("step {s}: a product of {dtype} reads {name}"));
             }
         }
-        if self.decl(c).dtype != dtype || !dtype.is_float() || self.decl(c).n_elements != dims.batch * dims.m * dims.n {
+        let n_elements = dims.batch.checked_mul(dims.m).and_then(|rows| rows.checked_mul(dims.n));
+        if self.decl(c).dtype != dtype || !dtype.is_float() || Some(self.decl(c).n_elements) != n_elements {
             let name = self.name(c);
             self.wrong(format!("step {s}: {name} is not a product of {dims:?} of {dtype}"));
         }
@@ -283,7 +339,9 @@ impl Verifier<'_> {
     /// Why an epilogue does not finish a product of these extents, block by block.
     fn misfit(&self, epilogue: &Epilogue, dims: GemmDims) -> Option<&'static str> {
         let kernel = &self.plan.kernels[epilogue.call.kernel];
-        let (rows, block) = (dims.batch * dims.m, epilogue.block);
+        let (Some(rows), block) = (dims.batch.checked_mul(dims.m), epilogue.block) else {
+            return Some("the rows cannot be counted");
+        };
         if kernel.phases.iter().filter(|p| p.space == Space::Full).count() > 1 {
             return Some("it sweeps more than once");
         }
@@ -315,16 +373,20 @@ impl Verifier<'_> {
         }
         // Blocks without columns store nothing, wherever that would be.
         let alone = in_one || dims.n == 0 || whole + usize::from(left > 0) == 1;
-        let apart = |strides: &[i64]| alone || strides[0] != 0;
-        let stores = kernel.phases.iter().flat_map(|p| &p.stores);
-        stores.map(|s| &s.map.strides).any(|strides| !apart(strides)).then_some("its blocks store to the same places")
+        // The last block stores where the kernel would if it had one more.
+        let mut with_last = kernel.clone();
+        with_last.dims[0] += usize::from(left > 0);
+        with_last.total = with_last.dims.iter().product();
+        let stores = kernel.phases.iter().flat_map(|p| p.stores.iter().map(move |s| (p.space, &s.map)));
+        let is_apart = |(space, map)| Lattice::of(&with_last, space, map, false).is_injective();
+        (!alone && !stores.clone().all(is_apart)).then_some("its blocks store to the same places")
     }
 
     /// Indices into the rows of `table`; `picked` has one row for each index.
     fn rows(&mut self, s: usize, indices: BufferId, row: usize, table: BufferId, picked: BufferId) {
         self.integers(s, indices);
         let (n, n_table) = (self.decl(indices).n_elements, self.decl(table).n_elements);
-        if self.decl(picked).n_elements != n * row {
+        if Some(self.decl(picked).n_elements) != n.checked_mul(row) {
             let name = self.name(picked);
             self.wrong(format!("step {s}: {name} does not hold {n} rows of {row}"));
         }
@@ -340,12 +402,13 @@ impl Verifier<'_> {
         }
     }
 
-    // ---- 6, 7, 8, 9, 10 ------------------------------------------------------------------------------------------
+    // ---- 8, 9, 10, 11, 12, 14 ------------------------------------------------------------------------------------
 
-    fn flow(&mut self) {
+    /// Goes through the steps in order; returns what they have stored.
+    fn flow(&mut self) -> Coverage {
         let plan = self.plan;
-        let mut written: Vec<bool> =
-            plan.buffers.iter().map(|decl| !matches!(decl.home, Home::Arena { .. } | Home::Rows)).collect();
+        let mut stored = Coverage::default();
+        let is_there = |decl: &BufferDecl| !matches!(decl.home, Home::Arena { .. } | Home::Rows);
         let mut is_new = vec![false; plan.buffers.len()];
         let mut first_write: Option<usize> = None;
         let updated: HashSet<BufferId> = plan.updated.iter().copied().collect();
@@ -356,11 +419,13 @@ impl Verifier<'_> {
                 reads.retain(|id| id != c);
             }
             for id in reads {
-                if !written[id.index()] {
-                    let name = self.name(id);
-                    self.wrong(format!("step {s}: {name} is read before it is written"));
+                let decl = self.decl(id);
+                if !is_there(decl) && !stored.is_whole(id, decl.n_elements) {
+                    let (name, part) = (self.name(id), if stored.has(id) { "all of " } else { "" });
+                    self.wrong(format!("step {s}: {name} is read before {part}it is written"));
                 }
             }
+            self.note_stores(step, &mut stored);
             for &id in &plan.old_reads[s] {
                 if is_new[id.index()] {
                     let name = self.name(id);
@@ -371,7 +436,6 @@ impl Verifier<'_> {
                 self.wrong(format!("step {s}: a check comes after step {first}, which changes a parameter or state"));
             }
             for id in step.writes(plan) {
-                written[id.index()] = true;
                 let decl = self.decl(id);
                 match decl.home {
                     Home::Arena { .. } | Home::Rows => {}
@@ -392,17 +456,22 @@ impl Verifier<'_> {
             }
         }
         for output in &plan.outputs {
-            if !written[output.buffer.index()] {
-                self.wrong(format!("output `{}` is never written", output.name));
+            let decl = &plan.buffers[output.buffer.index()];
+            if !is_there(decl) && !stored.is_whole(output.buffer, decl.n_elements) {
+                let how = if stored.has(output.buffer) { "written only in parts" } else { "never written" };
+                self.wrong(format!("output `{}` is {how}", output.name));
             }
-            let decl = self.decl(output.buffer);
+            if matches!(decl.home, Home::Input | Home::Counters | Home::Rows) {
+                self.wrong(format!("output `{}` is gone when the step is over", output.name));
+            }
             if decl.dtype != output.ty.dtype() || decl.n_elements != output.ty.shape().n_elements() {
                 self.wrong(format!("output `{}` of {} is in {}", output.name, output.ty, decl.name));
             }
         }
+        stored
     }
 
-    fn updates(&mut self) {
+    fn updates(&mut self, mut stored: Coverage) {
         let plan = self.plan;
         let mut writers: HashMap<BufferId, Vec<usize>> = HashMap::new();
         for (s, step) in plan.steps.iter().enumerate() {
@@ -422,11 +491,13 @@ impl Verifier<'_> {
                 self.wrong(format!("{name} is declared updated but never written"));
             } else if !steps.windows(2).all(together) {
                 self.wrong(format!("{name} is written by several steps: {steps:?}"));
+            } else if !stored.is_whole(id, self.decl(id).n_elements) {
+                self.wrong(format!("{name} is declared updated, and written only in parts"));
             }
         }
     }
 
-    // ---- 12, 13 --------------------------------------------------------------------------------------------------
+    // ---- 14, 15, 16 ----------------------------------------------------------------------------------------------
 
     fn arena(&mut self) {
         let plan = self.plan;
@@ -439,8 +510,14 @@ impl Verifier<'_> {
         }
         for (i, decl) in plan.buffers.iter().enumerate().filter(|(_, decl)| decl.home == Home::Rows) {
             let id = BufferId(i as u32);
-            let of_product =
-                |step: &Step| matches!(step, Step::Gemm { c, .. } if *c == id) && arena::may_be_rows(plan, step);
+            // Over no elements nothing is loaded.
+            let n_args = |call: &KernelCall| call.args.iter().filter(|arg| **arg == id).count();
+            let fits = |n: usize| n == 1 || decl.n_elements == 0 && n == 0;
+            let in_one_argument = |step: &Step| step.calls().all(|call| fits(n_args(call)));
+            let of_product = |step: &Step| {
+                let is_result = matches!(step, Step::Gemm { c, .. } if *c == id);
+                is_result && arena::may_be_rows(plan, step) && in_one_argument(step)
+            };
             let of_rows = |step: &Step| matches!(step, Step::Kernel(call) if self.keeps_row(call, id));
             let kept = plan.outputs.iter().any(|o| o.buffer == id);
             let step = plan.steps.get(decl.live.start);
@@ -457,6 +534,7 @@ impl Verifier<'_> {
             if decl.live.is_empty() {
                 continue;
             }
+            // The size was checked with the ids.
             let end = offset.checked_add(decl.n_bytes());
             if offset % ALIGNMENT != 0 {
                 self.wrong(format!("`{}` lies at {offset}, no multiple of {ALIGNMENT}", decl.name));
@@ -526,7 +604,7 @@ impl Verifier<'_> {
         a.live.end == s + 1 && place(a) == place(b) && roles && arena::aligned(kernel, j, k)
     }
 
-    // ---- 14 ------------------------------------------------------------------------------------------------------
+    // ---- 17 ------------------------------------------------------------------------------------------------------
 
     fn homes(&mut self) {
         let mut names = HashSet::new();
@@ -540,6 +618,9 @@ impl Verifier<'_> {
             {
                 self.errors.push(format!("`{}` is not of its constant's type", decl.name));
             }
+            if decl.home == Home::Counters && (decl.dtype, decl.n_elements) != (DType::I32, 3) {
+                self.errors.push(format!("`{}` are not the three words of counters", decl.name));
+            }
         }
     }
 }
@@ -547,11 +628,11 @@ impl Verifier<'_> {
 /// Whether an argument of an epilogue is touched at the row-major element under way only.
 fn at_own_element(kernel: &Kernel, arg: usize) -> bool {
     let own = |map: &crate::ir::IndexMap| {
-        let mut stride = 1;
+        let mut stride = 1i64;
         let mut extents = kernel.dims.iter().zip(&map.strides).rev();
         let in_order = extents.all(|(&extent, &got)| {
             let expected = stride;
-            stride *= extent as i64;
+            stride = stride.saturating_mul(extent as i64);
             extent <= 1 || got == expected
         });
         map.offset == 0 && in_order

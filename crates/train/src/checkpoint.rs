@@ -14,20 +14,20 @@
 //! | `checksum.TENSOR` | FNV-1a of the tensor's bytes, 16 hexadecimal digits |
 //! | `checksum` | the same of all other metadata, and of names, types and shapes |
 //!
-//! Assumes: one process writes to a folder at a time. Promises: whatever single byte of a file changes, it is an error or
-//! the file means the same; a file appears under its name whole and synced, or not at all; the one just written is never
-//! deleted, nor are files of later steps.
+//! Promises: whatever single byte of a file changes, it is an error or the file means the same; a file appears under its name
+//! whole and synced, or not at all.
+
+mod folder;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cotangent_data::DataError;
-use cotangent_data::files::PARTIAL;
 use cotangent_data::safetensors::{RawTensor, SafeTensors, Tensors};
 use cotangent_exec::{Seed, Store, StoreMut};
 use cotangent_graph::{Diag, Shape, Type};
 
+pub use self::folder::{Checkpoints, Found, Writer};
 use crate::TrainError;
 use crate::checksum::Fnv;
 
@@ -123,13 +123,7 @@ impl Checkpoint {
         if text("format") != FORMAT {
             return Err(malformed("format", format!("{FORMAT:?}"), "a file of another kind, or damaged".to_owned()));
         }
-        if let Some(version) = text("version").parse::<u32>().ok().filter(|version| *version > VERSION) {
-            return Err(DataError::Unsupported {
-                name: name.to_owned(),
-                what: format!("version {version} of the format; this program knows {VERSION}"),
-                fix: "use the newer version that wrote it".to_owned(),
-            });
-        }
+        check_version(&metadata, name)?;
         if text(CHECKSUM) != checksum_of_header(&metadata, &tensors) {
             return Err(malformed(
                 "checksum of the header",
@@ -148,6 +142,19 @@ impl Checkpoint {
         let step = text("step").parse().map_err(|_| number("step"))?;
         let note = |(key, text): (String, String)| Some((key.strip_prefix(NOTE)?.to_owned(), text));
         Ok(Checkpoint { tensors, seed: Seed(seed), step, notes: metadata.into_iter().filter_map(note).collect() })
+    }
+}
+
+/// The error that a later version wrote a header.
+fn check_version(metadata: &BTreeMap<String, String>, name: &str) -> Result<(), DataError> {
+    let version = metadata.get("version").and_then(|version| version.parse::<u32>().ok());
+    match version.filter(|version| *version > VERSION) {
+        None => Ok(()),
+        Some(version) => Err(DataError::Unsupported {
+            name: name.to_owned(),
+            what: format!("version {version} of the format; this program knows {VERSION}"),
+            fix: "use the version that wrote it, or move it out of the folder to go on from an earlier one".to_owned(),
+        }),
     }
 }
 
@@ -224,127 +231,4 @@ pub fn put<'s>(tensors: &Tensors, store: impl Into<StoreMut<'s>>) -> Result<(), 
         }
     }
     tensors.iter().try_for_each(|(name, tensor)| store.insert_bytes(name, &type_of(tensor), &tensor.bytes))
-}
-
-/// A folder with the last few checkpoints of one run.
-///
-/// ```no_run
-/// # fn main() -> Result<(), cotangent_train::TrainError> {
-/// use cotangent_train::{Checkpoints, Options};
-///
-/// // After every epoch and every 500 steps; the last five are kept.
-/// let checkpoints = Checkpoints::new("run-7/checkpoints").every_steps(500).keep(5);
-/// let options = Options { checkpoints: Some(checkpoints), ..Options::default() };
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checkpoints {
-    folder: PathBuf,
-    keep: usize,
-    every: Option<u32>,
-}
-
-/// A checkpoint that was found, and what stood in front of it.
-#[derive(Debug)]
-pub struct Found {
-    /// The newest that is whole.
-    pub checkpoint: Checkpoint,
-    /// Its file.
-    pub path: PathBuf,
-    /// Newer files that are damaged, newest first, with what is wrong.
-    pub damaged: Vec<(PathBuf, DataError)>,
-}
-
-impl Checkpoints {
-    /// Checkpoints in a folder, which is made when it is needed; after every epoch, the last three kept.
-    pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Checkpoints { folder: folder.into(), keep: 3, every: None }
-    }
-
-    /// How many are kept, at least 1. With 1 there is nothing to fall back on.
-    pub fn keep(mut self, n: usize) -> Self {
-        self.keep = n.max(1);
-        self
-    }
-
-    /// One more after every so many steps of an epoch; 0 means none.
-    pub fn every_steps(mut self, n: u32) -> Self {
-        self.every = (n > 0).then_some(n);
-        self
-    }
-
-    /// The folder.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Whether one is due after so many steps.
-    pub(crate) fn is_due(&self, step: u32) -> bool {
-        self.every.is_some_and(|every| step.is_multiple_of(every))
-    }
-
-    /// The files, newest first.
-    ///
-    /// # Errors
-    /// [`DataError::Io`] if the folder cannot be read; one that is not there is empty.
-    pub fn paths(&self) -> Result<Vec<PathBuf>, DataError> {
-        let mut paths: Vec<PathBuf> = self.files()?.into_iter().filter(|path| step_of(path).is_some()).collect();
-        paths.sort_by_key(|path| std::cmp::Reverse(step_of(path)));
-        Ok(paths)
-    }
-
-    /// Writes a checkpoint, durably, and deletes those before the last few.
-    ///
-    /// # Errors
-    /// [`DataError::Io`] if the system refuses, for example because the disk is full. All older ones are there still.
-    pub fn save(&self, checkpoint: Checkpoint) -> Result<PathBuf, DataError> {
-        let io = |action, path: &Path, source| DataError::Io { path: path.to_owned(), action, source };
-        fs::create_dir_all(&self.folder).map_err(|source| io("make", &self.folder, source))?;
-        let step = checkpoint.step;
-        let path = self.folder.join(format!("step-{step:010}.safetensors"));
-        checkpoint.into_file().write(&path)?;
-        let older = self.paths()?.into_iter().filter(|path| step_of(path).is_some_and(|s| s < step));
-        let abandoned = self.files()?.into_iter().filter(|path| path.to_string_lossy().ends_with(PARTIAL));
-        for old in older.skip(self.keep - 1).chain(abandoned) {
-            match fs::remove_file(&old) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(io("delete", &old, source)),
-                _ => {}
-            }
-        }
-        Ok(path)
-    }
-
-    /// The newest checkpoint that is whole, `None` if there is no file.
-    ///
-    /// # Errors
-    /// [`TrainError::NoCheckpoint`] if there are files and all are damaged; [`DataError::Io`] if the folder cannot be read.
-    pub fn latest(&self) -> Result<Option<Found>, TrainError> {
-        let mut damaged = Vec::new();
-        for path in self.paths()? {
-            match Checkpoint::read(&path) {
-                Ok(checkpoint) => return Ok(Some(Found { checkpoint, path, damaged })),
-                Err(error) => damaged.push((path, error)),
-            }
-        }
-        match damaged.is_empty() {
-            true => Ok(None),
-            false => Err(TrainError::NoCheckpoint { folder: self.folder.clone(), damaged }),
-        }
-    }
-
-    /// All files of the folder.
-    fn files(&self) -> Result<Vec<PathBuf>, DataError> {
-        let io = |source| DataError::Io { path: self.folder.clone(), action: "read", source };
-        let entries = match fs::read_dir(&self.folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(io)?,
-        };
-        entries.map(|entry| entry.map(|entry| entry.path()).map_err(io)).collect()
-    }
-}
-
-/// The step in the name of a checkpoint's file.
-fn step_of(path: &Path) -> Option<u32> {
-    path.file_name()?.to_str()?.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()
 }

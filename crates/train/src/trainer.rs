@@ -51,7 +51,7 @@ use self::cursor::Cursor;
 use self::programs::{Mode, Programs};
 use crate::TrainError;
 use crate::callbacks::{Callback, Context, Nothing, Step};
-use crate::checkpoint::{Checkpoint, Checkpoints, put, tensors_of, type_of};
+use crate::checkpoint::{Checkpoint, Checkpoints, Writer, put, tensors_of, type_of};
 use crate::checksum::checksum;
 use crate::history::{Epoch, History};
 use crate::objective::{Label, Objective};
@@ -145,8 +145,8 @@ pub struct Trainer<M, L, O> {
     cursor: Cursor,
     /// Whether a call of `fit` was interrupted and the next one goes on with it.
     interrupted: bool,
-    /// Whether the folder of checkpoints is this run's.
-    owns_folder: bool,
+    /// The folder of checkpoints is this run's if it has none of a later step than this one.
+    newest: Option<u32>,
     /// Parameters, and the states that the model reads at test time.
     model_names: Vec<String>,
 }
@@ -172,7 +172,7 @@ where
             options,
             cursor: Cursor::default(),
             interrupted: false,
-            owns_folder: false,
+            newest: None,
             model_names: Vec::new(),
         }
     }
@@ -211,6 +211,9 @@ where
             self.cursor.stopped = false;
         }
         self.prepare_all(train, validation)?;
+        // Looked at before it is touched, and again when nobody else can write.
+        self.check_folder()?;
+        let writer = self.options.checkpoints.as_ref().map(Checkpoints::writer).transpose()?;
         self.check_folder()?;
         self.interrupted = true;
 
@@ -218,7 +221,7 @@ where
         let bar = self.progress_bar(train.len() as u64, until);
         self.cursor.stopped |= callback.on_start(&mut self.context())?.is_break();
         while !self.cursor.stopped && self.cursor.epochs < until {
-            self.train_epoch(train, validation, &mut callback, &bar)?;
+            self.train_epoch(train, validation, &mut callback, &bar, writer.as_ref())?;
         }
         bar.finish_and_clear();
         callback.on_end(&mut self.context())?;
@@ -233,6 +236,7 @@ where
         validation: Option<&Dataset<T>>,
         callback: &mut impl Callback,
         bar: &ProgressBar,
+        writer: Option<&Writer>,
     ) -> Result<(), TrainError> {
         let number = self.cursor.epochs + 1;
         let size = self.options.batch_size_in(number);
@@ -253,7 +257,7 @@ where
             let stop = callback.on_step(&step, &mut self.context())?.is_break();
             self.cursor.stopped |= stop;
             if self.cursor.examples < train.len() && (stop || self.is_due(step.number)) {
-                self.save()?;
+                self.save(writer)?;
             }
             if stop && self.cursor.examples < train.len() {
                 return Ok(());
@@ -278,7 +282,7 @@ where
         // Printing there must not tear the bar.
         let flow = bar.suspend(|| callback.on_epoch(&epoch, &mut self.context()))?;
         self.cursor.stopped |= flow.is_break();
-        self.save()
+        self.save(writer)
     }
 
     /// Goes on with the newest checkpoint that is whole: parameters, states, counters, place in the data, history. The next
@@ -292,6 +296,7 @@ where
         let Some(checkpoints) = &self.options.checkpoints else {
             return Err(TrainError::invalid("checkpoints", "a folder in the options, to resume from", "none"));
         };
+        let newest = checkpoints.newest_step()?.unwrap_or(0);
         let found = checkpoints.latest()?;
         if let Some(found) = &found {
             let checkpoint = &found.checkpoint;
@@ -304,7 +309,7 @@ where
             self.cursor = cursor;
             self.interrupted = true;
         }
-        self.owns_folder = true;
+        self.newest = Some(newest);
         Ok(found.map(|found| Resumed {
             step: found.checkpoint.step,
             epochs: self.cursor.epochs,
@@ -318,9 +323,12 @@ where
         Checkpoint { notes: self.cursor.to_notes(), ..Checkpoint::of_store(self.programs.store()) }
     }
 
-    fn save(&self) -> Result<(), TrainError> {
-        if let Some(checkpoints) = &self.options.checkpoints {
-            checkpoints.save(self.checkpoint())?;
+    fn save(&mut self, writer: Option<&Writer>) -> Result<(), TrainError> {
+        if let Some(writer) = writer {
+            let checkpoint = self.checkpoint();
+            let step = checkpoint.step;
+            writer.save(checkpoint)?;
+            self.newest = self.newest.max(Some(step));
         }
         Ok(())
     }
@@ -502,15 +510,16 @@ where
     }
 
     /// A folder with checkpoints of another run would be mixed up with this one's.
-    fn check_folder(&mut self) -> Result<(), TrainError> {
-        if let Some(checkpoints) = self.options.checkpoints.as_ref().filter(|_| !self.owns_folder) {
-            if let Some(path) = checkpoints.paths()?.first() {
-                let required = "an empty one, or a call of `resume` before `fit`";
-                return Err(TrainError::invalid("folder of checkpoints", required, path.display()));
-            }
-            self.owns_folder = true;
-        }
-        Ok(())
+    fn check_folder(&self) -> Result<(), TrainError> {
+        let Some(checkpoints) = &self.options.checkpoints else { return Ok(()) };
+        let Some(step) = checkpoints.newest_step()? else { return Ok(()) };
+        let required = match self.newest {
+            None => "an empty one, or a call of `resume` before `fit`".to_owned(),
+            Some(newest) if step > newest => format!("no checkpoint after step {newest}, as this run knows it"),
+            Some(_) => return Ok(()),
+        };
+        let got = format!("{} with one of step {step}", checkpoints.folder().display());
+        Err(TrainError::invalid("folder of checkpoints", required, got))
     }
 
     fn check_evaluation<T: Label>(&mut self, set: &Dataset<T>) -> Result<(), TrainError> {

@@ -187,3 +187,56 @@ fn ops_prints_the_reference() {
     check_failure(&run(&["ops", "matmull"]), 2, "did you mean 'matmul'?");
     check_failure(&run(&["ops", "no-such-thing"]), 2, "`cotangent ops` lists them");
 }
+
+/// What a path stands for stays that, as with other tools.
+#[cfg(unix)]
+#[test]
+fn outputs_go_to_devices_pipes_and_through_links() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    let expected = run(&["opt", "xor"]).stdout;
+    // `/dev/stdout` is the pipe that the test reads; nothing but the text comes.
+    assert_eq!(check_success(&run(&["opt", "xor", "-o", "/dev/stdout"])).as_bytes(), expected);
+    assert!(check_success(&run(&["opt", "xor", "-o", "/dev/null"])).is_empty());
+    assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
+    #[cfg(target_os = "linux")]
+    check_failure(&run(&["opt", "xor", "-o", "/dev/full"]), 1, "/dev/full: could not write: No space left on device");
+    check_failure(&run(&["opt", "xor", "-o", "/"]), 1, "/: required a file, got a folder");
+
+    let fifo = Scratch::new("output.fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo.0).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let path = fifo.0.clone();
+        move || std::fs::read(path).unwrap()
+    });
+    check_success(&run(&["opt", "xor", "-o", fifo.path()]));
+    assert_eq!(reader.join().unwrap(), expected);
+
+    let (file, link) = (Scratch::new("private.ct"), Scratch::new("link.ct"));
+    std::fs::write(&file.0, "old").unwrap();
+    std::fs::set_permissions(&file.0, std::fs::Permissions::from_mode(0o600)).unwrap();
+    symlink(&file.0, &link.0).unwrap();
+    check_success(&run(&["opt", "xor", "-o", link.path()]));
+    assert!(link.0.is_symlink() && std::fs::read(&file.0).unwrap() == expected);
+    assert_eq!(file.0.metadata().unwrap().mode() & 0o777, 0o600);
+
+    // Archives as well, which are not written from front to back.
+    let (npz, values) = (Scratch::new("through.npz"), Scratch::new("values.npz"));
+    write_npz(&values.0, &[("x".to_owned(), ArrayD::<f32>::zeros(&[4][..]).into())].into()).unwrap();
+    let graph = Scratch::new("graph.ct");
+    std::fs::write(&graph.0, GRAPH).unwrap();
+    check_success(&run(&["run", graph.path(), "-i", values.path(), "-o", npz.path()]));
+    let reader = std::thread::spawn({
+        let path = fifo.0.clone();
+        move || std::fs::read(path).unwrap()
+    });
+    check_success(&run(&["run", graph.path(), "-i", values.path(), "-o", fifo.path()]));
+    assert_eq!(reader.join().unwrap(), std::fs::read(&npz.0).unwrap());
+    // A reader that is gone is no failure.
+    let reader = std::thread::spawn({
+        let path = fifo.0.clone();
+        move || drop(std::fs::File::open(path).unwrap())
+    });
+    assert_eq!(run(&["dot", "mlp-l", "--stage", "source", "-o", fifo.path()]).status.code(), Some(0));
+    reader.join().unwrap();
+}

@@ -45,9 +45,19 @@ fn find(plan: &Plan, f: impl Fn(&Step) -> bool) -> usize {
 /// Moves a step, with all that is said about it.
 fn move_step(plan: &mut Plan, from: usize, to: usize) {
     let (step, node, old) = (plan.steps.remove(from), plan.step_nodes.remove(from), plan.old_reads.remove(from));
+    let values = plan.step_values.remove(from);
     plan.steps.insert(to, step);
     plan.step_nodes.insert(to, node);
     plan.old_reads.insert(to, old);
+    plan.step_values.insert(to, values);
+}
+
+/// Adds a step at the end, of which nothing else is said.
+fn push_step(plan: &mut Plan, step: Step) {
+    plan.steps.push(step);
+    plan.step_nodes.push(cotangent_graph::NodeId(0));
+    plan.old_reads.push(Vec::new());
+    plan.step_values.push(Vec::new());
 }
 
 fn is_check(step: &Step) -> bool {
@@ -171,6 +181,7 @@ fn rows_by_index() {
         plan.steps.remove(s);
         plan.step_nodes.remove(s);
         plan.old_reads.remove(s);
+        plan.step_values.remove(s);
     });
     refused("are checked against", |plan| {
         let s = find(plan, is_check);
@@ -251,9 +262,7 @@ fn updates() {
             },
             |i| BufferId(i as u32),
         );
-        plan.steps.push(Step::Copy { from, to: w, reason: "" });
-        plan.step_nodes.push(cotangent_graph::NodeId(0));
-        plan.old_reads.push(Vec::new());
+        push_step(plan, Step::Copy { from, to: w, reason: "" });
         assert!(n > 1);
     });
 }
@@ -302,14 +311,274 @@ fn shared_memory() {
 fn copies() {
     refused("copied but not of one size", |plan| {
         let (from, to) = (buffer(plan, "x"), buffer(plan, "w"));
-        plan.steps.push(Step::Copy { from, to, reason: "" });
-        plan.step_nodes.push(cotangent_graph::NodeId(0));
-        plan.old_reads.push(Vec::new());
+        push_step(plan, Step::Copy { from, to, reason: "" });
     });
     refused("have different element types", |plan| {
         let (from, to) = (buffer(plan, "index"), buffer(plan, "w"));
-        plan.steps.push(Step::Copy { from, to, reason: "" });
-        plan.step_nodes.push(cotangent_graph::NodeId(0));
-        plan.old_reads.push(Vec::new());
+        push_step(plan, Step::Copy { from, to, reason: "" });
+    });
+}
+
+/// A plan with what `everything` lacks: parts that are joined, rows added by index, a copy, random numbers, a check of floats,
+/// sums of columns block by block, a row that is kept.
+fn more() -> Graph {
+    primitive(|g| {
+        let (x, z) = (g.input("x", F32, [6, 4]), g.input("z", F32, [200, 8]));
+        let index = g.input("index", DType::I64, [6]);
+        let (w, v) = (g.param("w", F32, [6, 4], Init::GlorotUniform), g.param("v", F32, [8, 40], Init::GlorotUniform));
+        let parts = g.concat(&[x, x.exp(), x * 2.0], 0);
+        g.output("joined", parts.tanh().slice(&[2, 0], &[18, 4]));
+        g.output("sums", x.scatter_add(index, 9));
+        g.output("noise", g.uniform("noise", F32, [6, 4]) + x.check_finite());
+        g.output("old", w);
+        g.update(w, w * 0.5);
+        // Block by block: 200 rows are three blocks and a part of one.
+        g.output("columns", z.matmul(v).square().sum_over([0]));
+        g.output("same", x);
+    })
+}
+
+#[track_caller]
+fn refused_of(graph: &Graph, text: &str, break_it: impl FnOnce(&mut Plan)) {
+    let mut plan = planned(graph);
+    assert_eq!(verify_plan(&plan), [""; 0]);
+    break_it(&mut plan);
+    let errors = verify_plan(&plan);
+    assert!(errors.iter().any(|e| e.contains(text)), "expected `{text}` in {errors:#?}\n{plan}");
+}
+
+fn is_scatter(step: &Step) -> bool {
+    matches!(step, Step::ScatterAdd { .. })
+}
+
+fn is_copy(step: &Step) -> bool {
+    matches!(step, Step::Copy { .. })
+}
+
+/// The kernel of the first step that calls one alone, and some of whose results have more than one element.
+fn storing(plan: &Plan) -> usize {
+    let s = find(plan, |step| {
+        let Step::Kernel(call) = step else { return false };
+        let kernel = &plan.kernels[call.kernel];
+        kernel.inner() > 1 && kernel.phases[0].stores.iter().any(|store| store.map.strides.iter().any(|&s| s != 0))
+    });
+    let Step::Kernel(call) = &plan.steps[s] else { unreachable!() };
+    call.kernel
+}
+
+#[test]
+fn stores() {
+    // Two iterations, and so perhaps two threads, at one element.
+    refused_of(&more(), "stores to some element of", |plan| {
+        let k = storing(plan);
+        let store = &mut plan.kernels[k].phases[0].stores[0];
+        store.map.strides.fill(0);
+    });
+    refused_of(&more(), "stores to some element of", |plan| {
+        let k = storing(plan);
+        let inner = plan.kernels[k].dims.len() - 1;
+        let store = &mut plan.kernels[k].phases[0].stores[0];
+        // Neighbors of a row change places with those of the next.
+        store.map.strides[inner] = 0;
+    });
+    refused_of(&more(), "both store to", |plan| {
+        let k = storing(plan);
+        let phase = &mut plan.kernels[k].phases[0];
+        let again = phase.stores[0].clone();
+        phase.stores.push(again);
+    });
+    // Blocks of rows, each of which stores its own sums.
+    refused_of(&more(), "store to the same places", |plan| {
+        let s = find(plan, |step| matches!(step, Step::Gemm { epilogue: Some(e), .. } if e.block > 1));
+        let Step::Gemm { epilogue: Some(epilogue), .. } = &plan.steps[s] else { return };
+        let (main, last) = (epilogue.call.kernel, epilogue.last.as_ref().unwrap().kernel);
+        for store in plan.kernels[main].phases.iter_mut().flat_map(|p| &mut p.stores) {
+            store.map.strides[0] = 1;
+        }
+        plan.kernels[last] = plan.kernels[main].last_block(200 % 64);
+    });
+}
+
+#[test]
+fn results_are_not_operands() {
+    let text = "is the result of the step and one of its operands";
+    refused(text, |plan| {
+        let s = find(plan, is_gather);
+        if let Step::Gather { table, out, .. } = &mut plan.steps[s] {
+            *out = *table;
+        }
+    });
+    for k in 0..2 {
+        refused_of(&more(), text, |plan| {
+            let s = find(plan, is_scatter);
+            if let Step::ScatterAdd { updates, indices, out, .. } = &mut plan.steps[s] {
+                *out = [*updates, *indices][k];
+            }
+        });
+    }
+    refused_of(&more(), text, |plan| {
+        let s = find(plan, is_copy);
+        if let Step::Copy { from, to, .. } = &mut plan.steps[s] {
+            *to = *from;
+        }
+    });
+    // A parameter that is declared updated is no exception.
+    refused(text, |plan| {
+        let table = buffer(plan, "table");
+        let s = find(plan, is_gather);
+        if let Step::Gather { out, .. } = &mut plan.steps[s] {
+            *out = table;
+        }
+        assert!(plan.updated.contains(&table));
+    });
+    // The parts of a join are kernels: what they read is not where they store, unless element by element.
+    refused_of(&more(), "written and read at other elements", |plan| {
+        let s = find(
+            plan,
+            |step| matches!(step, Step::Kernel(call) if plan.kernels[call.kernel].name.starts_with("copy into")),
+        );
+        let Step::Kernel(call) = &mut plan.steps[s + 1] else { return };
+        let kernel = &plan.kernels[call.kernel];
+        let (from, to) = (kernel.args.iter().position(|a| a.read), kernel.args.iter().position(|a| a.written));
+        call.args[from.unwrap()] = call.args[to.unwrap()];
+    });
+    // Not even where the arena puts them into one place.
+    refused_of(&more(), "overlap in the arena", |plan| {
+        let s = find(plan, is_scatter);
+        let Step::ScatterAdd { out, .. } = plan.steps[s] else { return };
+        let place = plan.buffers[out.index()].home.clone();
+        let other = plan
+            .buffers
+            .iter()
+            .position(|b| b.home != place && matches!(b.home, Home::Arena { .. }) && b.live.contains(&s));
+        plan.buffers[other.expect("something is alive beside it")].home = place;
+    });
+}
+
+#[test]
+fn what_is_read_is_whole() {
+    // One part of three is not written; or one is written twice in its place.
+    let is_part = |plan: &Plan, step: &Step| matches!(step, Step::Kernel(call) if plan.kernels[call.kernel].name.starts_with("copy into"));
+    refused_of(&more(), "is read before all of it is written", |plan| {
+        let s = find(plan, |step| is_part(plan, step));
+        plan.steps.remove(s);
+        plan.step_nodes.remove(s);
+        plan.old_reads.remove(s);
+        plan.step_values.remove(s);
+    });
+    refused_of(&more(), "is read before all of it is written", |plan| {
+        let parts: Vec<usize> = (0..plan.steps.len()).filter(|&s| is_part(plan, &plan.steps[s])).collect();
+        assert_eq!(parts.len(), 3);
+        plan.steps[parts[1]] = plan.steps[parts[0]].clone();
+    });
+    refused_of(&more(), "is written only in parts", |plan| {
+        let s = find(plan, |step| is_part(plan, step));
+        let Step::Kernel(call) = &plan.steps[s] else { return };
+        let joined = *call.args.last().unwrap();
+        let n = plan.buffers[joined.index()].n_elements;
+        plan.steps.truncate(s + 1);
+        plan.step_nodes.truncate(s + 1);
+        plan.old_reads.truncate(s + 1);
+        plan.step_values.truncate(s + 1);
+        let ty = cotangent_graph::Type::tensor(F32, [n]);
+        plan.outputs.retain(|_| false);
+        plan.outputs.push(cotangent_kernel::PlanOutput { name: "part".into(), buffer: joined, ty });
+        plan.buffers[joined.index()].live.end = s + 2;
+    });
+    refused_of(&more(), "written only in parts", |plan| {
+        let w = buffer(plan, "w");
+        let s = find(plan, |step| is_kernel(step) && step.writes(plan).contains(&w));
+        let Step::Kernel(call) = &plan.steps[s] else { return };
+        let kernel = &mut plan.kernels[call.kernel];
+        kernel.dims[0] -= 1;
+        kernel.total = kernel.dims.iter().product();
+    });
+}
+
+#[test]
+fn sizes_and_types() {
+    refused("larger than what can be addressed", |plan| plan.buffers[0].n_elements = usize::MAX / 2);
+    refused("is not a product of", |plan| {
+        let s = find(plan, is_finished_product);
+        if let Step::Gemm { dims, .. } = &mut plan.steps[s] {
+            // They multiply to 0 if nobody looks.
+            (dims.m, dims.n) = (1 << 32, 1 << 32);
+        }
+    });
+    refused("does not hold", |plan| {
+        let s = find(plan, is_gather);
+        if let Step::Gather { row, .. } = &mut plan.steps[s] {
+            *row = usize::MAX;
+        }
+    });
+    refused_of(&more(), "overflow", |plan| {
+        let k = storing(plan);
+        let kernel = &mut plan.kernels[k];
+        kernel.dims.fill(0);
+        kernel.dims[0] = usize::MAX;
+        kernel.total = 0;
+    });
+    refused("is in no buffer", |plan| {
+        let s = plan.step_values.iter().position(|values| !values.is_empty()).unwrap();
+        plan.step_values[s][0].1 = BufferId(77);
+    });
+    refused_of(&more(), "three words of counters", |plan| {
+        let at = plan.buffers.iter().position(|b| b.home == Home::Counters).unwrap();
+        plan.buffers[at].n_elements = 4;
+    });
+    refused_of(&more(), "is checked to be finite", |plan| {
+        let index = buffer(plan, "index");
+        let s = find(plan, |step| matches!(step, Step::Check { what: CheckWhat::Finite, .. }));
+        if let Step::Check { values, .. } = &mut plan.steps[s] {
+            *values = index;
+        }
+    });
+    refused_of(&more(), "is a sum of truth values", |plan| {
+        let s = find(plan, is_scatter);
+        let Step::ScatterAdd { updates, out, .. } = plan.steps[s] else { return };
+        plan.buffers[updates.index()].dtype = DType::Bool;
+        plan.buffers[out.index()].dtype = DType::Bool;
+    });
+}
+
+#[test]
+fn outputs_stay() {
+    refused_of(&more(), "is gone when the step is over", |plan| {
+        let x = buffer(plan, "x");
+        let at = plan.outputs.iter().position(|o| &*o.name == "same").unwrap();
+        plan.outputs[at].buffer = x;
+    });
+    refused("is kept row by row", |plan| {
+        // A second argument that is the product's result: only one gets the address of the rows.
+        let s = find(plan, |step| matches!(step, Step::Gemm { c, .. } if plan.buffers[c.index()].home == Home::Rows));
+        let Step::Gemm { c, epilogue: Some(epilogue), .. } = &mut plan.steps[s] else { return };
+        let kernel = epilogue.call.kernel;
+        let other = (0..epilogue.call.args.len())
+            .find(|&k| epilogue.call.args[k] != *c && !plan.kernels[kernel].args[k].written);
+        epilogue.call.args[other.expect("it reads the old value")] = *c;
+    });
+}
+
+/// Loads that do not move along a loop are made before it, also if it has no iterations.
+#[test]
+fn loads_before_loops_without_iterations() {
+    let graph = primitive(|g| {
+        let (x, y) = (g.input("x", F32, [3, 4]), g.input("y", F32, [3]));
+        g.output("sum", (x * y.repeat_along(&[3, 4].into(), [1])).sum_over([1]));
+    });
+    refused_of(&graph, "spans elements", |plan| {
+        let x = buffer(plan, "x");
+        let s = find(plan, is_kernel);
+        let Step::Kernel(call) = &plan.steps[s] else { return };
+        let kernel = &mut plan.kernels[call.kernel];
+        let at = call
+            .args
+            .iter()
+            .position(|&id| id != x && !kernel.args[call.args.iter().position(|a| *a == id).unwrap()].written);
+        let small = call.args[at.unwrap()];
+        let last = kernel.dims.len() - 1;
+        kernel.dims[last] = 0;
+        kernel.total = 0;
+        plan.buffers[small.index()].n_elements = 0;
     });
 }

@@ -1,0 +1,202 @@
+//! Sets of elements that affine maps reach: are two iterations at one element, and do several sets together make a whole?
+//!
+//! What a kernel stores is the image of a box of iterations under an affine map, `{o + Σ iₖ·sₖ : 0 ≤ iₖ < nₖ}`. The answers here
+//! are proofs: a "no" may mean that the simple argument used does not apply. Nothing overflows, whatever the numbers.
+
+use smallvec::SmallVec;
+
+use crate::ir::{IndexMap, Kernel, Space, Sweep};
+
+/// The image of a box of iterations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lattice {
+    /// The least element.
+    start: i128,
+    /// Extents above 1 with their strides, which ascend and are not negative; neighbors that continue each other are one.
+    dims: SmallVec<[(u128, i128); 4]>,
+    /// The number of iterations.
+    n: u128,
+}
+
+impl Lattice {
+    /// The image of `(extent, stride)` pairs; nothing if an extent is 0.
+    pub(crate) fn new(offset: i64, pairs: impl IntoIterator<Item = (usize, i64)>) -> Self {
+        let (mut start, mut n) = (i128::from(offset), 1u128);
+        let mut dims: SmallVec<[(u128, i128); 4]> = SmallVec::new();
+        for (extent, stride) in pairs {
+            n = n.saturating_mul(extent as u128);
+            if extent > 1 {
+                let stride = i128::from(stride);
+                if stride < 0 {
+                    start = start.saturating_add(stride.saturating_mul(extent as i128 - 1));
+                }
+                dims.push((extent as u128, stride.abs()));
+            }
+        }
+        dims.sort_unstable_by_key(|&(extent, stride)| (stride, extent));
+        let mut merged: SmallVec<[(u128, i128); 4]> = SmallVec::new();
+        for (extent, stride) in dims {
+            match merged.last_mut() {
+                Some((inner, step)) if inner.checked_mul(step.unsigned_abs()) == Some(stride.unsigned_abs()) => {
+                    *inner = inner.saturating_mul(extent);
+                }
+                _ => merged.push((extent, stride)),
+            }
+        }
+        Lattice { start, dims: merged, n }
+    }
+
+    /// What a map reaches in a phase of a kernel, an element for each iteration. With `row`, within one row only.
+    pub(crate) fn of(kernel: &Kernel, space: Space, map: &IndexMap, row: bool) -> Self {
+        let n_dims = kernel.dims.len();
+        let reduced = match (space, kernel.sweep) {
+            (Space::Full, _) | (_, Sweep::Elementwise) => None,
+            (Space::Reduced, Sweep::Row) => Some(n_dims - 1),
+            (Space::Reduced, Sweep::Column) => Some(n_dims - 2),
+        };
+        let runs = |&dim: &usize| Some(dim) != reduced && (!row || dim >= kernel.n_row_dims());
+        let dims = (0..n_dims).filter(runs);
+        let mut lattice = Lattice::new(map.offset, dims.map(|dim| (kernel.dims[dim], map.strides[dim])));
+        // Of the last row, or block of rows, only a part may be there. Rows that follow each other in memory then end early.
+        let there = match (space, kernel.sweep) {
+            (Space::Full, _) => kernel.total as u128,
+            (Space::Reduced, Sweep::Row) => kernel.n_rows() as u128,
+            (Space::Reduced, _) => lattice.n,
+        };
+        if !row && there < lattice.n {
+            lattice.n = there;
+            if let ([(extent, _)], true) = (&mut lattice.dims[..], map.strides.iter().all(|&stride| stride >= 0)) {
+                *extent = there;
+            }
+        }
+        lattice
+    }
+
+    /// The number of iterations.
+    pub(crate) fn n(&self) -> u128 {
+        self.n
+    }
+
+    /// Whether no two iterations are at one element: each stride goes past all that the smaller ones reach.
+    pub(crate) fn is_injective(&self) -> bool {
+        let mut reach = 0i128;
+        self.n == 0
+            || self.dims.iter().all(|&(extent, stride)| {
+                let apart = stride > reach;
+                reach = reach.saturating_add(stride.saturating_mul(i128::try_from(extent - 1).unwrap_or(i128::MAX)));
+                apart
+            })
+    }
+
+    /// A run of neighboring elements, repeated alike: its length, and the extents and strides of the repetition.
+    fn run(&self) -> (u128, &[(u128, i128)]) {
+        match self.dims.split_first() {
+            Some((&(length, 1), rest)) => (length, rest),
+            _ => (1, &self.dims),
+        }
+    }
+}
+
+/// Whether sets of elements below `n_elements`, each injective, are together all of them: one is, or they are runs side by side,
+/// repeated alike.
+pub(crate) fn cover(sets: &[Lattice], n_elements: usize) -> bool {
+    let n_elements = n_elements as u128;
+    if n_elements == 0 || sets.iter().any(|set| set.n == n_elements) {
+        return true;
+    }
+    let mut runs: Vec<&Lattice> = sets.iter().filter(|set| set.n > 0).collect();
+    runs.sort_unstable_by_key(|set| set.start);
+    let Some(repetition) = runs.first().map(|set| set.run().1) else { return false };
+    let period = repetition.first().map_or(i128::MAX, |&(_, stride)| stride);
+    let end = |set: &Lattice| set.start.saturating_add(i128::try_from(set.run().0).unwrap_or(i128::MAX));
+    runs.iter().all(|set| set.run().1 == repetition)
+        && runs.windows(2).all(|pair| end(pair[0]) <= pair[1].start)
+        && runs.last().is_some_and(|last| end(last).saturating_sub(runs[0].start) <= period)
+        && runs.iter().map(|set| set.n).sum::<u128>() == n_elements
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// The slow, obvious twin: all elements, one by one, with repetitions.
+    fn elements(offset: i64, pairs: &[(usize, i64)]) -> Vec<i64> {
+        pairs.iter().fold(vec![offset], |list, &(extent, stride)| {
+            list.iter().flat_map(|&at| (0..extent as i64).map(move |i| at + i * stride)).collect()
+        })
+    }
+
+    fn random() -> impl FnMut(usize) -> usize {
+        let mut bits = 7u64;
+        move |n| {
+            bits = bits.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (bits >> 33) as usize % n
+        }
+    }
+
+    #[test]
+    fn what_is_said_to_be_apart_is_apart() {
+        let mut random = random();
+        let (mut n_apart, mut n_all) = (0, 0);
+        for _ in 0..20_000 {
+            let n_dims = 1 + random(4);
+            let pairs: Vec<(usize, i64)> = (0..n_dims).map(|_| (random(5), random(60) as i64 - 20)).collect();
+            let all = elements(random(9) as i64, &pairs);
+            let lattice = Lattice::new(0, pairs.iter().copied());
+            let distinct: HashSet<i64> = all.iter().copied().collect();
+            assert_eq!(lattice.n(), all.len() as u128);
+            if lattice.is_injective() {
+                assert_eq!(distinct.len(), all.len(), "{pairs:?}");
+                n_apart += 1;
+            }
+            n_all += usize::from(distinct.len() == all.len());
+        }
+        // The argument misses some that are.
+        assert!(n_apart * 10 > n_all * 7 && n_apart < n_all, "{n_apart} of {n_all}");
+    }
+
+    #[test]
+    fn row_major_places_are_apart_and_cover_what_they_are_cut_from() {
+        let mut random = random();
+        for _ in 0..2_000 {
+            let shape: Vec<usize> = (0..1 + random(4)).map(|_| random(5)).collect();
+            let strides: Vec<i64> = (0..shape.len()).map(|k| shape[k + 1..].iter().product::<usize>() as i64).collect();
+            let n: usize = shape.iter().product();
+            let axis = random(shape.len());
+            // The parts along an axis, as `concat` has them, turned round here and there.
+            let mut parts = Vec::new();
+            let mut from = 0;
+            while from < shape[axis] {
+                let length = 1 + random(shape[axis] - from);
+                let mut pairs: Vec<(usize, i64)> = shape.iter().copied().zip(strides.iter().copied()).collect();
+                pairs[axis].0 = length;
+                let mut offset = from as i64 * strides[axis];
+                if random(2) == 0 {
+                    offset += pairs[0].1 * (pairs[0].0 as i64 - 1).max(0);
+                    pairs[0].1 = -pairs[0].1;
+                }
+                parts.push(Lattice::new(offset, pairs));
+                from += length;
+            }
+            assert!(parts.iter().all(Lattice::is_injective), "{shape:?} by {axis}");
+            assert!(cover(&parts, n), "{shape:?} by {axis}: {parts:?}");
+            if parts.len() > 1 && n > 0 {
+                let one = parts.remove(random(parts.len()));
+                assert!(!cover(&parts, n), "{shape:?} by {axis} without {one:?}");
+                parts.push(parts[0].clone());
+                assert!(one == parts[0] || !cover(&parts, n));
+            }
+        }
+    }
+
+    #[test]
+    fn large_numbers_prove_nothing_wrong() {
+        let huge = [(usize::MAX, i64::MAX), (usize::MAX, i64::MIN), (usize::MAX, 1)];
+        assert!(!Lattice::new(i64::MAX, huge).is_injective());
+        assert!(!cover(&[Lattice::new(i64::MIN, huge)], usize::MAX));
+        assert!(Lattice::new(0, [(0, 0), (5, 0)]).is_injective(), "no iterations");
+        assert!(!Lattice::new(0, [(5, 0)]).is_injective());
+    }
+}
