@@ -71,6 +71,12 @@ static ILL_TYPED: OpDef = scalar("ill_typed", |s, v, _| {
     s.cast(sum, F32)
 });
 static PANICS: OpDef = scalar("panics", |_, _, _| panic!("on purpose"));
+static LONG: OpDef = scalar("long", |s, v, _| {
+    (0..5000).fold(v[0], |sum, k| {
+        let c = s.like(f64::from(k), v[0]);
+        s.fma(sum, v[0], c)
+    })
+});
 static CHANGES_ITS_MIND: OpDef = scalar("changes_its_mind", |s, v, _| {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static CALLS: AtomicUsize = AtomicUsize::new(0);
@@ -177,7 +183,7 @@ fn outcomes(op: &'static OpDef) -> Vec<(String, Result<Vec<f64>, String>)> {
 
 #[test]
 fn a_wrong_record_is_an_error_that_names_the_op() {
-    let always: [&OpDef; 26] = [
+    let always: [&OpDef; 27] = [
         &OTHER_DTYPE,
         &NO_VALUE,
         &OTHERS_INPUT,
@@ -185,6 +191,7 @@ fn a_wrong_record_is_an_error_that_names_the_op() {
         &REPLACES_THE_BODY,
         &ILL_TYPED,
         &PANICS,
+        &LONG,
         &CHANGES_ITS_MIND,
         &EXPANDS_TO_NOTHING,
         &EXPANDS_TO_TWO,

@@ -169,7 +169,9 @@ impl CraneliftBackend {
             ("opt_level", "none"),
             ("enable_verifier", checked),
             ("unwind_info", "false"),
-            ("enable_probestack", "false"),
+            // A large frame is touched page by page, so that one that the stack has no room for ends at the guard page.
+            ("enable_probestack", "true"),
+            ("probestack_strategy", "inline"),
             ("is_pic", "false"),
             ("use_colocated_libcalls", "false"),
         ] {

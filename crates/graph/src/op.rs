@@ -342,6 +342,10 @@ impl fmt::Debug for OpDef {
     }
 }
 
+/// The most instructions of a scalar program from outside: the values of a kernel's body live in its frame, which must fit a
+/// thread's stack.
+const MAX_PROGRAM: usize = 4096;
+
 impl OpDef {
     /// A mistake in this record, found when one of its functions was called.
     pub fn mistake(&self, what: impl fmt::Display) -> Fault {
@@ -388,6 +392,10 @@ impl OpDef {
             return Err(wrong("returns no value of its body".into()));
         }
         let (body, roots) = own.finish(&[root]);
+        let n = body.insts().len();
+        if n > MAX_PROGRAM {
+            return Err(wrong(format!("has {n} instructions, more than {MAX_PROGRAM}")));
+        }
         if body.dtype(roots[0]) != cx.dtype {
             return Err(wrong(format!("makes {} where {} is inferred", body.dtype(roots[0]), cx.dtype)));
         }
