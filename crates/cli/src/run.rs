@@ -14,6 +14,7 @@ use cotangent::graph::{Code, CompilerBug, Counters, DType, Diag, Diags, Env, Gra
 use cotangent::kernel::{ClusterOptions, PlanMachine, RunError, plan, verify_plan};
 use cotangent::passes::{PassOptions, optimize};
 use cotangent::prelude::{BackendChoice, InputView, Runtime, Seed, Session, Threads};
+use cotangent::scalar::plain;
 
 use crate::opt::validator;
 use crate::{Failure, arrays, print, program, tell};
@@ -93,7 +94,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     if let Some(path) = &args.outputs {
         arrays::write(path, archive(results.clone(), values.stored))?;
     }
-    let lines = results.iter().map(|(name, value)| format!("{name} : {} = {}\n", value.ty(), arrays::preview(value)));
+    let lines =
+        results.iter().map(|(name, value)| format!("{} : {} = {}\n", plain(name), value.ty(), arrays::preview(value)));
     print(&lines.collect::<String>())
 }
 

@@ -9,6 +9,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cotangent_scalar::plain;
+
 use crate::reading::Kind;
 
 /// Why data could not be read, written or used.
@@ -102,27 +104,36 @@ impl fmt::Display for DataError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing { path, fix } => {
-                write!(f, "{}: required a file or folder, got nothing there; {fix}", path.display())
+                write!(
+                    f,
+                    "{}: required a file or folder, got nothing there; {}",
+                    plain(&path.display().to_string()),
+                    plain(fix)
+                )
             }
             Self::Io { path, action, source } => write!(
                 f,
                 "{}: could not {action}: {source}; check the path, its permissions and the space on the device",
-                path.display()
+                plain(&path.display().to_string())
             ),
             Self::Malformed { name, part, required, got, fix } => {
-                write!(f, "{name}: {part}: required {required}, got {got}; {fix}")
+                write!(f, "{}: {part}: required {}, got {}; {}", plain(name), plain(required), plain(got), plain(fix))
             }
             Self::NotAFile { path, got } => {
-                write!(f, "{}: required a file, got {got}; check the path, or move what is there", path.display())
+                write!(
+                    f,
+                    "{}: required a file, got {got}; check the path, or move what is there",
+                    plain(&path.display().to_string())
+                )
             }
             Self::TooLarge { name, expansion, most } => {
                 let number = match expansion {
                     Some((from, to)) => {
-                        write!(f, "{name}: expands to {to} bytes from {from}; at most {most} are allowed")?;
+                        write!(f, "{}: expands to {to} bytes from {from}; at most {most} are allowed", plain(name))?;
                         to.to_string()
                     }
                     None => {
-                        write!(f, "{name}: has more than the {most} bytes that are allowed")?;
+                        write!(f, "{}: has more than the {most} bytes that are allowed", plain(name))?;
                         "N".to_owned()
                     }
                 };
@@ -134,12 +145,17 @@ impl fmt::Display for DataError {
             }
             Self::Locked { folder, by } => write!(
                 f,
-                "{}: required a folder that nobody else writes to, got one in use by {by}; give this run another folder, or \
+                "{}: required a folder that nobody else writes to, got one in use by {}; give this run another folder, or \
                  wait",
-                folder.display()
+                plain(&folder.display().to_string()),
+                plain(by)
             ),
-            Self::Unsupported { name, what, fix } => write!(f, "{name}: not supported: {what}; {fix}"),
-            Self::Mismatch { of, required, got, fix } => write!(f, "{of}: required {required}, got {got}; {fix}"),
+            Self::Unsupported { name, what, fix } => {
+                write!(f, "{}: not supported: {}; {}", plain(name), plain(what), plain(fix))
+            }
+            Self::Mismatch { of, required, got, fix } => {
+                write!(f, "{}: required {}, got {}; {}", plain(of), plain(required), plain(got), plain(fix))
+            }
         }
     }
 }
@@ -163,6 +179,28 @@ impl Error for DataError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_others_do_not_act_on_a_terminal() {
+        let name = "a\n\u{1b}[2J\u{202e}b".to_owned();
+        let path = PathBuf::from(&name);
+        let (some, part) = (|| name.clone(), "part");
+        let errors = [
+            DataError::Missing { path: path.clone(), fix: some() },
+            DataError::Io { path: path.clone(), action: "read", source: io::Error::other("no") },
+            DataError::Malformed { name: some(), part, required: some(), got: some(), fix: some() },
+            DataError::Unsupported { name: some(), what: some(), fix: some() },
+            DataError::NotAFile { path: path.clone(), got: Kind::Pipe },
+            DataError::TooLarge { name: some(), expansion: Some((1, 2)), most: 1 },
+            DataError::TooLarge { name: some(), expansion: None, most: 1 },
+            DataError::Locked { folder: path, by: some() },
+            DataError::Mismatch { of: some(), required: some(), got: some(), fix: some() },
+        ];
+        for error in errors {
+            let text = error.to_string();
+            assert!(text.contains("a\\n\\u{1b}[2J\\u{202e}b") && !text.contains('\n'), "{text:?}");
+        }
+    }
 
     #[test]
     fn messages_say_required_got_of_what_and_what_to_do() {

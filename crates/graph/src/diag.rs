@@ -11,6 +11,8 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cotangent_scalar::{plain, plain_lines};
+
 /// A place in the user's code or in a text file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Loc {
@@ -41,7 +43,7 @@ impl fmt::Display for Loc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Loc::Code(place) => write!(f, "{}:{}", place.file(), place.line()),
-            Loc::Text { file, line, column } => write!(f, "{file}:{line}:{column}"),
+            Loc::Text { file, line, column } => write!(f, "{}:{line}:{column}", plain(file)),
             Loc::Internal => f.write_str("<compiler>"),
         }
     }
@@ -199,15 +201,17 @@ impl Diag {
 
 impl fmt::Display for Diag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error[{}]: {}", self.code, self.message)?;
+        // Names in a text that a user wrote must not look like messages; what is ill formed was put together in code.
+        let message = if self.code == Code::IllFormed { plain_lines(&self.message) } else { plain(&self.message) };
+        write!(f, "error[{}]: {message}", self.code)?;
         if self.at != Loc::Internal {
             write!(f, "\n  --> {}", self.at)?;
         }
         for (text, at) in &self.notes {
-            write!(f, "\n  note: {text}: {at}")?;
+            write!(f, "\n  note: {}: {at}", plain(text))?;
         }
         if let Some(help) = &self.help {
-            write!(f, "\n  help: {help}")?;
+            write!(f, "\n  help: {}", plain(help))?;
         }
         Ok(())
     }
@@ -326,7 +330,7 @@ fn panic_text(payload: &(dyn Any + Send)) -> &str {
 
 impl fmt::Display for CompilerBug {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "internal compiler error in `{}`: {}", self.pass, self.message)?;
+        write!(f, "internal compiler error in `{}`: {}", self.pass, plain_lines(&self.message))?;
         write!(f, "\n  this is a bug in the compiler, not in your program; please report it")?;
         match (&self.reproducer, &self.graph) {
             (Some(Reproducer { file, command }), _) => {

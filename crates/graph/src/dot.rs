@@ -6,6 +6,8 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
+use cotangent_scalar::plain::is_hidden;
+
 use crate::attrs::Attr;
 use crate::ir::{Graph, Node, NodeId, Role};
 use crate::op::{Lower, OpTraits, Source};
@@ -146,7 +148,7 @@ fn quoted(text: &str) -> String {
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
             // Graphviz has no escape for these, and no label needs them.
-            c if c.is_control() => out.push(' '),
+            c if is_hidden(c) => out.push(' '),
             c => out.push(c),
         }
     }

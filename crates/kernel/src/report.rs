@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::{self, Write};
 
 use cotangent_graph::{Graph, NodeId};
+use cotangent_scalar::plain;
 
 use crate::cluster::{Edge, Fusion, Verdict};
 use crate::ir::{IndexMap, Input, Kernel, Space, Sweep};
@@ -188,7 +189,7 @@ impl fmt::Display for Plan {
         for (s, step) in self.steps.iter().enumerate() {
             writeln!(f, "  {s:3} {} [{}]", self.step_text(step), size(self.step_bytes(step)))?;
             for &(from, to) in shared.get(&s).map_or(&[][..], Vec::as_slice) {
-                let name = |id: BufferId| &self.buffers[id.index()].name;
+                let name = |id: BufferId| plain(&self.buffers[id.index()].name);
                 if from == to {
                     writeln!(f, "      in place: `{}` is updated where it stands", name(to))?;
                 } else {
@@ -212,10 +213,16 @@ impl fmt::Display for Plan {
                 true => "never used".to_owned(),
                 false => format!("steps {}..{}", decl.live.start, decl.live.end),
             };
-            writeln!(f, "  b{i} `{}` {} × {} = {bytes}, {home}, {live}", decl.name, decl.n_elements, decl.dtype)?;
+            writeln!(
+                f,
+                "  b{i} `{}` {} × {} = {bytes}, {home}, {live}",
+                plain(&decl.name),
+                decl.n_elements,
+                decl.dtype
+            )?;
         }
         for output in &self.outputs {
-            writeln!(f, "  output `{}` : {} in b{}", output.name, output.ty, output.buffer.0)?;
+            writeln!(f, "  output `{}` : {} in b{}", plain(&output.name), output.ty, output.buffer.0)?;
         }
         for (node, why) in &self.forced {
             writeln!(f, "  {node} has memory of its own: {why}")?;

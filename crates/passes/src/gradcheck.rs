@@ -17,6 +17,8 @@ use cotangent_graph::{
     Code, DType, Diag, Env, Graph, GraphBuilder, Limits, Loc, Node, NodeId, OpRef, Role, Shape, Tensor, TensorData, Vjp,
 };
 
+use cotangent_scalar::plain;
+
 use crate::pass::{PassError, PassOptions};
 use crate::pipeline::optimize;
 use crate::rebuild::{Copier, kept};
@@ -166,8 +168,9 @@ impl GradReport {
 
 impl fmt::Display for GradReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.entries.iter().map(|e| e.name.len()).max().unwrap_or(0).max("source".len());
-        writeln!(f, "gradient of `{}` against central differences in f64", self.loss)?;
+        let shown: Vec<String> = self.entries.iter().map(|e| plain(&e.name).to_string()).collect();
+        let width = shown.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("source".len());
+        writeln!(f, "gradient of `{}` against central differences in f64", plain(&self.loss))?;
         let headings = ["checked", "kinks", "absolute", "relative", "at", "verdict"];
         let [checked, kinks, absolute, relative, at, verdict] = headings;
         writeln!(
@@ -175,14 +178,14 @@ impl fmt::Display for GradReport {
             "order  {:<width$}  {checked:>11} {kinks:>6} {absolute:>9} {relative:>9}  {at:<12} {verdict}",
             "source"
         )?;
-        for e in &self.entries {
+        for (e, name) in self.entries.iter().zip(&shown) {
             let n = e.shape.n_elements();
             let at = index_text(e.worst_element, &e.shape);
             writeln!(
                 f,
                 "{:<5}  {:<width$}  {:>11} {:>6} {:>9.1e} {:>9.1e}  {at:<12} {}",
                 e.order,
-                e.name,
+                name,
                 format!("{}/{n}", e.n_checked),
                 e.n_kinks,
                 e.worst_absolute,

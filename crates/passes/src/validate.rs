@@ -16,6 +16,8 @@ use cotangent_graph::interp::interpret;
 use cotangent_graph::samples::{Kind, environment_of, to_f64, wide_env};
 use cotangent_graph::{Env, Graph, Lower, Node, NodeId, Output, Role, TensorData};
 
+use cotangent_scalar::plain_lines;
+
 use crate::gradcheck::differences::{
     Known, Section, Seen, Wanted, chosen, differentiated, has_gradients, is_grad, needed, opened, primal, values_of,
 };
@@ -108,7 +110,7 @@ impl fmt::Display for Checked {
         if self.n_unjudged > 0 {
             write!(f, ", {} not judged", self.n_unjudged)?;
         }
-        self.skipped.iter().try_for_each(|note| write!(f, "\n  skipped: {note}"))
+        self.skipped.iter().try_for_each(|note| write!(f, "\n  skipped: {}", plain_lines(note)))
     }
 }
 

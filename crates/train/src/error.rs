@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use cotangent_data::DataError;
 use cotangent_exec::CompileError;
 use cotangent_graph::{Diag, Diags};
+use cotangent_scalar::plain;
 
 /// Why something could not be trained or measured.
 #[non_exhaustive]
@@ -60,12 +61,15 @@ impl fmt::Display for TrainError {
             TrainError::Compile(error) => write!(f, "{error}"),
             TrainError::Step(diag) => write!(f, "{diag}"),
             TrainError::Data(error) => write!(f, "{error}"),
-            TrainError::Invalid { of, required, got } => write!(f, "{of}: required {required}, got {got}"),
+            TrainError::Invalid { of, required, got } => {
+                write!(f, "{}: required {}, got {}", plain(of), plain(required), plain(got))
+            }
             TrainError::Label { example, required, got } => {
-                write!(f, "label of example {example}: required {required}, got {got}")
+                write!(f, "label of example {example}: required {}, got {}", plain(required), plain(got))
             }
             TrainError::NoCheckpoint { folder, damaged } => {
-                write!(f, "{}: required a checkpoint that is whole, got damaged ones only", folder.display())?;
+                let folder = folder.display().to_string();
+                write!(f, "{}: required a checkpoint that is whole, got damaged ones only", plain(&folder))?;
                 damaged.iter().try_for_each(|(_, error)| write!(f, "\n  {error}"))
             }
         }

@@ -187,3 +187,77 @@ fn what_is_unusual_goes_through_a_file_too() {
         assert!(value.same_bits(&got[key]), "{name}");
     }
 }
+
+/// Whatever a name holds, nothing of it acts on a terminal: neither in results nor in errors.
+#[test]
+fn names_from_files_do_not_act_on_a_terminal() {
+    let hostile = r"a\n\u{1b}[2Jerror[E0999]: no\u{202e}gnp\u{9b}1m\u{200b}\r";
+    let name = "a\n\u{1b}[2Jerror[E0999]: no\u{202e}gnp\u{9b}1m\u{200b}\r";
+    let is_clean = |bytes: &[u8]| {
+        let text = std::str::from_utf8(bytes).unwrap();
+        let acts = |c: char| cotangent::scalar::plain::is_hidden(c) && c != '\n';
+        assert!(!text.contains(acts), "{text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("error[E0999]")), "{text}");
+        text.to_owned()
+    };
+    let graph =
+        |rest: &str| format!("cotangent 1\ngraph @\"{hostile}\" {{\n%0 = input \"{hostile}\" : f32[2]\n{rest}\n}}\n");
+    let good = graph(&format!(
+        "%1 = param \"{hostile}p\" {{init = ones}} : f32[2]\n%2 = mul %0, %1\n%3 = reduce_sum %2 {{axes = [0]}}\n\
+         output \"{hostile}\" = %3\nupdate \"{hostile}p\" = %2"
+    ));
+    let (file, npz) = (Scratch::new("names.ct"), Scratch::new("names.npz"));
+    std::fs::write(&file.0, &good).unwrap();
+    let ones = NpzArray::F32(ndarray::ArrayD::ones(&[2][..]));
+    write_npz(&npz.0, &BTreeMap::from([(name.to_owned(), ones.clone())])).unwrap();
+    let (graph_path, values) = (file.path(), npz.path());
+    for command in [
+        &["opt", graph_path][..],
+        &["opt", graph_path, "--verify", "--times"],
+        &["explain", graph_path],
+        &["dot", graph_path],
+        &["dot", graph_path, "--stage", "source"],
+        &["check", graph_path],
+        &["run", graph_path, "-i", values],
+    ] {
+        let output = run(command);
+        assert_eq!(output.status.code(), Some(0), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(is_clean(&output.stdout).contains("E0999") || command[0] == "explain", "{command:?}");
+        is_clean(&output.stderr);
+    }
+    // Errors: of the text, of arrays, of archives, of files.
+    for rest in [
+        format!("output \"{hostile}\" = %0\noutput \"{hostile}\" = %0"),
+        format!("update \"{hostile}\" = %0"),
+        format!("%1 = input \"{hostile}\" : f32[2]"),
+        "\u{1b}[2J\u{202e}".to_owned(),
+        "%1 = t\u{202e} %0".to_owned(),
+    ] {
+        let output = run_with_stdin(&["opt", "-"], graph(&rest).as_bytes());
+        assert_eq!(output.status.code(), Some(1), "{rest}");
+        is_clean(&output.stderr);
+    }
+    let failed = |args: &[&str]| {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        is_clean(&output.stderr)
+    };
+    failed(&["run", graph_path]);
+    let other = Scratch::new("other.npz");
+    write_npz(&other.0, &BTreeMap::from([(format!("{name}x"), ones)])).unwrap();
+    assert!(failed(&["run", graph_path, "-i", other.path()]).contains("\\u{1b}[2J"));
+    let mut damaged = std::fs::read(&npz.0).unwrap();
+    let one = damaged.windows(4).position(|bytes| bytes == 1f32.to_le_bytes()).unwrap();
+    damaged[one] ^= 1;
+    std::fs::write(&other.0, damaged).unwrap();
+    assert!(failed(&["run", graph_path, "-i", other.path()]).contains("CRC-32"));
+    failed(&["check", graph_path, "--wrt", &format!("{name}x")]);
+    // A file may be called like that, too.
+    let folder = std::env::temp_dir().join(format!("cotangent-cli-names-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join(name);
+    std::fs::write(&path, "cotangent 1 graph @a { %0 = nothing }").unwrap();
+    failed(&["opt", path.to_str().unwrap()]);
+    failed(&["run", graph_path, "-i", path.to_str().unwrap()]);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
