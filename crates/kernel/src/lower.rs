@@ -291,6 +291,13 @@ impl Draft {
     }
 }
 
+/// What stands for a node at an index.
+enum Found {
+    Value(ValueId),
+    /// The value of another node at an index of its own, by way of a view.
+    At(NodeId, Index, Option<NodeId>),
+}
+
 struct Lowerer<'a> {
     graph: &'a Graph,
     clusters: &'a Clusters,
@@ -482,30 +489,36 @@ impl Lowerer<'_> {
     }
 
     /// The value of a node at an index. `via` is the outermost view on the way here.
+    ///
+    /// It calls itself for the operands of what a kernel computes, of which there are not many; views, which may be any number,
+    /// are gone through one after the other.
     fn value(&mut self, draft: &mut Draft, id: NodeId, index: &Index, via: Option<NodeId>) -> Result<ValueId, Force> {
-        if let Some(&known) = draft.known.get(&(id, index.clone())) {
-            return Ok(known);
-        }
-        let is_later = draft.space == Space::Full && self.kept.get(&id).is_some_and(|&first| first < draft.sweep);
-        if is_later && *index == identity(self.extents.len()) {
-            let axes = &self.clusters.clusters[self.index].axes;
-            let (_, map) = self.row_of(&on_loops(axes, self.extents.len()));
-            let dtype = self.graph.ty(id).dtype();
-            let arg = self.args.write(ArgRef::Row(id), dtype);
-            return Ok(draft.input(Input::Load { arg, map }, dtype, None));
-        }
-        let value = self.fresh_value(draft, id, index, via)?;
-        draft.known.insert((id, index.clone()), value);
+        let (mut id, mut index, mut via) = (id, index.clone(), via);
+        let mut passed: SmallVec<[(NodeId, Index); 1]> = SmallVec::new();
+        let value = loop {
+            if let Some(&known) = draft.known.get(&(id, index.clone())) {
+                break known;
+            }
+            let is_later = draft.space == Space::Full && self.kept.get(&id).is_some_and(|&first| first < draft.sweep);
+            if is_later && index == identity(self.extents.len()) {
+                let axes = &self.clusters.clusters[self.index].axes;
+                let (_, map) = self.row_of(&on_loops(axes, self.extents.len()));
+                let dtype = self.graph.ty(id).dtype();
+                let arg = self.args.write(ArgRef::Row(id), dtype);
+                break draft.input(Input::Load { arg, map }, dtype, None);
+            }
+            let found = self.find(draft, id, &index, via)?;
+            passed.push((id, index));
+            match found {
+                Found::Value(value) => break value,
+                Found::At(operand, inner, through) => (id, index, via) = (operand, inner, through),
+            }
+        };
+        draft.known.extend(passed.into_iter().map(|at| (at, value)));
         Ok(value)
     }
 
-    fn fresh_value(
-        &mut self,
-        draft: &mut Draft,
-        id: NodeId,
-        index: &Index,
-        via: Option<NodeId>,
-    ) -> Result<ValueId, Force> {
+    fn find(&mut self, draft: &mut Draft, id: NodeId, index: &Index, via: Option<NodeId>) -> Result<Found, Force> {
         let graph = self.graph;
         let node = graph.node(id);
         let n_loops = self.extents.len();
@@ -519,7 +532,7 @@ impl Lowerer<'_> {
         };
         if in_memory {
             let place = flat(index, shape, n_loops);
-            return Ok(self.load(draft, id, place, via));
+            return Ok(Found::Value(self.load(draft, id, place, via)));
         }
         match &node.op.lower {
             Lower::Reduce(_) if self.clusters.reduces[id.index()] => {
@@ -529,7 +542,7 @@ impl Lowerer<'_> {
                 let slot = self.slots.get(&id).filter(|slot| slot.sweep < draft.sweep);
                 let slot = slot.filter(|slot| index.iter().zip(&slot.kept).all(at_kept));
                 let slot = slot.ok_or(Force::new(id, READ_AS_MEMORY))?.number;
-                Ok(draft.input(Input::Reduced(slot), node.ty.dtype(), None))
+                Ok(Found::Value(draft.input(Input::Reduced(slot), node.ty.dtype(), None)))
             }
             Lower::View(_) | Lower::Reduce(_) => {
                 let via = via.or(Some(id));
@@ -541,22 +554,21 @@ impl Lowerer<'_> {
                 };
                 if memory && node.is_reshape() {
                     let place = flat(index, shape, n_loops);
-                    return Ok(self.load(draft, operand, place, via));
+                    return Ok(Found::Value(self.load(draft, operand, place, via)));
                 }
                 let inner = through_view(graph, id, index, &self.extents);
-                let inner = inner.ok_or(Force::new(operand, RESHAPED))?;
-                self.value(draft, operand, &inner, via)
+                Ok(Found::At(operand, inner.ok_or(Force::new(operand, RESHAPED))?, via))
             }
-            Lower::Identity | Lower::Check(_) => self.value(draft, node.inputs[0], index, via),
+            Lower::Identity | Lower::Check(_) => Ok(Found::At(node.inputs[0], index.clone(), via)),
             Lower::Source(Source::Constant) => {
                 let bits = node.constant().and_then(|t| t.bits().first().copied()).unwrap_or(0);
-                Ok(draft.s.const_from_bits(bits, node.ty.dtype()))
+                Ok(Found::Value(draft.s.const_from_bits(bits, node.ty.dtype())))
             }
             Lower::Source(Source::Iota) => {
                 let axis = &index[node.attrs.size("axis")];
                 let map = IndexMap { offset: axis.offset, strides: axis.coeffs.clone() };
                 let dtype = node.ty.dtype();
-                Ok(draft.input(Input::Index { map, dtype }, dtype, Some(via.unwrap_or(id))))
+                Ok(Found::Value(draft.input(Input::Index { map, dtype }, dtype, Some(via.unwrap_or(id)))))
             }
             Lower::Source(Source::Rng) => {
                 let place = flat(index, shape, n_loops);
@@ -568,7 +580,8 @@ impl Lowerer<'_> {
                     let map = IndexMap { offset: k, strides: SmallVec::from_elem(0, n_loops) };
                     draft.input(Input::Load { arg, map }, DType::I32, None)
                 });
-                Ok(rng::body(&mut draft.s, &node.attrs, node.ty.dtype(), counters, position))
+                let value = rng::body(&mut draft.s, &node.attrs, node.ty.dtype(), counters, position);
+                Ok(Found::Value(value))
             }
             Lower::Scalar(_) => {
                 let mut operands: SmallVec<[ValueId; 3]> = SmallVec::new();
@@ -580,7 +593,7 @@ impl Lowerer<'_> {
                 if is_below_maximum(graph, node) {
                     draft.s.note_not_positive(value);
                 }
-                Ok(value)
+                Ok(Found::Value(value))
             }
             _ => Err(Force::new(id, READ_AS_MEMORY)),
         }

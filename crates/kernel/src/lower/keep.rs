@@ -76,27 +76,34 @@ impl Evaluations<'_> {
     }
 
     /// Operations for each element of a node that memory does not hold.
-    fn work(&mut self, id: NodeId) -> usize {
-        if let Some(&known) = self.work.get(&id) {
-            return known;
+    fn work(&mut self, root: NodeId) -> usize {
+        // Operands first, however many views lie on each other.
+        let mut stack = vec![root];
+        while let Some(&id) = stack.last() {
+            let is_loaded = self.is_loaded(id);
+            let inputs = if is_loaded { &[][..] } else { &self.graph.node(id).inputs[..] };
+            let n_before = stack.len();
+            stack.extend(inputs.iter().filter(|input| !self.work.contains_key(input)));
+            if stack.len() == n_before {
+                let own = if is_loaded { 0 } else { crate::cluster::own_ops(self.graph, id) };
+                let work = inputs.iter().fold(own, |work, input| work.saturating_add(self.work[input]));
+                self.work.insert(id, work);
+                stack.pop();
+            }
         }
+        self.work[&root]
+    }
+
+    /// Whether a node is loaded, or costs nothing, where it is read.
+    fn is_loaded(&self, id: NodeId) -> bool {
         let (graph, clusters) = (self.graph, self.clusters);
         let node = graph.node(id);
         let is_member = clusters.of[id.index()] == Some(self.index);
-        let loaded = match clusters.parts[id.index()] {
+        match clusters.parts[id.index()] {
             Part::View => graph.ty(node.inputs[0]).shape().n_elements() < node.ty.shape().n_elements(),
             Part::Virtual => matches!(node.op.lower, Lower::Source(Source::Constant | Source::Iota)),
             Part::Value => !is_member || clusters.reduces[id.index()],
             _ => true,
-        };
-        let mut work = 0;
-        if !loaded {
-            work = crate::cluster::own_ops(graph, id);
-            for input in &node.inputs {
-                work += self.work(*input);
-            }
         }
-        self.work.insert(id, work);
-        work
     }
 }

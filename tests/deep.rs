@@ -1,0 +1,157 @@
+//! Deep graphs on a small stack: chains of 10,000 nodes of every kind, their gradients, and bodies nested as deep as they may be,
+//! are built, printed, parsed, drawn, interpreted, differentiated, compiled, explained, run and dropped on a thread with 2 MiB.
+//! Nothing aborts; what is deeper than the limits is an error.
+
+use cotangent::graph::interp::interpret;
+use cotangent::graph::{Body, Code, Env, Registry, text};
+use cotangent::prelude::*;
+use ndarray::array;
+
+const STACK: usize = 2 << 20;
+const LENGTH: usize = 10_000;
+
+/// Runs something on a thread with 2 MiB of stack, however deep the caller is.
+fn on_a_small_stack<R: Send + 'static>(f: impl FnOnce() -> R + Send + 'static) -> R {
+    let thread = std::thread::Builder::new().stack_size(STACK).spawn(f).expect("a thread");
+    thread.join().expect("no panic")
+}
+
+/// All that is done with a graph. Running is compared with the interpreter on the optimized graph.
+fn everything(graph: &Graph) {
+    let printed = graph.to_string();
+    let parsed = text::parse(&printed, "deep.ct", &Registry::builtin()).unwrap_or_else(|diags| panic!("{diags}"));
+    assert_eq!(parsed.to_string(), printed);
+    let x = array![[0.5f32, -0.25], [0.125, 0.75]];
+    let env = Env::default().with("x", x.clone());
+    for fuse in [true, false] {
+        let program = Compiler::new().fuse(fuse).compile(graph).unwrap_or_else(|error| panic!("{error}"));
+        for stage in [StageView::Source, StageView::Optimized, StageView::Fused] {
+            assert!(!program.dot(stage).is_empty() && !program.text(stage).is_empty());
+        }
+        assert!(!program.explain().is_empty() && !program.plan_text().is_empty());
+        let expected = interpret(program.optimized(), &env).unwrap_or_else(|diag| panic!("{diag}"));
+        let runtime = Runtime::new(Threads::Exactly(1));
+        let mut session = Session::new(&runtime, program.clone(), Seed(0)).unwrap();
+        let out = session.step([("x", (&x).into())]).unwrap();
+        for (output, value) in program.optimized().outputs().iter().zip(&expected) {
+            assert!(out.tensor(&output.name).unwrap().same_bits(value), "{}", output.name);
+        }
+    }
+}
+
+/// A chain of so many nodes, and its gradient if it is asked for.
+fn chain(length: usize, gradient: bool, link: impl for<'g> Fn(usize, Tensor<'g>) -> Tensor<'g>) -> Graph {
+    let graph = build(|g| {
+        let x = g.input("x", F32, [2, 2]);
+        let y = (0..length).fold(x, |y, k| link(k, y));
+        g.output("y", y);
+        if gradient {
+            g.output("dx", g.grad(y.sum(), &[x])[0]);
+        }
+    });
+    graph.unwrap_or_else(|diags| panic!("{diags}"))
+}
+
+macro_rules! chains {
+    ($($name:ident: $length:expr, $gradient:expr, $link:expr;)*) => {
+        $(#[test] fn $name() {
+            on_a_small_stack(|| everything(&chain($length, $gradient, $link)));
+        })*
+    };
+}
+
+chains! {
+    pointwise_ops: LENGTH, false, |k, y| if k % 2 == 0 { y.tanh() } else { y * 1.5 };
+    gradients_of_pointwise_ops: LENGTH, true, |k, y| if k % 2 == 0 { y.tanh() } else { y * 1.5 };
+    views: LENGTH, false, |k, y| if k % 2 == 0 { y.t() } else { y.flip([0]) };
+    gradients_of_views: LENGTH, true, |k, y| if k % 2 == 0 { y.t() } else { y.flip([0]) };
+    products: LENGTH, false, |_, y| y.matmul(y);
+    gradients_of_products: LENGTH / 2, true, |_, y| y.matmul(y).tanh();
+    reductions_and_broadcasts: LENGTH, false, |k, y| if k % 2 == 0 { y - y.max_over([1]).repeat_along(&[2, 2].into(), [1]) } else { y.tanh() };
+    random_numbers: LENGTH, false, |k, y| if k % 2 == 0 { y + y.builder().uniform(&format!("u{k}"), F32, [2, 2]) } else { y.tanh() };
+    stops_of_gradients: LENGTH, false, |k, y| if k % 2 == 0 { y.stop_gradient() } else { y + 0.5 };
+}
+
+/// Views below reductions: what several sweeps over a row need is asked for through all of them.
+#[test]
+fn views_below_reductions() {
+    on_a_small_stack(|| {
+        let graph = build(|g| {
+            let x = g.input("x", F32, [2, 2]);
+            let y = (0..LENGTH).fold(x.exp(), |y, k| if k % 2 == 0 { y.t() } else { y.flip([0]) });
+            g.output("y", y.softmax(1));
+            g.output("z", y.softmax(0).log());
+        });
+        everything(&graph.unwrap_or_else(|diags| panic!("{diags}")));
+    });
+}
+
+/// Bodies that call each other, `depth` deep.
+fn nested(depth: usize) -> Result<Graph, Diags> {
+    build(|g| {
+        let ty = Type::tensor(F32, [2, 2]);
+        let mut body = g.body("b0", &[ty.clone()], |_, v| vec![v[0].tanh()]);
+        for k in 1..depth {
+            let inner = body.clone();
+            body = g.body(&format!("b{k}"), &[ty.clone()], move |g, v| vec![g.call(&inner, &[v[0]])[0] * 0.5]);
+        }
+        let x = g.input("x", F32, [2, 2]);
+        let y = g.call(&body, &[x])[0];
+        g.output("y", y);
+        g.output("dx", g.grad(y.sum(), &[x])[0]);
+    })
+}
+
+#[test]
+fn bodies_nest_as_deep_as_they_may() {
+    on_a_small_stack(|| {
+        let graph = nested(64).unwrap_or_else(|diags| panic!("{diags}"));
+        everything(&graph);
+        let x = array![[0.5f32, -0.25], [0.125, 0.75]];
+        let value = interpret(&graph, &Env::default().with("x", x)).unwrap_or_else(|diag| panic!("{diag}"));
+        assert_eq!(value.len(), 2);
+    });
+}
+
+#[test]
+fn bodies_that_nest_deeper_are_an_error() {
+    on_a_small_stack(|| {
+        for depth in [65, 1000] {
+            let diags = nested(depth).expect_err("too deep");
+            assert_eq!(diags.0[0].code, Code::TooLarge, "{diags}");
+        }
+        // In text as well: what is open is closed, and one error is reported.
+        let open: String = (0..1000).map(|k| format!("body 0 @b{k} {{\n")).collect();
+        let text = format!("cotangent 1\ngraph @deep {{\n{open}{}}}\n", "}\n".repeat(1000));
+        let diags = text::parse(&text, "deep.ct", &Registry::builtin()).expect_err("too deep");
+        assert_eq!(diags.0[0].code, Code::TooLarge, "{diags}");
+    });
+}
+
+/// A body in many places counts in each, so what bodies of bodies come to is bounded.
+#[test]
+fn bodies_in_many_places_are_counted() {
+    on_a_small_stack(|| {
+        let diags = build(|g| {
+            let ty = Type::tensor(F32, [2, 2]);
+            let mut level: Vec<Body> = (0..2)
+                .map(|k| g.body(&format!("b{k}"), &[ty.clone()], move |_, v| vec![v[0] * f64::from(k)]))
+                .collect();
+            for depth in 0..40 {
+                let inner = level.clone();
+                level = (0..2)
+                    .map(|k| {
+                        let inner = inner.clone();
+                        g.body(&format!("b{depth}.{k}"), &[ty.clone()], move |g, v| {
+                            let sum = inner.iter().map(|body| g.call(body, &[v[0]])[0]).reduce(|a, b| a + b);
+                            vec![sum.unwrap_or(v[0]) * f64::from(k)]
+                        })
+                    })
+                    .collect();
+            }
+            let x = g.input("x", F32, [2, 2]);
+            g.output("y", g.call(&level[0], &[x])[0]);
+        });
+        assert!(diags.is_err_and(|diags| diags.0.iter().any(|diag| diag.code == Code::TooLarge)));
+    });
+}
