@@ -1,5 +1,6 @@
 //! The compiler driver: passes, clusters, plan, machine code, each stage timed and open to inspection.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use cotangent_gemm::{EpilogueNeeds, Gemm};
 use cotangent_graph::dot::{DotOptions, dot};
 use cotangent_graph::text::print::{Style, print};
 use cotangent_graph::{
-    Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, Limits, Loc, Lower, Node, NodeId, Source, Type,
+    Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, Limits, Loc, Lower, Node, NodeId, Role, Source, Type,
 };
 use cotangent_kernel::ir::{Input, Space};
 use cotangent_kernel::{
@@ -387,6 +388,12 @@ impl Identity {
     }
 }
 
+/// What a step changes, by name.
+pub(crate) struct Updated<'a> {
+    pub(crate) params: BTreeSet<&'a str>,
+    pub(crate) states: BTreeSet<&'a str>,
+}
+
 /// A compiled program: immutable, shared between sessions and threads.
 pub struct Executable {
     pub(crate) id: Identity,
@@ -511,6 +518,24 @@ impl Executable {
     /// Where the user declared an input, parameter or state.
     pub(crate) fn declared_at(&self, name: &str) -> Loc {
         self.source.source(name).map_or(Loc::Internal, |id| self.source.node(id).origin.loc())
+    }
+
+    /// Whether it has a state of this name.
+    pub(crate) fn has_state(&self, name: &str) -> bool {
+        self.optimized.source(name).is_some_and(|id| self.optimized.node(id).source() == Some(Source::State))
+    }
+
+    /// The names of the parameters and of the states that a step changes.
+    pub(crate) fn updated_by_kind(&self) -> Updated<'_> {
+        let (mut params, mut states) = (BTreeSet::new(), BTreeSet::new());
+        for output in self.optimized.outputs() {
+            let Role::Update(target) = output.role else { continue };
+            match self.optimized.node(target).source() {
+                Some(Source::Param) => params.insert(&*output.name),
+                _ => states.insert(&*output.name),
+            };
+        }
+        Updated { params, states }
     }
 
     /// Whether a step has random numbers and changes nothing: each call draws anew.

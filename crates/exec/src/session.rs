@@ -11,7 +11,7 @@ use crate::compile::{Executable, Identity};
 use crate::input::{Inputs, StepInputs};
 use crate::machine::{Machine, give_back};
 use crate::runtime::Runtime;
-use crate::store::{Seed, Store, StoreMut};
+use crate::store::{OWN_SCOPE, Seed, Store, StoreMut};
 
 /// A program of a session. It is that session's alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,10 +90,12 @@ impl Session {
     /// Adds a program that works on the same store; parameters and states that it alone has start as it says.
     ///
     /// # Errors
-    /// `E0306` if the store has a name of the program with another type, `E0309` if there is no memory for the program;
-    /// nothing has changed then.
+    /// `E0306` if the store has a name of the program with another type, or a state with another start ([`Store::accepts`]), or if
+    /// an optimiser would count its steps together with another one's; `E0309` if there is no memory for the program. Nothing has
+    /// changed then.
     pub fn load(&mut self, program: Arc<Executable>) -> Result<ProgramId, Diag> {
         self.store.accepts(&program)?;
+        self.programs.iter().try_for_each(|known| shares_no_counter(known.program(), &program))?;
         let missing = self.store.missing(&program, &self.runtime)?;
         let slot = |name: &str| self.store.slot(name).or_else(|| missing.get(name));
         let machine = Machine::new(program, slot, &self.runtime)?;
@@ -281,6 +283,29 @@ impl Session {
         }
         self.store.advance(machine.program());
         Ok(Outputs { machine })
+    }
+}
+
+/// The state, in its scope, in which the steps of an optimiser are counted.
+const STEPS: &str = "optimizer.t";
+
+/// Two programs that train different parameters must not count the steps of their optimisers in one state.
+///
+/// # Errors
+/// `E0306`, naming the state.
+fn shares_no_counter(first: &Executable, second: &Executable) -> Result<(), Diag> {
+    let [a, b] = [first, second].map(Executable::updated_by_kind);
+    let apart = !a.params.is_empty() && !b.params.is_empty() && a.params.is_disjoint(&b.params);
+    let is_counter =
+        |state: &&&str| **state == STEPS || state.strip_suffix(STEPS).is_some_and(|scope| scope.ends_with('.'));
+    match a.states.intersection(&b.states).find(is_counter) {
+        Some(state) if apart => {
+            let text = format!(
+                "the program counts in `{state}`, in which another program counts that trains other parameters"
+            );
+            Err(Diag::new(Code::StoreMismatch, text).at(second.declared_at(state)).help(OWN_SCOPE))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Deref;
 
-use cotangent_graph::{Code, Counters, DType, Diag, TensorData, Type};
+use cotangent_graph::{Code, Counters, DType, Diag, Init, TensorData, Type};
 use cotangent_host::Block;
 
 use crate::compile::Executable;
@@ -25,6 +25,8 @@ pub(crate) struct Slot {
     pub(crate) ty: Type,
     pub(crate) data: Block,
     pub(crate) version: u64,
+    /// What a program that made it says that it starts as.
+    start: Option<Init>,
 }
 
 impl Slot {
@@ -32,11 +34,15 @@ impl Slot {
     #[track_caller]
     fn zeroed(name: &str, ty: &Type) -> Result<Self, Diag> {
         match Block::zeroed(ty.n_bytes()) {
-            Ok(data) => Ok(Slot { ty: ty.clone(), data, version: 0 }),
+            Ok(data) => Ok(Slot { ty: ty.clone(), data, version: 0, start: None }),
             Err(refused) => Err(no_memory(format!("`{name}` of type {ty}"), refused)),
         }
     }
 }
+
+/// What to do about two programs whose optimisers would share a state.
+pub(crate) const OWN_SCOPE: &str = "give each optimiser a scope of its own, `g.scope(\"generator\", || g.minimize(..))`, or the \
+                                    same settings if it is one; to change a setting, set it in the store";
 
 /// Parameters, states and counters by name.
 #[derive(Debug)]
@@ -206,17 +212,27 @@ impl Store {
         }
     }
 
-    /// Whether a program can work on this store: every parameter and state that both have is of one type.
+    /// Whether a program can work on this store: every parameter and state that both have is of one type, and a state that a
+    /// program made starts as this one says. (What a state starts as is a setting, such as a learning rate. A parameter is
+    /// learned, so programs may disagree on its start.)
     ///
     /// # Errors
     /// `E0306` for the first that is not.
     pub fn accepts(&self, program: &Executable) -> Result<(), Diag> {
-        program.interface.stored.iter().try_for_each(|(name, ty, _)| match self.slots.get(name) {
-            Some(slot) if slot.ty != *ty => {
-                let text = format!("the program requires `{name}` of type {ty}, the store has {}", slot.ty);
-                Err(Diag::new(Code::StoreMismatch, text).at(program.declared_at(name)))
+        program.interface.stored.iter().try_for_each(|(name, ty, init)| {
+            let Some(slot) = self.slots.get(name) else { return Ok(()) };
+            let differs = |text: String| Diag::new(Code::StoreMismatch, text).at(program.declared_at(name));
+            if slot.ty != *ty {
+                return Err(differs(format!("the program requires `{name}` of type {ty}, the store has {}", slot.ty)));
             }
-            _ => Ok(()),
+            match slot.start.filter(|start| start != init && program.has_state(name)) {
+                None => Ok(()),
+                Some(start) => {
+                    let text =
+                        format!("the program starts `{name}` as {init}, but another program started it as {start}");
+                    Err(differs(text).help(OWN_SCOPE))
+                }
+            }
         })
     }
 
@@ -239,9 +255,9 @@ impl Store {
         let stored = program.interface.stored.iter().filter(|(name, ..)| !self.slots.contains_key(name));
         let stored: Vec<_> = stored.collect();
         let mut missing = BTreeMap::new();
-        for (name, ty, _) in &stored {
+        for (name, ty, init) in &stored {
             let slot = Slot::zeroed(name, ty).map_err(|diag| diag.at(program.declared_at(name)))?;
-            missing.insert(name.clone(), slot);
+            missing.insert(name.clone(), Slot { start: Some(*init), ..slot });
         }
         for (name, ty, init) in initial::compute(stored, &mut missing, self.seed, runtime) {
             let Some(slot) = missing.get_mut(name) else { continue };

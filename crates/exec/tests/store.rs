@@ -1,7 +1,7 @@
 //! Values of a store as bytes: what is taken out and put in again is the same, and what does not fit is refused.
 
 use cotangent_exec::{Compiler, Runtime, Seed, Session, Store, Threads};
-use cotangent_graph::{DType, Init, Shape, Type, build};
+use cotangent_graph::{Code, DType, Init, Shape, Type, build};
 use ndarray::{ArrayD, array};
 
 fn ty(dtype: DType, shape: &[usize]) -> Type {
@@ -53,4 +53,44 @@ fn a_program_that_is_loaded_later_starts_with_what_was_put_in() {
     let mut session = Session::with_store(&Runtime::new(Threads::Exactly(1)), program, store).unwrap();
     let nothing: [(&str, cotangent_exec::InputView<'_>); 0] = [];
     assert_eq!(session.step(nothing).unwrap().view::<f32>("w").unwrap().as_slice().unwrap(), [5.0, 6.0]);
+}
+
+/// The two steps of an adversarial pair, each with an optimiser, in scopes of their own or not.
+fn adversaries(rates: [f64; 2], scoped: bool) -> [Result<std::sync::Arc<cotangent_exec::Executable>, ()>; 2] {
+    use cotangent_nn::{Adam, Minimize};
+    let program = |name: &'static str, rate: f64| {
+        let graph = cotangent_graph::build(|g| {
+            let w = g.param(name, DType::F32, [3], Init::ONES);
+            let loss = w.square().sum();
+            let minimize = || g.minimize(loss, Adam::new(rate));
+            if scoped { g.scope(name, minimize) } else { minimize() }
+        });
+        Compiler::new().compile(&graph.unwrap()).map_err(|_| ())
+    };
+    [program("generator", rates[0]), program("critic", rates[1])]
+}
+
+#[test]
+fn optimisers_of_two_programs_have_numbers_of_their_own_or_are_refused() {
+    let runtime = Runtime::new(Threads::Exactly(1));
+    let pair = |rates: [f64; 2], scoped: bool| {
+        let [first, second] = adversaries(rates, scoped).map(Result::unwrap);
+        let mut session = Session::new(&runtime, first, Seed(0)).unwrap();
+        let second = session.load(second)?;
+        session.step(()).unwrap();
+        session.run(second, ()).unwrap();
+        session.run(second, ()).unwrap();
+        Ok(session)
+    };
+    // Another rate, and the same rate but other parameters.
+    for (rates, what) in [([0.1, 0.001], "optimizer.lr"), ([0.1, 0.1], "optimizer.t")] {
+        let error: cotangent_graph::Diag = pair(rates, false).map(|_| ()).unwrap_err();
+        assert_eq!(error.code, Code::StoreMismatch);
+        assert!(error.message.contains(what) && error.to_string().contains("scope"), "{error}");
+    }
+    let session = pair([0.1, 0.001], true).unwrap();
+    let number = |name: &str| session.store().get(name).unwrap().to_f64()[0];
+    assert_eq!((number("generator.optimizer.t"), number("critic.optimizer.t")), (1.0, 2.0));
+    assert!((number("generator") - 0.9).abs() < 1e-3, "{}", number("generator"));
+    assert!((number("critic") - 0.998).abs() < 1e-4, "{}", number("critic"));
 }
