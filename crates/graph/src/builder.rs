@@ -401,7 +401,8 @@ impl GraphBuilder {
                 let notes = std::mem::take(&mut fault.notes);
                 let mut diag = fault.diag().operands(of);
                 diag.notes.extend(notes);
-                self.poison(diag)
+                self.error(diag);
+                declared.map_or_else(|| self.poisoned(), |ty| self.poisoned_as(ty))
             }
         }
     }

@@ -116,6 +116,30 @@ impl Init {
         Init::Orthogonal(Real(gain))
     }
 
+    /// Whether its numbers make sense, for a tensor of this element type.
+    ///
+    /// # Errors
+    /// What is required, and what was got: a deviation below 0, a range that ends before it begins, what is no number or not one
+    /// of the type, random numbers of integers.
+    pub fn check(&self, dtype: DType) -> Result<(), String> {
+        let held = |numbers: &[Real]| numbers.iter().all(|v| v.0.is_finite() && dtype.holds(v.0));
+        let required = match *self {
+            Init::Constant(v) if v.value().is_nan() => "a number".to_owned(),
+            Init::Constant(v) if !v.held_by(dtype) => format!("a number that {dtype} holds ({})", dtype.held()),
+            Init::Constant(_) => return Ok(()),
+            _ if !dtype.is_float() => format!("floats for random numbers, not {dtype}; a constant, or `cast` after it"),
+            Init::Uniform(low, high) if !held(&[low, high]) || low.0 > high.0 || !(high.0 - low.0).is_finite() => {
+                format!("a finite range of {dtype} that does not end before it begins")
+            }
+            Init::Normal(mean, std) | Init::TruncatedNormal(mean, std) if !held(&[mean, std]) || std.0 < 0.0 => {
+                format!("a finite mean and a finite deviation of {dtype} that is not below 0")
+            }
+            Init::Orthogonal(gain) if !held(&[gain]) => format!("a finite gain of {dtype}"),
+            _ => return Ok(()),
+        };
+        Err(format!("requires {required}, got `{self}`"))
+    }
+
     /// What this initialiser is for a shape: a constant, or one of the four laws that have their numbers in them (uniform,
     /// normal, truncated normal, orthogonal).
     pub fn law(&self, shape: &Shape) -> Init {

@@ -38,6 +38,15 @@ impl Number {
         }
     }
 
+    /// Whether an element type can hold it, so that [`Number::bits`] does not make something else of it; see [`DType::holds`].
+    pub fn held_by(self, dtype: DType) -> bool {
+        match self.0 {
+            Repr::Real(v) => dtype.holds(v.0),
+            // Floats round; of the other types only i64 has numbers that no f64 is.
+            Repr::Whole(_) => dtype.is_float() || dtype == DType::I64,
+        }
+    }
+
     /// The nearest f64.
     pub fn value(self) -> f64 {
         match self.0 {

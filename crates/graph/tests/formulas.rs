@@ -2,7 +2,7 @@
 
 use cotangent_graph::DType::{Bool, F32, F64, I32, I64};
 use cotangent_graph::interp::interpret_named;
-use cotangent_graph::{Code, Diag, Env, GraphBuilder, Init, Loc, NodeId, Shape, Tensor, Type, build};
+use cotangent_graph::{Code, Diag, Env, GraphBuilder, Init, Loc, NodeId, Registry, Shape, Tensor, Type, build, text};
 use ndarray::{ArrayD, IxDyn};
 
 /// The only error of a graph, which is somewhere in this file.
@@ -269,4 +269,78 @@ fn what_follows_from_a_mistake_shows_the_type_that_it_would_have() {
     assert_eq!(diags.0.len(), 1, "{diags}");
     // What is poisoned by nothing is a mistake of its own.
     assert_eq!(only_error(|g| g.output("y", g.tensor(NodeId(u32::MAX)))).code, Code::UnknownName);
+}
+
+#[test]
+fn numbers_that_make_no_sense_are_errors() {
+    let ops: [(&str, Formula); 16] = [
+        ("finite and not negative, got -1", |x| x.normalize(-1, -1.0)),
+        ("finite and not negative, got NaN", |x| x.rms_norm(-1, f64::NAN)),
+        ("finite and not negative, got inf", |x| x.layer_norm(x.sum_over(0), x.sum_over(0), f64::INFINITY)),
+        ("finite and not negative, got -0.1", |x| x.batch_norm(x.sum_over(0), x.sum_over(0), 0, -0.1)),
+        ("finite `slope`, got NaN", |x| x.leaky_relu(f64::NAN)),
+        ("finite `alpha`, got inf", |x| x.elu(f64::INFINITY)),
+        ("positive, finite `alpha`, got 0", |x| x.celu(0.0)),
+        ("positive, finite `alpha`, got inf", |x| x.celu(f64::INFINITY)),
+        ("positive, finite `delta`, got 0", |x| x.huber(x, 0.0)),
+        ("positive, finite `delta`, got -1", |x| x.huber(x, -1.0)),
+        ("positive, finite `delta`, got NaN", |x| x.huber(x, f64::NAN)),
+        ("does not end before it begins, got 1 to 0", |x| x.clamp(1.0, 0.0)),
+        ("does not end before it begins, got NaN to 1", |x| x.clamp(f64::NAN, 1.0)),
+        ("does not end before it begins, got 0 to NaN", |x| x.clamp(0.0, f64::NAN)),
+        ("probability in [0, 1), got -0.1", |x| x.dropout("d", -0.1)),
+        ("probability in [0, 1), got 1", |x| x.dropout("d", 1.0)),
+    ];
+    for (text, op) in ops {
+        let diag = only_error(|g| g.output("y", op(g.input("x", F32, [4, 3]))));
+        assert!(diag.code == Code::BadAttribute && diag.message.contains(text), "{text}: {diag}");
+    }
+    // What is at the edge of sense is allowed.
+    build(|g| {
+        let x = g.input("x", F32, [4, 3]);
+        g.output("y", x.normalize(-1, 0.0).clamp(2.0, 2.0).clamp(f64::NEG_INFINITY, 0.0).leaky_relu(-2.0));
+    })
+    .unwrap();
+
+    let starts = [
+        (F32, Init::normal(0.0, -1.0), "deviation of f32 that is not below 0"),
+        (F32, Init::normal(f64::NAN, 1.0), "finite mean"),
+        (F64, Init::truncated_normal(0.0, f64::INFINITY), "finite deviation of f64"),
+        (F32, Init::truncated_normal(0.0, -0.5), "not below 0"),
+        (F32, Init::uniform(1.0, -1.0), "does not end before it begins"),
+        (F32, Init::uniform(0.0, f64::NAN), "finite range"),
+        (F32, Init::uniform(-1e39, 1e39), "finite range of f32"),
+        (F64, Init::uniform(f64::MIN, f64::MAX), "finite range of f64"),
+        (F32, Init::orthogonal(f64::INFINITY), "finite gain"),
+        (F32, Init::constant(f64::NAN), "requires a number"),
+        (F32, Init::constant(1e39), "a number that f32 holds"),
+        (F32, Init::constant(1e-50), "a number that f32 holds"),
+        (I32, Init::constant(0.5), "a number that i32 holds (whole numbers from -2147483648"),
+        (I32, Init::constant(5e9), "a number that i32 holds"),
+        (Bool, Init::constant(2.0), "a number that bool holds (0 and 1)"),
+        (I64, Init::normal(0.0, 1.0), "floats for random numbers, not i64"),
+        (I32, Init::HeNormal, "floats for random numbers, not i32"),
+    ];
+    for (dtype, init, text) in starts {
+        for param in [true, false] {
+            let diag = only_error(|g| {
+                let w = if param { g.param("w", dtype, [3], init) } else { g.state("w", dtype, [3], init) };
+                assert_eq!(w.dtype(), dtype);
+                g.output("y", w);
+            });
+            assert!(diag.code == Code::BadAttribute && diag.message.contains(text), "{init}: {diag}");
+            assert!(diag.message.contains("the start of `w`") && diag.message.contains(&init.to_string()), "{diag}");
+        }
+        let source = format!(
+            "cotangent 1\ngraph @f {{\n  %0 = state \"w\" {{init = {init}}} : {dtype}[3]\n  output \"y\" = %0\n}}"
+        );
+        let diags = text::parse(&source, "f.ct", &Registry::builtin()).unwrap_err();
+        assert!(diags.0[0].message.contains(text), "{diags}");
+    }
+    build(|g| {
+        g.output("best", g.state("best", F32, [], Init::constant(f64::INFINITY)));
+        g.output("on", g.state("on", Bool, [], Init::ONES));
+        g.output("same", g.param("w", F64, [2], Init::uniform(0.5, 0.5)));
+    })
+    .unwrap();
 }

@@ -150,7 +150,7 @@ fn the_number_of_every_initializer_survives() {
         Init::orthogonal(1.5),
     ];
     for init in inits {
-        let graph = build(|g| g.output("y", g.param("w", DType::F32, [2], init))).unwrap();
+        let graph = build(|g| g.output("y", g.param("w", DType::F64, [2], init))).unwrap();
         let parsed = parse(&graph.to_string()).unwrap();
         assert_eq!(parsed.node(NodeId(0)).attrs.init("init"), Some(&init));
     }

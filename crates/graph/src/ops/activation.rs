@@ -38,6 +38,15 @@ const fn composite(
     }
 }
 
+/// A float operand, and an attribute that is a finite number.
+fn infer_with_finite(cx: &InferCx<'_>, name: &'static str) -> Result<Type, Fault> {
+    let value = cx.attrs.float(name);
+    if !value.is_finite() {
+        return Err(cx.attr_fault(format_args!("requires a finite `{name}`, got {value}")));
+    }
+    infer_float(cx)
+}
+
 /// max(x, 0).
 pub static RELU: OpDef = pointwise(
     "relu",
@@ -65,7 +74,7 @@ pub static LEAKY_RELU: OpDef = OpDef {
     arity: Arity::Exact(1),
     attrs: &[AttrSpec { name: "slope", kind: AttrKind::Float, doc: "the slope below 0" }],
     traits: OpTraits::POINTWISE.with(OpTraits::ZERO_PRESERVING),
-    infer: infer_float,
+    infer: |cx| infer_with_finite(cx, "slope"),
     eval: eval::scalar,
     vjp: Vjp::Rule(|cx| {
         let positive = cx.x().gt(cx.dy.constant_like(0.0));
@@ -86,7 +95,7 @@ pub static ELU: OpDef = OpDef {
     arity: Arity::Exact(1),
     attrs: &[AttrSpec { name: "alpha", kind: AttrKind::Float, doc: "the limit at minus infinity is -alpha" }],
     traits: OpTraits::POINTWISE.with(OpTraits::ZERO_PRESERVING),
-    infer: infer_float,
+    infer: |cx| infer_with_finite(cx, "alpha"),
     eval: eval::unbound,
     vjp: Vjp::Rule(|cx| {
         let (zero, alpha) = (cx.dy.constant_like(0.0), cx.attrs.float("alpha"));

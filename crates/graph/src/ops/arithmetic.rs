@@ -1,11 +1,13 @@
 //! Arithmetic, element by element: `+ - * /`, extremes, rounding, and logic on bits.
 
+use std::cmp::Ordering;
 use std::ops;
 
 use cotangent_scalar::{BodyBuilder, DType, ValueId};
 use smallvec::smallvec;
 
 use crate::builder::{GraphBuilder, Tensor};
+use crate::diag::{Code, Diag};
 use crate::eval;
 use crate::number::Number;
 use crate::op::{Arity, Cotangents, Fault, InferCx, Lower, OpDef, OpTraits, ScalarCx, Vjp, VjpCx};
@@ -319,6 +321,11 @@ impl<'g> Tensor<'g> {
     /// Every element moved into `[low, high]`. The derivative is 1 strictly inside, and 0 at the bounds and beyond.
     #[track_caller]
     pub fn clamp(self, low: f64, high: f64) -> Tensor<'g> {
+        // Not `low > high`, which a NaN would pass.
+        if !matches!(low.partial_cmp(&high), Some(Ordering::Less | Ordering::Equal)) {
+            let text = format!("`clamp` requires a range that does not end before it begins, got {low} to {high}");
+            return self.refuse(Diag::new(Code::BadAttribute, text).made("the operand", self));
+        }
         self.maximum(self.constant_like(low)).minimum(self.constant_like(high))
     }
 

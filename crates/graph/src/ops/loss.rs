@@ -9,7 +9,7 @@ use crate::diag::{Code, Diag};
 use crate::eval;
 use crate::op::{Arity, ExpandCx, Lower, OpDef, OpTraits, Vjp};
 use crate::ops::activation::shifted;
-use crate::ops::arithmetic::SampleFn;
+use crate::ops::arithmetic::{InferFn, SampleFn};
 use crate::ops::infer_float;
 use crate::samples::Sample;
 use crate::types::Type;
@@ -116,6 +116,7 @@ const fn pointwise_loss(
     name: &'static str,
     doc: &'static str,
     attrs: &'static [AttrSpec],
+    infer: InferFn,
     expand: for<'g, 'a> fn(&ExpandCx<'g, 'a>) -> SmallVec<[Tensor<'g>; 1]>,
     vjp: Vjp,
     samples: SampleFn,
@@ -126,7 +127,7 @@ const fn pointwise_loss(
         arity: Arity::Exact(2),
         attrs,
         traits: OpTraits::POINTWISE,
-        infer: infer_float,
+        infer,
         eval: eval::unbound,
         vjp,
         lower: Lower::Expand(expand),
@@ -140,6 +141,13 @@ pub static HUBER: OpDef = pointwise_loss(
     "Huber's loss of `d = a - b`, element by element: `d²/2` for `|d| <= delta`, `delta · (|d| - delta/2)` beyond (smooth L1 \
      for `delta = 1`).",
     &[AttrSpec { name: "delta", kind: AttrKind::Float, doc: "where the loss becomes linear" }],
+    |cx| {
+        let delta = cx.attrs.float("delta");
+        if !delta.is_finite() || delta <= 0.0 {
+            return Err(cx.attr_fault(format_args!("requires a positive, finite `delta`, got {delta}")));
+        }
+        infer_float(cx)
+    },
     |cx| {
         let (d, delta) = (cx.inputs[0] - cx.inputs[1], cx.attrs.float("delta"));
         let near = d.abs().le(d.constant_like(delta));
@@ -166,6 +174,7 @@ pub static HINGE: OpDef = pointwise_loss(
     "hinge",
     "Hinge loss `max(0, 1 - y·a)` of scores `a` and labels `y` of -1 or 1, element by element.",
     &[],
+    infer_float,
     |cx| smallvec![(1.0 - cx.inputs[0] * cx.inputs[1]).relu()],
     Vjp::ViaExpansion,
     |s| vec![Sample::new(vec![s.away_from_zero(0.2..0.8, [3, 4]), s.away_from_zero(0.5..0.9, [3, 4])])],
@@ -177,6 +186,7 @@ pub static KL_DIVERGENCE: OpDef = pointwise_loss(
     "Terms `y · (log y - q)` of the Kullback-Leibler divergence of targets `y` from log-probabilities `q`; 0 where `y = 0`. \
      NaN where `y` is negative or NaN. Operands: `q`, `y`.",
     &[],
+    infer_float,
     |cx| {
         let (q, y) = (cx.inputs[0], cx.inputs[1]);
         let zero = y.constant_like(0.0);

@@ -20,6 +20,15 @@ fn axes_and_eps(axes: &[usize], eps: f64) -> Attrs {
     Attrs::none().with("axes", axes).with("eps", eps)
 }
 
+/// Checks that ε is finite and not negative: it keeps what is under the root from 0.
+fn check_eps(cx: &InferCx<'_>) -> Result<(), Fault> {
+    let eps = cx.attrs.float("eps");
+    if eps.is_finite() && eps >= 0.0 {
+        return Ok(());
+    }
+    Err(cx.attr_fault(format_args!("requires an `eps` that is finite and not negative, got {eps}")))
+}
+
 /// A float operand whose reduced axes have elements.
 fn infer_statistics(cx: &InferCx<'_>) -> Result<(Type, SmallVec<[usize; 4]>), Fault> {
     let ty = infer_float(cx)?;
@@ -103,7 +112,10 @@ pub static NORMALIZE: OpDef = OpDef {
     arity: Arity::Exact(1),
     attrs: &[AXES, EPS],
     traits: OpTraits::NONE,
-    infer: |cx| infer_statistics(cx).map(|(ty, _)| ty),
+    infer: |cx| {
+        check_eps(cx)?;
+        infer_statistics(cx).map(|(ty, _)| ty)
+    },
     eval: eval::unbound,
     vjp: Vjp::Rule(|cx| {
         let axes = cx.attrs.sizes("axes");
@@ -123,7 +135,10 @@ pub static RMS_NORM: OpDef = OpDef {
     arity: Arity::Exact(1),
     attrs: &[AXES, EPS],
     traits: OpTraits::NONE,
-    infer: |cx| infer_statistics(cx).map(|(ty, _)| ty),
+    infer: |cx| {
+        check_eps(cx)?;
+        infer_statistics(cx).map(|(ty, _)| ty)
+    },
     eval: eval::unbound,
     vjp: Vjp::Rule(|cx: &VjpCx<'_, '_>| {
         let (x, axes) = (cx.x(), cx.attrs.sizes("axes"));
@@ -148,6 +163,7 @@ pub static LAYER_NORM: OpDef = OpDef {
     attrs: &[EPS],
     traits: OpTraits::NONE,
     infer: |cx| {
+        check_eps(cx)?;
         let ((dtype, shape), (gain_dtype, gain), (bias_dtype, bias)) = (cx.tensor(0)?, cx.tensor(1)?, cx.tensor(2)?);
         if !dtype.is_float() || dtype != gain_dtype || dtype != bias_dtype {
             let text =
@@ -190,6 +206,7 @@ pub static BATCH_NORM: OpDef = OpDef {
     attrs: &[AXES, EPS],
     traits: OpTraits::NONE,
     infer: |cx| {
+        check_eps(cx)?;
         let ((dtype, shape), (gain_dtype, gain), (bias_dtype, bias)) = (cx.tensor(0)?, cx.tensor(1)?, cx.tensor(2)?);
         if !dtype.is_float() || dtype != gain_dtype || dtype != bias_dtype {
             let text =

@@ -111,8 +111,9 @@ pub static CELU: OpDef = OpDef {
     attrs: &[AttrSpec { name: "alpha", kind: AttrKind::Float, doc: "the limit at minus infinity is -alpha; not 0" }],
     traits: OpTraits::POINTWISE.with(OpTraits::ZERO_PRESERVING),
     infer: |cx| {
-        if cx.attrs.float("alpha").is_nan() || cx.attrs.float("alpha") <= 0.0 {
-            return Err(cx.attr_fault(format_args!("requires a positive `alpha`, got {}", cx.attrs.float("alpha"))));
+        let alpha = cx.attrs.float("alpha");
+        if !alpha.is_finite() || alpha <= 0.0 {
+            return Err(cx.attr_fault(format_args!("requires a positive, finite `alpha`, got {alpha}")));
         }
         infer_float(cx)
     },

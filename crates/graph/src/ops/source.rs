@@ -8,6 +8,7 @@ use crate::builder::{GraphBuilder, Tensor};
 use crate::diag::Code;
 use crate::eval;
 use crate::op::{Arity, EvalCx, Fault, InferCx, Lower, OpDef, OpTraits, Source, Vjp};
+use crate::ops::arithmetic::InferFn;
 use crate::ops::reduce::checked_axis;
 use crate::samples::Sample;
 use crate::tensor::TensorData;
@@ -26,14 +27,32 @@ pub(crate) const INIT: AttrSpec = AttrSpec { name: "init", kind: AttrKind::Init,
 pub(crate) const VALUE: AttrSpec =
     AttrSpec { name: "value", kind: AttrKind::Tensor, doc: "the elements in row-major order" };
 
-const fn named(name: &'static str, doc: &'static str, attrs: &'static [AttrSpec], source: Source) -> OpDef {
+/// The declared type, and a start that makes sense for it.
+fn started(cx: &InferCx<'_>) -> Result<Type, Fault> {
+    let ty = declared(cx)?;
+    match cx.attrs.init(INIT.name).map(|init| init.check(ty.dtype())) {
+        Some(Err(required)) => {
+            let name = cx.attrs.str(NAME.name);
+            Err(Fault::new(Code::BadAttribute, format!("the start of `{name}` {required}")))
+        }
+        _ => Ok(ty),
+    }
+}
+
+const fn named(
+    name: &'static str,
+    doc: &'static str,
+    attrs: &'static [AttrSpec],
+    infer: InferFn,
+    source: Source,
+) -> OpDef {
     OpDef {
         name,
         doc,
         arity: Arity::Exact(0),
         attrs,
         traits: OpTraits::NONE,
-        infer: declared,
+        infer,
         eval: eval::unbound,
         vjp: Vjp::Zero("a source has no operands"),
         lower: Lower::Source(source),
@@ -42,14 +61,15 @@ const fn named(name: &'static str, doc: &'static str, attrs: &'static [AttrSpec]
 }
 
 /// Given at every step.
-pub static INPUT: OpDef = named("input", "A tensor given at every step.", &[NAME], Source::Input);
+pub static INPUT: OpDef = named("input", "A tensor given at every step.", &[NAME], declared, Source::Input);
 
 /// Trained.
-pub static PARAM: OpDef = named("param", "A trained tensor; starts as `init` says.", &[NAME, INIT], Source::Param);
+pub static PARAM: OpDef =
+    named("param", "A trained tensor; starts as `init` says.", &[NAME, INIT], started, Source::Param);
 
 /// Carried from step to step.
 pub static STATE: OpDef =
-    named("state", "A tensor carried from step to step; starts as `init` says.", &[NAME, INIT], Source::State);
+    named("state", "A tensor carried from step to step; starts as `init` says.", &[NAME, INIT], started, Source::State);
 
 /// Known at compile time.
 pub static CONSTANT: OpDef = OpDef {

@@ -69,6 +69,10 @@ impl Layer for Dense {
         }
         let shape = x.shape();
         let (leading, n_in) = (&shape[..shape.rank() - 1], shape[shape.rank() - 1]);
+        if n_in == 0 || self.n_out == 0 {
+            let required = format!("features and neurons, got {n_in} and {}", self.n_out);
+            return bad_setting(x, "dense", name, &required);
+        }
         let mut weight = g.param(&format!("{name}.weight"), x.dtype(), [n_in, self.n_out], self.init);
         weight = weight.dropout(&format!("{name}.drop_connect"), self.drop_connect);
         if self.weight_noise > 0.0 && g.is_training() {
@@ -126,6 +130,10 @@ impl Layer for Embedding {
                 self.dtype,
                 x.shape().iter().copied().chain([self.n_cols]).collect::<Shape>(),
             ));
+        }
+        if self.n_rows == 0 || self.n_cols == 0 {
+            let required = format!("a table with rows and columns, got {} and {}", self.n_rows, self.n_cols);
+            return bad_setting(x, "embedding", name, &required);
         }
         g.param(&format!("{name}.weight"), self.dtype, [self.n_rows, self.n_cols], self.init).gather(x)
     }

@@ -6,7 +6,7 @@
 
 use cotangent_graph::{Axis, Code, DType, Diag, Init, Mode, Shape, Tensor};
 
-use super::{Layer, refused, takes};
+use super::{Layer, bad_setting, refused, takes};
 
 /// ε of every normalization unless another one is asked for.
 const EPS: f64 = 1e-5;
@@ -69,6 +69,23 @@ impl BatchNorm {
         let (shape, dtype) = (x.shape(), x.dtype());
         let axes: Vec<usize> = (0..shape.rank()).filter(|&a| a != axis).collect();
         let kept = [shape[axis]];
+        if let Statistics::Exponential { momentum } = self.statistics
+            && !(0.0..=1.0).contains(&momentum)
+        {
+            return bad_setting(x, "batch_norm", name, &format!("a momentum in [0, 1], got {momentum}"));
+        }
+        if !self.eps.is_finite() || self.eps < 0.0 {
+            return bad_setting(
+                x,
+                "batch_norm",
+                name,
+                &format!("an ε that is finite and not negative, got {}", self.eps),
+            );
+        }
+        let n: usize = axes.iter().map(|&a| shape[a]).product();
+        if n == 1 && g.is_training() {
+            return one_alone(x, "batch_norm", name, "choose a batch size that leaves no single row");
+        }
         let mean = g.state(&format!("{name}.mean"), dtype, kept, Init::ZEROS);
         let variance = g.state(&format!("{name}.variance"), dtype, kept, Init::ONES);
         if g.mode() == Mode::Evaluate {
@@ -80,8 +97,7 @@ impl BatchNorm {
         if y.is_poisoned() {
             return y;
         }
-        let n: usize = axes.iter().map(|&a| shape[a]).product();
-        // Of a single row there is no unbiased variance; it counts as 0.
+        // Of a single row, which a pass may end with, there is no unbiased variance; it counts as 0.
         let unbiased = n as f64 / (n.max(2) - 1) as f64;
         let batch = [x.mean_over(&axes), x.variance_over(&axes) * unbiased];
         let weight = match self.statistics {
@@ -150,6 +166,9 @@ impl Layer for LayerNorm {
     #[track_caller]
     fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
         let Some(axis) = features("layer_norm", name, x, Axis::LAST) else { return refused(x, None) };
+        if x.dim(axis) == 1 {
+            return one_alone(x, "layer_norm", name, "the last axis holds the features");
+        }
         let (gain, bias) = gain_and_bias(name, x, x.shape()[axis]);
         x.layer_norm(gain, bias, self.eps)
     }
@@ -264,6 +283,9 @@ fn grouped<'g>(kind: &str, name: &str, x: Tensor<'g>, axis: Axis, n_groups: Opti
         );
         return x.refuse(Diag::new(Code::ShapeMismatch, text).made("the operand", x));
     }
+    if shape[1..].iter().product::<usize>() == n_groups {
+        return one_alone(x, kind, name, "take fewer groups, or examples with more than one place");
+    }
     // The features' axis as two, groups and their members; everything but example and group is summed over.
     let (before, after) = (&shape[..axis], &shape[axis + 1..]);
     let members = [n_groups, n_features / n_groups];
@@ -290,6 +312,18 @@ fn features(kind: &str, name: &str, x: Tensor<'_>, axis: Axis) -> Option<usize> 
         x.refuse(Diag::new(Code::BadAxis, text).made("the operand", x));
     }
     found
+}
+
+/// Records that a layer has one element to take statistics over: it would make 0 of whatever it is given.
+#[track_caller]
+fn one_alone<'g>(x: Tensor<'g>, kind: &str, name: &str, help: &str) -> Tensor<'g> {
+    let text = format!(
+        "`{kind}` requires statistics over 2 elements or more, got one of {} for layer `{}`",
+        x.ty(),
+        x.builder().scoped(name)
+    );
+    let diag = Diag::new(Code::ShapeMismatch, text).made("the operand", x);
+    x.refuse(diag.help(format!("the variance of one is 0, and so is all that the layer makes: {help}")))
 }
 
 #[track_caller]

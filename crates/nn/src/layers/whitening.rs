@@ -2,7 +2,7 @@
 
 use cotangent_graph::{Code, DType, Diag, Init, Mode, Shape, Tensor};
 
-use super::{Layer, refused, takes};
+use super::{Layer, bad_setting, refused, takes};
 
 /// Decorrelated batch normalization (Huang et al. 2018): `y = (x - μ) Σ^(-1/2) · gain + bias` over all axes but the last, with
 /// Σ the covariance of the batch. `Σ^(-1/2)` is the symmetric root (ZCA), which turns features as little as possible.
@@ -76,6 +76,19 @@ impl Layer for Whitening {
                 g.scoped(name)
             );
             return x.refuse(Diag::new(Code::ShapeMismatch, text).made("the operand", x));
+        }
+        if self.n_iterations == 0 || !(0.0..=1.0).contains(&self.momentum) || !self.eps.is_finite() || self.eps < 0.0 {
+            let required = format!(
+                "an iteration or more, a momentum in [0, 1] and an ε that is finite and not negative, got {}, {} and {}",
+                self.n_iterations, self.momentum, self.eps
+            );
+            return bad_setting(x, "whitening", name, &required);
+        }
+        if n_rows == 1 && g.is_training() {
+            let text =
+                format!("`whitening` requires 2 rows or more in training, got {shape} for layer `{}`", g.scoped(name));
+            return x
+                .refuse(Diag::new(Code::ShapeMismatch, text).made("the operand", x).help("one row has no covariance"));
         }
         let size = n_features / k;
         let gain = g.param(&format!("{name}.gain"), dtype, [n_features], Init::ONES);

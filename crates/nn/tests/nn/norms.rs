@@ -334,6 +334,39 @@ fn what_a_layer_cannot_take_is_an_error() {
             floats(g, &[2, 3]).layer("n", BatchNorm::new().axis(axis))
         });
     }
+    // The variance of one is 0, and so is what would be made of it.
+    let alone = "statistics over 2 elements or more";
+    refused(Code::ShapeMismatch, alone, |g| floats(g, &[1, 3]).layer("n", BatchNorm::new()));
+    refused(Code::ShapeMismatch, alone, |g| floats(g, &[4, 1]).layer("n", LayerNorm::new()));
+    refused(Code::ShapeMismatch, alone, |g| floats(g, &[4, 6]).layer("n", GroupNorm::new(6)));
+    refused(Code::ShapeMismatch, alone, |g| floats(g, &[4, 1, 6]).layer("n", InstanceNorm::new()));
+    refused(Code::ShapeMismatch, "2 rows or more", |g| floats(g, &[1, 3]).layer("n", Whitening::new()));
+    cotangent_graph::build(|g| {
+        g.set_training(false);
+        g.output("y", floats(g, &[1, 3]).layer("n", BatchNorm::new()).layer("w", Whitening::new()));
+    })
+    .unwrap();
+    let not_negative = "finite and not negative, got -1";
+    refused(Code::BadAttribute, not_negative, |g| floats(g, &[2, 3]).layer("n", BatchNorm::new().eps(-1.0)));
+    refused(Code::BadAttribute, not_negative, |g| floats(g, &[2, 3]).layer("n", LayerNorm::new().eps(-1.0)));
+    refused(Code::BadAttribute, not_negative, |g| floats(g, &[2, 3]).layer("n", RmsNorm::new().eps(-1.0)));
+    refused(Code::BadAttribute, not_negative, |g| floats(g, &[2, 4]).layer("n", GroupNorm::new(2).eps(-1.0)));
+    for momentum in [-0.1, 1.1, f64::NAN] {
+        let norm = BatchNorm::new().statistics(Statistics::Exponential { momentum });
+        refused(Code::BadAttribute, "a momentum in [0, 1]", |g| floats(g, &[2, 3]).layer("n", norm));
+        let white = Whitening::new().momentum(momentum);
+        refused(Code::BadAttribute, "a momentum in [0, 1]", |g| floats(g, &[2, 3]).layer("n", white));
+    }
+    refused(Code::BadAttribute, "an iteration or more", |g| {
+        floats(g, &[2, 3]).layer("n", Whitening::new().iterations(0))
+    });
+    refused(Code::BadAttribute, "features and neurons, got 3 and 0", |g| floats(g, &[2, 3]).dense("n", 0));
+    refused(Code::BadAttribute, "features and neurons, got 0 and 3", |g| floats(g, &[2, 0]).dense("n", 3));
+    refused(Code::BadAttribute, "rows and columns, got 0 and 3", |g| g.input("x", I64, [2]).embedding("n", 0, 3));
+    refused(Code::BadAttribute, "deviation of f32 that is not below 0", |g| {
+        floats(g, &[2, 3]).layer("n", Dense::new(2).without_bias().init(Init::normal(0.0, -1.0)))
+    });
+    refused(Code::BadAttribute, "requires a number", |g| floats(g, &[2, 3]).layer("n", PRelu::new().start(f64::NAN)));
     refused(Code::ShapeMismatch, "of no elements", |g| floats(g, &[0, 3]).layer("n", BatchNorm::new()));
     refused(Code::ShapeMismatch, "`instance_norm` requires rank 3", |g| {
         floats(g, &[2, 3]).layer("n", InstanceNorm::new())
