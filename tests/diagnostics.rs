@@ -44,13 +44,13 @@ fn about(code: Code) -> About {
         // Types follow from operands, whose lines are shown. Rust has no annotations.
         Code::TypeAnnotation => (&[Text][..], NO),
         Code::InputNames => (BOTH, BOTH),
-        Code::InputType | Code::IndexOutOfRange | Code::StoreMismatch => (BOTH, NO),
+        Code::InputType | Code::IndexOutOfRange | Code::StoreMismatch | Code::NoMemory => (BOTH, NO),
         Code::NoSuchValue => (NO, BOTH),
         // The line of the op; `find_non_finite` adds those of its operands.
         Code::NotFinite => (BOTH, NO),
         // About the graph, the compiler or the machine as a whole; about ids, which have no lines.
         Code::NoOutputs | Code::TooManyNodes | Code::BadVersion | Code::Diverged | Code::Unsupported => (NO, NO),
-        Code::ForeignId | Code::NoMemory | Code::OutOfSteps => (NO, NO),
+        Code::ForeignId | Code::OutOfSteps => (NO, NO),
         // About the record of an op, and a graph that was put together node by node.
         Code::BadOp | Code::IllFormed => (NO, NO),
     };
@@ -479,6 +479,21 @@ const CASES: &[Case] = cases! {
         let x = array![-1.0f32];
         let found = session.find_non_finite(session.main(), [("x", (&x).into())]).expect("runs").expect("a NaN");
         met(&found, at(&[3, 4]))
+    };
+    // The lines of the largest values.
+    NoMemory Rust Lines: {
+        let graph = build(|g| g.output("w", g.param("w", F32, [1 << 46], Init::ONES).sum())).expect("well formed");
+        let line = line!() - 1;
+        let program = Compiler::new().memory_limit(usize::MAX).compile(&graph).expect("compiles");
+        let error = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(0)).expect_err("too much");
+        met(&error, vec![here(line).trim_end().to_owned()])
+    };
+    NoMemory Text Lines: {
+        let text = source("  %0 = param \"w\" {init = ones} : f32[70368744177664]\n  %1 = exp %0\n  output \"y\" = %1");
+        let graph = text::parse(&text, "f.ct", &Registry::builtin()).expect("well formed");
+        let program = Compiler::new().memory_limit(usize::MAX).compile(&graph).expect("compiles");
+        let error = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(0)).expect_err("too much");
+        met(&error, at(&[3, 4]))
     };
     StoreMismatch Rust Lines: {
         let program = |n: usize| build(|g| g.output("w", g.param("w", F32, [n], Init::ONES) * 2.0)).expect("well formed");

@@ -154,7 +154,7 @@ fn outcome(graph: Result<Graph, Diags>, how: &str) -> Result<Vec<f64>, String> {
     let x = array![1.0f32, 4.0, 16.0];
     if how == "interpreted" {
         let mut env = Env::default().with("x", x);
-        env.initialize(&graph, 0);
+        env.initialize(&graph, 0).unwrap();
         return Ok(interpret(&graph, &env).map_err(|diag| diag.to_string())?[0].to_f64());
     }
     let folder = std::env::temp_dir();

@@ -138,6 +138,11 @@ impl LimitArgs {
         Compiler::new().reproducer(REPRODUCER).limits(self.limits())
     }
 
+    /// The same, for programs that are looked at and not run: they may need more memory than there is.
+    pub(crate) fn onlooker(&self) -> Compiler {
+        self.compiler().memory_limit(usize::MAX)
+    }
+
     /// Options of passes whose bugs leave their reproducer in the current folder.
     pub(crate) fn pass_options(&self) -> PassOptions {
         PassOptions { reproducer: Some(REPRODUCER.into()), limits: self.limits(), ..PassOptions::default() }

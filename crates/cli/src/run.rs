@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use clap::{Args, ValueEnum};
 use cotangent::exec::Each;
 use cotangent::graph::interp::interpret;
+use cotangent::graph::memory;
 use cotangent::graph::{Code, CompilerBug, Counters, DType, Diag, Diags, Env, Graph, Loc, Node, Role, TensorData};
 use cotangent::kernel::{ClusterOptions, PlanMachine, RunError, plan, verify_plan};
 use cotangent::passes::{PassOptions, optimize};
@@ -110,6 +111,10 @@ struct Values {
 impl Values {
     /// Every source with its value, given or by its initialiser.
     fn of(graph: &Graph, mut given: arrays::Given, seed: u64) -> Result<Self, Diags> {
+        let starts = named(graph).filter(|(name, _)| !given.arrays.contains_key(*name));
+        let starts = starts.filter_map(|(_, node)| Some((node, node.init()?))).collect::<Vec<_>>();
+        let beside = starts.iter().map(|(node, init)| init.bytes_beside(node.ty.shape())).max().unwrap_or(0);
+        memory::ask("the start of parameters and states", starts.iter().map(|(node, _)| *node), beside)?;
         let mut values = Values { inputs: HashMap::new(), stored: HashMap::new() };
         let mut diags = Vec::new();
         for (name, node) in named(graph) {
@@ -252,7 +257,7 @@ fn planned(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Results
     if !errors.is_empty() {
         return Err(bug(CompilerBug::new("plan", errors.join("\n"))));
     }
-    let mut machine = PlanMachine::new(&plan);
+    let mut machine = PlanMachine::new(&plan).map_err(Failure::error)?;
     let mut counters = Counters { seed: args.seed, step: 0 };
     let mut results = Vec::new();
     for _ in 0..args.steps {

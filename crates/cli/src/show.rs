@@ -79,7 +79,7 @@ const MEASURED_STEPS: usize = 50;
 
 /// The time of every step of a plan, on random inputs, beside what the cost model predicts for one thread.
 fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure> {
-    let env = environment(program.source(), 1);
+    let env = environment(program.source(), 1).map_err(Failure::error)?;
     let runtime = Runtime::new(Threads::Exactly(threads));
     let mut session = Session::new(&runtime, program.clone(), Seed(1)).map_err(Failure::error)?;
     let main = session.main();
@@ -114,7 +114,7 @@ fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure>
 pub(crate) fn dot(args: &DotArgs) -> Result<(), Failure> {
     let graph = args.limits.graph(&args.source)?;
     let fusions = args.fusion.choices()?;
-    let compile = || args.limits.compiler().fuse(fusions).compile(&graph).map_err(Failure::from);
+    let compile = || args.limits.onlooker().fuse(fusions).compile(&graph).map_err(Failure::from);
     let text = match args.stage {
         // Not compiled, so that a graph can be looked at when it does not compile.
         Stage::Source => draw(&graph, &DotOptions::default()),
@@ -126,8 +126,8 @@ pub(crate) fn dot(args: &DotArgs) -> Result<(), Failure> {
 
 pub(crate) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     let graph = args.limits.graph(&args.source)?;
-    let compiler = args.limits.compiler().fuse(args.fusion.choices()?).backend(args.backend.into());
-    let program = compiler.compile(&graph)?;
+    let compiler = if args.measure { args.limits.compiler() } else { args.limits.onlooker() };
+    let program = compiler.fuse(args.fusion.choices()?).backend(args.backend.into()).compile(&graph)?;
     let mut text = String::new();
     let _ = writeln!(text, "passes");
     for report in program.pass_reports() {

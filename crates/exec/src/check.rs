@@ -11,14 +11,12 @@ use crate::store::Store;
 /// The values of a step: the store's, and the inputs given.
 ///
 /// # Errors
-/// As for the step, if it has no counters.
+/// As for the step, if it has no counters; `E0309` if there is no memory for the values.
 #[track_caller]
 pub(crate) fn environment(program: &Executable, store: &Store, inputs: &Inputs<'_>) -> Result<Env, Diag> {
     let mut env = Env::default();
     for (name, _) in store.iter() {
-        if let Ok(value) = store.get(name) {
-            env.values.insert(name.to_owned(), value);
-        }
+        env.values.insert(name.to_owned(), store.get(name)?);
     }
     let names = &program.interface.input_names;
     env.values.extend(inputs.iter().map(|(at, view)| (names[at].clone(), view.to_tensor())));

@@ -14,6 +14,7 @@ use cotangent_graph::text::print::{Style, print};
 use cotangent_graph::{
     Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, Limits, Loc, Lower, Node, NodeId, Role, Source, Type,
 };
+use cotangent_host::Memory;
 use cotangent_kernel::ir::{Input, Space};
 use cotangent_kernel::{
     BufferId, Choice, ClusterOptions, Fusion, Fusions, Home, KernelCall, Plan, Step, plan, verify_plan,
@@ -21,6 +22,7 @@ use cotangent_kernel::{
 use cotangent_passes::{PassError, PassOptions, PassReport, optimize};
 
 use crate::input::{InputId, InputView};
+use crate::needs::Needs;
 use crate::place::Place;
 
 /// Why a graph did not become a program.
@@ -109,6 +111,7 @@ pub struct Compiler {
     isa: Option<Isa>,
     passes: PassOptions,
     limits: Option<Limits>,
+    memory: Memory,
     reproducer: PathBuf,
 }
 
@@ -126,7 +129,15 @@ impl Compiler {
     pub fn new() -> Self {
         let passes = PassOptions { dump: std::env::var_os("COTANGENT_DUMP").map(Into::into), ..PassOptions::default() };
         let reproducer = std::env::temp_dir().join(format!("cotangent-reproducer-{}.ct", std::process::id()));
-        Compiler { fusions: Fusions::auto(), backend: BackendChoice::Auto, isa: None, passes, limits: None, reproducer }
+        Compiler {
+            fusions: Fusions::auto(),
+            backend: BackendChoice::Auto,
+            isa: None,
+            passes,
+            limits: None,
+            memory: Memory::default(),
+            reproducer,
+        }
     }
 
     /// Where a bug of the compiler leaves the graph that shows it; the error says how to replay it. By default a file in the
@@ -153,6 +164,13 @@ impl Compiler {
     /// that the CPU has.
     pub fn isa(mut self, isa: Isa) -> Self {
         self.isa = Some(isa);
+        self
+    }
+
+    /// The most bytes that a session of a program may take for parameters, states, constants, and what it computes with. Unless
+    /// given it is what `COTANGENT_MEMORY` says, or what the machine has, as far as that is known.
+    pub fn memory_limit(mut self, n_bytes: usize) -> Self {
+        self.memory = Memory::limited_to(n_bytes);
         self
     }
 
@@ -196,7 +214,7 @@ impl Compiler {
     ///
     /// # Errors
     /// The mistakes of the user, all at once; or a bug of the compiler, panics among them, which leaves its reproducer; or
-    /// what this machine lacks.
+    /// what this machine lacks, memory among it: the text is then that of `E0309`.
     pub fn compile(&self, graph: &Graph) -> Result<Arc<Executable>, CompileError> {
         self.compile_with(graph, |_| {})
     }
@@ -237,6 +255,11 @@ impl Compiler {
             change(&mut plan);
             Ok::<_, CompilerBug>(plan)
         })??;
+        let interface = Interface::of(&optimized.graph, graph);
+        let needs = Needs::of_plan(&plan, &interface);
+        if let Err(refused) = self.memory.may_need(needs.total()) {
+            return Err(CompileError::Environment(needs.refusal(refused, &plan, &optimized.graph).to_string()));
+        }
         // Memory safety rests on these proofs, so they are made in release builds too.
         let errors = CompilerBug::guard("plan", || verify_plan(&plan))?;
         if !errors.is_empty() {
@@ -253,7 +276,6 @@ impl Compiler {
         })??;
         let total = start.elapsed();
         let timings = Timings { passes, plan: planned - passes, codegen: total - planned, total };
-        let interface = Interface::of(&optimized.graph, graph);
         let gemms = plan.steps.iter().map(|step| GemmPlan::of(&plan, step)).collect::<Result<_, _>>()?;
         let places = Place::of_plan(&plan, &interface)?;
         let layouts = plan.kernels.iter().map(|k| k.layout()).collect();
@@ -268,6 +290,7 @@ impl Compiler {
             gemms,
             places,
             interface,
+            memory: self.memory,
             timings,
             backend,
             fusions: self.fusions,
@@ -408,6 +431,8 @@ pub struct Executable {
     /// For each buffer of the plan.
     pub(crate) places: Vec<Place>,
     pub(crate) interface: Interface,
+    /// What a session may take.
+    pub(crate) memory: Memory,
     timings: Timings,
     backend: &'static str,
     fusions: Fusions,

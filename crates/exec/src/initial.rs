@@ -39,7 +39,8 @@ pub(crate) fn compute<'a>(
 
 /// Runs the graph once; a failure may leave some values set, to what they would be set to anyway.
 fn run(graph: &Graph, slots: &BTreeMap<String, Slot>, seed: Seed, runtime: &Runtime) -> Option<()> {
-    let Ok(program) = Compiler::new().compile(graph) else { return None };
+    // The memory of the parameters was granted already.
+    let Ok(program) = Compiler::new().memory_limit(usize::MAX).compile(graph) else { return None };
     let mut machine = Machine::new(program, |name| slots.get(name), runtime).ok()?;
     let none = Inputs::new(machine.program(), ()).ok()?;
     machine.run(&none, Counters { seed: seed.0, step: 0 }, None).ok()

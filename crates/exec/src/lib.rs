@@ -17,6 +17,7 @@ mod initial;
 mod input;
 mod machine;
 mod memory;
+mod needs;
 mod place;
 mod runtime;
 mod session;

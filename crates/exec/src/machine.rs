@@ -16,6 +16,7 @@ use std::slice;
 use std::sync::Arc;
 
 use cotangent_gemm::{Batch, Call, MatMut, MatRef, Workspace};
+use cotangent_graph::tensor::bits_of_native;
 use cotangent_graph::{Code, Counters, Diag, Element, Loc, NodeId, OpRef, Origin, Shape, TensorData};
 use cotangent_host::{Block, LINE};
 use cotangent_kernel::ir::{Kernel, Sweep};
@@ -28,7 +29,7 @@ use smallvec::SmallVec;
 use crate::compile::{AnyGemm, Executable, GemmPlan};
 use crate::cores::Cores;
 use crate::input::Inputs;
-use crate::memory::{bits_of, block_of_tensor, no_memory, tensor_of};
+use crate::memory::{block_of_tensor, no_memory};
 use crate::place::{COUNTERS_BYTES, Place};
 use crate::runtime::Runtime;
 use crate::store::Slot;
@@ -87,6 +88,20 @@ pub(crate) fn give_back() {
     }
 }
 
+/// Bytes that a program takes besides the plan's: panels that products pack, and rows that threads keep.
+pub(crate) fn scratch_bytes(program: &Executable, runtime: &Runtime) -> usize {
+    panel_bytes(program, runtime).saturating_add(row_bytes(&program.plan).saturating_mul(runtime.n_threads()))
+}
+
+fn panel_bytes(program: &Executable, runtime: &Runtime) -> usize {
+    program.gemms.iter().flatten().map(|gemm| gemm.workspace_bytes(runtime.n_threads())).max().unwrap_or(0)
+}
+
+/// For each thread.
+fn row_bytes(plan: &Plan) -> usize {
+    plan.steps.iter().map(|step| rows_of(plan, step).1).max().unwrap_or(0)
+}
+
 impl Machine {
     /// Memory for a program, beside the parameters and states that `slot` finds.
     pub(crate) fn new<'s>(
@@ -125,7 +140,7 @@ impl Machine {
             });
         }
         let (mut calls, mut pointers, mut patches, mut splits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let share = plan.steps.iter().map(|step| rows_of(plan, step).1).max().unwrap_or(0);
+        let share = row_bytes(plan);
         let rows = Block::zeroed(share * runtime.n_threads()).map_err(refused("the rows that threads keep"))?;
         for step in &plan.steps {
             // The calls of one step have the same arguments.
@@ -155,8 +170,8 @@ impl Machine {
             calls.push((start..start + args.len(), if n_parts > 1 { args.len() } else { 0 }));
             splits.push(split);
         }
-        let bytes = program.gemms.iter().flatten().map(|g| g.workspace_bytes(runtime.n_threads())).max().unwrap_or(0);
-        let workspace = Workspace::with_bytes(bytes).map_err(refused("the panels that products pack"))?;
+        let workspace =
+            Workspace::with_bytes(panel_bytes(&program, runtime)).map_err(refused("the panels that products pack"))?;
         let stored: usize = program.interface.stored.iter().map(|(_, ty, _)| ty.n_bytes()).sum();
         let cores = Cores::new(program.updates(), stored, runtime);
         let runtime = runtime.clone();
@@ -524,7 +539,8 @@ impl Machine {
 
     /// A copy of a buffer's elements in a shape.
     pub(crate) fn value(&self, buffer: BufferId, shape: &Shape) -> TensorData {
-        tensor_of(self.bytes(buffer), self.program.plan.buffers[buffer.index()].dtype, shape)
+        let dtype = self.program.plan.buffers[buffer.index()].dtype;
+        TensorData::from_native_bytes(dtype, shape, self.bytes(buffer))
     }
 
     /// The bytes of a buffer; none of an input outside of a step.
@@ -542,7 +558,7 @@ impl Machine {
         let output = &self.program.plan.outputs[output];
         let bytes = self.bytes(output.buffer);
         let dtype = output.ty.dtype();
-        (bytes.len() == dtype.size_bytes()).then(|| dtype.f64_of_bits(bits_of(bytes)))
+        (bytes.len() == dtype.size_bytes()).then(|| dtype.f64_of_bits(bits_of_native(bytes)))
     }
 }
 

@@ -10,6 +10,8 @@ use crate::check;
 use crate::compile::{Executable, Identity};
 use crate::input::{Inputs, StepInputs};
 use crate::machine::{Machine, give_back};
+use crate::memory::ask_for_copy;
+use crate::needs::Needs;
 use crate::runtime::Runtime;
 use crate::store::{OWN_SCOPE, Seed, Store, StoreMut};
 
@@ -96,6 +98,9 @@ impl Session {
     pub fn load(&mut self, program: Arc<Executable>) -> Result<ProgramId, Diag> {
         self.store.accepts(&program)?;
         self.programs.iter().try_for_each(|known| shares_no_counter(known.program(), &program))?;
+        let needs = Needs::of_session(&program, &self.store, &self.runtime);
+        let granted = program.memory.ask(needs.total());
+        granted.map_err(|refused| needs.refusal(refused, &program.plan, &program.optimized))?;
         let missing = self.store.missing(&program, &self.runtime)?;
         let slot = |name: &str| self.store.slot(name).or_else(|| missing.get(name));
         let machine = Machine::new(program, slot, &self.runtime)?;
@@ -245,7 +250,8 @@ impl Session {
     /// changes. `None` if every value is finite.
     ///
     /// # Errors
-    /// `E0301`, `E0302` and `E0308` as for a step.
+    /// `E0301`, `E0302` and `E0308` as for a step; `E0309` if there is no memory for the values of the step, all of which are
+    /// looked at.
     #[track_caller]
     pub fn find_non_finite<'a>(&self, program: ProgramId, inputs: impl StepInputs<'a>) -> Result<Option<Diag>, Diag> {
         let executable = self.programs[self.position(program)?].program();
@@ -353,10 +359,11 @@ impl<'s> Outputs<'s> {
     /// A result as a tensor of its own.
     ///
     /// # Errors
-    /// `E0304` if there is no such output.
+    /// `E0304` if there is no such output, `E0309` if there is no memory for it.
     #[track_caller]
     pub fn tensor(&self, name: &str) -> Result<TensorData, Diag> {
         let at = self.find(name)?;
+        ask_for_copy(name, &self.machine.program().plan.outputs[at].ty)?;
         Ok(self.machine.tensor(at))
     }
 

@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Deref;
 
+use cotangent_graph::tensor::write_native_bits;
 use cotangent_graph::{Code, Counters, DType, Diag, Init, TensorData, Type};
 use cotangent_host::Block;
 
 use crate::compile::Executable;
 use crate::initial;
-use crate::memory::{in_le, no_memory, tensor_of, write_bits, write_tensor};
+use crate::memory::{ask_for_copy, in_le, no_memory};
 use crate::runtime::Runtime;
 
 /// The seed of a run: everything random follows from it.
@@ -109,13 +110,12 @@ impl Store {
     /// A copy of a value.
     ///
     /// # Errors
-    /// `E0304` if there is none of this name.
+    /// `E0304` if there is none of this name, `E0309` if there is no memory for it.
     #[track_caller]
     pub fn get(&self, name: &str) -> Result<TensorData, Diag> {
-        match self.slots.get(name) {
-            Some(slot) => Ok(tensor_of(slot.data.bytes(), slot.ty.dtype(), slot.ty.shape())),
-            None => Err(self.unknown(name)),
-        }
+        let Some(slot) = self.slots.get(name) else { return Err(self.unknown(name)) };
+        ask_for_copy(name, &slot.ty)?;
+        Ok(TensorData::from_native_bytes(slot.ty.dtype(), slot.ty.shape(), slot.data.bytes()))
     }
 
     /// Replaces a value by one of the same type.
@@ -133,7 +133,7 @@ impl Store {
             let text = format!("`{name}` requires {}, got {}", slot.ty, value.ty());
             return Err(Diag::new(Code::InputType, text));
         }
-        write_tensor(&mut slot.data, &value);
+        value.write_native_bytes(slot.data.bytes_mut());
         slot.version += 1;
         Ok(())
     }
@@ -146,17 +146,14 @@ impl Store {
     /// A copy of a value as bytes: the elements in row-major order, little-endian; `bool` as bytes of 0 and 1.
     ///
     /// # Errors
-    /// `E0304` if there is none of this name.
+    /// `E0304` if there is none of this name, `E0309` if there is no memory for it.
     #[track_caller]
     pub fn to_bytes(&self, name: &str) -> Result<Vec<u8>, Diag> {
-        match self.slots.get(name) {
-            Some(slot) => {
-                let mut bytes = slot.data.bytes().to_vec();
-                in_le(&mut bytes, slot.ty.dtype().size_bytes());
-                Ok(bytes)
-            }
-            None => Err(self.unknown(name)),
-        }
+        let Some(slot) = self.slots.get(name) else { return Err(self.unknown(name)) };
+        ask_for_copy(name, &slot.ty)?;
+        let mut bytes = slot.data.bytes().to_vec();
+        in_le(&mut bytes, slot.ty.dtype().size_bytes());
+        Ok(bytes)
     }
 
     /// Replaces a value, or makes one if the name is new, from bytes as [`Store::to_bytes`] gives them. Programs that are
@@ -208,7 +205,7 @@ impl Store {
     /// Puts back what was read from the same store before.
     pub(crate) fn restore(&mut self, name: &str, value: &TensorData) {
         if let Some(slot) = self.slots.get_mut(name) {
-            write_tensor(&mut slot.data, value);
+            value.write_native_bytes(slot.data.bytes_mut());
         }
     }
 
@@ -261,10 +258,10 @@ impl Store {
         }
         for (name, ty, init) in initial::compute(stored, &mut missing, self.seed, runtime) {
             let Some(slot) = missing.get_mut(name) else { continue };
-            let mut at = 0;
+            let mut places = slot.data.bytes_mut().chunks_exact_mut(ty.dtype().size_bytes());
             init.sample_blocks(self.seed.0, name, ty.dtype(), ty.shape(), |block| {
-                write_bits(&mut slot.data, at, block.iter().copied(), ty.dtype());
-                at += block.len();
+                // In this order, so that the end of a block takes no place with it.
+                block.iter().zip(places.by_ref()).for_each(|(&bits, place)| write_native_bits(bits, place));
             });
         }
         Ok(missing)

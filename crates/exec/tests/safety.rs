@@ -5,7 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use cotangent_exec::{Compiler, Each, Executable, InputView, Runtime, Seed, Session, Store, Threads};
+use cotangent_exec::{CompileError, Compiler, Each, Executable, InputView, Runtime, Seed, Session, Store, Threads};
 use cotangent_graph::{Code, DType, Init, TensorData, Type, build};
 use ndarray::{Array, Array1, Array2, ArrayD, Axis, Ix2, ShapeBuilder, arr0, array, s};
 
@@ -249,4 +249,62 @@ fn results_are_borrowed_from_the_session() {
     assert!(
         outputs.view::<f64>("y").is_err() && outputs.view::<f32>("y").unwrap().into_dimensionality::<Ix2>().is_err()
     );
+}
+
+// ---- memory ----------------------------------------------------------------------------------------------------------
+
+/// What a program takes is known to the byte before anything is allocated, and a refusal changes nothing.
+#[test]
+fn memory_that_cannot_be_had_is_an_error() {
+    let graph = |n: usize| {
+        let graph = build(|g| {
+            let (x, w) = (g.input("x", DType::F32, [n]), g.param("w", DType::F32, [n], Init::ZEROS));
+            g.output("y", x + w);
+        });
+        graph.unwrap()
+    };
+    // Parameters and results of 4,000 bytes each, in whole lines.
+    let error = Compiler::new().memory_limit(7_999).compile(&graph(1000)).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, CompileError::Environment(_)), "{text}");
+    assert!(
+        text.contains("8032 B of memory, more than the limit of 7999 B: 4032 B for values between kernels"),
+        "{text}"
+    );
+    assert!(text.contains("4000 B for parameters and states") && text.contains("safety.rs:"), "{text}");
+    assert!(Compiler::new().memory_limit(8_032).compile(&graph(1000)).is_ok());
+
+    // No machine has it, whatever the limit says; the session that was asked goes on as it was.
+    let mut session = session(counting(2));
+    session.store_mut().set("w", array![3.0f32, 4.0]).unwrap();
+    let huge = Compiler::new().memory_limit(usize::MAX).compile(&{
+        let graph = build(|g| g.output("big", g.param("big", DType::F32, [1 << 46], Init::ONES).sum()));
+        graph.unwrap()
+    });
+    let huge = huge.unwrap();
+    let error = session.load(huge.clone()).unwrap_err();
+    assert_eq!(error.code, Code::NoMemory);
+    assert!(session.store().get("big").is_err() && session.store().iter().count() == 1);
+    let x = array![1.0f32, 1.0];
+    let y = session.step([("x", (&x).into())]).unwrap().tensor("y").unwrap();
+    assert_eq!(y, array![4.0f32, 5.0].into());
+    let (error, store) =
+        Session::try_with_store(&Runtime::new(Threads::Exactly(1)), huge, session.into_store()).unwrap_err();
+    assert_eq!(error.code, Code::NoMemory);
+    assert_eq!(store.get("w").unwrap(), array![4.0f32, 5.0].into());
+}
+
+/// A broadcast view of one number is as long as a program's input may be; copying it is refused like anything else.
+#[test]
+fn inputs_that_would_have_to_be_copied_ask_for_memory_too() {
+    const N: usize = 1 << 46;
+    // A program that takes none itself: it reads two elements.
+    let graph = build(|g| g.output("y", g.input("x", DType::F32, [N]).slice(&[3], &[5]) * 1.0));
+    let program = Compiler::new().memory_limit(usize::MAX).compile(&graph.unwrap()).unwrap();
+    let one = array![7.0f32];
+    let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(0)).unwrap();
+    let view = one.broadcast((N,)).unwrap();
+    let error = session.step([("x", view.into())]).unwrap_err();
+    assert_eq!(error.code, Code::NoMemory);
+    assert!(error.message.contains("a copy of input `x` in row-major order"), "{error}");
 }

@@ -12,8 +12,9 @@ use std::str::FromStr;
 use cotangent_scalar::{DType, philox};
 
 use crate::number::Number;
-use crate::tensor::TensorData;
+use crate::tensor::{Element, TensorData};
 use crate::types::Shape;
+use crate::with_array;
 
 /// Elements that are sampled at a time.
 const BLOCK: usize = 4096;
@@ -159,9 +160,24 @@ impl Init {
 
     /// The starting value of a parameter of this name, type and shape, under a seed.
     pub fn sample(&self, seed: u64, name: &str, dtype: DType, shape: &Shape) -> TensorData {
-        let mut bits = Vec::with_capacity(shape.n_elements());
-        self.sample_blocks(seed, name, dtype, shape, |block| bits.extend_from_slice(block));
-        TensorData::from_bits(dtype, shape, &bits)
+        let mut tensor = TensorData::zeros(dtype, shape);
+        with_array!(&mut tensor, array => {
+            let mut places = array.iter_mut();
+            self.sample_blocks(seed, name, dtype, shape, |block| {
+                // In this order, so that the end of a block takes no place with it.
+                block.iter().zip(places.by_ref()).for_each(|(&bits, place)| *place = Element::from_bits(bits));
+            });
+        });
+        tensor
+    }
+
+    /// Bytes that making a value takes beside the value.
+    pub fn bytes_beside(&self, shape: &Shape) -> usize {
+        match self {
+            // Words, normal numbers, vectors of them, the result and its bits are there at once, whole.
+            Init::Orthogonal(_) => shape.n_elements().saturating_mul(size_of::<u32>() + 4 * size_of::<u64>()),
+            _ => 0,
+        }
     }
 
     /// The same some elements at a time, for tensors that should not be in memory twice: hands the bits of the elements to

@@ -13,6 +13,7 @@ use crate::diag::{Code, Diag};
 use crate::expand::{self, MAX_EXPANSION_DEPTH};
 use crate::ir::{Graph, Node, NodeId, Role};
 use crate::limits::Limits;
+use crate::memory;
 use crate::op::{EvalCx, Fault, Lower, Source, Vjp};
 use crate::tensor::TensorData;
 use crate::types::{Shape, Type};
@@ -45,13 +46,22 @@ impl Env {
     }
 
     /// Starting values for every parameter and state of a graph, from their initialisers under this seed.
-    pub fn initialize(&mut self, graph: &Graph, seed: u64) {
+    ///
+    /// # Errors
+    /// `E0309` if there is no memory for them; nothing has changed then.
+    pub fn initialize(&mut self, graph: &Graph, seed: u64) -> Result<(), Diag> {
+        let is_missing = |node: &&Node| node.name().is_some_and(|name| !self.values.contains_key(name));
+        let missing: Vec<&Node> = graph.stored().map(|(_, node)| node).filter(is_missing).collect();
+        let beside = |node: &&Node| node.init().map_or(0, |init| init.bytes_beside(node.ty.shape()));
+        let beside = missing.iter().map(beside).max().unwrap_or(0);
+        memory::ask("the start of parameters and states", missing.iter().copied(), beside)?;
         self.counters.seed = seed;
-        for (_, node) in graph.stored() {
+        for node in missing {
             if let (Some(name), Some(init), Some((dtype, shape))) = (node.name(), node.init(), node.ty.as_tensor()) {
-                self.values.entry(name.to_owned()).or_insert_with(|| init.sample(seed, name, dtype, shape));
+                self.values.insert(name.to_owned(), init.sample(seed, name, dtype, shape));
             }
         }
+        Ok(())
     }
 }
 
@@ -139,6 +149,9 @@ struct Spent<'a> {
 fn run(graph: &Graph, env: &Env, spent: Spent<'_>) -> (Vec<Option<Value>>, Option<Diag>) {
     let live = graph.live();
     let mut values: Vec<Option<Value>> = vec![None; graph.n_nodes()];
+    if let Err(diag) = room_for(graph, &live) {
+        return (values, Some(diag));
+    }
     for id in graph.ids().filter(|id| live[id.index()]) {
         match eval_node(graph, id, env, &values, spent) {
             Ok(value) => values[id.index()] = Some(value),
@@ -155,6 +168,26 @@ fn spend(spent: Spent<'_>, n_nodes: usize, env: &Env, at: &Node) -> Result<(), D
         true => Err(env.limits.too_many_nodes(at.origin.loc())),
         false => Ok(()),
     }
+}
+
+/// Asks for the memory that interpreting a graph takes, as [`interpret`] and the others do themselves.
+///
+/// # Errors
+/// `E0309` if there is not so much.
+pub fn room(graph: &Graph) -> Result<(), Diag> {
+    room_for(graph, &graph.live())
+}
+
+/// The same for the nodes that are needed: all values are held to the end, and evaluating one takes the bits of its operands
+/// and of itself beside.
+fn room_for(graph: &Graph, needed: &[bool]) -> Result<(), Diag> {
+    let nodes = graph.nodes().iter().zip(needed).filter(|(_, needed)| **needed).map(|(node, _)| node);
+    let beside = |node: &Node| {
+        let operands = node.inputs.iter().map(|id| graph.ty(*id));
+        let elements = operands.chain([&node.ty]).filter_map(Type::as_tensor).map(|(_, shape)| shape.n_elements());
+        elements.fold(0, usize::saturating_add).saturating_mul(size_of::<u64>())
+    };
+    memory::ask("interpreting the graph", nodes.clone(), nodes.map(beside).max().unwrap_or(0))
 }
 
 fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>], spent: Spent<'_>) -> Result<Value, Diag> {
@@ -295,6 +328,7 @@ fn eval_with(
             }
         }
     }
+    room_for(graph, &needed)?;
     let mut values: Vec<Option<Value>> = vec![None; graph.n_nodes()];
     for id in graph.ids().filter(|id| needed[id.index()]) {
         let value = match fixed.get(&id) {

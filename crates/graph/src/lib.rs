@@ -13,6 +13,7 @@ pub mod init;
 pub mod interp;
 pub mod ir;
 pub mod limits;
+pub mod memory;
 pub mod number;
 pub mod op;
 pub mod ops;

@@ -16,6 +16,7 @@ use crate::diag::{Diag, Loc};
 use crate::expand::one_op_graph;
 use crate::interp::Env;
 use crate::ir::{Graph, Node, NodeId, Output, Role};
+use crate::memory;
 use crate::op::{Check, Fault, Lower, Source};
 use crate::ops::arithmetic::{MAXIMUM, MINIMUM};
 use crate::ops::compare::{CAST, SELECT};
@@ -135,7 +136,10 @@ pub enum Kind {
 }
 
 /// Ordinary values for every input, parameter and state of a graph, and counters; see [`environment_of`].
-pub fn environment(graph: &Graph, seed: u64) -> Env {
+///
+/// # Errors
+/// As [`environment_of`].
+pub fn environment(graph: &Graph, seed: u64) -> Result<Env, Diag> {
     environment_of(graph, seed, Kind::Ordinary)
 }
 
@@ -143,7 +147,14 @@ pub fn environment(graph: &Graph, seed: u64) -> Env {
 ///
 /// Integers that are used as indices, as far as that can be seen through ops that keep values and through composites and
 /// calls, lie in their range.
-pub fn environment_of(graph: &Graph, seed: u64, kind: Kind) -> Env {
+///
+/// # Errors
+/// `E0309` if there is no memory for them.
+pub fn environment_of(graph: &Graph, seed: u64, kind: Kind) -> Result<Env, Diag> {
+    let sources = graph.nodes().iter().filter(|node| node.name().is_some());
+    // Each is made from its bits.
+    let bits = sources.clone().map(|node| node.ty.shape().n_elements().saturating_mul(size_of::<u64>())).max();
+    memory::ask("a sample of inputs, parameters and states", sources, bits.unwrap_or(0))?;
     let bounds = index_bounds(graph, MAX_DEPTH);
     let mut env = Env::default();
     let word = |element| philox::word(seed, philox::stream_of("environment"), 0, element);
@@ -154,7 +165,7 @@ pub fn environment_of(graph: &Graph, seed: u64, kind: Kind) -> Env {
             env.values.insert(name.to_owned(), source_values(node, name, bound, seed, kind));
         }
     }
-    env
+    Ok(env)
 }
 
 fn source_values(node: &Node, name: &str, bound: Option<usize>, seed: u64, kind: Kind) -> TensorData {

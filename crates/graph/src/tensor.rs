@@ -104,7 +104,7 @@ impl TensorData {
 
     /// A tensor of zeros.
     pub fn zeros(dtype: DType, shape: &Shape) -> Self {
-        TensorData::from_bits(dtype, shape, &vec![0; shape.n_elements()])
+        TensorData::from_bits(dtype, shape, &[])
     }
 
     /// A tensor from the bits of its elements in row-major order. Missing elements are zero bits, surplus is ignored.
@@ -121,6 +121,30 @@ impl TensorData {
             DType::U8 => make::<u8>(shape, bits),
             DType::Bool => make::<bool>(shape, bits),
         }
+    }
+
+    /// A tensor from its elements' bytes in row-major order, in the machine's byte order. Missing elements are zeros, surplus is
+    /// ignored.
+    pub fn from_native_bytes(dtype: DType, shape: &Shape, bytes: &[u8]) -> Self {
+        fn read<T: Element>(shape: &Shape, bytes: &[u8]) -> TensorData {
+            let mut elements =
+                bytes.chunks_exact(T::DTYPE.size_bytes()).map(|place| T::from_bits(bits_of_native(place)));
+            let next = || elements.next().unwrap_or(T::from_bits(0));
+            T::wrap(ArrayD::from_shape_simple_fn(IxDyn(shape), next))
+        }
+        match dtype {
+            DType::F32 => read::<f32>(shape, bytes),
+            DType::F64 => read::<f64>(shape, bytes),
+            DType::I32 => read::<i32>(shape, bytes),
+            DType::I64 => read::<i64>(shape, bytes),
+            DType::U8 => read::<u8>(shape, bytes),
+            DType::Bool => read::<bool>(shape, bytes),
+        }
+    }
+
+    /// Writes the elements' bytes in row-major order, in the machine's byte order, as far as there is room.
+    pub fn write_native_bytes(&self, to: &mut [u8]) {
+        with_array!(self, a => write_native(a.iter().copied(), to));
     }
 
     /// The element type.
@@ -176,6 +200,29 @@ impl TensorData {
         };
         self.ty() == other.ty() && canonical(self) == canonical(other)
     }
+}
+
+/// The bits of an element of so many bytes in the machine's order, zero-extended.
+pub fn bits_of_native(place: &[u8]) -> u64 {
+    let mut word = [0u8; 8];
+    let start = if cfg!(target_endian = "big") { 8 - place.len() } else { 0 };
+    word[start..start + place.len()].copy_from_slice(place);
+    u64::from_ne_bytes(word)
+}
+
+/// Writes an element given by its bits to so many bytes as it has, in the machine's order.
+pub fn write_native_bits(bits: u64, place: &mut [u8]) {
+    match place.len() {
+        1 => place.copy_from_slice(&(bits as u8).to_ne_bytes()),
+        4 => place.copy_from_slice(&(bits as u32).to_ne_bytes()),
+        _ => place.copy_from_slice(&bits.to_ne_bytes()),
+    }
+}
+
+/// Writes elements to bytes in the machine's order, as far as there is room.
+pub fn write_native<T: Element>(elements: impl Iterator<Item = T>, to: &mut [u8]) {
+    let places = to.chunks_exact_mut(T::DTYPE.size_bytes());
+    places.zip(elements).for_each(|(place, value)| write_native_bits(value.to_bits(), place));
 }
 
 impl PartialEq for TensorData {

@@ -403,7 +403,7 @@ fn what_expands_without_end_is_read_and_shown_in_the_size_of_its_text() {
         let graph = parse(&text).unwrap_or_else(|diags| panic!("{diags}"));
         check_round_trip(&graph);
         assert!(dot(&graph, &DotOptions::default()).len() < 20 * text.len());
-        let env = environment(&graph, 1);
+        let env = environment(&graph, 1).unwrap();
         let computed = interpret(&graph, &env);
         if graph.outputs().len() == 1 {
             assert_eq!(computed.unwrap_err().code, Code::TooManyNodes);

@@ -12,23 +12,10 @@ use std::num::NonZero;
 use std::ptr::NonNull;
 use std::slice;
 
+use crate::memory::{Because, Refused};
+
 /// Bytes of a cache line, to which blocks are aligned.
 pub const LINE: usize = 64;
-
-/// Memory that could not be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// How many bytes were asked for.
-    pub n_bytes: usize,
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the system refused {} bytes of memory", self.n_bytes)
-    }
-}
-
-impl std::error::Error for Refused {}
 
 /// Zeroed bytes at a fixed address, aligned to a cache line.
 pub struct Block {
@@ -55,17 +42,18 @@ impl Default for Block {
 }
 
 impl Block {
-    /// So many zeros.
+    /// So many zeros. Whoever needs much asks [`Memory`](crate::Memory) for all of it first.
     ///
     /// # Errors
-    /// [`Refused`] if the system does not give them.
+    /// [`Refused`] if the allocator does not give them.
     pub fn zeroed(n_bytes: usize) -> Result<Self, Refused> {
         if n_bytes == 0 {
             return Ok(Block::default());
         }
-        let layout = Layout::from_size_align(n_bytes, LINE).map_err(|_| Refused { n_bytes })?;
+        let refused = Refused { n_bytes, because: Because::Allocator };
+        let layout = Layout::from_size_align(n_bytes, LINE).map_err(|_| refused)?;
         // SAFETY: the size is not zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(Refused { n_bytes })?;
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(refused)?;
         Ok(Block { start, n_bytes })
     }
 
@@ -137,8 +125,7 @@ mod tests {
     fn what_the_system_does_not_have_is_an_error() {
         for n_bytes in [usize::MAX, isize::MAX as usize + 1, isize::MAX as usize - LINE] {
             let refused = Block::zeroed(n_bytes).unwrap_err();
-            assert_eq!(refused, Refused { n_bytes });
-            assert!(refused.to_string().contains(&n_bytes.to_string()));
+            assert_eq!(refused, Refused { n_bytes, because: Because::Allocator });
         }
     }
 }

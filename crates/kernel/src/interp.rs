@@ -80,6 +80,14 @@ pub fn run_unit(
     Ok(())
 }
 
+/// Bytes that interpreting a kernel takes beside its arguments: the registers and inputs of all lanes of a row at once, as bits.
+pub(crate) fn bytes_beside(kernel: &Kernel) -> usize {
+    // What is collected up to the first error may have room for twice as much, while the half of that is copied.
+    let of_lane = |phase: &Phase| phase.body.insts().len() + 3 * (phase.inputs.len() + phase.reduces.len());
+    let most = kernel.phases.iter().map(of_lane).max().unwrap_or(0);
+    kernel.inner().saturating_mul(most).saturating_mul(size_of::<u64>())
+}
+
 /// The arguments' bytes.
 struct Memory<'a, 'b> {
     buffers: &'a mut [&'b mut [u8]],

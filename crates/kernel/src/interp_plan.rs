@@ -11,13 +11,15 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
-use cotangent_graph::{Code, CompilerBug, Counters, DType, Diag, Shape, TensorData};
+use cotangent_graph::tensor::{bits_of_native, write_native_bits};
+use cotangent_graph::{Code, CompilerBug, Counters, DType, Diag, Loc, Shape, TensorData};
+use cotangent_host::Memory;
 use cotangent_scalar::{ScalarOp, eval::apply, order};
 use smallvec::SmallVec;
 
 use crate::interp::{self, Place};
 use crate::ir::{Kernel, Sweep};
-use crate::plan::{BufferId, CheckWhat, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
+use crate::plan::{BufferDecl, BufferId, CheckWhat, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
 
 /// What the arena is filled with before a step, so that nothing can rely on zeros.
 const GARBAGE: u8 = 0xa5;
@@ -71,7 +73,25 @@ pub struct PlanMachine<'p> {
 
 impl<'p> PlanMachine<'p> {
     /// Memory for a plan, constants filled in.
-    pub fn new(plan: &'p Plan) -> Self {
+    ///
+    /// # Errors
+    /// `E0309` if there is none.
+    pub fn new(plan: &'p Plan) -> Result<Self, RunError> {
+        let elsewhere = plan.buffers.iter().filter(|decl| !matches!(decl.home, Home::Arena { .. }));
+        // A step makes tensors of its results and of what it updates.
+        let handed_out = plan.outputs.iter().map(|output| output.buffer).chain(plan.updated.iter().copied());
+        let handed_out = handed_out.filter_map(|id| plan.buffers.get(id.index()));
+        let buffers = elsewhere.chain(handed_out).map(BufferDecl::n_bytes);
+        let beside = plan.kernels.iter().map(interp::bytes_beside).max().unwrap_or(0);
+        let n_bytes = buffers.chain([beside]).fold(plan.arena_bytes, usize::saturating_add);
+        Memory::default().ask(n_bytes).map_err(|refused| {
+            let largest = plan.buffers.iter().max_by_key(|decl| decl.n_bytes()).map(|decl| &decl.name);
+            let text = format!(
+                "following the plan takes {refused}; its largest buffer is `{}`",
+                largest.map_or("", |name| name)
+            );
+            RunError::User(Diag::new(Code::NoMemory, text).at(Loc::Internal))
+        })?;
         let mut memory = vec![vec![GARBAGE; plan.arena_bytes]];
         let mut places = Vec::with_capacity(plan.buffers.len());
         for decl in &plan.buffers {
@@ -85,7 +105,7 @@ impl<'p> PlanMachine<'p> {
                 _ => vec![0; decl.n_bytes()],
             });
         }
-        PlanMachine { plan, memory, places }
+        Ok(PlanMachine { plan, memory, places })
     }
 
     /// One step: binds the inputs, takes parameters and states from the store, follows the plan, and puts what the plan
@@ -136,11 +156,11 @@ impl<'p> PlanMachine<'p> {
     }
 
     fn tensor(&self, id: BufferId, dtype: DType, shape: &Shape) -> Result<TensorData, RunError> {
-        let bits: Result<Vec<u64>, RunError> =
-            (0..shape.n_elements()).map(|k| self.read(id, dtype, k as i64)).collect();
-        Ok(TensorData::from_bits(dtype, shape, &bits?))
+        let (memory, range) = self.range(id, shape.n_elements().saturating_mul(dtype.size_bytes()), 0)?;
+        Ok(TensorData::from_native_bytes(dtype, shape, &self.memory[memory][range]))
     }
 
+    /// The bytes of an element of so many.
     fn range(&self, id: BufferId, size: usize, index: i64) -> Result<(usize, Range<usize>), RunError> {
         let place = self.places.get(id.index()).ok_or_else(|| bug("no such buffer"))?;
         let start = usize::try_from(index).ok().and_then(|i| i.checked_mul(size)?.checked_add(place.byte_offset));
@@ -152,18 +172,13 @@ impl<'p> PlanMachine<'p> {
 
     fn read(&self, id: BufferId, dtype: DType, index: i64) -> Result<u64, RunError> {
         let (memory, range) = self.range(id, dtype.size_bytes(), index)?;
-        let mut wide = [0; 8];
-        let bytes = &self.memory[memory][range];
-        // The zero-extended value, whatever the byte order.
-        let at = if cfg!(target_endian = "big") { 8 - bytes.len() } else { 0 };
-        wide[at..at + bytes.len()].copy_from_slice(bytes);
-        Ok(u64::from_ne_bytes(wide))
+        Ok(bits_of_native(&self.memory[memory][range]))
     }
 
     fn write(&mut self, id: BufferId, dtype: DType, index: i64, bits: u64) -> Result<(), RunError> {
         let size = dtype.size_bytes();
         let (memory, range) = self.range(id, size, index)?;
-        self.memory[memory][range].copy_from_slice(&to_bytes(bits, size));
+        write_native_bits(bits, &mut self.memory[memory][range]);
         Ok(())
     }
 
@@ -294,17 +309,10 @@ impl<'p> PlanMachine<'p> {
     }
 }
 
-fn to_bytes(bits: u64, size: usize) -> Vec<u8> {
-    match size {
-        1 => vec![bits as u8],
-        4 => (bits as u32).to_ne_bytes().to_vec(),
-        _ => bits.to_ne_bytes().to_vec(),
-    }
-}
-
 fn bytes_of(data: &TensorData) -> Vec<u8> {
-    let size = data.dtype().size_bytes();
-    data.bits().into_iter().flat_map(|b| to_bytes(b, size)).collect()
+    let mut bytes = vec![0; data.ty().n_bytes()];
+    data.write_native_bytes(&mut bytes);
+    bytes
 }
 
 /// A range in two parts, the later one first.

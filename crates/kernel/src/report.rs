@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::{self, Write};
 
 use cotangent_graph::{Graph, NodeId};
+use cotangent_host::Bytes;
 use cotangent_scalar::plain;
 
 use crate::cluster::{Edge, Fusion, Verdict};
@@ -169,15 +170,6 @@ fn elements_touched(kernel: &Kernel, arg: usize) -> usize {
     most
 }
 
-/// A number of bytes for people.
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..10_240 => format!("{bytes} B"),
-        10_240..10_485_760 => format!("{:.1} KiB", bytes as f64 / 1024.0),
-        _ => format!("{:.1} MiB", bytes as f64 / (1024.0 * 1024.0)),
-    }
-}
-
 impl fmt::Display for Plan {
     /// The steps with what they read and write, the buffers with sizes, lifetimes and homes, and the totals.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -187,7 +179,7 @@ impl fmt::Display for Plan {
             shared.entry(s).or_default().push((from, to));
         }
         for (s, step) in self.steps.iter().enumerate() {
-            writeln!(f, "  {s:3} {} [{}]", self.step_text(step), size(self.step_bytes(step)))?;
+            writeln!(f, "  {s:3} {} [{}]", self.step_text(step), Bytes(self.step_bytes(step) as usize))?;
             for &(from, to) in shared.get(&s).map_or(&[][..], Vec::as_slice) {
                 let name = |id: BufferId| plain(&self.buffers[id.index()].name);
                 if from == to {
@@ -208,7 +200,7 @@ impl fmt::Display for Plan {
                 Home::Arena { offset } => format!("arena at {offset}"),
                 Home::Rows => "what is under way, in each thread's memory".to_owned(),
             };
-            let bytes = size(decl.n_bytes() as u64);
+            let bytes = Bytes(decl.n_bytes());
             let live = match decl.live.is_empty() {
                 true => "never used".to_owned(),
                 false => format!("steps {}..{}", decl.live.start, decl.live.end),
@@ -238,8 +230,12 @@ impl fmt::Display for Plan {
             part(figures.n_products, "product"),
             if figures.n_copies == 1 { "1 copy".to_owned() } else { format!("{} copies", figures.n_copies) },
         )?;
-        let (arena, unshared) = (size(figures.arena_bytes as u64), size(figures.unshared_bytes as u64));
-        writeln!(f, "memory: arena {arena}, without reuse {unshared}; moved per step: {}", size(figures.bytes_moved))
+        let (arena, unshared) = (Bytes(figures.arena_bytes), Bytes(figures.unshared_bytes));
+        writeln!(
+            f,
+            "memory: arena {arena}, without reuse {unshared}; moved per step: {}",
+            Bytes(figures.bytes_moved as usize)
+        )
     }
 }
 
@@ -344,7 +340,7 @@ fn write_explanation(out: &mut String, graph: &Graph, plan: &Plan) -> fmt::Resul
         "{} kernels, {} products; moved per step: {}",
         figures.n_kernels,
         figures.n_products,
-        size(figures.bytes_moved)
+        Bytes(figures.bytes_moved as usize)
     )
 }
 

@@ -12,6 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use cotangent_graph::interp::{Value, interpret, interpret_nodes};
+use cotangent_graph::memory;
 use cotangent_graph::samples::{Sampler, environment, to_f64, wide_env};
 use cotangent_graph::{
     Code, DType, Diag, Env, Graph, GraphBuilder, Limits, Loc, Node, NodeId, OpRef, Role, Shape, Tensor, TensorData, Vjp,
@@ -211,9 +212,12 @@ pub(crate) fn index_text(element: usize, shape: &Shape) -> String {
 /// error; [`PassError::Bug`] if the compiler fails.
 pub fn check_gradients(graph: &Graph, options: &GradCheck) -> Result<GradReport, PassError> {
     let wide = to_f64(graph)?;
+    // Values of this graph, of its derivatives and of the differences are there at once.
+    let held = wide.nodes().iter().map(|node| node.ty.n_bytes()).fold(0, usize::saturating_add);
+    memory::ask("checking the gradient", wide.nodes().iter(), held.saturating_mul(3))?;
     let loss = loss_of(&wide, options.loss.as_deref())?;
     let wrt = sources_of(&wide, &options.wrt)?;
-    let mut env = environment(graph, options.seed);
+    let mut env = environment(graph, options.seed)?;
     if let Some(given) = &options.env {
         env.values.extend(given.values.iter().map(|(name, value)| (name.clone(), value.clone())));
         env.counters = given.counters;

@@ -198,7 +198,7 @@ impl Run<'_> {
         same_interface(self.before, self.after)?;
         if has_gradients(self.before) {
             self.checked.how = if has_gradients(self.after) { How::Tolerance } else { How::Differences };
-            let env = environment_of(self.before, self.options.seed, Kind::Ordinary);
+            let Some(env) = self.environment(0, Kind::Ordinary) else { return Ok(()) };
             return match self.checked.how {
                 How::Differences => self.derivatives(&env),
                 _ => self.with_derivatives(&env),
@@ -212,10 +212,16 @@ impl Run<'_> {
         }
         for k in 0..n_samples {
             let kind = KINDS[k % KINDS.len()];
-            let env = environment_of(self.before, self.options.seed.wrapping_add(k as u64), kind);
+            let Some(env) = self.environment(k, kind) else { return Ok(()) };
             self.sample(k, kind, &env)?;
         }
         Ok(())
+    }
+
+    /// The values of a sample; none, with a note, if there is no memory for them.
+    fn environment(&mut self, k: usize, kind: Kind) -> Option<Env> {
+        let env = environment_of(self.before, self.options.seed.wrapping_add(k as u64), kind);
+        env.map_err(|diag| self.skip(format!("sample {k}: {}", diag.message))).ok()
     }
 
     fn skip(&mut self, note: String) {

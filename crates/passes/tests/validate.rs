@@ -212,7 +212,7 @@ const STEPS: [f64; 4] = [1e-2, 1e-3, 1e-4, 1e-5];
 #[test]
 fn constants_that_are_rounded_are_no_wrong_derivative() {
     let source = two_integrals(F32);
-    let env = environment_of(&source, 0, Kind::Ordinary);
+    let env = environment_of(&source, 0, Kind::Ordinary).unwrap();
     let derivative = |source: &Graph| {
         let done = optimize(source, &PassOptions::default()).unwrap_or_else(|error| panic!("{error}"));
         samples::to_f64(&done.graph).unwrap_or_else(|diag| panic!("{diag}"))
@@ -259,7 +259,7 @@ fn rounded_constants_excuse_no_wrong_derivative() {
 fn a_branch_that_is_taken_at_the_point_only_is_a_kink() {
     let source = text(&OWN_STOP.replace("f32", "f64"));
     let done = optimize(&source, &PassOptions::default()).unwrap_or_else(|error| panic!("{error}"));
-    let env = environment_of(&source, 0, Kind::Ordinary);
+    let env = environment_of(&source, 0, Kind::Ordinary).unwrap();
     // The derivative of the branch that is taken, which is the stopped one.
     assert_eq!(at(&done.graph, &env, 0.0)[1], 0.0);
     // With the stopped value where it was, the function is `w` on either side of the point and at it.
@@ -599,7 +599,7 @@ fn environments_of_any_graph_keep_indices_in_range() {
     });
     for kind in [samples::Kind::Ordinary, samples::Kind::Smooth, samples::Kind::Mixed, samples::Kind::Extreme] {
         for seed in 0..10 {
-            let env = samples::environment_of(&source, seed, kind);
+            let env = samples::environment_of(&source, seed, kind).unwrap();
             assert_eq!(env.values.len(), 8);
             let finite = |t: &cotangent_graph::TensorData| t.to_f64().iter().all(|v| v.is_finite());
             assert!(env.values.values().all(finite), "{kind:?}");
@@ -607,6 +607,6 @@ fn environments_of_any_graph_keep_indices_in_range() {
         }
     }
     // Starts of parameters are near their initialisers: values of a state stay where variances live.
-    let env = samples::environment(&graph(|g| g.output("v", g.state("v", F32, [50], Init::ONES))), 1);
+    let env = samples::environment(&graph(|g| g.output("v", g.state("v", F32, [50], Init::ONES))), 1).unwrap();
     assert!(env.values["v"].to_f64().iter().all(|v| (1.0..1.1).contains(v)));
 }

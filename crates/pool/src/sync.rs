@@ -29,7 +29,12 @@ mod chosen {
         }
     }
 
+    /// The stack of a thread, as the standard library makes it.
+    const STACK_BYTES: usize = 2 << 20;
+
     pub(crate) fn spawn(name: String, f: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+        // A thread that starts and then has no memory for its name would end the process.
+        cotangent_host::Memory::default().ask(STACK_BYTES).map_err(std::io::Error::other)?;
         std::thread::Builder::new().name(name).spawn(f)
     }
 

@@ -246,7 +246,7 @@ impl Case {
         let is_float = value.ty(value.outputs()[0].value).dtype().is_float();
         let differentiable = is_float && !matches!(op.vjp, Vjp::None(_)) && floats().next().is_some();
         let gradients = graph(differentiable)?;
-        let mut env = environment(&value, 3);
+        let mut env = environment(&value, 3).map_err(|diag| diag.to_string())?;
         for (k, x) in sample.inputs.iter().enumerate() {
             env = env.with(&name(k), x.clone());
         }

@@ -180,7 +180,7 @@ fn what_is_unusual_goes_through_a_file_too() {
     assert!(graph.outputs().iter().all(|o| got.contains_key(&*o.name)), "{:?}", got.keys());
     // What was written is what the library computes.
     let mut env = Env { values: inputs.into_iter().collect(), ..Env::default() };
-    env.initialize(&graph, 3);
+    env.initialize(&graph, 3).unwrap();
     let program = Compiler::new().compile(&graph).unwrap();
     for (name, value) in interp::interpret_named(program.optimized(), &env).unwrap() {
         let key = name.strip_prefix("update ").unwrap_or(&name);

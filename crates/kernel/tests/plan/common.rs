@@ -20,7 +20,10 @@ pub fn run(graph: &Graph, env: &Env, plan: &Plan) -> Result<Vec<TensorData>, Str
         return Err(format!("the plan is wrong:\n{}", errors.join("\n")));
     }
     let mut store = env.values.clone();
-    let results = PlanMachine::new(plan).run(&env.values, &mut store, env.counters).map_err(|e| e.to_string())?;
+    let results = PlanMachine::new(plan)
+        .map_err(|e| e.to_string())?
+        .run(&env.values, &mut store, env.counters)
+        .map_err(|e| e.to_string())?;
     let results: HashMap<String, TensorData> = results.into_iter().collect();
     let value = |name: &str, role: Role| match role {
         Role::Result => results.get(name).cloned(),

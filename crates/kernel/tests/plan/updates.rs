@@ -147,7 +147,7 @@ fn a_failing_check_changes_nothing() {
     let plan = planned(&graph);
     let env = random::env(&graph, 3);
     let before: HashMap<String, TensorData> = env.values.clone();
-    let mut machine = PlanMachine::new(&plan);
+    let mut machine = PlanMachine::new(&plan).unwrap();
     let with = |index: i64| {
         let bits = [0, 1, 2, index as u64];
         HashMap::from([("index".to_owned(), TensorData::from_bits(DType::I64, &Shape::new(&[4]), &bits))])
@@ -169,7 +169,7 @@ fn a_failing_check_changes_nothing() {
 fn wrong_tensors_are_errors() {
     let graph = primitive(|g| g.output("y", g.input("x", F32, [2]).exp()));
     let plan = planned(&graph);
-    let mut machine = PlanMachine::new(&plan);
+    let mut machine = PlanMachine::new(&plan).unwrap();
     for (inputs, code) in [
         (HashMap::new(), Code::InputNames),
         (HashMap::from([("x".to_owned(), TensorData::zeros(F32, &Shape::new(&[3])))]), Code::InputType),

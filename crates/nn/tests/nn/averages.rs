@@ -12,7 +12,7 @@ fn averages_start_as_the_mean_and_go_on_exponentially() {
     for (recipe, decay) in [(Recipe::new().average(0.6), 0.6), (Recipe::new().polyak(), 1.0)] {
         let graph = graph(|g| quadratic(g, Sgd::new(RATE).with(recipe)));
         let mut env = start();
-        env.initialize(&graph, 0);
+        env.initialize(&graph, 0).unwrap();
         let mut average = 0.0;
         for t in 1..=10 {
             step(&graph, &mut env);
@@ -41,7 +41,7 @@ fn a_model_can_read_the_averages_in_place_of_its_parameters() {
     assert_eq!(evaluate.params().count(), 2);
     let x = ndarray::Array2::from_shape_fn((4, 2), |(i, j)| (i + 2 * j) as f64);
     let mut env = Env::default().with("net.x", x);
-    env.initialize(&train, 1);
+    env.initialize(&train, 1).unwrap();
     (0..3).for_each(|_| step(&train, &mut env));
     let outputs = interpret_named(&evaluate, &env).expect("runs");
     assert_eq!(value(&outputs, "shared"), &env.values["average.net.a.weight"]);

@@ -77,7 +77,7 @@ fn default_weights_are_glorot_uniform_and_biases_zero() {
     let (n_in, n_out) = (300, 200);
     let g = graph(|g| g.output("y", g.input("x", F64, [1, n_in]).dense("layer", n_out)));
     let mut env = Env::default();
-    env.initialize(&g, 7);
+    env.initialize(&g, 7).unwrap();
     let weights = env.values["layer.weight"].to_f64();
     let limit = (6.0 / (n_in + n_out) as f64).sqrt();
     assert!(weights.iter().all(|w| w.abs() <= limit));

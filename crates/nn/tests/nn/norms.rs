@@ -45,7 +45,7 @@ fn batch_norm_is_pytorchs() {
         .with("x", tensor(&[4, 3], &X))
         .with("l.gain", tensor(&[3], &[1.0, 2.0, 0.5]))
         .with("l.bias", tensor(&[3], &[0.0, 0.1, -0.2]));
-    env.initialize(&train, 0);
+    env.initialize(&train, 0).unwrap();
     let y = [
         -0.5070913937723917,
         2.783270839937854,
@@ -94,7 +94,7 @@ fn batch_norm_can_average_over_training_or_over_a_pass() {
     let average = BatchNorm::new().statistics(Statistics::Average);
     let train = layer(Mode::Train, &[4, 3], average);
     let mut env = Env::default();
-    env.initialize(&train, 0);
+    env.initialize(&train, 0).unwrap();
     for x in [X, X.map(|x| 2.0 * x + 1.0)] {
         env.values.insert("x".into(), tensor(&[4, 3], &x));
         step(&train, &mut env);
@@ -105,7 +105,7 @@ fn batch_norm_can_average_over_training_or_over_a_pass() {
     assert_eq!(env.values["l.rows"], TensorData::from(8i64));
     // A pass over batches of other sizes, from whatever the averages were: rows weigh the same.
     let pass = |rows: usize| layer(Mode::Calibrate, &[rows, 3], BatchNorm::new());
-    env.initialize(&pass(3), 0);
+    env.initialize(&pass(3), 0).unwrap();
     env.values.insert("l.rows".into(), TensorData::from(0i64));
     env.values.insert("l.mean".into(), tensor(&[3], &[1e9, 1e9, -1e9]));
     env.values.insert("x".into(), tensor(&[3, 3], &X[..9]));
@@ -123,7 +123,7 @@ fn batch_norm_takes_features_along_any_axis() {
     let x = ArrayD::from_shape_fn(IxDyn(&[2, 3, 4]), |i| ((5 * i[0] + 3 * i[1] + 7 * i[2]) as f64).sin());
     let middle = layer(Mode::Train, &[2, 3, 4], BatchNorm::new().axis(1));
     let mut env = Env::default().with("x", x.clone());
-    env.initialize(&middle, 0);
+    env.initialize(&middle, 0).unwrap();
     let y = ArrayD::from_shape_vec(IxDyn(&[2, 3, 4]), run(&middle, &env)).expect("shape");
     for feature in 0..3 {
         let of = y.index_axis(ndarray::Axis(1), feature);
@@ -139,7 +139,7 @@ fn group_and_instance_norm_are_pytorchs() {
     let x: Vec<f64> = (0..24).map(|i| f64::from(i).sin()).collect();
     let check = |what: &str, graph: &Graph, start: &[f64]| {
         let mut env = Env::default().with("x", tensor(&[2, 4, 3], &x));
-        env.initialize(graph, 0);
+        env.initialize(graph, 0).unwrap();
         assert_close(&run(graph, &env)[..8], start, what);
     };
     let group = [
@@ -170,7 +170,7 @@ fn group_and_instance_norm_are_pytorchs() {
 fn layer_and_rms_norm_work_on_rows() {
     let env = |graph: &Graph| {
         let mut env = Env::default().with("x", tensor(&[4, 3], &X));
-        env.initialize(graph, 0);
+        env.initialize(graph, 0).unwrap();
         env
     };
     let graph = layer(Mode::Train, &[4, 3], LayerNorm::new().eps(0.0));
@@ -204,7 +204,7 @@ fn whitening_removes_correlations() {
     let settings = Whitening::new().iterations(12).eps(1e-9);
     let train = layer(Mode::Train, &[rows, n], settings);
     let mut env = Env::default().with("x", tensor(&[rows, n], &x));
-    env.initialize(&train, 0);
+    env.initialize(&train, 0).unwrap();
     let y = run(&train, &env);
     let after = covariance(&array(&y));
     for i in 0..n {
@@ -224,7 +224,7 @@ fn whitening_removes_correlations() {
     // In two groups only neighbours are decorrelated.
     let grouped = layer(Mode::Train, &[rows, n], settings.groups(2));
     let mut env = Env::default().with("x", tensor(&[rows, n], &x));
-    env.initialize(&grouped, 0);
+    env.initialize(&grouped, 0).unwrap();
     let after = covariance(&array(&run(&grouped, &env)));
     assert!(after[[0, 1]].abs() < 1e-6 && after[[2, 3]].abs() < 1e-6 && after[[1, 2]].abs() > 0.3, "{after}");
 }
@@ -236,7 +236,7 @@ fn few_iterations_whiten_in_part() {
     let spread = |iterations: usize| {
         let graph = layer(Mode::Train, &[rows, n], Whitening::new().iterations(iterations));
         let mut env = Env::default().with("x", x.clone());
-        env.initialize(&graph, 0);
+        env.initialize(&graph, 0).unwrap();
         let y = Array2::from_shape_vec((rows, n), run(&graph, &env)).expect("shape");
         (covariance(&y) - Array2::<f64>::eye(n)).iter().map(|d| d.abs()).fold(0.0, f64::max)
     };
@@ -285,7 +285,7 @@ fn drop_connect_drops_weights_and_keeps_biases() {
     let ones = || Dense::new(n_out).init(Init::ONES).bias_init(Init::constant(100.0));
     let of = |graph: &Graph| {
         let mut env = Env::default().with("x", tensor(&[1, n_in], &vec![1.0; n_in]));
-        env.initialize(graph, 0);
+        env.initialize(graph, 0).unwrap();
         run(graph, &env)
     };
     let dropped = of(&build(Mode::Train, ones().drop_connect(0.5)));
@@ -310,7 +310,7 @@ fn prelu_trains_its_slope() {
     let ty = |name: &str| graph.ty(graph.source(name).unwrap_or_else(|| panic!("no `{name}`"))).to_string();
     assert_eq!((ty("one.slope").as_str(), ty("each.slope").as_str()), ("f32[]", "f32[3]"));
     let mut env = Env::default().with("x", ndarray::array![[-8.0f32, 2.0, 0.0], [4.0, -16.0, 1.0]]);
-    env.initialize(&graph, 0);
+    env.initialize(&graph, 0).unwrap();
     assert_eq!(run(&graph, &env), [-1.0, 2.0, 0.0, 4.0, -2.0, 1.0]);
 }
 

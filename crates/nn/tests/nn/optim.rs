@@ -64,7 +64,7 @@ pub(crate) fn check(optimizer: impl Optimizer, next: impl Fn(i32, usize, &mut [f
 pub(crate) fn check_steps(optimizer: impl Optimizer, next: impl Fn(i32, usize, &mut [f64; 4]) -> f64) -> Graph {
     let graph = graph(|g| quadratic(g, optimizer));
     let mut env = start();
-    env.initialize(&graph, 0);
+    env.initialize(&graph, 0).unwrap();
     let mut twins: Vec<[f64; 4]> = START.iter().map(|&w| [w, 0.0, 0.0, 0.0]).collect();
     for t in 1..=10 {
         step(&graph, &mut env);
@@ -289,7 +289,7 @@ fn lamb_is_the_papers() {
     // The factor is a parameter's, not an element's, so the twin moves all elements at once.
     let graph = graph(|g| quadratic(g, Lamb::new(RATE, 0.1)));
     let mut env = start();
-    env.initialize(&graph, 0);
+    env.initialize(&graph, 0).unwrap();
     let (mut w, mut m, mut v) = (START, [0.0; 8], [0.0f64; 8]);
     for t in 1..=10 {
         step(&graph, &mut env);
@@ -320,7 +320,7 @@ fn lamb_is_the_papers() {
 fn the_learning_rate_is_a_state_that_nothing_updates() {
     let graph = graph(|g| quadratic(g, Adam::new(RATE)));
     let mut env = start();
-    env.initialize(&graph, 0);
+    env.initialize(&graph, 0).unwrap();
     assert_eq!(env.values["optimizer.lr"], TensorData::from(RATE));
     // With a rate of zero the parameters stay and the states move.
     env.values.insert("optimizer.lr".into(), TensorData::from(0.0));
@@ -345,7 +345,7 @@ fn in_f32_adam_differs_from_the_textbook_by_rounding_over_a_thousand_steps() {
     assert_eq!((ty("optimizer.lr"), ty("adam.m.w")), ("f32[]".into(), "f32[4]".into()));
     assert_cheap(&graph);
     let mut env = Env::default();
-    env.initialize(&graph, 0);
+    env.initialize(&graph, 0).unwrap();
     let mut twins = [[1.0f64, 0.0, 0.0]; 4];
     for t in 1..=1000 {
         // Gradients of magnitudes from 1e-6 to 1e3 that change sign.
@@ -373,7 +373,7 @@ fn mixed_types_share_one_rate_of_the_wider_type() {
     });
     assert_eq!(graph.ty(graph.source("optimizer.lr").expect("rate")).dtype(), DType::F64);
     let mut env = Env::default();
-    env.initialize(&graph, 0);
+    env.initialize(&graph, 0).unwrap();
     let outputs = interpret_named(&graph, &env).expect("runs");
     assert_eq!(value(&outputs, "update a").dtype(), F32);
     assert!((value(&outputs, "update b").to_f64()[0] - (1.0 - RATE)).abs() < 1e-9);
@@ -402,7 +402,7 @@ fn one_scope_shares_rate_and_step_number() {
         g.minimize(b.square().sum(), Adam::new(RATE));
     });
     let mut env = Env::default();
-    env.initialize(&graph, 0);
+    env.initialize(&graph, 0).unwrap();
     for _ in 0..3 {
         step(&graph, &mut env);
     }
@@ -456,7 +456,7 @@ fn clipped_gradients_can_be_applied() {
         g.apply_gradients(&gradients, Sgd::new(0.5));
     });
     let mut env = Env::default();
-    env.initialize(&graph, 0);
+    env.initialize(&graph, 0).unwrap();
     step(&graph, &mut env);
     assert_eq!(env.values["w"].to_f64(), [2.5, 2.5]);
 }
@@ -506,7 +506,7 @@ fn a_small_network_learns_exclusive_or() {
     let mut env = Env::default()
         .with("x", array![[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
         .with("y", array![[0.0], [1.0], [1.0], [0.0]]);
-    env.initialize(&graph, 1);
+    env.initialize(&graph, 1).unwrap();
     for _ in 0..200 {
         step(&graph, &mut env);
     }

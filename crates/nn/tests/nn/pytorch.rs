@@ -183,7 +183,7 @@ fn ten_steps_are_those_of_pytorch() {
     for (name, optimizer, expected) in table {
         let graph = graph(|g| quadratic(g, optimizer));
         let mut env = start();
-        env.initialize(&graph, 0);
+        env.initialize(&graph, 0).unwrap();
         (0..10).for_each(|_| step(&graph, &mut env));
         let got = [env.values["layer.weight"].to_f64(), env.values["layer.bias"].to_f64()].concat();
         // PyTorch divides by ‖g‖ + 1e-6 when it clips.

@@ -51,7 +51,7 @@ fn gradients_are_clipped_by_value_and_by_norm() {
     for limit in [1.0, 100.0] {
         let graph = graph(|g| quadratic(g, sgd(Recipe::new().clip_norm(limit))));
         let (mut env, mut w) = (start(), START);
-        env.initialize(&graph, 0);
+        env.initialize(&graph, 0).unwrap();
         for _ in 0..10 {
             step(&graph, &mut env);
             let norm = (0..8).map(|i| slope(i, w[i]).powi(2)).sum::<f64>().sqrt();
@@ -71,7 +71,7 @@ fn a_gradient_of_zero_is_not_divided_by_its_length() {
         g.apply_gradients(&[(w, zero)], sgd(Recipe::new().clip_norm(1.0)));
     });
     let mut env = Env::default();
-    env.initialize(&graph, 0);
+    env.initialize(&graph, 0).unwrap();
     let outputs = cotangent_graph::interp::interpret_named(&graph, &env).expect("runs");
     assert_eq!(crate::value(&outputs, "norm").to_f64(), [2f64.sqrt()]);
     assert_eq!(crate::value(&outputs, "update w").to_f64(), [1.0, 1.0]);
@@ -96,7 +96,7 @@ fn noise_has_its_deviation_and_changes_with_the_step() {
         g.apply_gradients(&[(w, zero)], Sgd::new(1.0).with(Recipe::new().gradient_noise(0.3)));
     });
     let mut env = Env::default();
-    env.initialize(&graph, 0);
+    env.initialize(&graph, 0).unwrap();
     step(&graph, &mut env);
     let first = env.values["w"].to_f64();
     let variance = first.iter().map(|w| w * w).sum::<f64>() / n as f64;
@@ -112,7 +112,7 @@ fn max_norm_shortens_the_weights_into_each_neuron() {
     let limit = 0.7;
     let graph = graph(|g| quadratic(g, sgd(Recipe::new().max_norm(limit))));
     let (mut env, mut w) = (start(), START);
-    env.initialize(&graph, 0);
+    env.initialize(&graph, 0).unwrap();
     for _ in 0..10 {
         step(&graph, &mut env);
         (0..8).for_each(|i| w[i] -= RATE * slope(i, w[i]));
@@ -174,8 +174,8 @@ fn accumulated_gradients_are_those_of_one_large_batch() {
     });
     assert!(updated(&part).is_empty() && part.source("adam.m.a.weight").is_none());
     let (mut one, mut many) = (Env::default().with("x", x.clone()), Env::default());
-    one.initialize(&whole, 3);
-    many.initialize(&last, 3);
+    one.initialize(&whole, 3).unwrap();
+    many.initialize(&last, 3).unwrap();
     for _ in 0..4 {
         step(&whole, &mut one);
         for k in 0..n {
@@ -195,7 +195,7 @@ fn pruned_weights_stay_zero_while_the_others_train() {
     let train = graph(|g| quadratic(g, Adam::new(RATE).with(Recipe::new().masked())));
     let prune = pruning(&train).unwrap_or_else(|diags| panic!("{diags}"));
     let mut env = start();
-    env.initialize(&train, 0);
+    env.initialize(&train, 0).unwrap();
     // After a few steps no two weights are of the same size.
     (0..3).for_each(|_| step(&train, &mut env));
     let before = env.values["layer.weight"].to_f64();
@@ -234,7 +234,7 @@ fn numbers_of_a_recipe_are_in_the_store() {
     let recipe = Recipe::new().l2(0.1).clip_norm(1e9).max_norm(1e9).decay(0.0).l1(0.0);
     let graph = graph(|g| quadratic(g, sgd(recipe)));
     let mut env = start();
-    env.initialize(&graph, 0);
+    env.initialize(&graph, 0).unwrap();
     for name in ["l1", "l2", "decay", "clip_norm", "max_norm", "lr"] {
         assert!(env.values.contains_key(&format!("optimizer.{name}")), "{name}");
     }
@@ -282,7 +282,7 @@ fn everything_at_once_is_still_a_program() {
     assert!(graph.source("average.layer.weight").is_none());
     let graph = crate::graph(|g| quadratic(g, Adam::new(RATE).with(recipe)));
     let mut env = start();
-    env.initialize(&graph, 0);
+    env.initialize(&graph, 0).unwrap();
     let loss = |env: &Env| {
         crate::value(&cotangent_graph::interp::interpret_named(&graph, env).expect("runs"), "loss").to_f64()[0]
     };

@@ -35,7 +35,7 @@ fn the_program_follows_the_schedule() {
             g.apply_gradients(&[(w, g.scalar(1.0, F64))], Sgd::new(1.0).with(Recipe::new().schedule(schedule.clone())));
         });
         let mut env = Env::default();
-        env.initialize(&graph, 0);
+        env.initialize(&graph, 0).unwrap();
         for t in 0..50u64 {
             let before = env.values["w"].to_f64()[0];
             step(&graph, &mut env);
@@ -56,7 +56,7 @@ fn warm_restarts_restart_exactly_however_many_there_are() {
         g.apply_gradients(&[(w, g.scalar(1.0, F64))], Sgd::new(1.0).with(Recipe::new().schedule(schedule.clone())));
     });
     let mut env = Env::default();
-    env.initialize(&graph, 0);
+    env.initialize(&graph, 0).unwrap();
     // Cycles of 10, 20, 40, … steps start at 10 · (2ⁿ − 1).
     for n in 0..20u32 {
         let start = 10 * ((1i64 << n) - 1);
@@ -109,7 +109,7 @@ fn a_rate_in_the_store_scales_the_schedule() {
         g.apply_gradients(&[(w, g.scalar(1.0, F64))], Sgd::new(1.0).with(recipe));
     });
     let mut env = Env::default();
-    env.initialize(&graph, 0);
+    env.initialize(&graph, 0).unwrap();
     step(&graph, &mut env);
     env.values.insert("optimizer.lr".into(), TensorData::from(10.0));
     step(&graph, &mut env);

@@ -90,7 +90,7 @@ fn checks_survive_whoever_reads_them() {
         let env = |x: f32, i: u64| {
             let mut env = Env::default().with("x", floats(&[1.0, x, 2.0]));
             env = env.with("i", TensorData::from_bits(I32, &[3].into(), &[0, i, 1]));
-            env.initialize(&source, 0);
+            env.initialize(&source, 0).unwrap();
             env
         };
         for graph in [&source, &done] {

@@ -112,7 +112,7 @@ fn the_limits_are_those_of_a_graph_with_all_its_bodies() {
 fn the_interpreter_and_the_gradient_check_end_within_the_limits() {
     for text in [nested_calls(15, 4), repeated_gradients(20)] {
         let source = read(&text);
-        let env = Env { limits: Limits { max_nodes: 20_000 }, ..environment(&source, 3) };
+        let env = Env { limits: Limits { max_nodes: 20_000 }, ..environment(&source, 3).unwrap() };
         assert_eq!(interpret(&source, &env).unwrap_err().code, Code::TooManyNodes);
         let wrt = Wrt::Named(vec!["x".to_owned()]);
         let options = GradCheck { wrt, limits: Limits { max_nodes: 20_000 }, ..GradCheck::default() };
@@ -123,6 +123,6 @@ fn the_interpreter_and_the_gradient_check_end_within_the_limits() {
     }
     // Small ones pass.
     let source = read(&nested_calls(3, 3));
-    assert_eq!(interpret(&source, &environment(&source, 3)).unwrap().len(), 1);
+    assert_eq!(interpret(&source, &environment(&source, 3).unwrap()).unwrap().len(), 1);
     assert!(optimize(&source, &PassOptions::checked(1)).is_ok());
 }

@@ -45,7 +45,8 @@ pub fn run(limits: &Limits) -> usize {
             n_kernels += program.plan().kernels.len() as u64;
             keys.extend(program.plan().kernels.iter().map(|kernel| kernel.code_key()));
             let mut store = env.values.clone();
-            let run = PlanMachine::new(program.plan()).run(&env.values, &mut store, env.counters);
+            let run = PlanMachine::new(program.plan());
+            let run = run.and_then(|mut machine| machine.run(&env.values, &mut store, env.counters));
             let expected: Outcome = match run {
                 Ok(mut values) => {
                     let carried = graph.stored().filter_map(|(_, node)| node.name());

@@ -1,0 +1,95 @@
+//! Shapes that the limits allow and the machine does not have: an error with the bytes and the line, never an abort.
+
+use super::*;
+
+/// A machine that has this much would make some of these succeed, after days.
+const EXTENTS: [u64; 2] = [1 << 40, 1 << 48];
+
+/// Ways to make much of little, on `N` elements.
+const STATEMENTS: [&str; 12] = [
+    "%0 = param \"w\" {init = ones} : f32[N]\n  output \"y\" = %0",
+    "%0 = param \"w\" {init = orthogonal(1.0)} : f32[N]\n  output \"y\" = %0",
+    "%0 = state \"w\" {init = normal(0.0, 1.0)} : f32[N]\n  %1 = exp %0\n  output \"y\" = %1",
+    "%0 = param \"w\" {init = ones} : f32[N]\n  %1 = reduce_sum %0 {axes = [0]}\n  output \"y\" = %1",
+    "%0 = param \"w\" {init = ones} : f32[1]\n  %1 = broadcast %0 {shape = [N], axes = [0]}\n  output \"y\" = %1",
+    "%0 = param \"w\" {init = ones} : f32[1]\n  %1 = broadcast %0 {shape = [N], axes = [0]}\n  %2 = softmax %1 {axis = 0}\n  \
+     output \"y\" = %2",
+    "%0 = iota {axis = 0} : i64[N]\n  %1 = cast %0 {to = f32}\n  output \"y\" = %1",
+    "%0 = rng {stream = \"a\", dist = \"normal\"} : f32[N]\n  output \"y\" = %0",
+    "%0 = param \"a\" {init = ones} : f32[1048576,1]\n  %1 = param \"b\" {init = ones} : f32[1,M]\n  %2 = matmul %0, %1\n  \
+     output \"y\" = %2",
+    "%0 = param \"t\" {init = ones} : f32[2]\n  %1 = constant {value = [0, 1]} : i64[2]\n  \
+     %2 = scatter_add %0, %1 {rows = N}\n  output \"y\" = %2",
+    "%0 = constant {value = [0]} : i64[1]\n  %1 = one_hot %0 {depth = N, to = f32}\n  output \"y\" = %1",
+    "%0 = param \"w\" {init = ones} : f32[1]\n  %1 = broadcast %0 {shape = [N], axes = [0]}\n  \
+     %2 = reshape %1 {shape = [1048576, M]}\n  %3 = transpose %2 {perm = [1, 0]}\n  %4 = mul %3, %3\n  output \"y\" = %4",
+];
+
+/// Commands that compute with the values of a graph.
+const COMMANDS: [&[&str]; 5] = [
+    &["run", "-"],
+    &["run", "-", "--interpret"],
+    &["run", "-", "--backend", "interpreter"],
+    &["explain", "-", "--measure"],
+    &["check", "-"],
+];
+
+#[test]
+fn shapes_that_no_machine_holds_are_errors() {
+    for n in EXTENTS {
+        for statements in STATEMENTS {
+            let statements = statements.replace('N', &n.to_string()).replace('M', &(n >> 20).to_string());
+            let graph = format!("cotangent 1\ngraph @f {{\n  {statements}\n}}\n");
+            for args in COMMANDS {
+                let output = run_with_stdin(args, graph.as_bytes());
+                let stderr = text(&output.stderr);
+                assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}\n{graph}");
+                // What has no float result to differentiate is another error.
+                let says = if stderr.contains("E0112") { "E0112" } else { "E0309" };
+                assert!(stderr.contains(says) && !stderr.contains("panicked"), "{args:?}: {stderr}\n{graph}");
+                if says == "E0309" {
+                    assert!(stderr.contains(" of memory, "), "{args:?}: {stderr}");
+                }
+            }
+            // Whoever only looks needs none of it.
+            for args in [["explain", "-"], ["opt", "-"], ["dot", "-"]] {
+                let output = run_with_stdin(&args, graph.as_bytes());
+                assert_eq!(output.status.code(), Some(0), "{args:?}: {}\n{graph}", text(&output.stderr));
+            }
+        }
+    }
+}
+
+/// The message says how much, for what, where, and what to do.
+#[test]
+fn the_error_names_the_largest_values() {
+    let graph = "cotangent 1\ngraph @f {\n  %0 = param \"w\" {init = ones} : f32[1]\n  \
+                 %1 = broadcast %0 {shape = [80000000000000], axes = [0]}\n  output \"y\" = %1\n}\n";
+    let output = run_with_stdin(&["run", "-"], graph.as_bytes());
+    check_failure(&output, 1, "error[E0309]: the program takes 291.0 TiB of memory, more than");
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("291.0 TiB for values between kernels, 4 B for parameters and states"), "{stderr}");
+    assert!(
+        stderr.contains("--> <stdin>:4:3") && stderr.contains("80000000000000 elements of f32, takes 291.0 TiB"),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("`Compiler::memory_limit` or the variable COTANGENT_MEMORY sets another limit"),
+        "{stderr}"
+    );
+}
+
+/// The limit of the environment holds for all ways to run, also where the machine has more.
+#[test]
+fn the_variable_is_the_limit() {
+    let graph = "cotangent 1\ngraph @f {\n  %0 = param \"w\" {init = ones} : f32[100000]\n  %1 = exp %0\n  output \"y\" = %1\n}\n";
+    let path = Scratch::new("limit.ct");
+    std::fs::write(&path.0, graph).unwrap();
+    let file = path.path();
+    for way in [&["run", file][..], &["run", file, "--interpret"], &["run", file, "--backend", "interpreter"]] {
+        let limited = |limit: &str| cotangent(way).env("COTANGENT_MEMORY", limit).output().unwrap();
+        check_failure(&limited("500000"), 1, "more than the limit of 488.3 KiB");
+        check_success(&limited("100000000"));
+        check_failure(&limited("plenty"), 1, "COTANGENT_MEMORY is not a number of bytes");
+    }
+}
