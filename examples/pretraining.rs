@@ -188,7 +188,7 @@ fn learn(
     let mut trainer = Trainer::new(runtime, way.net, CrossEntropy, Adam::new(3e-3).with(way.recipe.clone()), options);
     if let Some(weights) = way.weights {
         let loaded = trainer.load_weights(weights, &few)?;
-        assert_eq!((loaded.fresh.len(), loaded.unused.len()), (2, 0), "only the head is new: {loaded:?}");
+        assert_eq!((loaded.missing.len(), loaded.unused.len()), (2, 0), "only the head is new: {loaded:?}");
     }
     trainer.fit(&few, None)?;
     Ok(100.0 * (1.0 - trainer.evaluate(test)?.accuracy.unwrap_or_default()))

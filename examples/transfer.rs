@@ -120,7 +120,7 @@ fn learn(
     let mut trainer = Trainer::new(runtime, target, CrossEntropy, optimizer, options);
     if let Some(weights) = weights {
         let loaded = trainer.load_weights(weights, &few)?;
-        assert_eq!((loaded.fresh.len(), loaded.unused.len()), (2, 0), "only the head is new: {loaded:?}");
+        assert_eq!((loaded.missing.len(), loaded.unused.len()), (2, 0), "only the head is new: {loaded:?}");
     }
     trainer.fit(&few, None)?;
     Ok(100.0 * (1.0 - trainer.evaluate(test)?.accuracy.unwrap_or_default()))

@@ -304,5 +304,15 @@ impl FolderLock {
     }
 }
 
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a process that is being started holds it open, too, until its program runs. If the
+        // system refuses, the lock goes with the last of them.
+        if let Some(file) = &self.file {
+            let _ = file.unlock();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

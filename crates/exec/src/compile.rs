@@ -487,6 +487,11 @@ impl Executable {
         self.fusions
     }
 
+    /// Names and types of the parameters and states that it works on.
+    pub fn stored(&self) -> impl Iterator<Item = (&str, &Type)> {
+        self.interface.stored.iter().map(|(name, ty, _)| (name.as_str(), ty))
+    }
+
     /// Names and types of the inputs, in order.
     pub fn inputs(&self) -> impl Iterator<Item = (&str, &Type)> {
         self.interface.input_names.iter().map(String::as_str).zip(&self.interface.input_types)

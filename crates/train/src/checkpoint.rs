@@ -10,7 +10,8 @@
 //! | `format` | `cotangent checkpoint` |
 //! | `version` | `1`; a reader refuses what is newer |
 //! | `seed`, `step` | the store's, decimal |
-//! | `note.NAME` | a text of the trainer's or the user's: epoch, place in the data, history |
+//! | `note.NAME` | a text of the trainer's or the user's: epoch, place in the data, history, shape of an example |
+//! | `note.other.NAME` | empty: the tensor of this name is a callback's or the user's, no program's |
 //! | `checksum.TENSOR` | FNV-1a of the tensor's bytes, 16 hexadecimal digits |
 //! | `checksum` | the same of all other metadata, and of names, types and shapes |
 //!
@@ -18,6 +19,7 @@
 //! whole and synced, or not at all.
 
 mod folder;
+mod load;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,6 +30,8 @@ use cotangent_exec::{Seed, Store, StoreMut};
 use cotangent_graph::{Diag, Shape, Type};
 
 pub use self::folder::{Checkpoints, Found, Writer};
+pub use self::load::{Load, Loaded, load};
+pub(crate) use self::load::{Wanted, check, only, types_of};
 use crate::TrainError;
 use crate::checksum::Fnv;
 
@@ -58,15 +62,15 @@ impl Checkpoint {
         Checkpoint { tensors: tensors_of(store, names), seed: store.seed(), step: store.step(), notes: BTreeMap::new() }
     }
 
-    /// Puts all values and the step counter into a store. What the store has besides stays as it is.
+    /// Hands the values to a store, as [`load`] does, and sets its counter of steps.
     ///
     /// # Errors
-    /// `E0302` if the store has a value of that name with another type; nothing has changed then.
-    pub fn restore<'s>(&self, store: impl Into<StoreMut<'s>>) -> Result<(), Diag> {
+    /// As [`load`]; nothing has changed then.
+    pub fn load<'s>(&self, how: Load, store: impl Into<StoreMut<'s>>) -> Result<Loaded, TrainError> {
         let mut store = store.into();
-        put(&self.tensors, &mut store)?;
+        let loaded = load(&self.tensors, how, &mut store)?;
         store.set_step(self.step);
-        Ok(())
+        Ok(loaded)
     }
 
     /// Writes a file, durably; the file that was there before stays until the new one is on the device.

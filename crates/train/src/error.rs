@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use cotangent_data::DataError;
 use cotangent_exec::CompileError;
 use cotangent_graph::{Diag, Diags};
-use cotangent_scalar::plain;
+use cotangent_scalar::{plain, plain_lines};
+
+use crate::checkpoint::Loaded;
 
 /// Why something could not be trained or measured.
 #[non_exhaustive]
@@ -40,6 +42,13 @@ pub enum TrainError {
         /// The label.
         got: String,
     },
+    /// Values are not those of the names that want them: another model, another optimiser.
+    Differs {
+        /// The values.
+        of: String,
+        /// What fits and what does not; nothing was taken.
+        loaded: Loaded,
+    },
     /// There are checkpoints, and all of them are damaged.
     NoCheckpoint {
         /// The folder.
@@ -62,11 +71,17 @@ impl fmt::Display for TrainError {
             TrainError::Step(diag) => write!(f, "{diag}"),
             TrainError::Data(error) => write!(f, "{error}"),
             TrainError::Invalid { of, required, got } => {
-                write!(f, "{}: required {}, got {}", plain(of), plain(required), plain(got))
+                write!(f, "{}: required {}, got {}", plain(of), plain(required), plain_lines(got))
             }
             TrainError::Label { example, required, got } => {
                 write!(f, "label of example {example}: required {}, got {}", plain(required), plain(got))
             }
+            TrainError::Differs { of, loaded } => write!(
+                f,
+                "{}: required the values of this model and its optimiser, got those of another:{loaded}\n  to take what fits, \
+                 ask for `Load::Fitting`",
+                plain(of)
+            ),
             TrainError::NoCheckpoint { folder, damaged } => {
                 let folder = folder.display().to_string();
                 write!(f, "{}: required a checkpoint that is whole, got damaged ones only", plain(&folder))?;
@@ -89,7 +104,10 @@ impl Error for TrainError {
             TrainError::Compile(error) => Some(error),
             TrainError::Step(diag) => Some(diag),
             TrainError::Data(error) => Some(error),
-            TrainError::Invalid { .. } | TrainError::Label { .. } | TrainError::NoCheckpoint { .. } => None,
+            TrainError::Invalid { .. }
+            | TrainError::Label { .. }
+            | TrainError::Differs { .. }
+            | TrainError::NoCheckpoint { .. } => None,
         }
     }
 }

@@ -33,11 +33,11 @@ pub mod trainer;
 pub mod workloads;
 
 pub use callbacks::{Callback, Context, EarlyStopping, Flow, ReduceOnPlateau, Snapshots, Step};
-pub use checkpoint::{Checkpoint, Checkpoints};
+pub use checkpoint::{Checkpoint, Checkpoints, Load, Loaded};
 pub use checksum::{checksum, checksum_all};
 pub use error::TrainError;
 pub use history::{Epoch, History};
 pub use metrics::{Confusion, Ensemble};
 pub use objective::{BinaryCrossEntropy, CrossEntropy, Label, MeanSquared, Objective};
 pub use plot::Plot;
-pub use trainer::{Evaluation, Loaded, Options, Resumed, Trainer};
+pub use trainer::{Evaluation, Options, Resumed, Trainer};

@@ -34,6 +34,7 @@
 mod cursor;
 mod programs;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
@@ -44,14 +45,17 @@ use cotangent_data::{DataError, Dataset, Order};
 use cotangent_exec::{Compiler, Runtime, Seed, Store, StoreMut};
 use cotangent_graph::{Graph, GraphBuilder, Node, Tensor};
 use cotangent_nn::Optimizer;
+use cotangent_scalar::plain;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use ndarray::{Array1, ArrayD, ArrayViewD, Axis, IxDyn, Slice};
 
-use self::cursor::Cursor;
+use self::cursor::{Cursor, Example};
 use self::programs::{Mode, Programs};
 use crate::TrainError;
 use crate::callbacks::{Callback, Context, Nothing, Step};
-use crate::checkpoint::{Checkpoint, Checkpoints, Writer, put, tensors_of, type_of};
+use crate::checkpoint::{
+    Checkpoint, Checkpoints, Found, Load, Loaded, Wanted, Writer, check, only, put, tensors_of, types_of,
+};
 use crate::checksum::checksum;
 use crate::history::{Epoch, History};
 use crate::objective::{Label, Objective};
@@ -125,17 +129,9 @@ pub struct Resumed {
     pub epochs: u64,
     /// Newer files that were passed over because they are damaged, newest first, with what is wrong.
     pub damaged: Vec<(PathBuf, DataError)>,
-}
-
-/// What became of weights that were handed to a model.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Loaded {
-    /// Names that the model took over.
-    pub taken: Vec<String>,
-    /// The model's names that were not among the weights: they start as the model says.
-    pub fresh: Vec<String>,
-    /// Names that the model does not have: they were left out.
-    pub unused: Vec<String>,
+    /// What became of its values; those of callbacks, and others that no program has, are taken and not listed. Nothing is
+    /// listed if an earlier version wrote the file: then its values are held against the model by the next call of `fit`.
+    pub loaded: Loaded,
 }
 
 /// Trains a model. See the [module](self).
@@ -147,6 +143,8 @@ pub struct Trainer<M, L, O> {
     interrupted: bool,
     /// The folder of checkpoints is this run's if it has none of a later step than this one.
     newest: Option<u32>,
+    /// How values that were resumed are to be held against the model, if they were not yet.
+    unchecked: Option<Load>,
     /// Parameters, and the states that the model reads at test time.
     model_names: Vec<String>,
 }
@@ -173,6 +171,7 @@ where
             cursor: Cursor::default(),
             interrupted: false,
             newest: None,
+            unchecked: None,
             model_names: Vec::new(),
         }
     }
@@ -210,7 +209,10 @@ where
             self.cursor.base = self.cursor.epochs;
             self.cursor.stopped = false;
         }
+        self.check_resumed(train)?;
         self.prepare_all(train, validation)?;
+        let features = train.features().shape()[1..].to_vec();
+        self.cursor.example = Some(Example { features, label: T::DTYPE });
         // Looked at before it is touched, and again when nobody else can write.
         self.check_folder()?;
         let writer = self.options.checkpoints.as_ref().map(Checkpoints::writer).transpose()?;
@@ -290,37 +292,76 @@ where
     /// it returns at once with its history. `None` if there is no checkpoint yet; then nothing has changed and the run starts.
     ///
     /// # Errors
-    /// [`TrainError::NoCheckpoint`] if there are some and all are damaged; [`TrainError::Invalid`] if the options name no
-    /// folder, or the checkpoint has another seed. Nothing has changed then.
+    /// [`TrainError::NoCheckpoint`] if there are some and all are damaged; [`DataError::Unsupported`] if a later version wrote
+    /// the newest; [`TrainError::Invalid`] if the options name no folder, or the checkpoint has another seed;
+    /// [`TrainError::Differs`] if it is of another model or optimiser; what is wrong with the model. Nothing has changed then.
+    #[track_caller]
     pub fn resume(&mut self) -> Result<Option<Resumed>, TrainError> {
+        self.resume_with(Load::Strict)
+    }
+
+    /// [`Trainer::resume`] with a choice: [`Load::Fitting`] goes on with another model or optimiser, from what fits.
+    ///
+    /// # Errors
+    /// As [`Trainer::resume`].
+    #[track_caller]
+    pub fn resume_with(&mut self, how: Load) -> Result<Option<Resumed>, TrainError> {
+        self.programs.called();
         let Some(checkpoints) = &self.options.checkpoints else {
             return Err(TrainError::invalid("checkpoints", "a folder in the options, to resume from", "none"));
         };
         let newest = checkpoints.newest_step()?.unwrap_or(0);
-        let found = checkpoints.latest()?;
-        if let Some(found) = &found {
-            let checkpoint = &found.checkpoint;
-            if checkpoint.seed != self.options.seed {
-                let required = format!("seed {}, as {} has", checkpoint.seed.0, found.path.display());
-                return Err(TrainError::invalid("options", required, format!("seed {}", self.options.seed.0)));
-            }
-            let cursor = Cursor::from_notes(&checkpoint.notes)?;
-            checkpoint.restore(self.programs.store_mut())?;
-            self.cursor = cursor;
-            self.interrupted = true;
+        let Some(Found { checkpoint, path, damaged }) = checkpoints.latest()? else {
+            self.newest = Some(newest);
+            return Ok(None);
+        };
+        if checkpoint.seed != self.options.seed {
+            let required = format!("seed {}, as {} has", checkpoint.seed.0, path.display());
+            return Err(TrainError::invalid("options", required, format!("seed {}", self.options.seed.0)));
         }
-        self.newest = Some(newest);
-        Ok(found.map(|found| Resumed {
-            step: found.checkpoint.step,
-            epochs: self.cursor.epochs,
-            path: found.path,
-            damaged: found.damaged,
-        }))
+        let cursor = Cursor::from_notes(&checkpoint.notes)?;
+        // What no program of that run had, callbacks have put there.
+        let is_other = |name: &str| checkpoint.notes.contains_key(&other(name));
+        let (others, own): (Tensors, Tensors) =
+            checkpoint.tensors.iter().map(|(n, v)| (n.clone(), v.clone())).partition(|(name, _)| is_other(name));
+        let mut loaded = Loaded::default();
+        let values = match &cursor.example {
+            Some(Example { features, label }) => {
+                let rows = self.options.batch_size_in(cursor.epochs + 1).max(1);
+                let shape: Vec<usize> = [rows].iter().chain(features).copied().collect();
+                let wanted = self.programs.wanted(&shape, *label)?;
+                loaded = check(wanted.compare(&types_of(&own), &BTreeSet::new()), how, path.display().to_string())?;
+                only(&own, &loaded.taken)
+            }
+            None => own,
+        };
+        let mut store = self.programs.store_mut();
+        put(&values.into_iter().chain(others).collect(), &mut store)?;
+        store.set_step(checkpoint.step);
+        self.unchecked = cursor.example.is_none().then_some(how);
+        (self.cursor, self.interrupted, self.newest) = (cursor, true, Some(newest));
+        Ok(Some(Resumed { step: checkpoint.step, epochs: self.cursor.epochs, path, damaged, loaded }))
+    }
+
+    /// Holds what was resumed from a checkpoint that does not say what its model was made for against the model.
+    fn check_resumed<T: Label>(&mut self, train: &Dataset<T>) -> Result<(), TrainError> {
+        let Some(how) = self.unchecked else { return Ok(()) };
+        let rows = self.options.batch_size_in(self.cursor.epochs + 1).clamp(1, train.len().max(1));
+        let wanted = self.programs.wanted(&batch_shape(train, rows), T::DTYPE)?;
+        let given = self.store().iter().map(|(name, ty)| (name, ty.clone())).collect();
+        // Which values are those of callbacks it does not say either.
+        let loaded = Loaded { unused: Vec::new(), ..wanted.compare(&given, &BTreeSet::new()) };
+        check(loaded, how, "the checkpoint that was resumed from")?;
+        self.unchecked = None;
+        Ok(())
     }
 
     /// Everything that a run needs to go on, as it is now.
     pub fn checkpoint(&self) -> Checkpoint {
-        Checkpoint { notes: self.cursor.to_notes(), ..Checkpoint::of_store(self.programs.store()) }
+        let checkpoint = Checkpoint::of_store(self.programs.store());
+        let others = checkpoint.tensors.keys().filter(|name| !self.programs.has(name));
+        let notes = others.map(|name| (other(name), String::new())).chain(self.cursor.to_notes()).collect();
+        Checkpoint { notes, ..checkpoint }
     }
 
     fn save(&mut self, writer: Option<&Writer>) -> Result<(), TrainError> {
@@ -415,28 +456,23 @@ where
     pub fn load_weights<T: Label>(&mut self, weights: &Tensors, set: &Dataset<T>) -> Result<Loaded, TrainError> {
         self.programs.called();
         let (graph, ..) = self.programs.graph(Mode::Predict, &batch_shape(set, 1), T::DTYPE)?;
-        let (mut loaded, mut taken) = (Loaded::default(), Tensors::new());
-        for (name, node) in stored_names(&graph) {
-            let Some(weight) = weights.get(name) else {
-                loaded.fresh.push(name.to_owned());
-                continue;
-            };
-            if type_of(weight) != node.ty {
-                let required = format!("{}, as the model has", node.ty);
-                return Err(TrainError::invalid(format!("weights of `{name}`"), required, type_of(weight)));
-            }
-            taken.insert(name.to_owned(), weight.clone());
+        let mut wanted = Wanted::default();
+        wanted.add(stored_names(&graph).map(|(name, node)| (name, &node.ty)), true);
+        let loaded = wanted.compare(&types_of(weights), &BTreeSet::new());
+        if let Some((name, required, got)) = loaded.differ.first() {
+            let of = format!("weights of `{name}`");
+            return Err(TrainError::invalid(of, format!("{required}, as the model has"), got));
         }
-        if taken.is_empty() {
-            let some = |names: Vec<&str>| names.into_iter().take(6).collect::<Vec<_>>().join(", ");
+        if loaded.taken.is_empty() {
+            let some = |names: Vec<&str>| {
+                names.into_iter().take(6).map(|name| plain(name).to_string()).collect::<Vec<_>>().join(", ")
+            };
             let required =
                 format!("names of the model, as {}", some(stored_names(&graph).map(|(name, _)| name).collect()));
             let got = format!("only others: {}", some(weights.keys().map(String::as_str).collect()));
             return Err(TrainError::invalid("weights", required, got));
         }
-        put(&taken, self.store_mut())?;
-        loaded.unused = weights.keys().filter(|name| !taken.contains_key(*name)).cloned().collect();
-        loaded.taken = taken.into_keys().collect();
+        put(&only(weights, &loaded.taken), self.store_mut())?;
         Ok(loaded)
     }
 
@@ -567,6 +603,11 @@ where
             Err(_) => bar,
         }
     }
+}
+
+/// The note that says that a value is no program's.
+fn other(name: &str) -> String {
+    format!("other.{name}")
 }
 
 /// The parameters and states of a graph.

@@ -137,7 +137,7 @@ fn weights_go_to_another_model_under_other_names() {
     let mut student = trainer(other, frozen, 5);
     let loaded = student.load_weights(&weights, &train).unwrap();
     assert_eq!(loaded.taken, ["body.hidden.bias", "body.hidden.weight"]);
-    assert_eq!(loaded.fresh, ["head.weight", "head.bias"]);
+    assert_eq!(loaded.missing, ["head.weight", "head.bias"]);
     assert_eq!(loaded.unused, ["body.out.bias"]);
     let history = student.fit(&train, None).unwrap();
     assert!(history[4].train_loss < history[0].train_loss, "the head learns");

@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use cotangent_data::synthetic::two_moons;
 use cotangent_data::{DataError, Dataset, Order};
-use cotangent_exec::{Runtime, Seed, Threads};
-use cotangent_graph::{GraphBuilder, Tensor};
-use cotangent_nn::{Adam, BatchNorm, Layers};
+use cotangent_exec::{Compiler, Runtime, Seed, Session, Threads};
+use cotangent_graph::DType::F32;
+use cotangent_graph::{GraphBuilder, Tensor, build};
+use cotangent_nn::{Adam, BatchNorm, Layers, Optimizer, Sgd};
 use cotangent_train::callbacks::{after_epoch, after_step};
+use cotangent_train::checkpoint::load;
 use cotangent_train::{
-    Checkpoint, Checkpoints, CrossEntropy, EarlyStopping, Options, ReduceOnPlateau, Snapshots, TrainError, Trainer,
-    checksum_all,
+    Checkpoint, Checkpoints, CrossEntropy, EarlyStopping, Load, Loaded, Options, ReduceOnPlateau, Snapshots,
+    TrainError, Trainer, checksum_all,
 };
 
 const EPOCHS: usize = 12;
@@ -485,4 +487,148 @@ fn a_callback_that_ended_a_run_ends_it_after_a_resumption_too() {
     again.resume().unwrap();
     assert_eq!(again.fit_with(&train, None, stop()).unwrap().len(), 2);
     assert_eq!(outcome(&again), outcome(&first));
+}
+
+/// The same net with its first layer under another name.
+fn renamed_net<'g>(_: &'g GraphBuilder, x: Tensor<'g>) -> Tensor<'g> {
+    x.dense("hiden", 16).layer("norm", BatchNorm::new()).relu().dropout("hidden", 0.2).dense("out", 2)
+}
+
+/// The same net with a wider first layer.
+fn wider_net<'g>(_: &'g GraphBuilder, x: Tensor<'g>) -> Tensor<'g> {
+    x.dense("hidden", 20).layer("norm", BatchNorm::new()).relu().dropout("hidden", 0.2).dense("out", 2)
+}
+
+fn other_trainer<O: Optimizer>(folder: &Path, model: Net, optimizer: O) -> Trainer<Net, CrossEntropy, O> {
+    let checkpoints = Some(Checkpoints::new(folder).every_steps(2));
+    let batch_sizes = vec![(9, 24)];
+    let (order, seed) = (Order::Stratified, Seed(3));
+    let options = Options {
+        epochs: EPOCHS,
+        batch_size: 16,
+        batch_sizes,
+        order,
+        seed,
+        progress: false,
+        checkpoints,
+        ..Options::default()
+    };
+    Trainer::new(&Runtime::new(Threads::Exactly(1)), model, CrossEntropy, optimizer, options)
+}
+
+/// The error, which must leave a trainer as it was.
+fn refused<O: Optimizer>(mut trainer: Trainer<Net, CrossEntropy, O>) -> (Loaded, String) {
+    let error = trainer.resume().unwrap_err();
+    assert_eq!((trainer.store().iter().count(), trainer.store().step(), trainer.history().len()), (0, 0, 0));
+    let text = error.to_string();
+    match error {
+        TrainError::Differs { loaded, .. } => (loaded, text),
+        error => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_model_or_optimiser_is_an_error_that_lists_what_differs() {
+    let folder = fresh("other-model");
+    let (train, validation) = sets();
+    // Callbacks keep values of their own, which are no model's.
+    trainer(Some(&folder)).fit_with(&train, Some(&validation), callbacks()).unwrap();
+
+    let (loaded, text) = refused(other_trainer(&folder, renamed_net, Adam::new(0.02)));
+    for name in ["hiden.weight", "hiden.bias", "adam.m.hiden.weight"] {
+        assert!(loaded.missing.iter().any(|missing| missing == name), "{loaded:?}");
+    }
+    assert!(loaded.unused.iter().all(|name| name.contains("hidden.")), "{loaded:?}");
+    assert!(loaded.taken.iter().any(|name| name == "out.weight") && loaded.differ.is_empty());
+    assert!(text.contains("missing: `hiden.weight` (there is `hidden.weight`)"), "{text}");
+    assert!(text.contains("not asked for: `hidden.weight` (asked for is `hiden.weight`)"), "{text}");
+    assert!(text.contains("step-") && text.contains("`Load::Fitting`"), "{text}");
+
+    let (loaded, text) = refused(other_trainer(&folder, wider_net, Adam::new(0.02)));
+    assert!(loaded.missing.is_empty() && loaded.unused.is_empty());
+    assert!(text.contains("of another type: `hidden.weight` requires f32[2,20], got f32[2,16]"), "{text}");
+
+    let (loaded, text) = refused(other_trainer(&folder, net, Sgd::new(0.02)));
+    assert!(loaded.missing.is_empty() && text.contains("not asked for: `adam."), "{text}");
+    assert!(loaded.unused.iter().all(|name| !name.starts_with("early_stopping") && !name.starts_with("plateau")));
+
+    // And the other way: a memory that Sgd has not.
+    let sgd = fresh("other-optimiser");
+    other_trainer(&sgd, net, Sgd::new(0.02)).fit(&train, None).unwrap();
+    let (loaded, _) = refused(trainer(Some(&sgd)));
+    assert!(loaded.missing.iter().any(|name| name.starts_with("adam.")) && loaded.unused.is_empty(), "{loaded:?}");
+
+    // The same model and optimiser get everything.
+    let resumed = trainer(Some(&folder)).resume().unwrap().unwrap();
+    assert!(resumed.loaded.is_exact() && resumed.loaded.taken.len() > 10, "{:?}", resumed.loaded);
+}
+
+#[test]
+fn what_fits_is_taken_if_it_is_asked_for() {
+    let folder = fresh("fitting");
+    let (train, _) = sets();
+    let mut first = trainer(Some(&folder));
+    first.fit(&train, None).unwrap();
+    let out = first.store().get("out.weight").unwrap();
+    let step = first.store().step();
+
+    let mut other = other_trainer(&folder, renamed_net, Sgd::new(0.02));
+    let resumed = other.resume_with(Load::Fitting).unwrap().unwrap();
+    assert_eq!((resumed.step, resumed.epochs), (step, EPOCHS as u64));
+    assert!(resumed.loaded.missing.contains(&"hiden.weight".to_owned()));
+    assert!(resumed.loaded.unused.contains(&"hidden.weight".to_owned()));
+    assert!(other.store().get("out.weight").unwrap().same_bits(&out));
+    // What was left out is not in the store, and what is new starts as the model says.
+    assert!(other.store().type_of("hidden.weight").is_none());
+    assert_eq!(other.fit(&train, None).unwrap().len(), EPOCHS, "the call before had done its epochs");
+    other.fit(&train, None).unwrap();
+    assert!(other.store().type_of("hiden.weight").is_some() && other.store().step() > step);
+}
+
+/// Checkpoints from before the trainer noted what its model was made for: the next call of `fit` compares.
+#[test]
+fn earlier_checkpoints_are_held_against_the_model_by_fit() {
+    let (folder, paths) = short_run("earlier");
+    for path in &paths {
+        let mut checkpoint = Checkpoint::read(path).unwrap();
+        checkpoint.notes.retain(|name, _| name != "example" && !name.starts_with("other."));
+        checkpoint.write(path).unwrap();
+    }
+    let (train, _) = sets();
+    let mut other = other_trainer(&folder, renamed_net, Adam::new(0.02));
+    assert_eq!(other.resume().unwrap().unwrap().loaded, Loaded::default());
+    let error = other.fit(&train, None).unwrap_err();
+    assert!(matches!(&error, TrainError::Differs { loaded, .. } if loaded.missing.len() >= 2), "{error}");
+    let mut whole = trainer(None);
+    whole.fit(&train, None).unwrap();
+    let mut same = trainer(Some(&folder));
+    same.resume().unwrap();
+    same.fit(&train, None).unwrap();
+    assert_eq!(outcome(&same), outcome(&whole));
+}
+
+/// One mechanism for trainers, sessions and bare stores.
+#[test]
+fn a_session_is_loaded_strictly_or_with_what_fits() {
+    let graph = |name: &str| build(|g| g.output("y", g.input("x", F32, [1, 2]).dense(name, 2))).unwrap();
+    let session = |name: &str| {
+        let program = Compiler::new().compile(&graph(name)).unwrap();
+        Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(5)).unwrap()
+    };
+    let (source, mut target) = (session("out"), session("output"));
+    let checkpoint = Checkpoint::of_store(source.store());
+    let before = checksum_all(target.store()).unwrap();
+    let error = checkpoint.load(Load::Strict, target.store_mut()).unwrap_err();
+    assert!(error.to_string().contains("missing: `output.bias`"), "{error}");
+    assert_eq!(checksum_all(target.store()).unwrap(), before);
+    let loaded = checkpoint.load(Load::Fitting, target.store_mut()).unwrap();
+    assert_eq!((loaded.taken.len(), loaded.missing.len(), loaded.unused.len()), (0, 2, 2));
+    assert_eq!(target.store().iter().count(), 2, "nothing is made that nobody asked for");
+    let mut same = session("out");
+    assert!(checkpoint.load(Load::Strict, same.store_mut()).unwrap().is_exact());
+    assert_eq!(checksum_all(same.store()).unwrap(), checksum_all(source.store()).unwrap());
+    // Long lists are cut, and names do not act on a terminal.
+    let many = (0..40).map(|k| (format!("a\u{1b}[2J{k}"), checkpoint.tensors["out.bias"].clone())).collect();
+    let text = load(&many, Load::Strict, same.store_mut()).unwrap_err().to_string();
+    assert!(text.contains("and 28 more") && !text.contains('\u{1b}'), "{text}");
 }

@@ -102,7 +102,13 @@ fn a_folder_has_one_writer_at_a_time() {
     let text = FolderLock::new(&scratch.0).unwrap_err().to_string();
     assert!(text.contains("in use by this process already"), "{text}");
     drop(lock);
-    drop(FolderLock::new(&scratch.0).unwrap());
+    // Also while other threads start processes, which have the lock's file open for a moment.
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| (0..40).for_each(|_| drop(process::Command::new("true").status())));
+        while !starting.is_finished() {
+            drop(FolderLock::new(&scratch.0).unwrap());
+        }
+    });
     assert!(matches!(FolderLock::new(&scratch.join("nothing")), Err(DataError::Io { .. })));
     fs::remove_file(scratch.join(LOCK)).unwrap();
     fs::create_dir(scratch.join(LOCK)).unwrap();

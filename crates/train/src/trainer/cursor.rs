@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use cotangent_data::{Dataset, Order};
+use cotangent_graph::DType;
 
 use crate::TrainError;
 use crate::history::History;
@@ -31,12 +32,34 @@ pub(super) struct Cursor {
     pub(super) stopped: bool,
     /// The epochs done, over all calls.
     pub(super) history: History,
+    /// What the model was made for, once it was.
+    pub(super) example: Option<Example>,
+}
+
+/// One example: the shape of its features, and the element type of its label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Example {
+    pub(super) features: Vec<usize>,
+    pub(super) label: DType,
+}
+
+impl Example {
+    fn to_note(&self) -> String {
+        self.features.iter().map(|n| format!("{n} ")).collect::<String>() + self.label.name()
+    }
+
+    fn from_note(text: &str) -> Option<Self> {
+        let mut words: Vec<&str> = text.split(' ').collect();
+        let label = words.pop()?.parse().ok()?;
+        let features = words.into_iter().map(|n| n.parse().ok()).collect::<Option<_>>()?;
+        Some(Example { features, label })
+    }
 }
 
 impl Cursor {
     /// The texts that a checkpoint keeps. Numbers read back to the same bits.
     pub(super) fn to_notes(&self) -> BTreeMap<String, String> {
-        let Cursor { base, epochs, examples, loss, seconds, pass, stopped, history } = self;
+        let Cursor { base, epochs, examples, loss, seconds, pass, stopped, history, example } = self;
         let notes = [
             ("base", base.to_string()),
             ("epochs", epochs.to_string()),
@@ -47,7 +70,8 @@ impl Cursor {
             ("stopped", stopped.to_string()),
             ("history", history.to_csv()),
         ];
-        notes.map(|(name, text)| (name.to_owned(), text)).into()
+        let example = example.iter().map(|example| ("example", example.to_note()));
+        notes.into_iter().chain(example).map(|(name, text)| (name.to_owned(), text)).collect()
     }
 
     /// The cursor of a checkpoint.
@@ -64,6 +88,11 @@ impl Cursor {
             pass: note(notes, "pass")?,
             stopped: note(notes, "stopped")?,
             history: History::from_csv(&note::<String>(notes, "history")?).ok_or_else(|| unreadable("history"))?,
+            // Earlier checkpoints do not say.
+            example: match notes.get("example") {
+                Some(text) => Some(Example::from_note(text).ok_or_else(|| unreadable("example"))?),
+                None => None,
+            },
         })
     }
 
@@ -97,8 +126,16 @@ mod tests {
     #[test]
     fn notes_read_back_to_the_same_bits() {
         let cursor = Cursor { base: 3, epochs: 5, examples: 96, loss: 0.1 + 0.2, stopped: true, ..Cursor::default() };
+        let cursor = Cursor { example: Some(Example { features: vec![28, 28], label: DType::I64 }), ..cursor };
         let mut notes = cursor.to_notes();
         assert_eq!(Cursor::from_notes(&notes).unwrap(), cursor);
+        notes.remove("example");
+        assert_eq!(Cursor::from_notes(&notes).unwrap().example, None);
+        for wrong in ["", "28", "x i64", "2 f23"] {
+            notes.insert("example".to_owned(), wrong.to_owned());
+            assert!(Cursor::from_notes(&notes).is_err(), "{wrong}");
+        }
+        notes.remove("example");
         notes.insert("loss".to_owned(), "much".to_owned());
         let error = Cursor::from_notes(&notes).unwrap_err().to_string();
         assert!(error.contains("note `loss`"), "{error}");

@@ -1,14 +1,16 @@
 //! The programs of a trainer: which one a batch needs, made when it is asked for first, all on one store.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
-use cotangent_exec::{Compiler, Each, InputId, ProgramId, Runtime, Seed, Session, Store, StoreMut};
+use cotangent_exec::{Compiler, Each, Executable, InputId, ProgramId, Runtime, Seed, Session, Store, StoreMut};
 use cotangent_graph::{DType, Diag, Graph, GraphBuilder, Loc, Origin, Shape, Tensor, build};
 use cotangent_nn::{Minimize, Optimizer, Recipe};
 use ndarray::{Array1, ArrayD, ArrayViewD};
 
 use crate::TrainError;
+use crate::checkpoint::Wanted;
 use crate::objective::{Label, Objective};
 
 /// What a program is for.
@@ -42,12 +44,19 @@ pub(super) struct Programs<M, L, O> {
     runtime: Runtime,
     state: State,
     known: HashMap<Key, Program>,
+    /// What was compiled, loaded into the session or not.
+    compiled: HashMap<Key, Compiled>,
+    /// The names of parameters and states of all that was compiled.
+    names: BTreeSet<String>,
     /// The shape of a row of the features that the first program was made for.
     row: Option<Vec<usize>>,
     /// The user's lines that errors point at: where the trainer was made, and where it was last asked for something.
     made_at: Loc,
     called_at: Loc,
 }
+
+/// An executable, the shape of the model's outputs, and whether it counts correct predictions.
+type Compiled = (Arc<Executable>, Shape, bool);
 
 /// The store stands alone until there is a program.
 enum State {
@@ -87,8 +96,22 @@ where
     pub(super) fn new(runtime: &Runtime, model: M, objective: L, optimizer: O, compiler: Compiler, seed: Seed) -> Self {
         let state = State::Store(Store::new(seed));
         let (runtime, known, row) = (runtime.clone(), HashMap::new(), None);
+        let (compiled, names) = (HashMap::new(), BTreeSet::new());
         let (made_at, called_at) = (Loc::here(), Loc::here());
-        Programs { model, objective, optimizer, compiler, runtime, state, known, row, made_at, called_at }
+        Programs {
+            model,
+            objective,
+            optimizer,
+            compiler,
+            runtime,
+            state,
+            known,
+            compiled,
+            names,
+            row,
+            made_at,
+            called_at,
+        }
     }
 
     /// Says that the caller's caller asks for what follows.
@@ -118,8 +141,7 @@ where
     }
 
     fn make<T: Label>(&mut self, mode: Mode, features: &[usize]) -> Result<Program, TrainError> {
-        let (graph, outputs, counts) = self.graph(mode, features, T::DTYPE)?;
-        let executable = self.compiler.compile(&graph)?;
+        let (executable, outputs, counts) = self.compiled((mode, features.to_vec(), T::DTYPE))?;
         let x = executable.input_id("x")?;
         let y = if mode == Mode::Predict { None } else { Some(executable.input_id("y")?) };
         let id = match &mut self.state {
@@ -141,6 +163,37 @@ where
             }
         };
         Ok(Program { id, x, y, outputs, counts })
+    }
+
+    /// What is compiled for a purpose, shape and label, when it is asked for first.
+    fn compiled(&mut self, key: Key) -> Result<Compiled, TrainError> {
+        if let Some(known) = self.compiled.get(&key) {
+            return Ok(known.clone());
+        }
+        let (graph, outputs, counts) = self.graph(key.0, &key.1, key.2)?;
+        let executable = self.compiler.compile(&graph)?;
+        self.names.extend(executable.stored().map(|(name, _)| name.to_owned()));
+        let compiled = (executable, outputs, counts);
+        self.compiled.insert(key, compiled.clone());
+        Ok(compiled)
+    }
+
+    /// The parameters and states that training on such batches works on, and those that evaluation knows besides. The program
+    /// is compiled for it, and used when it is asked for.
+    pub(super) fn wanted(&mut self, features: &[usize], label: DType) -> Result<Wanted, TrainError> {
+        let key = (Mode::Train, features.to_vec(), label);
+        let mut wanted = Wanted::default();
+        wanted.add(self.compiled(key)?.0.stored(), true);
+        for mode in [Mode::Train, Mode::Evaluate, Mode::Predict] {
+            let graph = self.graph(mode, features, label)?.0;
+            wanted.add(graph.stored().filter_map(|(_, node)| Some((node.name()?, &node.ty))), false);
+        }
+        Ok(wanted)
+    }
+
+    /// Whether a program that was compiled has a parameter or state of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.names.contains(name)
     }
 
     /// The graph of a program, the shape of the model's outputs, and whether it counts correct predictions.
