@@ -292,6 +292,7 @@ impl Draft {
 }
 
 /// What stands for a node at an index.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 enum Found {
     Value(ValueId),
     /// The value of another node at an index of its own, by way of a view.
