@@ -90,10 +90,11 @@ fn views_below_reductions() {
 fn nested(depth: usize) -> Result<Graph, Diags> {
     build(|g| {
         let ty = Type::tensor(F32, [2, 2]);
-        let mut body = g.body("b0", &[ty.clone()], |_, v| vec![v[0].tanh()]);
+        let mut body = g.body("b0", std::slice::from_ref(&ty), |_, v| vec![v[0].tanh()]);
         for k in 1..depth {
             let inner = body.clone();
-            body = g.body(&format!("b{k}"), &[ty.clone()], move |g, v| vec![g.call(&inner, &[v[0]])[0] * 0.5]);
+            body =
+                g.body(&format!("b{k}"), std::slice::from_ref(&ty), move |g, v| vec![g.call(&inner, &[v[0]])[0] * 0.5]);
         }
         let x = g.input("x", F32, [2, 2]);
         let y = g.call(&body, &[x])[0];
@@ -135,14 +136,14 @@ fn bodies_in_many_places_are_counted() {
         let diags = build(|g| {
             let ty = Type::tensor(F32, [2, 2]);
             let mut level: Vec<Body> = (0..2)
-                .map(|k| g.body(&format!("b{k}"), &[ty.clone()], move |_, v| vec![v[0] * f64::from(k)]))
+                .map(|k| g.body(&format!("b{k}"), std::slice::from_ref(&ty), move |_, v| vec![v[0] * f64::from(k)]))
                 .collect();
             for depth in 0..40 {
                 let inner = level.clone();
                 level = (0..2)
                     .map(|k| {
                         let inner = inner.clone();
-                        g.body(&format!("b{depth}.{k}"), &[ty.clone()], move |g, v| {
+                        g.body(&format!("b{depth}.{k}"), std::slice::from_ref(&ty), move |g, v| {
                             let sum = inner.iter().map(|body| g.call(body, &[v[0]])[0]).reduce(|a, b| a + b);
                             vec![sum.unwrap_or(v[0]) * f64::from(k)]
                         })

@@ -90,7 +90,7 @@ fn whatever_is_put_together_is_refused_or_right() {
                 Err(CompileError::Bug(bug)) => panic!("{bug}\n{graph}"),
                 Err(_) => return "other",
             };
-            let env = environment(program.optimized(), seed);
+            let Ok(env) = environment(program.optimized(), seed) else { return "other" };
             let Ok(mut session) = Session::with_env(&runtime, program.clone(), &env) else { return "other" };
             let expected = interpret_named(program.optimized(), &env);
             match (session.step(program.inputs_of(&env)), expected) {
