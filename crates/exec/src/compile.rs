@@ -15,6 +15,7 @@ use cotangent_graph::{
     Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, Limits, Loc, Lower, Node, NodeId, Role, Source, Type,
 };
 use cotangent_host::Memory;
+use cotangent_host::float::in_default;
 use cotangent_kernel::ir::{Input, Space};
 use cotangent_kernel::{
     BufferId, Choice, ClusterOptions, Fusion, Fusions, Home, KernelCall, Plan, Step, plan, verify_plan,
@@ -225,7 +226,7 @@ impl Compiler {
         graph: &Graph,
         change: impl FnOnce(&mut Plan),
     ) -> Result<Arc<Executable>, CompileError> {
-        self.stages(graph, change).map_err(|error| match error {
+        in_default(|| self.stages(graph, change)).map_err(|error| match error {
             CompileError::Bug(bug) => CompileError::Bug(bug.reproduce(
                 &self.reproducer,
                 || graph.to_string(),

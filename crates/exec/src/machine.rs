@@ -18,6 +18,7 @@ use std::sync::Arc;
 use cotangent_gemm::{Batch, Call, MatMut, MatRef, Workspace};
 use cotangent_graph::tensor::bits_of_native;
 use cotangent_graph::{Code, Counters, Diag, Element, Loc, NodeId, OpRef, Origin, Shape, TensorData};
+use cotangent_host::float::in_default;
 use cotangent_host::{Block, LINE};
 use cotangent_kernel::ir::{Kernel, Sweep};
 use cotangent_kernel::{BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
@@ -222,7 +223,7 @@ impl Machine {
         }
         let mut cores = std::mem::replace(&mut self.cores, Cores::All);
         let (runtime, program) = (self.runtime.clone(), Arc::clone(&self.program));
-        let done = cores.run(&runtime, |pool| self.run_on(pool, &program, observer));
+        let done = in_default(|| cores.run(&runtime, |pool| self.run_on(pool, &program, observer)));
         self.cores = cores;
         // Nobody finds them there when the step is over.
         self.inputs.iter().for_each(|&(buffer, _)| self.buffers[buffer] = std::ptr::null_mut());
@@ -558,7 +559,7 @@ impl Machine {
         let output = &self.program.plan.outputs[output];
         let bytes = self.bytes(output.buffer);
         let dtype = output.ty.dtype();
-        (bytes.len() == dtype.size_bytes()).then(|| dtype.f64_of_bits(bits_of_native(bytes)))
+        (bytes.len() == dtype.size_bytes()).then(|| in_default(|| dtype.f64_of_bits(bits_of_native(bytes))))
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use cotangent_host::float::in_default;
 use cotangent_pool::Pool;
 
 use crate::cpu::{Caches, caches};
@@ -227,6 +228,25 @@ impl<T: Element> Gemm<T> {
     /// the memory.
     #[expect(clippy::too_many_arguments, reason = "three matrices, their batch, and what each call needs")]
     pub unsafe fn run_batch(
+        &self,
+        pool: &Pool,
+        batch: &Batch,
+        a: MatRef<T>,
+        b: MatRef<T>,
+        c: MatMut<T>,
+        call: &Call<'_>,
+        workspace: &mut Workspace,
+    ) {
+        // SAFETY: the caller vouches for the matrices.
+        in_default(|| unsafe { self.run_batch_in(pool, batch, a, b, c, call, workspace) });
+    }
+
+    /// [`Gemm::run_batch`] under the default floating-point environment.
+    ///
+    /// # Safety
+    /// As for [`Gemm::run_batch`].
+    #[expect(clippy::too_many_arguments, reason = "three matrices, their batch, and what each call needs")]
+    unsafe fn run_batch_in(
         &self,
         pool: &Pool,
         batch: &Batch,

@@ -6,6 +6,7 @@
 //! tensor shows the type that it would probably have, so that the user's code goes on to its next mistake.
 //! NumPy broadcasting happens here: pointwise ops see operands of equal shapes, with explicit `broadcast` nodes.
 
+use cotangent_host::float::in_default;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -87,9 +88,12 @@ pub struct GraphBuilder {
 
 /// Builds a graph with a closure; all errors at once.
 pub fn build(f: impl FnOnce(&GraphBuilder)) -> Result<Graph, Diags> {
-    let builder = GraphBuilder::new("main");
-    f(&builder);
-    builder.finish()
+    // Numbers are computed on the way, such as the bounds of initialisers, and must not depend on the caller's modes.
+    in_default(|| {
+        let builder = GraphBuilder::new("main");
+        f(&builder);
+        builder.finish()
+    })
 }
 
 impl GraphBuilder {

@@ -5,6 +5,7 @@
 //! changes no other layer's start. Weight matrices have shape `[in, out]`; in general the last axis counts outputs and
 //! the product of the others inputs.
 
+use cotangent_host::float::in_default;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
@@ -182,7 +183,11 @@ impl Init {
 
     /// The same some elements at a time, for tensors that should not be in memory twice: hands the bits of the elements to
     /// `each`, in row-major order.
-    pub fn sample_blocks(&self, seed: u64, name: &str, dtype: DType, shape: &Shape, mut each: impl FnMut(&[u64])) {
+    pub fn sample_blocks(&self, seed: u64, name: &str, dtype: DType, shape: &Shape, each: impl FnMut(&[u64])) {
+        in_default(|| self.blocks(seed, name, dtype, shape, each));
+    }
+
+    fn blocks(&self, seed: u64, name: &str, dtype: DType, shape: &Shape, mut each: impl FnMut(&[u64])) {
         let n = shape.n_elements();
         if let Init::Constant(value) = self {
             let block = vec![value.bits(dtype); n.min(BLOCK)];

@@ -3,6 +3,7 @@
 //! It evaluates any graph at any stage, node by node: composites by expanding them, regions by running their bodies,
 //! `grad` by central differences, so that the symbolic derivative has an independent twin.
 
+use cotangent_host::float::in_default;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -131,7 +132,7 @@ pub fn interpret_nodes(graph: &Graph, env: &Env) -> Result<Vec<Option<Value>>, D
 /// Evaluates every node that an output or a check needs, up to the first error: the values so far, and the error.
 pub fn trace(graph: &Graph, env: &Env) -> (Vec<Option<Value>>, Option<Diag>) {
     match graph.well_formed() {
-        Ok(()) => run(graph, env, Spent { nodes: &Cell::new(0), depth: MAX_EXPANSION_DEPTH }),
+        Ok(()) => in_default(|| run(graph, env, Spent { nodes: &Cell::new(0), depth: MAX_EXPANSION_DEPTH })),
         Err(diag) => (vec![None; graph.n_nodes()], Some(diag)),
     }
 }

@@ -5,6 +5,7 @@
 //! of a user: what validation and gradient checks run it on. The same seed gives the same values, and a source's values
 //! depend on its name alone, so that they stay when a graph around it changes.
 
+use cotangent_host::float::in_default;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -162,7 +163,7 @@ pub fn environment_of(graph: &Graph, seed: u64, kind: Kind) -> Result<Env, Diag>
     env.counters.step = word(2) % 1000;
     for (node, bound) in graph.nodes().iter().zip(bounds) {
         if let (Some(name), Some(_)) = (node.name(), node.ty.as_tensor()) {
-            env.values.insert(name.to_owned(), source_values(node, name, bound, seed, kind));
+            env.values.insert(name.to_owned(), in_default(|| source_values(node, name, bound, seed, kind)));
         }
     }
     Ok(env)

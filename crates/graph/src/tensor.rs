@@ -3,6 +3,7 @@
 //! [`TensorData`] is one `ndarray` array of a dynamic shape, of any element type. Its bits view ([`TensorData::bits`])
 //! is how scalar semantics are applied to it.
 
+use cotangent_host::float::in_default;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
@@ -99,7 +100,7 @@ element! {
 impl TensorData {
     /// A scalar of the given type nearest to `value`.
     pub fn scalar(dtype: DType, value: impl Into<Number>) -> Self {
-        TensorData::from_bits(dtype, &Shape::default(), &[value.into().bits(dtype)])
+        TensorData::from_bits(dtype, &Shape::default(), &[in_default(|| value.into().bits(dtype))])
     }
 
     /// A tensor of zeros.
@@ -177,7 +178,7 @@ impl TensorData {
     /// The elements as f64 in row-major order.
     pub fn to_f64(&self) -> Vec<f64> {
         let dtype = self.dtype();
-        self.bits().into_iter().map(|b| dtype.f64_of_bits(b)).collect()
+        in_default(|| self.bits().into_iter().map(|b| dtype.f64_of_bits(b)).collect())
     }
 
     /// The array inside, if it has element type `T`.

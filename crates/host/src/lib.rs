@@ -1,9 +1,11 @@
-//! What the machine gives to everything above: memory that does not move ([`Block`]), and how much of
-//! it there is ([`Memory`]).
+//! What the machine gives to everything above: memory that does not move ([`Block`]), how much of it there is ([`Memory`]), and
+//! the floating-point environment ([`float`]).
 //!
-//! Knows neither numbers nor graphs. Unsafe code lives here so that others need not have their own: a block's memory.
+//! Knows no graphs. Unsafe code lives here so that others need not have their own: a block's memory, and the registers of the
+//! floating-point environment.
 
 mod block;
+pub mod float;
 mod memory;
 
 pub use block::{Block, LINE};

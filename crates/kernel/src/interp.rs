@@ -6,6 +6,7 @@
 //! reductions included, for whole kernels and for the rectangles of rows × inner that the threads of a step take. Rows that
 //! carry values are taken from the start of a block.
 
+use cotangent_host::float::in_default;
 use std::ops::Range;
 
 use cotangent_scalar::eval::Registers;
@@ -59,6 +60,17 @@ pub fn run_unit(
     if !rows.start.is_multiple_of(kernel.block().max(1)) {
         return Err(format!("row {} is in the middle of a block of {}", rows.start, kernel.block()));
     }
+    in_default(|| units(kernel, buffers, places, rows, cols))
+}
+
+/// The same, once it was checked.
+fn units(
+    kernel: &Kernel,
+    buffers: &mut [&mut [u8]],
+    places: &[Place],
+    rows: Range<usize>,
+    cols: Range<usize>,
+) -> Result<(), String> {
     let n_slots = kernel.phases.iter().flat_map(|p| &p.reduces).map(|r| r.slot as usize + 1).max().unwrap_or(0);
     let mut machine =
         Machine { kernel, memory: Memory { buffers, places }, registers: Registers::default(), results: vec![] };

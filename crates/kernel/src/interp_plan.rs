@@ -14,6 +14,7 @@ use std::ops::Range;
 use cotangent_graph::tensor::{bits_of_native, write_native_bits};
 use cotangent_graph::{Code, CompilerBug, Counters, DType, Diag, Loc, Shape, TensorData};
 use cotangent_host::Memory;
+use cotangent_host::float::in_default;
 use cotangent_scalar::{ScalarOp, eval::apply, order};
 use smallvec::SmallVec;
 
@@ -141,7 +142,7 @@ impl<'p> PlanMachine<'p> {
             }
             self.memory[self.places[i].buffer] = bytes_of(value);
         }
-        let done = self.plan.steps.iter().try_for_each(|step| self.step(step));
+        let done = in_default(|| self.plan.steps.iter().try_for_each(|step| self.step(step)));
         for &id in &self.plan.updated {
             let decl = &self.plan.buffers[id.index()];
             if let Some(shape) = store.get(&decl.name).map(TensorData::shape) {

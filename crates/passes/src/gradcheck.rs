@@ -7,6 +7,7 @@
 
 pub(crate) mod differences;
 
+use cotangent_host::float::in_default;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -211,6 +212,10 @@ pub(crate) fn index_text(element: usize, shape: &Shape) -> String {
 /// [`PassError::Diags`] if an output or source is not known, is no float, has no derivative, or a step on the values is an
 /// error; [`PassError::Bug`] if the compiler fails.
 pub fn check_gradients(graph: &Graph, options: &GradCheck) -> Result<GradReport, PassError> {
+    in_default(|| check(graph, options))
+}
+
+fn check(graph: &Graph, options: &GradCheck) -> Result<GradReport, PassError> {
     let wide = to_f64(graph)?;
     // Values of this graph, of its derivatives and of the differences are there at once.
     let held = wide.nodes().iter().map(|node| node.ty.n_bytes()).fold(0, usize::saturating_add);

@@ -1,5 +1,6 @@
 //! The pipeline: one straight list, and the driver that runs and checks it.
 
+use cotangent_host::float::in_default;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -79,7 +80,7 @@ pub fn optimize(graph: &Graph, options: &PassOptions) -> Result<Optimized, PassE
 /// # Errors
 /// As [`optimize`].
 pub fn optimize_with(passes: &[&dyn Pass], graph: &Graph, options: &PassOptions) -> Result<Optimized, PassError> {
-    run_all(passes, graph, options).map_err(|error| match (error, &options.reproducer) {
+    in_default(|| run_all(passes, graph, options)).map_err(|error| match (error, &options.reproducer) {
         (PassError::Bug(bug), Some(file)) => {
             let is_pass = passes.iter().any(|pass| pass.name() == bug.pass);
             let only = if is_pass { format!(" --passes {}", bug.pass) } else { String::new() };

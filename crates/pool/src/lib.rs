@@ -12,7 +12,8 @@
 //! parts panic; it allocates nothing and takes no lock (except to carry a panic); parts `p` with the same
 //! `p % n_threads` run one after the other on one thread, from run to run the same one unless that is late: what a
 //! worker has not begun when the caller has finished its own parts, the caller does too, so that a run takes no longer
-//! than on one thread, however long a sleeping worker needs to wake; an idle pool uses no CPU time after about 50 µs.
+//! than on one thread, however long a sleeping worker needs to wake; an idle pool uses no CPU time after about 50 µs;
+//! parts compute under the default floating-point environment, whatever that of the caller is, or was when the pool was made.
 
 mod cores;
 mod sync;
@@ -23,6 +24,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+use cotangent_host::float::in_default;
 
 use crate::cores::ThreadNumber;
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, JoinHandle, Mutex, UnsafeCell};
@@ -315,7 +318,7 @@ pub fn split(len: usize, n_parts: usize, part: usize, align: usize) -> Range<usi
 fn run_inline(n_parts: usize, f: &(dyn Fn(usize) + Sync)) {
     let mut first = None;
     for part in 0..n_parts {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| f(part))) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| in_default(|| f(part)))) {
             first.get_or_insert(payload);
         }
     }
@@ -327,7 +330,7 @@ fn run_inline(n_parts: usize, f: &(dyn Fn(usize) + Sync)) {
 /// The parts of one thread; panics are kept for the caller, because unwinding here would free what others use.
 fn run_parts(shared: &Shared, f: &(dyn Fn(usize) + Sync), id: usize, n_threads: usize, n_parts: usize) {
     for part in (id..n_parts).step_by(n_threads) {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| f(part))) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| in_default(|| f(part)))) {
             let mut first = shared.panic.lock().unwrap_or_else(PoisonError::into_inner);
             match *first {
                 None => *first = Some(payload),

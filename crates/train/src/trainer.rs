@@ -44,6 +44,7 @@ use cotangent_data::safetensors::Tensors;
 use cotangent_data::{DataError, Dataset, Order};
 use cotangent_exec::{Compiler, Runtime, Seed, Store, StoreMut};
 use cotangent_graph::{Graph, GraphBuilder, Node, Tensor};
+use cotangent_host::float::in_default;
 use cotangent_nn::Optimizer;
 use cotangent_scalar::plain;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
@@ -223,7 +224,7 @@ where
         let bar = self.progress_bar(train.len() as u64, until);
         self.cursor.stopped |= callback.on_start(&mut self.context())?.is_break();
         while !self.cursor.stopped && self.cursor.epochs < until {
-            self.train_epoch(train, validation, &mut callback, &bar, writer.as_ref())?;
+            in_default(|| self.train_epoch(train, validation, &mut callback, &bar, writer.as_ref()))?;
         }
         bar.finish_and_clear();
         callback.on_end(&mut self.context())?;
@@ -392,7 +393,7 @@ where
     pub fn evaluate<T: Label>(&mut self, set: &Dataset<T>) -> Result<Evaluation, TrainError> {
         self.programs.called();
         self.check_evaluation(set)?;
-        self.evaluate_checked(set)
+        in_default(|| self.evaluate_checked(set))
     }
 
     fn evaluate_checked<T: Label>(&mut self, set: &Dataset<T>) -> Result<Evaluation, TrainError> {

@@ -5,6 +5,7 @@
 //! out. After an error it goes on with the next line that starts a statement; values of failed lines are poisoned, so that
 //! one mistake is reported once. Nodes go through [`infer_type`] and [`Graph::add`], so a parsed graph is well formed.
 
+use cotangent_host::float::in_default;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -28,7 +29,8 @@ pub fn parse(text: &str, file: &str, registry: &Registry) -> Result<Graph, Diags
     let cursor = Cursor::new(text, file);
     let tuple_members_left = text.len() + FREE_TUPLE_MEMBERS;
     let mut parser = Parser { cursor, registry, diags: Vec::new(), tuple_members_left, is_cut: false };
-    let graph = parser.text().map_err(|diag| parser.diags.push(diag));
+    // Reading a number rounds.
+    let graph = in_default(|| parser.text()).map_err(|diag| parser.diags.push(diag));
     match graph {
         Ok(graph) if parser.diags.is_empty() => Ok(graph),
         _ => Err(Diags(parser.diags)),

@@ -4,6 +4,7 @@
 //! that no output needs are not printed, except inputs and checks. Comments give the user's lines. Attributes that are
 //! `false` are left out: that is what they are when absent.
 
+use cotangent_host::float::in_default;
 use std::fmt::{self, Write};
 
 use cotangent_scalar::DType;
@@ -29,7 +30,8 @@ impl fmt::Display for Graph {
 /// The text form of a graph, version line included.
 pub fn print(graph: &Graph, style: Style) -> String {
     let mut out = format!("cotangent {}\n", super::VERSION);
-    block(graph, style, "graph", "", &mut out);
+    // Constants are converted on the way.
+    in_default(|| block(graph, style, "graph", "", &mut out));
     out
 }
 
