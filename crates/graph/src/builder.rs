@@ -84,6 +84,7 @@ pub struct GraphBuilder {
     limits: Cell<Limits>,
     /// Types that poisoned tensors show.
     guesses: RefCell<Vec<Type>>,
+    rounds: Cell<bool>,
 }
 
 /// Builds a graph with a closure; all errors at once.
@@ -104,7 +105,19 @@ impl GraphBuilder {
 
     /// A builder of an empty graph with the name and the registry of another, for what is made from that.
     pub fn like(graph: &Graph) -> Self {
-        GraphBuilder::with_registry(graph.name(), graph.registry())
+        GraphBuilder::with_registry(graph.name(), graph.registry()).rounding()
+    }
+
+    /// This builder, but numbers that an element type cannot hold are rounded to it: for what is derived from a graph, whose
+    /// constants nobody has written. For users they are errors.
+    pub fn rounding(self) -> Self {
+        self.rounds.set(true);
+        self
+    }
+
+    /// Whether numbers that an element type cannot hold are rounded.
+    pub(crate) fn rounds(&self) -> bool {
+        self.rounds.get()
     }
 
     /// A builder of an empty graph of these ops.
@@ -122,6 +135,7 @@ impl GraphBuilder {
             n_made: Cell::default(),
             limits: Cell::default(),
             guesses: RefCell::default(),
+            rounds: Cell::default(),
         }
     }
 
@@ -661,6 +675,14 @@ impl<'g> Tensor<'g> {
     /// This tensor, or, if it is poisoned and nothing is known about it, a poisoned one of this type.
     pub(crate) fn or_like(self, ty: impl FnOnce() -> Type) -> Tensor<'g> {
         if self.id == UNKNOWN { self.builder.poisoned_as(ty()) } else { self }
+    }
+
+    /// The dotted name, if it is an input, parameter or state.
+    pub fn name(self) -> Option<String> {
+        if self.is_poisoned() {
+            return None;
+        }
+        self.builder.graph.borrow().node(self.id).name().map(str::to_owned)
     }
 
     /// Where it was made.

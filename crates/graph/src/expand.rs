@@ -92,7 +92,7 @@ pub fn watched<R>(builder: &GraphBuilder, op: OpRef, f: impl FnOnce() -> R) -> R
 /// A mistake in the record of the op.
 pub fn one_op_graph(graph: &Graph, id: NodeId) -> Result<Graph, Diags> {
     let node = graph.node(id);
-    let builder = GraphBuilder::with_registry(node.op.name, graph.registry());
+    let builder = GraphBuilder::with_registry(node.op.name, graph.registry()).rounding();
     builder.set_origin(Some(node.origin.clone()));
     for body in graph.bodies() {
         builder.add_body(Arc::clone(body));

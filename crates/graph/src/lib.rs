@@ -37,6 +37,7 @@ pub use ir::{BodyId, Graph, Inputs, Node, NodeId, OpRef, Origin, Output, Role};
 pub use limits::Limits;
 pub use number::Number;
 pub use op::{Lower, OpDef, OpTraits, Registry, Source, Vjp};
+pub use ops::arithmetic::Operand;
 pub use ops::region::Body;
 pub use tensor::{Element, TensorData};
 pub use types::{Shape, Type};

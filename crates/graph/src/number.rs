@@ -47,6 +47,11 @@ impl Number {
         }
     }
 
+    /// An element type that does hold it, for advice.
+    pub(crate) fn home(self) -> DType {
+        [DType::I32, DType::I64, DType::F32].into_iter().find(|&dtype| self.held_by(dtype)).unwrap_or(DType::F64)
+    }
+
     /// The nearest f64.
     pub fn value(self) -> f64 {
         match self.0 {
@@ -76,6 +81,24 @@ impl Number {
 impl From<f64> for Number {
     fn from(value: f64) -> Self {
         Number::of(value)
+    }
+}
+
+macro_rules! exact {
+    ($($t:ty),*) => {
+        $(impl From<$t> for Number {
+            fn from(value: $t) -> Self {
+                Number::of(f64::from(value))
+            }
+        })*
+    };
+}
+exact!(f32, i32, u8);
+
+impl From<usize> for Number {
+    /// What no i64 is becomes the nearest f64.
+    fn from(value: usize) -> Self {
+        i64::try_from(value).map_or(Number::of(value as f64), Number::from)
     }
 }
 

@@ -1,8 +1,10 @@
 //! How formulas are written: axes from the end, reductions that keep their axes; and what becomes of those with mistakes.
 
-use cotangent_graph::DType::{Bool, F32, F64, I32, I64};
+use cotangent_graph::DType::{Bool, F32, F64, I32, I64, U8};
 use cotangent_graph::interp::interpret_named;
-use cotangent_graph::{Code, Diag, Env, GraphBuilder, Init, Loc, NodeId, Registry, Shape, Tensor, Type, build, text};
+use cotangent_graph::{
+    Code, Diag, Env, GraphBuilder, Init, Loc, NodeId, Registry, Shape, Tensor, TensorData, Type, build, text,
+};
 use ndarray::{ArrayD, IxDyn};
 
 /// The only error of a graph, which is somewhere in this file.
@@ -341,6 +343,126 @@ fn numbers_that_make_no_sense_are_errors() {
         g.output("best", g.state("best", F32, [], Init::constant(f64::INFINITY)));
         g.output("on", g.state("on", Bool, [], Init::ONES));
         g.output("same", g.param("w", F64, [2], Init::uniform(0.5, 0.5)));
+    })
+    .unwrap();
+}
+
+/// A mistake with a number, on a tensor.
+type Numbers = for<'g> fn(Tensor<'g>) -> Tensor<'g>;
+
+#[test]
+fn a_number_that_the_type_cannot_hold_is_an_error_and_never_bent() {
+    let mistakes: [(_, Numbers, &str, &str); 18] = [
+        (I32, |x| x * 0.5, "number 0.5: i32 holds whole numbers from -2147483648", ".cast(F32)"),
+        (I32, |x| 0.5 * x, "number 0.5: i32 holds", ".cast(F32)"),
+        (I32, |x| x * 0.5f32, "number 0.5: i32 holds", ".cast(F32)"),
+        (U8, |x| x + 300, "number 300.0: u8 holds whole numbers from 0 to 255", ".cast(I32)"),
+        (U8, |x| x - (-1), "number -1.0: u8 holds", ".cast(I32)"),
+        (I32, |x| x + 5_000_000_000i64, "number 5000000000.0: i32 holds", ".cast(I64)"),
+        (I64, |x| x + 1.5, "number 1.5: i64 holds", ".cast(F32)"),
+        (I64, |x| x.maximum(f64::NAN), "number NaN: i64 holds", ".cast(F32)"),
+        (I64, |x| x.minimum(1e19), "i64 holds", ".cast(F32)"),
+        (I32, |x| x.gt(0.5).cast(I32), "number 0.5", ".cast(F32)"),
+        (I32, |x| x.gt(0).select(x, 0.5), "number 0.5", ".cast(F32)"),
+        (I32, |x| x.gt(0).select(2.5, x), "number 2.5", ".cast(F32)"),
+        (I32, |x| x.clamp(-0.5, 7.0), "number -0.5", ".cast(F32)"),
+        (I32, |x| x.constant_like(1e-3), "number 0.001", ".cast(F32)"),
+        (Bool, |x| x.eq(2).cast(Bool), "number 2.0: bool holds 0 and 1", ".cast(I32)"),
+        (F32, |x| x * 1e39, "f32 holds", ".cast(F64)"),
+        (F32, |x| x + 1e-50, "number 1e-50: f32 holds", ".cast(F64)"),
+        (I32, |x| x.pad(&[0], &[1], 0.5), "number 0.5: i32 holds", "`cast`"),
+    ];
+    for (k, (dtype, mistake, text, advice)) in mistakes.into_iter().enumerate() {
+        let diag = only_error(|g| g.output("y", mistake(g.input("x", dtype, [3]))));
+        assert_eq!(diag.code, Code::DTypeMismatch, "{k}: {diag}");
+        assert!(diag.message.contains(text) && diag.message.contains(&format!("{dtype}[3]")), "{k}: {diag}");
+        assert!(diag.help.as_ref().is_some_and(|help| help.contains(advice)), "{k}: {diag}");
+        assert_eq!(diag.notes.len(), 1, "{k}: where the tensor was made: {diag}");
+    }
+    let without: [(Mistake, &str); 3] = [
+        (|g| g.scalar(0.5, I32), "number 0.5: i32 holds"),
+        (|g| g.full(U8, [2, 2], 256), "number 256.0: u8 holds"),
+        (|g| g.full(F32, [], f64::MAX), "f32 holds"),
+    ];
+    for (mistake, text) in without {
+        let diag = only_error(|g| g.output("y", mistake(g)));
+        assert!(diag.code == Code::BadAttribute && diag.message.contains(text), "{diag}");
+    }
+    let diag = only_error(|g| g.output("y", g.input("x", F32, [3]).gt(0.0).select(1.0, 0.0)));
+    assert!(diag.code == Code::BadAttribute && diag.message.contains("two numbers"), "{diag}");
+    let source = "cotangent 1\ngraph @f {\n  %0 = input \"x\" : i32[3]\n  \
+                  %1 = pad %0 {low = [0], high = [1], value = 0.5}\n  output \"y\" = %1\n}";
+    let diags = text::parse(source, "f.ct", &Registry::builtin()).unwrap_err();
+    assert!(diags.0[0].code == Code::DTypeMismatch && diags.0[0].message.contains("number 0.5"), "{diags}");
+}
+
+#[test]
+fn numbers_that_the_type_holds_are_exact_on_either_side() {
+    // Literals of any type beside a tensor of any other that holds them; floats round to nearest.
+    let pairs: [(Formula, Formula); 6] = [
+        (|x| x * 2.0f32, |x| x * 2.0),
+        (|x| 2.0 * x, |x| x.constant_like(2.0) * x),
+        (|x| (x + 1) * 3usize, |x| (x + 1.0) * 3.0),
+        (|x| x.maximum(0).minimum(6), |x| x.clamp(0.0, 6.0)),
+        (|x| x.gt(0.0).select(x, 0.1 * x), |x| x.gt(x.constant_like(0.0)).select(x, x.constant_like(0.1) * x)),
+        (
+            |x| {
+                let mut y = x;
+                y += 1.0;
+                y *= x;
+                y -= 2;
+                y /= 4.0f32;
+                y
+            },
+            |x| ((x + 1.0) * x - 2.0) / 4.0,
+        ),
+    ];
+    for (k, (short, long)) in pairs.into_iter().enumerate() {
+        let text = |formula: Formula| build(|g| g.output("y", formula(g.input("x", F32, [3])))).unwrap().to_string();
+        assert_eq!(text(short), text(long), "pair {k}");
+    }
+    // Whole numbers of 64 bits keep every bit.
+    let graph = build(|g| g.output("y", g.input("t", I64, []) + 9_007_199_254_740_993i64)).unwrap();
+    let env = Env::default().with("t", TensorData::from(0i64));
+    assert_eq!(interpret_named(&graph, &env).unwrap()[0].1, TensorData::from(9_007_199_254_740_993i64));
+}
+
+#[test]
+fn tensors_are_made_stacked_and_split() {
+    assert_eq!(value(&[2], |x| x.builder().zeros(F32, [2, 2]) + x), (vec![2, 2], vec![1.0, 2.0, 1.0, 2.0]));
+    assert_eq!(value(&[2], |x| x.builder().ones(F32, [2]) + x), (vec![2], vec![2.0, 3.0]));
+    assert_eq!(value(&[2], |x| x.builder().full(F32, [2], 5) * x), (vec![2], vec![5.0, 10.0]));
+    let rows = vec![1.0, 2.0, 1.0, 2.0];
+    assert_eq!(value(&[2], |x| x.builder().stack(&[x, x], 0)), (vec![2, 2], rows));
+    assert_eq!(value(&[2], |x| x.builder().stack(&[x, x * 2], -1)), (vec![2, 2], vec![1.0, 2.0, 2.0, 4.0]));
+    assert_eq!(value(&[2, 4], |x| x.split(2, -1)[1]), (vec![2, 2], vec![3.0, 4.0, 7.0, 8.0]));
+    assert_eq!(value(&[4], |x| x.split_sizes(&[1, 0, 3], 0)[2]), (vec![3], vec![2.0, 3.0, 4.0]));
+    // To split and to put together again is to do nothing.
+    assert_eq!(value(&[2, 6], |x| x.builder().concat(&x.split(3, 1), 1) - x), (vec![2, 6], vec![0.0; 12]));
+
+    let mistakes: [(Code, Formula); 7] = [
+        (Code::ShapeMismatch, |x| x.split(2, -1)[1]),
+        (Code::ShapeMismatch, |x| x.split_sizes(&[1, 1], 1)[1]),
+        (Code::ShapeMismatch, |x| x.split_sizes(&[usize::MAX, 4], 1)[1]),
+        (Code::BadAxis, |x| x.split(1, 2)[0]),
+        (Code::BadAxis, |x| x.builder().stack(&[x, x], 3)),
+        (Code::ShapeMismatch, |x| x.builder().stack(&[x, x.t()], 0)),
+        (Code::BadArity, |x| x.builder().stack(&[], 0)),
+    ];
+    for (k, (code, mistake)) in mistakes.into_iter().enumerate() {
+        let diag = only_error(|g| g.output("y", mistake(g.input("x", F32, [2, 3]))));
+        assert_eq!(diag.code, code, "mistake {k}: {diag}");
+    }
+}
+
+#[test]
+fn tensors_know_their_names() {
+    build(|g| {
+        let w = g.scope("layer", || g.param("weight", F32, [2], Init::ONES));
+        assert_eq!(w.name().as_deref(), Some("layer.weight"));
+        assert_eq!(g.state("s", F32, [], Init::ZEROS).name().as_deref(), Some("s"));
+        assert_eq!((w + 1.0).name(), None);
+        g.output("y", w);
     })
     .unwrap();
 }

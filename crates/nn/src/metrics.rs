@@ -3,6 +3,7 @@
 //! Logits are `[.., classes]` and labels are class indices `[..]` (i32 or i64), as for `cross_entropy`. A label outside
 //! the classes counts as a wrong prediction here, because a metric must not stop a step.
 
+use cotangent_graph::ops::compare::EQ;
 use cotangent_graph::{Code, DType, Diag, Tensor};
 
 /// Metrics as methods of the logits.
@@ -50,5 +51,6 @@ fn hits<'g>(logits: Tensor<'g>, labels: Tensor<'_>) -> Tensor<'g> {
         let diag = Diag::new(Code::DTypeMismatch, text).operands(&[logits, labels]);
         return g.poison(diag.help("convert with `cast`"));
     }
-    logits.argmax(logits.rank() - 1).eq(labels.cast(DType::I64))
+    // Not `eq`, which wants both of one builder: labels of another graph are an error that the op reports.
+    logits.argmax(logits.rank() - 1).binary(&EQ, labels.cast(DType::I64))
 }

@@ -464,7 +464,7 @@ pub(crate) fn suspects(open: &Graph, env: &Env, tolerance: f64) -> Result<Vec<Su
         let operands: Option<Vec<&TensorData>> =
             node.inputs.iter().map(|i| values[i.index()].as_ref().and_then(Value::tensor)).collect();
         let Some(operands) = operands else { continue };
-        let builder = GraphBuilder::with_registry(node.op.name, plain.registry());
+        let builder = GraphBuilder::with_registry(node.op.name, plain.registry()).rounding();
         for body in plain.bodies() {
             builder.add_body(Arc::clone(body));
         }

@@ -308,14 +308,14 @@ pub(crate) static OPS: &[&OpDef] =
 impl<'g> Tensor<'g> {
     /// The larger element; NaN if one is NaN.
     #[track_caller]
-    pub fn maximum(self, other: Tensor<'_>) -> Tensor<'g> {
-        self.binary(&MAXIMUM, other)
+    pub fn maximum(self, other: impl Operand<'g>) -> Tensor<'g> {
+        self.binary(&MAXIMUM, other.beside(self))
     }
 
     /// The smaller element; NaN if one is NaN.
     #[track_caller]
-    pub fn minimum(self, other: Tensor<'_>) -> Tensor<'g> {
-        self.binary(&MINIMUM, other)
+    pub fn minimum(self, other: impl Operand<'g>) -> Tensor<'g> {
+        self.binary(&MINIMUM, other.beside(self))
     }
 
     /// Every element moved into `[low, high]`. The derivative is 1 strictly inside, and 0 at the bounds and beyond.
@@ -365,61 +365,100 @@ impl<'g> Tensor<'g> {
         self * self
     }
 
-    /// A constant of this tensor's element type and shape.
+    /// A constant of this tensor's element type and shape. A number that the type does not hold is an error.
     #[track_caller]
     pub fn constant_like(self, value: impl Into<Number>) -> Tensor<'g> {
+        let (g, value, ty) = (self.builder(), value.into(), self.ty());
         if self.is_poisoned() {
             return self;
         }
-        self.builder().scalar(value, self.dtype()).broadcast_to(self.shape())
+        if !g.rounds() && !value.held_by(ty.dtype()) {
+            let text = format!("a tensor of {ty} and the number {value}: {} holds {}", ty.dtype(), ty.dtype().held());
+            let diag = Diag::new(Code::DTypeMismatch, text).made("the tensor", self);
+            let home = format!("{:?}", value.home());
+            return self.refuse(
+                diag.help(format!("write a number of {}, or convert the tensor: `.cast({home})`", ty.dtype())),
+            );
+        }
+        g.constant(TensorData::scalar(ty.dtype(), value)).broadcast_to(self.shape())
     }
 }
 
-/// A Rust number that stands for a constant of the tensor's element type. Only one float and one integer type have this,
-/// so that literals need no suffix.
-pub trait Literal: Copy + Into<Number> {}
+/// What stands beside a tensor in a formula: another tensor, or a number, which becomes a constant of the tensor's element type.
+pub trait Operand<'g>: Copy {
+    /// It, if it is a tensor.
+    fn tensor(self) -> Option<Tensor<'g>>;
 
-impl Literal for f64 {}
-impl Literal for i64 {}
+    /// It as a tensor, beside another one.
+    #[track_caller]
+    fn beside(self, other: Tensor<'g>) -> Tensor<'g>;
+}
+
+impl<'g> Operand<'g> for Tensor<'g> {
+    fn tensor(self) -> Option<Tensor<'g>> {
+        Some(self)
+    }
+
+    fn beside(self, _: Tensor<'g>) -> Tensor<'g> {
+        self
+    }
+}
+
+macro_rules! numbers {
+    ($($t:ty),*) => {
+        $(impl<'g> Operand<'g> for $t {
+            fn tensor(self) -> Option<Tensor<'g>> {
+                None
+            }
+
+            #[track_caller]
+            fn beside(self, other: Tensor<'g>) -> Tensor<'g> {
+                other.constant_like(self)
+            }
+        })*
+    };
+}
+numbers!(f32, f64, i32, i64, u8, usize);
 
 macro_rules! operators {
-    ($($Trait:ident, $method:ident, $op:ident;)*) => {
+    ($($Trait:ident, $method:ident, $Assign:ident, $assign:ident, $op:ident;)*) => {
         $(
-            impl<'g> ops::$Trait for Tensor<'g> {
+            impl<'g, R: Operand<'g>> ops::$Trait<R> for Tensor<'g> {
                 type Output = Tensor<'g>;
                 #[track_caller]
-                fn $method(self, other: Tensor<'g>) -> Tensor<'g> {
-                    self.binary(&$op, other)
+                fn $method(self, other: R) -> Tensor<'g> {
+                    self.binary(&$op, other.beside(self))
                 }
             }
-            operators!(@literal $Trait, $method, $op; f64, i64);
+
+            /// The variable then stands for the result; the tensor that it stood for stays as it is.
+            impl<'g, R: Operand<'g>> ops::$Assign<R> for Tensor<'g> {
+                #[track_caller]
+                fn $assign(&mut self, other: R) {
+                    *self = self.binary(&$op, other.beside(*self));
+                }
+            }
+
+            // Of one float and one integer type only, so that literals need no suffix.
+            operators!(@left $Trait, $method, $op; f64, i64);
         )*
     };
-    (@literal $Trait:ident, $method:ident, $op:ident; $($t:ty),*) => {
-        $(
-            impl<'g> ops::$Trait<$t> for Tensor<'g> {
-                type Output = Tensor<'g>;
-                #[track_caller]
-                fn $method(self, other: $t) -> Tensor<'g> {
-                    self.binary(&$op, self.constant_like(other))
-                }
+    (@left $Trait:ident, $method:ident, $op:ident; $($t:ty),*) => {
+        $(impl<'g> ops::$Trait<Tensor<'g>> for $t {
+            type Output = Tensor<'g>;
+            #[track_caller]
+            fn $method(self, other: Tensor<'g>) -> Tensor<'g> {
+                self.beside(other).binary(&$op, other)
             }
-            impl<'g> ops::$Trait<Tensor<'g>> for $t {
-                type Output = Tensor<'g>;
-                #[track_caller]
-                fn $method(self, other: Tensor<'g>) -> Tensor<'g> {
-                    other.constant_like(self).binary(&$op, other)
-                }
-            }
-        )*
+        })*
     };
 }
 
 operators! {
-    Add, add, ADD;
-    Sub, sub, SUB;
-    Mul, mul, MUL;
-    Div, div, DIV;
+    Add, add, AddAssign, add_assign, ADD;
+    Sub, sub, SubAssign, sub_assign, SUB;
+    Mul, mul, MulAssign, mul_assign, MUL;
+    Div, div, DivAssign, div_assign, DIV;
 }
 
 macro_rules! bit_operators {
@@ -457,9 +496,33 @@ impl<'g> ops::Not for Tensor<'g> {
 }
 
 impl GraphBuilder {
-    /// A scalar constant of the given element type.
+    /// A scalar constant of the given element type, which must hold the number.
     #[track_caller]
     pub fn scalar(&self, value: impl Into<Number>, dtype: DType) -> Tensor<'_> {
-        self.constant(TensorData::scalar(dtype, value))
+        self.full(dtype, [], value)
+    }
+
+    /// A constant of this element type and shape, the same number everywhere. A number that the type does not hold is an error.
+    #[track_caller]
+    pub fn full(&self, dtype: DType, shape: impl Into<Shape>, value: impl Into<Number>) -> Tensor<'_> {
+        let (shape, value) = (shape.into(), value.into());
+        if !self.rounds() && !value.held_by(dtype) {
+            let text = format!("a constant of {dtype} and the number {value}: {dtype} holds {}", dtype.held());
+            self.error(Diag::new(Code::BadAttribute, text).help(format!("ask for another type: `{:?}`", value.home())));
+            return self.poisoned_as(Type::tensor(dtype, shape));
+        }
+        self.constant(TensorData::scalar(dtype, value)).broadcast_to(shape)
+    }
+
+    /// Zeros of this element type and shape.
+    #[track_caller]
+    pub fn zeros(&self, dtype: DType, shape: impl Into<Shape>) -> Tensor<'_> {
+        self.full(dtype, shape, 0.0)
+    }
+
+    /// Ones of this element type and shape.
+    #[track_caller]
+    pub fn ones(&self, dtype: DType, shape: impl Into<Shape>) -> Tensor<'_> {
+        self.full(dtype, shape, 1.0)
     }
 }

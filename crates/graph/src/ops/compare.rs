@@ -5,9 +5,10 @@ use smallvec::smallvec;
 
 use crate::attrs::{AttrKind, AttrSpec, Attrs};
 use crate::builder::Tensor;
+use crate::diag::{Code, Diag};
 use crate::eval;
 use crate::op::{Arity, Fault, InferCx, Lower, OpDef, OpTraits, Vjp};
-use crate::ops::arithmetic::{ScalarFn, pointwise};
+use crate::ops::arithmetic::{Operand, ScalarFn, pointwise};
 use crate::ops::{infer_compare, infer_same};
 use crate::samples::{Sample, Sampler};
 use crate::types::Type;
@@ -125,7 +126,7 @@ pub(crate) static OPS: &[&OpDef] = &[&EQ, &NE, &LT, &LE, &GT, &GE, &SELECT, &CAS
 macro_rules! methods {
     ($($(#[$doc:meta])* $name:ident, $op:ident;)*) => {
         impl<'g> Tensor<'g> {
-            $($(#[$doc])* #[track_caller] pub fn $name(self, other: Tensor<'_>) -> Tensor<'g> { self.binary(&$op, other) })*
+            $($(#[$doc])* #[track_caller] pub fn $name(self, other: impl Operand<'g>) -> Tensor<'g> { self.binary(&$op, other.beside(self)) })*
         }
     };
 }
@@ -146,10 +147,18 @@ methods! {
 }
 
 impl<'g> Tensor<'g> {
-    /// `a` where this condition holds, `b` elsewhere, with NumPy broadcasting.
+    /// `a` where this condition holds, `b` elsewhere, with NumPy broadcasting. One of the two may be a number, which takes the
+    /// other's element type.
     #[track_caller]
-    pub fn select(self, a: Tensor<'_>, b: Tensor<'_>) -> Tensor<'g> {
-        self.builder().pointwise(&SELECT, &[self, a, b])
+    pub fn select(self, a: impl Operand<'g>, b: impl Operand<'g>) -> Tensor<'g> {
+        let g = self.builder();
+        let Some(other) = a.tensor().or(b.tensor()) else {
+            let text = "`select` requires a tensor among its alternatives, for the element type, got two numbers";
+            let diag = Diag::new(Code::BadAttribute, text).made("the condition", self);
+            g.error(diag.help("make one of them a tensor, for example with `g.scalar(value, F32)`"));
+            return g.poisoned_as(Type::tensor(DType::F32, self.shape()));
+        };
+        g.pointwise(&SELECT, &[self, a.beside(other), b.beside(other)])
     }
 
     /// Conversion to another element type; this very tensor if it has it already.

@@ -8,7 +8,7 @@ use smallvec::smallvec;
 use crate::builder::Tensor;
 use crate::eval;
 use crate::op::{Arity, Lower, OpDef, OpTraits, Vjp};
-use crate::ops::arithmetic::{one, pointwise};
+use crate::ops::arithmetic::{Operand, one, pointwise};
 use crate::ops::infer_float;
 use crate::samples::{Sample, Sampler};
 
@@ -342,8 +342,8 @@ methods! {
 impl<'g> Tensor<'g> {
     /// Power, with NumPy broadcasting.
     #[track_caller]
-    pub fn pow(self, exponent: Tensor<'_>) -> Tensor<'g> {
-        self.binary(&POW, exponent)
+    pub fn pow(self, exponent: impl Operand<'g>) -> Tensor<'g> {
+        self.binary(&POW, exponent.beside(self))
     }
 
     /// Power with a constant exponent; whole and half exponents that have cheaper forms use them.

@@ -3,8 +3,9 @@
 use smallvec::{SmallVec, smallvec};
 
 use crate::attrs::{Attr, AttrKind, AttrSpec, Attrs};
-use crate::axes::{Axes, Axis};
+use crate::axes::{self, Axes, Axis};
 use crate::builder::{GraphBuilder, Tensor};
+use crate::diag::{Code, Diag};
 use crate::eval;
 use crate::number::Number;
 use crate::op::{Arity, AxisMap, Fault, InferCx, Lower, OpDef, OpTraits, ViewMap, Vjp};
@@ -246,6 +247,11 @@ pub static PAD: OpDef = OpDef {
     traits: OpTraits::NONE,
     infer: |cx| {
         let (dtype, shape) = cx.tensor(0)?;
+        let value = cx.attrs.number("value");
+        if !value.held_by(dtype) {
+            let text = format_args!("of {dtype}{shape} with the number {value}: {dtype} holds {}", dtype.held());
+            return Err(cx.dtype_fault(text).help(format!("write a number of {dtype}, or convert with `cast`")));
+        }
         let (low, high) = (listed(cx, "low", shape.rank())?, listed(cx, "high", shape.rank())?);
         let extent = |i: usize| shape[i].saturating_add(low[i]).saturating_add(high[i]);
         Ok(Type::tensor(dtype, (0..shape.rank()).map(extent).collect::<Shape>()))
@@ -389,6 +395,46 @@ impl<'g> Tensor<'g> {
         self.reduce(&FLIP, axes.into(), Attrs::none())
     }
 
+    /// `n` equal parts along an axis, whose extent `n` must divide.
+    #[track_caller]
+    pub fn split(self, n: usize, axis: impl Into<Axis>) -> Vec<Tensor<'g>> {
+        let axis = axis.into();
+        let extent = axis.of(self.rank()).map_or(0, |axis| self.shape()[axis]);
+        if axis.of(self.rank()).is_some() && (n == 0 || !extent.is_multiple_of(n)) {
+            let text = format!(
+                "`split` into {n} equal parts requires an extent that {n} divides, got {extent} of {}",
+                self.ty()
+            );
+            let diag = Diag::new(Code::ShapeMismatch, text).made("the operand", self);
+            return vec![self.refuse(diag.help("`split_sizes` makes parts of any sizes")); n];
+        }
+        self.split_sizes(&vec![extent / n.max(1); n], axis)
+    }
+
+    /// Parts of these extents along an axis, one after the other; together they are its whole extent.
+    #[track_caller]
+    pub fn split_sizes(self, sizes: &[usize], axis: impl Into<Axis>) -> Vec<Tensor<'g>> {
+        let (axis, shape) = (axis.into(), self.shape());
+        let Some(at) = axis.of(shape.rank()) else {
+            let text = format!("`split` requires an axis of a tensor of shape {shape}, got {axis}");
+            let diag = Diag::new(Code::BadAxis, text).made("the operand", self);
+            return vec![self.refuse(diag.help(axes::advice(shape.rank()))); sizes.len()];
+        };
+        if sizes.iter().try_fold(0usize, |sum, &n| sum.checked_add(n)) != Some(shape[at]) {
+            let text =
+                format!("`split` requires extents that sum to {}, got {sizes:?} along axis {at} of {shape}", shape[at]);
+            return vec![self.refuse(Diag::new(Code::ShapeMismatch, text).made("the operand", self)); sizes.len()];
+        }
+        let (mut start, mut limit) = (vec![0; shape.rank()], shape.to_vec());
+        limit[at] = 0;
+        let mut parts = Vec::with_capacity(sizes.len());
+        for &n in sizes {
+            (start[at], limit[at]) = (limit[at], limit[at] + n);
+            parts.push(self.slice(&start, &limit));
+        }
+        parts
+    }
+
     /// A border of `low` elements before and `high` after, on each axis.
     #[track_caller]
     pub fn pad(self, low: &[usize], high: &[usize], value: impl Into<Number>) -> Tensor<'g> {
@@ -405,5 +451,27 @@ impl GraphBuilder {
         let made = self.op(&CONCAT, parts, Attrs::none().with("axis", axis), None);
         // The extent is of no use where the others do not fit, but there are as many axes.
         parts.first().map_or(made, |first| made.or_like(|| first.ty()))
+    }
+
+    /// Tensors of one shape as one tensor with an axis more, which counts them: `axis` is an axis of the result.
+    #[track_caller]
+    pub fn stack(&self, parts: &[Tensor<'_>], axis: impl Into<Axis>) -> Tensor<'_> {
+        let (axis, shape) = (axis.into(), parts.first().map(|part| part.shape()).unwrap_or_default());
+        let known = parts.iter().all(|part| !part.is_poisoned());
+        if known && let Some(other) = parts.iter().find(|part| part.shape() != shape) {
+            let text = format!("`stack` requires tensors of one shape, got {shape} and {}", other.shape());
+            return self.poison(Diag::new(Code::ShapeMismatch, text).operands(parts));
+        }
+        let Some(at) = axis.of(shape.rank() + 1) else {
+            let text = format!("`stack` requires an axis of the result, which has one more than {shape}, got {axis}");
+            return self.poison(Diag::new(Code::BadAxis, text).operands(parts).help(axes::advice(shape.rank() + 1)));
+        };
+        let mut rows = Vec::with_capacity(parts.len());
+        for part in parts {
+            let mut wide = part.shape().to_vec();
+            wide.insert(at.min(wide.len()), 1);
+            rows.push(part.reshape(wide));
+        }
+        self.concat(&rows, at)
     }
 }
