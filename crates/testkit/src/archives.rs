@@ -37,6 +37,7 @@ pub fn gzip_bomb(head: &[u8], n_zeros: usize) -> Vec<u8> {
 }
 
 /// An entry of an archive.
+#[derive(Clone, Debug)]
 pub struct Entry {
     /// The name, with its suffix.
     pub name: String,

@@ -45,6 +45,11 @@ fn safetensors() {
     check("safetensors", 3000);
 }
 
+#[test]
+fn checkpoint() {
+    check("checkpoint", 3000);
+}
+
 /// A graph in a file is checked in place of random ones.
 #[test]
 fn a_file_is_checked() {

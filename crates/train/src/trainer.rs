@@ -590,8 +590,9 @@ where
         if !self.options.progress || !stderr().is_terminal() {
             return ProgressBar::hidden();
         }
-        let bar = ProgressBar::new((until - self.cursor.base) * n_examples);
-        bar.set_position((self.cursor.epochs - self.cursor.base) * n_examples + self.cursor.examples as u64);
+        let bar = ProgressBar::new((until - self.cursor.base).saturating_mul(n_examples));
+        let done = (self.cursor.epochs - self.cursor.base).saturating_mul(n_examples);
+        bar.set_position(done.saturating_add(self.cursor.examples as u64));
         // What an interrupted call did does not count for the rate.
         bar.reset_elapsed();
         bar.reset_eta();

@@ -2,9 +2,12 @@
 //!
 //! A file that was not mutated must be read, with the shape it was made with.
 
+use std::sync::LazyLock;
+
+use cotangent_data::DataError;
 use cotangent_data::idx::parse_idx;
 use cotangent_testkit::Rng;
-use cotangent_testkit::archives::gzip;
+use cotangent_testkit::archives::{gzip, gzip_bomb};
 
 use super::mutate::mutate;
 use super::npz::Budget;
@@ -35,8 +38,22 @@ fn plain(rng: &mut Rng) -> (Vec<u8>, Vec<usize>) {
     (bytes, shape)
 }
 
+/// Files of zeros, which gzip to a thousandth: made once, for it takes a while. Some are within what readers allow, and the
+/// last promises less than it holds.
+static BOMBS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let bomb = |says: u32, mib: usize| gzip_bomb(&[&[0, 0, 8, 1][..], &says.to_be_bytes()].concat(), mib << 20);
+    [5u32, 40, 80, 200].map(|mib| bomb(mib << 20, mib as usize)).into_iter().chain([bomb(1000, 200)]).collect()
+});
+
 fn file(seed: u64) -> File {
     let mut rng = Rng::new(seed ^ 0x1d78);
+    if rng.chance(0.001) {
+        let mut bytes = rng.pick(&BOMBS).clone();
+        if rng.chance(0.3) {
+            mutate(&mut rng, MOST, &mut bytes, &[], &TOKENS);
+        }
+        return File { bytes, shape: None, compressed: true };
+    }
     let (mut bytes, shape) = plain(&mut rng);
     let (other, _) = plain(&mut rng);
     let whole = rng.chance(0.05);
@@ -57,13 +74,14 @@ fn file(seed: u64) -> File {
 
 /// Runs the mode; returns the number of failures.
 pub fn run(limits: &Limits) -> usize {
-    let (mut n_read, mut n_bytes, mut worst) = (0u64, 0u64, Budget::default());
+    let (mut n_read, mut n_too_large, mut n_bytes, mut worst) = (0u64, 0u64, 0u64, Budget::default());
     let case = |seed| {
         let file = file(seed);
         let (result, peak) = meter::measured(|| parse_idx(&file.bytes, "fuzz"));
         n_bytes += file.bytes.len() as u64;
         n_read += u64::from(result.is_ok());
         worst.check(file.bytes.len(), peak, file.compressed)?;
+        n_too_large += u64::from(matches!(result, Err(DataError::TooLarge { .. })));
         match (&result, &file.shape) {
             (Err(error), Some(_)) => Err(Fault::new("whole file", error.to_string())),
             (Ok(array), Some(shape)) if array.shape() != shape => {
@@ -77,6 +95,10 @@ pub fn run(limits: &Limits) -> usize {
         format!("{kept}; {}", replay(Mode::Idx, &format!("--seed {seed} --count 1")))
     };
     let done = drive(Mode::Idx, limits, case, write);
-    done.summary(Mode::Idx, limits, &format!("{n_read} read without error, {n_bytes} bytes, {worst}"));
+    done.summary(
+        Mode::Idx,
+        limits,
+        &format!("{n_read} read without error, {n_too_large} too large, {n_bytes} bytes, {worst}"),
+    );
     done.n_failures
 }

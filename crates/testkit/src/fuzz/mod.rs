@@ -3,6 +3,7 @@
 //! A case is a function of its number alone. A mode promises that a failure names its number and the command that replays
 //! it; after [`MAX_FAILURES`] of them a mode ends, for more of the same help nobody.
 
+pub mod checkpoint;
 pub mod graphs;
 pub mod idx;
 pub mod kernels;
@@ -37,11 +38,14 @@ pub enum Mode {
     Idx,
     /// Mutated safetensors files.
     SafeTensors,
+    /// Damaged and forged checkpoints, and folders of them.
+    Checkpoint,
 }
 
 impl Mode {
     /// Every mode, in the order that `all` runs them.
-    pub const ALL: [Mode; 6] = [Mode::Graphs, Mode::Kernels, Mode::Text, Mode::Npz, Mode::Idx, Mode::SafeTensors];
+    pub const ALL: [Mode; 7] =
+        [Mode::Graphs, Mode::Kernels, Mode::Text, Mode::Npz, Mode::Idx, Mode::SafeTensors, Mode::Checkpoint];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
@@ -52,6 +56,7 @@ impl Mode {
             Mode::Npz => "npz",
             Mode::Idx => "idx",
             Mode::SafeTensors => "safetensors",
+            Mode::Checkpoint => "checkpoint",
         }
     }
 
@@ -127,6 +132,7 @@ pub fn run(mode: Mode, limits: &Limits) -> usize {
         Mode::Npz => npz::run(limits),
         Mode::Idx => idx::run(limits),
         Mode::SafeTensors => safetensors::run(limits),
+        Mode::Checkpoint => checkpoint::run(limits),
     }
 }
 

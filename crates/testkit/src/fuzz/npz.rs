@@ -5,8 +5,10 @@
 //! was not mutated must be read, with all of its arrays.
 
 use std::fmt;
+use std::sync::LazyLock;
 
-use cotangent_data::npz::parse_npz;
+use cotangent_data::npz::{Npz, parse_npz};
+use cotangent_data::{DataError, ReadLimits};
 use cotangent_testkit::Rng;
 use cotangent_testkit::archives::{Entry, npy_header, zip};
 
@@ -42,6 +44,8 @@ const SLACK: usize = 32 << 10;
 const DECODER: usize = 128 << 10;
 /// Bytes that may be held for each byte of a file: the contents, a buffer that doubles, the elements, names.
 const FACTOR: usize = 8;
+/// The most bytes of an array that is no bomb.
+const MOST_OWN: usize = 200 * 200 * 8 + 4096;
 /// The most that deflate expands.
 const EXPANSION: usize = 1032;
 
@@ -59,7 +63,9 @@ impl Budget {
         let ratio = peak.saturating_sub(slack) as f64 / n_bytes.max(1) as f64;
         let worst = if compressed { &mut self.compressed } else { &mut self.plain };
         *worst = worst.max(ratio);
-        if peak <= slack + factor * n_bytes {
+        // The contents, whose buffer doubles, and the elements; and never more than what deflate can do.
+        let allowed = ReadLimits::default().expanded(n_bytes as u64) as usize;
+        if peak <= slack + (factor * n_bytes).min(4 * allowed) {
             return Ok(());
         }
         Err(Fault::new("memory", format!("{peak} bytes were held for a file of {n_bytes} (compressed: {compressed})")))
@@ -97,14 +103,22 @@ struct File {
     bytes: Vec<u8>,
     n_arrays: Option<usize>,
     compressed: bool,
+    /// Whether it has bombs and is not mutated as a whole, so that the entry `array0` is what it was made as.
+    has_bombs: bool,
 }
+
+/// Entries of zeros, which deflate to a thousandth: made once, for it takes a while. Some are within what readers allow.
+static BOMBS: LazyLock<Vec<Entry>> = LazyLock::new(|| {
+    let zeros = |mib: usize| [npy_header("|u1", false, &[mib << 20]), vec![0; mib << 20]].concat();
+    [5, 40, 80, 200].map(|mib| Entry::new(format!("bomb{mib}.npy"), &zeros(mib), true)).into()
+});
 
 /// Name, contents, whether they are deflated.
 type Inner = (String, Vec<u8>, bool);
 
-fn packed(entries: &[Inner]) -> Vec<u8> {
-    let entries = entries.iter().map(|(name, contents, deflated)| Entry::new(name, contents, *deflated));
-    zip(&entries.collect::<Vec<_>>())
+fn packed(entries: &[Inner], bombs: &[&Entry]) -> Vec<u8> {
+    let own = entries.iter().map(|(name, contents, deflated)| Entry::new(name, contents, *deflated));
+    zip(&own.chain(bombs.iter().map(|bomb| (*bomb).clone())).collect::<Vec<_>>())
 }
 
 fn entries(rng: &mut Rng) -> Vec<Inner> {
@@ -122,13 +136,18 @@ fn file(seed: u64) -> File {
             mutate(&mut rng, MOST, contents, &other, &NPY_TOKENS);
         }
     }
-    let (n_arrays, mut bytes) = (inner.len(), packed(&inner));
-    if !whole && rng.chance(0.7) {
-        let other = packed(&entries(&mut rng));
+    let with_bombs = rng.chance(0.002);
+    let bombs: Vec<&Entry> =
+        if with_bombs { (0..1 + rng.below(2)).map(|_| rng.pick(&BOMBS)).collect() } else { Vec::new() };
+    let whole = whole && !with_bombs;
+    let (n_arrays, mut bytes) = (inner.len(), packed(&inner, &bombs));
+    let mutated = !whole && rng.chance(if with_bombs { 0.3 } else { 0.7 });
+    if mutated {
+        let other = packed(&entries(&mut rng), &[]);
         mutate(&mut rng, MOST, &mut bytes, &other, &ZIP_TOKENS);
     }
     let compressed = says_deflated(&bytes);
-    File { bytes, n_arrays: whole.then_some(n_arrays), compressed }
+    File { bytes, n_arrays: whole.then_some(n_arrays), compressed, has_bombs: with_bombs && !mutated }
 }
 
 /// Whether a header of the directory, as mutated, says that its entry is deflated: then a decoder is set up.
@@ -138,13 +157,24 @@ fn says_deflated(bytes: &[u8]) -> bool {
 
 /// Runs the mode; returns the number of failures.
 pub fn run(limits: &Limits) -> usize {
-    let (mut n_read, mut n_bytes, mut worst) = (0u64, 0u64, Budget::default());
+    let (mut n_read, mut n_too_large, mut n_bytes, mut worst) = (0u64, 0u64, 0u64, Budget::default());
     let case = |seed| {
         let file = file(seed);
         let (result, peak) = meter::measured(|| parse_npz(&file.bytes, "fuzz"));
         n_bytes += file.bytes.len() as u64;
         n_read += u64::from(result.is_ok());
         worst.check(file.bytes.len(), peak, file.compressed)?;
+        n_too_large += u64::from(matches!(result, Err(DataError::TooLarge { .. })));
+        if file.has_bombs
+            && let Ok(mut npz) = Npz::of_bytes(&file.bytes, "fuzz")
+        {
+            // One array at a time: nothing of the others is expanded.
+            let (_, peak) = meter::measured(|| npz.array("array0").map(drop));
+            let most = DECODER + FACTOR * (file.bytes.len() + MOST_OWN);
+            if peak > most {
+                return Err(Fault::new("memory", format!("{peak} bytes were held for one array of a file")));
+            }
+        }
         match (&result, file.n_arrays) {
             (Err(error), Some(_)) => Err(Fault::new("whole file", error.to_string())),
             (Ok(arrays), Some(n)) if arrays.len() != n => {
@@ -158,6 +188,10 @@ pub fn run(limits: &Limits) -> usize {
         format!("{kept}; {}", replay(Mode::Npz, &format!("--seed {seed} --count 1")))
     };
     let done = drive(Mode::Npz, limits, case, write);
-    done.summary(Mode::Npz, limits, &format!("{n_read} read without error, {n_bytes} bytes, {worst}"));
+    done.summary(
+        Mode::Npz,
+        limits,
+        &format!("{n_read} read without error, {n_too_large} too large, {n_bytes} bytes, {worst}"),
+    );
     done.n_failures
 }

@@ -1,14 +1,18 @@
 //! Mutated graph texts: the parser ends without a panic, and holds memory in proportion to the text.
 //!
+//! Some texts ask for graphs without end: passes and the interpreter must end within limits, and hold memory in proportion.
 //! A text that parses must be a well-formed graph whose print parses back to itself; if its tensors are small, it also
 //! goes through the checks of random graphs, validation of passes left out, for mutated graphs are unlike generated ones.
 
 use std::ops::Range;
 
+use cotangent_graph::interp::interpret;
+use cotangent_graph::samples::environment;
 use cotangent_graph::text::{parse, print, print::Style};
-use cotangent_graph::{Graph, Registry, Stage, verify};
-use cotangent_testkit::Rng;
+use cotangent_graph::{Code, Env, Graph, Registry, Stage, verify};
+use cotangent_passes::{PassError, PassOptions, optimize};
 use cotangent_testkit::random::{self, Options};
+use cotangent_testkit::{Rng, growing};
 
 use super::graphs::{Counts, Runtimes, check, round_trip};
 use super::mutate::mutate;
@@ -60,7 +64,24 @@ const FACTOR: usize = 64;
 /// Larger tensors are not computed with.
 const MAX_ELEMENTS: usize = 20_000;
 
+/// What a growing text's graph may grow to here, and the bytes that may be held for each of its nodes.
+const LIMITS: cotangent_graph::Limits = cotangent_graph::Limits { max_nodes: 20_000 };
+const BYTES_PER_NODE: usize = 2048;
+
+/// A text that asks for much more than it says.
+fn growing_source(rng: &mut Rng) -> String {
+    match rng.below(4) {
+        0 => growing::nested_calls(1 + rng.below(15), 1 + rng.below(5)),
+        1 => growing::repeated_gradients(1 + rng.below(40)),
+        2 => growing::wide_concat(1 + rng.below(2000)),
+        _ => growing::many_outputs(1 + rng.below(200)),
+    }
+}
+
 fn source(rng: &mut Rng) -> String {
+    if rng.chance(0.08) {
+        return growing_source(rng);
+    }
     let all = Options { n_ops: 1 + rng.below(12), max_elements: 40, ..Options::default() };
     let graph = random::graph(rng.bits() >> 16, &all);
     print(&graph, Style { origins: rng.chance(0.2) })
@@ -120,6 +141,27 @@ fn words(text: &str) -> Vec<Range<usize>> {
     out
 }
 
+/// Passes and the interpreter end within the limits, whatever the graph asks for; whether the passes reach the end.
+fn grow(graph: &Graph, seed: u64) -> Result<bool, Fault> {
+    let options = PassOptions { limits: LIMITS, ..PassOptions::default() };
+    let (done, peak) = meter::measured(|| optimize(graph, &options));
+    if peak > SLACK + BYTES_PER_NODE * LIMITS.max_nodes {
+        return Err(Fault::new("memory", format!("{peak} bytes were held by passes on {} nodes", graph.n_nodes())));
+    }
+    let fits = match done {
+        Ok(_) => true,
+        Err(PassError::Diags(diags)) if diags.0.iter().any(|diag| diag.code == Code::TooManyNodes) => false,
+        // Mistakes that only passes find are the user's.
+        Err(PassError::Diags(_)) => false,
+        Err(error) => return Err(Fault::new("passes", error.to_string())),
+    };
+    if let Ok(env) = environment(graph, seed) {
+        // An error is an answer, too.
+        let _ = interpret(graph, &Env { limits: LIMITS, ..env });
+    }
+    Ok(fits)
+}
+
 /// Whether a graph is small enough to be run.
 fn is_small(graph: &Graph) -> bool {
     let small = |node: &cotangent_graph::Node| {
@@ -134,7 +176,7 @@ fn is_small(graph: &Graph) -> bool {
 pub fn run(limits: &Limits) -> usize {
     let runtimes = Runtimes::new();
     let registry = Registry::builtin();
-    let (mut n_parsed, mut n_run, mut n_bytes, mut worst) = (0u64, 0u64, 0u64, 0.0f64);
+    let (mut n_parsed, mut n_run, mut n_refused, mut n_bytes, mut worst) = (0u64, 0u64, 0u64, 0u64, 0.0f64);
     let before = meter::resident_peak();
     let case = |seed: u64| {
         let text = text(seed);
@@ -159,6 +201,10 @@ pub fn run(limits: &Limits) -> usize {
         }
         round_trip(&graph)?;
         if seed.is_multiple_of(4) && !graph.outputs().is_empty() && is_small(&graph) {
+            if !grow(&graph, seed)? {
+                n_refused += 1;
+                return Ok(());
+            }
             n_run += 1;
             check(&graph, seed, &runtimes, false, &mut Counts::default())?;
         }
@@ -171,7 +217,7 @@ pub fn run(limits: &Limits) -> usize {
     let done = drive(Mode::Text, limits, case, write);
     let grown = (meter::resident_peak() - before) >> 10;
     let counts = format!(
-        "{n_parsed} parsed, {n_run} compiled and run, {n_bytes} bytes, held at most {} KiB + {worst:.2} bytes per byte, \
+        "{n_parsed} parsed, {n_run} compiled and run, {n_refused} that grew too far, {n_bytes} bytes, held at most {} KiB + {worst:.2} bytes per byte, \
          resident memory grew by {grown} MiB",
         SLACK >> 10
     );

@@ -79,7 +79,7 @@ impl Cursor {
     /// # Errors
     /// [`TrainError::Invalid`] if the notes are not those of a trainer.
     pub(super) fn from_notes(notes: &BTreeMap<String, String>) -> Result<Self, TrainError> {
-        Ok(Cursor {
+        let cursor = Cursor {
             base: note(notes, "base")?,
             epochs: note(notes, "epochs")?,
             examples: note(notes, "examples")?,
@@ -93,7 +93,12 @@ impl Cursor {
                 Some(text) => Some(Example::from_note(text).ok_or_else(|| unreadable("example"))?),
                 None => None,
             },
-        })
+        };
+        // Counters that no run gets to, and that sums of them would overflow.
+        if cursor.base > cursor.epochs || cursor.epochs > MAX_EPOCHS {
+            return Err(unreadable("epochs"));
+        }
+        Ok(cursor)
     }
 
     /// Begins or goes on with an epoch that is divided like this.
@@ -106,10 +111,17 @@ impl Cursor {
             let required = format!("`{}`, as the epoch under way was begun with", self.pass);
             return Err(TrainError::invalid("training set", required, format!("`{pass}`")));
         }
+        if self.examples > 0 && self.examples >= set.len() {
+            let required = "fewer examples of the epoch under way than there are";
+            return Err(TrainError::invalid("checkpoint", required, self.examples));
+        }
         self.pass = pass;
         Ok(())
     }
 }
+
+/// The most epochs that a checkpoint may have behind it.
+const MAX_EPOCHS: u64 = 1 << 40;
 
 fn note<T: FromStr>(notes: &BTreeMap<String, String>, name: &str) -> Result<T, TrainError> {
     notes.get(name).and_then(|text| text.parse().ok()).ok_or_else(|| unreadable(name))
@@ -136,6 +148,14 @@ mod tests {
             assert!(Cursor::from_notes(&notes).is_err(), "{wrong}");
         }
         notes.remove("example");
+        for (base, epochs) in
+            [("6", "5"), ("0", "18446744073709551615"), ("18446744073709551615", "18446744073709551615")]
+        {
+            notes.insert("base".to_owned(), base.to_owned());
+            notes.insert("epochs".to_owned(), epochs.to_owned());
+            assert!(Cursor::from_notes(&notes).is_err(), "{base} {epochs}");
+        }
+        let mut notes = cursor.to_notes();
         notes.insert("loss".to_owned(), "much".to_owned());
         let error = Cursor::from_notes(&notes).unwrap_err().to_string();
         assert!(error.contains("note `loss`"), "{error}");
