@@ -218,8 +218,8 @@ give_tuples! {
 /// use cotangent_exec::inputs;
 /// use ndarray::array;
 ///
-/// let (x, labels) = (array![[0.5f32, 1.0]], array![1i64]);
-/// let given = inputs![x, labels, "scale" => &array![2.0f32]];
+/// let (x, labels, factor) = (array![[0.5f32, 1.0]], array![1i64], array![2.0f32]);
+/// let given = inputs![x, labels, "scale" => factor];
 /// assert_eq!(given.len(), 3);
 /// ```
 #[macro_export]
