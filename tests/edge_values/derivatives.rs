@@ -87,7 +87,7 @@ fn what_is_dropped_has_no_derivative() {
         ("clamp", |x| x.log().clamp(-2.0, 5.0), [0.0, 1.0, 4.0], [0.0, 1.0, 0.25]),
         ("relu", |x| x.log().relu(), [0.0, 1.0, 4.0], [0.0, 0.0, 0.25]),
         ("relu6", |x| (1.0 / x).relu6(), [0.0, 1.0, 4.0], [0.0, -1.0, -0.0625]),
-        ("reduce_max", |x| x.log().max_over(&[0]), [0.0, 1.0, 4.0], [0.0, 0.0, 0.25]),
+        ("reduce_max", |x| x.log().max_over([0]), [0.0, 1.0, 4.0], [0.0, 0.0, 0.25]),
         ("slice", |x| x.sqrt().slice(&[1], &[3]), [0.0, 1.0, 4.0], [0.0, 0.5, 0.25]),
         ("slice by 2", |x| x.sqrt().slice_steps(&[0], &[3], &[2]), [1.0, 0.0, 4.0], [0.5, 0.0, 0.25]),
         ("threshold", |x| x.log().threshold(), [0.0, 1.0, 4.0], [0.0, 0.0, 0.0]),
@@ -127,7 +127,7 @@ fn ignored_rows_have_no_derivative() {
         g.output("d", g.grad(loss, &[x])[0]);
         // The same by hand, through a layer norm and a selection of whole rows.
         let counts = g.constant(TensorData::from_bits(Bool, &[2, 1].into(), &[1, 0])).broadcast_to([2, 3]);
-        let y = counts.select(x.normalize(&[1], 1e-5).exp(), x.constant_like(0.0));
+        let y = counts.select(x.normalize([1], 1e-5).exp(), x.constant_like(0.0));
         g.output("d rows", g.grad(y.square().sum(), &[x])[0]);
     };
     let got = run(make, &[("x", floats(F32, &[2, 3], &[0.0, 0.0, 0.0, NAN, INF, 0.0]))]);
@@ -161,19 +161,19 @@ fn directional_derivatives_take_the_branch_as_well() {
 
 #[test]
 fn products_with_zeros_are_differentiated() {
-    let product: Function = |x| x.prod_over(&[1]);
+    let product: Function = |x| x.prod_over([1]);
     let x = || floats(F64, &[4, 3], &[2.0, 3.0, 4.0, 0.0, 3.0, 4.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0]);
     let want = [12.0, 8.0, 6.0, 12.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
     assert_near("order 1", &gradient(product, x()), &want, 1e-15);
     // The sum of a row of the matrix of second derivatives: products of all factors but two.
     let want = [7.0, 6.0, 5.0, 7.0, 4.0, 3.0, 4.0, 4.0, 0.0, 0.0, 0.0, 0.0];
     assert_near("order 2", &curvature(product, x()), &want, 1e-15);
-    let all: Function = |x| x.prod_over(&[0, 2]);
+    let all: Function = |x| x.prod_over([0, 2]);
     let cube = floats(F64, &[2, 1, 3], &[1.0, 2.0, 3.0, 0.5, 0.0, 4.0]);
     assert_near("two axes", &gradient(all, cube), &[0.0, 0.0, 0.0, 0.0, 12.0, 0.0], 1e-15);
     let huge = floats(F32, &[1, 4], &[1e30, 1e30, 1e-30, 1e-30]);
-    assert_near("large factors", &gradient(|x| x.prod_over(&[1]), huge), &[1e-30, 1e-30, 1e30, 1e30], 1e-6);
-    assert_near("one factor", &gradient(|x| x.prod_over(&[1]), floats(F64, &[2, 1], &[0.0, 5.0])), &[1.0, 1.0], 0.0);
+    assert_near("large factors", &gradient(|x| x.prod_over([1]), huge), &[1e-30, 1e-30, 1e30, 1e30], 1e-6);
+    assert_near("one factor", &gradient(|x| x.prod_over([1]), floats(F64, &[2, 1], &[0.0, 5.0])), &[1.0, 1.0], 0.0);
 }
 
 #[test]
@@ -204,12 +204,12 @@ fn lengths_at_zero_have_the_derivative_of_a_magnitude() {
     let lengths: [(&str, Function); 8] = [
         ("of x·x", |x| (x * x).sqrt()),
         ("of all", |x| x.square().sum().sqrt()),
-        ("of rows", |x| x.square().sum_over(&[1]).sqrt()),
-        ("of columns", |x| x.square().sum_over(&[0]).sqrt()),
+        ("of rows", |x| x.square().sum_over([1]).sqrt()),
+        ("of columns", |x| x.square().sum_over([0]).sqrt()),
         ("root mean square", |x| x.square().mean().sqrt()),
-        ("of powers", |x| x.powf(2.0).sum_over(&[0]).sqrt()),
+        ("of powers", |x| x.powf(2.0).sum_over([0]).sqrt()),
         ("of two", |x| (x * x + (x * 2.0).square() * 0.5).sqrt()),
-        ("deviation", |x| x.variance_over(&[0, 1]).sqrt()),
+        ("deviation", |x| x.variance_over([0, 1]).sqrt()),
     ];
     for shape in [[1, 3], [3, 1], [2, 2], [1, 1]] {
         let n = shape.iter().product();

@@ -16,22 +16,22 @@ fn the_mean_of_equal_elements_is_the_element() {
             let column = floats(dtype, &[n, 1], &vec![x; n]);
             let what = format!("{n} times {x}");
             assert_eq!(value(|x| x.mean(), row.clone()), [x], "{what}");
-            assert_eq!(value(|x| x.mean_over(&[0]), column.clone()), [x], "{what}");
-            assert_eq!(value(|x| x.variance_over(&[1]), row.clone()), [0.0], "{what}");
+            assert_eq!(value(|x| x.mean_over([0]), column.clone()), [x], "{what}");
+            assert_eq!(value(|x| x.variance_over([1]), row.clone()), [0.0], "{what}");
             let layer: Function = |x| {
                 let one = x.constant_like(1.0).slice(&[0, 0], &[1, x.dim(-1)]).reshape([x.dim(-1)]);
                 x.layer_norm(one, one * 0.0, 1e-5)
             };
             assert_eq!(value(layer, row.clone()), vec![0.0; n], "{what}");
-            assert_eq!(value(|x| x.normalize(&[1], 1e-5), row.clone()), vec![0.0; n], "{what}");
+            assert_eq!(value(|x| x.normalize([1], 1e-5), row.clone()), vec![0.0; n], "{what}");
             let batch: Function = |x| {
                 let one = x.constant_like(1.0).slice(&[0, 0], &[1, 1]).reshape([1]);
-                x.batch_norm(one, one * 0.0, &[0], 1e-5)
+                x.batch_norm(one, one * 0.0, [0], 1e-5)
             };
             assert_eq!(value(batch, column.clone()), vec![0.0; n], "{what}");
             // Of a square that is exact the mean square is too, so √ and quotient give 1 exactly.
             if x * x < 1e7 {
-                assert_eq!(value(|x| x.rms_norm(&[1], 0.0), row.clone()), vec![1.0; n], "{what}");
+                assert_eq!(value(|x| x.rms_norm([1], 0.0), row.clone()), vec![1.0; n], "{what}");
             }
             assert_eq!(value(|x| (x + 1.0).mse(x), row.clone()), [1.0], "{what}");
         }
@@ -67,7 +67,7 @@ fn log_sum_exp_of_rows_with_infinities() {
     for dtype in [F32, F64] {
         let x = || floats(dtype, &[7, 2], &ROWS);
         assert_near("the op", &value(|x| x.log_sum_exp_over(1), x()), &SUMS, 1e-7);
-        assert_near("by hand", &value(|x| x.exp().sum_over(&[1]).log(), x()), &SUMS, 1e-7);
+        assert_near("by hand", &value(|x| x.exp().sum_over([1]).log(), x()), &SUMS, 1e-7);
         let columns = || {
             let turned: Vec<f64> = (0..14).map(|k| ROWS[k % 7 * 2 + k / 7]).collect();
             floats(dtype, &[2, 7], &turned)
@@ -76,7 +76,7 @@ fn log_sum_exp_of_rows_with_infinities() {
     }
     // Where it is finite, so is the gradient; elsewhere it is that of exp(x)/Σ exp(x), which is NaN.
     let x = floats(F64, &[3, 2], &[-INF, 1.0, 3.0, 3.0, 0.0, -INF]);
-    for f in [(|x| x.log_sum_exp_over(1)) as Function, |x| x.exp().sum_over(&[1]).log()] {
+    for f in [(|x| x.log_sum_exp_over(1)) as Function, |x| x.exp().sum_over([1]).log()] {
         assert_near("gradient", &gradient(f, x.clone()), &[0.0, 1.0, 0.5, 0.5, 1.0, 0.0], 1e-15);
     }
 }
@@ -114,21 +114,21 @@ fn softmax_by_hand_is_found_in_every_form() {
         let mut shape = x.shape().to_vec();
         let last = shape.len() - 1;
         shape[last] = 1;
-        e / e.sum_over(&[last]).reshape(shape).broadcast_to(x.shape())
+        e / e.sum_over([last]).reshape(shape).broadcast_to(x.shape())
     };
     let repeated: Function = |x| {
         let e = x.exp();
         let last = x.rank() - 1;
-        e / e.sum_over(&[last]).repeat_along(&x.shape(), &[last])
+        e / e.sum_over([last]).repeat_along(&x.shape(), [last])
     };
     let by_columns: Function = |x| {
         let e = x.t().exp();
-        (e / e.sum_over(&[0]).broadcast_to(e.shape())).t()
+        (e / e.sum_over([0]).broadcast_to(e.shape())).t()
     };
     let reciprocal: Function = |x| {
         let e = x.exp();
         let last = x.rank() - 1;
-        e * (1.0 / e.sum_over(&[last])).repeat_along(&x.shape(), &[last])
+        e * (1.0 / e.sum_over([last])).repeat_along(&x.shape(), [last])
     };
     let forms: [(&str, Function); 4] =
         [("kept", kept), ("repeated", repeated), ("columns", by_columns), ("reciprocal", reciprocal)];
@@ -154,7 +154,7 @@ fn softmax_by_hand_is_found_in_every_form() {
     let middle: Function = |x| {
         let e = x.exp();
         let [a, b, c] = [x.dim(0), x.dim(1), x.dim(2)];
-        e / e.sum_over(&[1]).reshape([a, 1, c]).broadcast_to([a, b, c])
+        e / e.sum_over([1]).reshape([a, 1, c]).broadcast_to([a, b, c])
     };
     for shape in [[1, 5, 1], [2, 5, 1], [1, 5, 2], [1, 1, 5], [5, 1, 1], [2, 3, 4]] {
         let n = shape.iter().product();
@@ -169,11 +169,11 @@ fn log_sum_exp_by_hand_is_found_with_its_axis_kept() {
     let kept: Function = |x| {
         let mut shape = x.shape().to_vec();
         shape[1] = 1;
-        x - x.exp().sum_over(&[1]).reshape(shape).log().broadcast_to(x.shape())
+        x - x.exp().sum_over([1]).reshape(shape).log().broadcast_to(x.shape())
     };
     let before: Function = |x| {
-        let sum = x.exp().sum_over(&[1]);
-        x - sum.repeat_along(&x.shape(), &[1]).log()
+        let sum = x.exp().sum_over([1]);
+        x - sum.repeat_along(&x.shape(), [1]).log()
     };
     for (rows, n) in [(1, 5), (2, 5), (5, 1), (1, 1)] {
         for f in [kept, before] {

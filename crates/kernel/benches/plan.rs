@@ -44,7 +44,7 @@ fn chain(n: usize) -> Option<Graph> {
             }
         }
         for skip in skips {
-            x = x + skip;
+            x += skip;
         }
         g.output("y", x);
     })
@@ -57,7 +57,7 @@ fn norms(n: usize) -> Option<Graph> {
         let mut total = g.scalar(0.0, F32);
         for i in 0..n / 3 {
             let w = g.param(&format!("w{i}"), F32, [8 + i % 7, 16], Init::GlorotUniform);
-            total = total + w.square().sum();
+            total += w.square().sum();
         }
         g.output("norm", total.sqrt());
     })

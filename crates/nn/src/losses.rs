@@ -94,12 +94,12 @@ impl<'g> Losses<'g> for Tensor<'g> {
             hit.select(of_class, of_class.constant_like(0.0)).sum_over([last])
         });
         if let Some(weights) = weights {
-            rows = rows * weights;
+            rows *= weights;
         }
         if eps > 0.0 {
             let mut spread = -self.log_softmax(last);
             if let Some(of_class) = options.weights {
-                spread = spread * of_class;
+                spread *= of_class;
             }
             rows = rows * (1.0 - eps) + spread.sum_over([last]) * (eps / n_classes as f64);
         }

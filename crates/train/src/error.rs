@@ -47,7 +47,7 @@ pub enum TrainError {
         /// The values.
         of: String,
         /// What fits and what does not; nothing was taken.
-        loaded: Loaded,
+        loaded: Box<Loaded>,
     },
     /// There are checkpoints, and all of them are damaged.
     NoCheckpoint {

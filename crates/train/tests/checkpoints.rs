@@ -522,7 +522,7 @@ fn refused<O: Optimizer>(mut trainer: Trainer<Net, CrossEntropy, O>) -> (Loaded,
     assert_eq!((trainer.store().iter().count(), trainer.store().step(), trainer.history().len()), (0, 0, 0));
     let text = error.to_string();
     match error {
-        TrainError::Differs { loaded, .. } => (loaded, text),
+        TrainError::Differs { loaded, .. } => (*loaded, text),
         error => panic!("{error}"),
     }
 }

@@ -77,12 +77,12 @@ impl Layer for Dense {
         weight = weight.dropout(&format!("{name}.drop_connect"), self.drop_connect);
         if self.weight_noise > 0.0 && g.is_training() {
             let noise = g.normal(&format!("{name}.weight_noise"), x.dtype(), weight.shape());
-            weight = weight + noise * self.weight_noise;
+            weight += noise * self.weight_noise;
         }
         let rows: usize = leading.iter().product();
         let mut out = x.reshape([rows, n_in]).matmul(weight);
         if let Some(init) = self.bias {
-            out = out + g.param(&format!("{name}.bias"), x.dtype(), [self.n_out], init);
+            out += g.param(&format!("{name}.bias"), x.dtype(), [self.n_out], init);
         }
         out.reshape(leading.iter().copied().chain([self.n_out]).collect::<Shape>())
     }

@@ -355,7 +355,7 @@ impl Optimizer for Lamb {
         let [m, v] = self.adam.moments(cx);
         let mut direction = m * cx.narrow(1.0 / correction1) / self.adam.denominator(cx, v, Some(correction2));
         if cx.is_regularized() {
-            direction = direction + cx.param * self.decay;
+            direction += cx.param * self.decay;
         }
         let axes: Vec<usize> = (0..cx.param.rank()).collect();
         let (of_param, of_direction) = (length(cx.param, &axes), length(direction, &axes));

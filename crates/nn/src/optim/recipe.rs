@@ -273,10 +273,10 @@ impl Recipe {
         }
         for cx in updates.iter_mut().filter(|cx| cx.regularized) {
             if let Some(lambda) = self.l1 {
-                cx.grad = cx.grad + cx.param.sign() * cx.hyper("l1", lambda);
+                cx.grad += cx.param.sign() * cx.hyper("l1", lambda);
             }
             if let Some(lambda) = self.l2 {
-                cx.grad = cx.grad + cx.param * (cx.hyper("l2", lambda) * 2.0);
+                cx.grad += cx.param * (cx.hyper("l2", lambda) * 2.0);
             }
         }
         if let Some(limit) = self.clip_value {
@@ -294,7 +294,7 @@ impl Recipe {
         if let Some(deviation) = self.gradient_noise {
             for cx in updates.iter_mut() {
                 let noise = g.normal(&format!("gradient_noise.{}", cx.param_name), cx.grad.dtype(), cx.grad.shape());
-                cx.grad = cx.grad + noise * cx.hyper("gradient_noise", deviation);
+                cx.grad += noise * cx.hyper("gradient_noise", deviation);
             }
         }
     }
@@ -306,10 +306,10 @@ impl Recipe {
         let mut next = formula;
         if cx.regularized {
             if let Some(lambda) = self.decay {
-                next = next - cx.param * (cx.rate() * cx.hyper("decay", lambda));
+                next -= cx.param * (cx.rate() * cx.hyper("decay", lambda));
             }
             if let Some(lambda) = self.plain_decay {
-                next = next - cx.param * cx.hyper("plain_decay", lambda);
+                next -= cx.param * cx.hyper("plain_decay", lambda);
             }
             if let Some(limit) = self.max_norm.filter(|_| next.rank() > 0) {
                 let axes: Vec<usize> = (0..next.rank() - 1).collect();

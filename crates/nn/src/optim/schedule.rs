@@ -184,7 +184,7 @@ impl Schedule {
             Curve::Milestones { at, gamma } => {
                 let mut reached = number(0.0);
                 for &milestone in at {
-                    reached = reached + t.ge(number(milestone as f64)).cast(DType::F64);
+                    reached += t.ge(number(milestone as f64)).cast(DType::F64);
                 }
                 number(*gamma).pow(reached)
             }

@@ -110,10 +110,10 @@ impl<'g> Pool<'g, '_> {
         if self.rng.chance(0.2) {
             // Clipped by the norm of the whole.
             let norm = gradient.square().sum().sqrt();
-            gradient = gradient * (1.0 / norm.maximum(norm.constant_like(1.0)));
+            gradient *= 1.0 / norm.maximum(norm.constant_like(1.0));
         }
         if self.rng.chance(0.2) {
-            gradient = gradient + w * 0.01;
+            gradient += w * 0.01;
         }
         let state = |pool: &mut Self, init| {
             let name = pool.name("s");

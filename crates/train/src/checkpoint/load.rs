@@ -124,7 +124,7 @@ impl Wanted {
 /// The error of values that do not fit, if they must.
 pub(crate) fn check(loaded: Loaded, how: Load, of: impl Into<String>) -> Result<Loaded, TrainError> {
     match how {
-        Load::Strict if !loaded.is_exact() => Err(TrainError::Differs { of: of.into(), loaded }),
+        Load::Strict if !loaded.is_exact() => Err(TrainError::Differs { of: of.into(), loaded: Box::new(loaded) }),
         _ => Ok(loaded),
     }
 }
