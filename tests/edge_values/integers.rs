@@ -116,7 +116,7 @@ fn checks_stay_where_nothing_is_proved() {
     assert_eq!(checks(&|g| (g.iota(I32, [1 << 30], 0) + (1 << 30) + 1).check_index(usize::MAX >> 1)), 1);
     assert_eq!(checks(&|g| (g.iota(I64, [1 << 30], 0) + (1 << 30) + 1).check_index(usize::MAX >> 1)), 0);
     // A conversion that cuts off what it cannot hold.
-    assert_eq!(checks(&|g| (g.iota(I64, [4], 0) + (1 << 32)).cast(I32).check_index(4)), 1);
+    assert_eq!(checks(&|g| (g.iota(I64, [4], 0) + (1i64 << 32)).cast(I32).check_index(4)), 1);
     assert_eq!(checks(&|g| g.iota(I64, [4], 0).cast(I32).check_index(4)), 0);
     assert_eq!(checks(&|g| (g.iota(I64, [300], 0)).cast(U8).cast(I32).check_index(256)), 1);
     // The greatest bound there is, of indices that cannot be proved.

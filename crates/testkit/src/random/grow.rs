@@ -275,7 +275,8 @@ impl<'g, 'o> Pool<'g, 'o> {
                 if n > self.options.max_elements {
                     return None;
                 }
-                let value = *self.rng.pick(&[0.0, 0.0, 1.0, -2.0]);
+                let least = if x.dtype() == DType::U8 { 2.0 } else { -2.0 };
+                let value = *self.rng.pick(&[0.0, 0.0, 1.0, least]);
                 x.pad(&low, &high, value)
             }
             _ => return None,
