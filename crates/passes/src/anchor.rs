@@ -4,7 +4,7 @@
 //! must not bypass it, and an equal expression that they make elsewhere must not be merged with it. An anchor, with a
 //! number of its own, stands between the value and its readers while that matters: from `stabilize` to the end of
 //! `differentiate`. Named sources are never merged and need none. The seed of a sweep has an anchor too, so that what is made of
-//! it equals nothing else ([`crate::support`]).
+//! it equals nothing else (`support.rs`).
 
 use std::collections::HashSet;
 

@@ -7,7 +7,7 @@
 //! topological order, so that a sweep never meets one and derivatives nest to any order. A composite without a rule is
 //! expanded where the sweep meets it, and the expansion is swept with the composite's operands as the ends.
 //!
-//! What is dropped on the way has a cotangent of zero, whatever its derivatives are ([`crate::support`]).
+//! What is dropped on the way has a cotangent of zero, whatever its derivatives are (`support.rs`).
 //!
 //! A derivative with respect to an intermediate value is that of everything computed from that node ([`crate::anchor`]).
 
