@@ -209,9 +209,9 @@ impl Store {
         }
     }
 
-    /// Whether a program can work on this store: every parameter and state that both have is of one type, and a state that a
-    /// program made starts as this one says. (What a state starts as is a setting, such as a learning rate. A parameter is
-    /// learned, so programs may disagree on its start.)
+    /// Whether a program can work on this store: every parameter and state that both have is of one type, and a number of an
+    /// optimiser (a state in a scope `optimizer`) that a program made starts as this one says: what it starts as is a setting, such as
+    /// the learning rate. What is learned may start as it likes.
     ///
     /// # Errors
     /// `E0306` for the first that is not.
@@ -222,7 +222,8 @@ impl Store {
             if slot.ty != *ty {
                 return Err(differs(format!("the program requires `{name}` of type {ty}, the store has {}", slot.ty)));
             }
-            match slot.start.filter(|start| start != init && program.has_state(name)) {
+            let is_setting = name.split('.').any(|part| part == "optimizer") && program.has_state(name);
+            match slot.start.filter(|start| start != init && is_setting) {
                 None => Ok(()),
                 Some(start) => {
                     let text =
