@@ -298,16 +298,13 @@ impl<'a> From<&'a TensorData> for InputView<'a> {
     }
 }
 
-/// An input that was given: its view, or a copy of its elements in row-major order as well.
-#[derive(Debug)]
-struct Given<'a> {
-    view: InputView<'a>,
-    copy: Option<Block>,
-}
-
 /// The inputs of a step of a program, in its order: all of them, each of the type that the program declares.
 #[derive(Debug)]
-pub struct Inputs<'a>(SmallVec<[Option<Given<'a>>; 8]>);
+pub struct Inputs<'a> {
+    views: SmallVec<[Option<InputView<'a>>; 4]>,
+    /// Copies in row-major order of those that are in another one, with their positions.
+    copies: Vec<(usize, Block)>,
+}
 
 impl<'a> Inputs<'a> {
     /// Checks what is given against what a program asks for.
@@ -317,9 +314,10 @@ impl<'a> Inputs<'a> {
     /// program.
     #[track_caller]
     pub(crate) fn new(program: &Executable, given: impl StepInputs<'a>) -> Result<Self, Diag> {
-        let mut inputs = Inputs((0..program.interface.input_names.len()).map(|_| None).collect());
+        let views = (0..program.interface.input_names.len()).map(|_| None).collect();
+        let mut inputs = Inputs { views, copies: Vec::new() };
         given.give(program, &mut inputs)?;
-        match inputs.0.iter().position(Option::is_none) {
+        match inputs.views.iter().position(Option::is_none) {
             None => Ok(inputs),
             Some(missing) => Err(program.missing_input(missing)),
         }
@@ -329,12 +327,12 @@ impl<'a> Inputs<'a> {
     fn add(&mut self, program: &Executable, key: impl InputKey, view: InputView<'a>) -> Result<(), Diag> {
         let at = key.position(program)?;
         program.check_input(at, &view)?;
-        if self.0[at].is_some() {
+        if self.views[at].is_some() {
             let name = &program.interface.input_names[at];
             let diag = Diag::new(Code::InputNames, format!("input `{name}` requires one value, got two"));
             return Err(diag.note("the input was declared", program.declared_at(name)));
         }
-        self.0[at] = Some(Given { view, copy: None });
+        self.views[at] = Some(view);
         Ok(())
     }
 
@@ -343,31 +341,32 @@ impl<'a> Inputs<'a> {
     /// # Errors
     /// `E0309` if there is no memory for it; the inputs that a program asks for may be large.
     #[track_caller]
-    pub(crate) fn in_order(mut self, program: &Executable) -> Result<Self, Diag> {
-        for (at, given) in self.0.iter_mut().enumerate() {
-            let Some(given) = given.as_mut().filter(|given| given.view.in_order().is_none()) else { continue };
-            match given.view.copied() {
-                Ok(copy) => given.copy = Some(copy),
+    pub(crate) fn in_order(&mut self, program: &Executable) -> Result<(), Diag> {
+        for (at, view) in self.views.iter().enumerate() {
+            let Some(view) = view.as_ref().filter(|view| view.in_order().is_none()) else { continue };
+            match view.copied() {
+                Ok(copy) => self.copies.push((at, copy)),
                 Err(refused) => {
                     let what = format!("a copy of input `{}` in row-major order", program.interface.input_names[at]);
                     return Err(no_memory(what, refused).help("an array in row-major order is read where it is"));
                 }
             }
         }
-        Ok(self)
+        Ok(())
     }
 
     /// The views with their positions.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &InputView<'a>)> {
-        self.0.iter().enumerate().filter_map(|(at, given)| Some((at, &given.as_ref()?.view)))
+        self.views.iter().enumerate().filter_map(|(at, view)| Some((at, view.as_ref()?)))
     }
 
     /// Where an input's elements are in row-major order, their type and their number; `None` if they are in another order and
     /// were not copied.
     pub(crate) fn place(&self, at: usize) -> Option<(*const u8, DType, usize)> {
-        let Given { view, copy } = self.0.get(at)?.as_ref()?;
+        let view = self.views.get(at)?.as_ref()?;
+        let copy = self.copies.iter().find(|(copied, _)| *copied == at);
         let (address, n) = match copy {
-            Some(copy) => (copy.as_ptr().cast_const(), copy.n_bytes() / view.dtype().size_bytes()),
+            Some((_, copy)) => (copy.as_ptr().cast_const(), copy.n_bytes() / view.dtype().size_bytes()),
             None => view.in_order()?,
         };
         Some((address, view.dtype(), n))

@@ -220,7 +220,8 @@ impl Session {
         let at = self.position(program)?;
         let machine = &mut self.programs[at];
         let executable = Arc::clone(machine.program());
-        let inputs = Inputs::new(&executable, inputs)?.in_order(&executable)?;
+        let mut inputs = Inputs::new(&executable, inputs)?;
+        inputs.in_order(&executable)?;
         let mut times: Vec<Vec<Duration>> = vec![Vec::with_capacity(n.min(1 << 16)); executable.plan.steps.len()];
         let mut left = n;
         while left > 0 {
@@ -267,7 +268,8 @@ impl Session {
     pub fn run<'a>(&mut self, program: ProgramId, inputs: impl StepInputs<'a>) -> Result<Outputs<'_>, Diag> {
         let at = self.position(program)?;
         let machine = &mut self.programs[at];
-        let inputs = Inputs::new(machine.program(), inputs)?.in_order(machine.program())?;
+        let mut inputs = Inputs::new(machine.program(), inputs)?;
+        inputs.in_order(machine.program())?;
         let counters = self.store.counters(machine.program())?;
         if self.checked {
             let executable = Arc::clone(machine.program());
