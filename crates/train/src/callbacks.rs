@@ -58,6 +58,8 @@ pub struct Context<'a> {
     pub store: StoreMut<'a>,
     /// The names of what makes the model at test time: parameters, and states such as running statistics.
     pub model: &'a [String],
+    /// Whether the call of `fit` goes on with one that was interrupted; what a callback counts goes on then, too.
+    pub resumed: bool,
 }
 
 /// Something that is told of steps and epochs. Every method does nothing unless it is written.
@@ -268,6 +270,14 @@ impl Patience {
         self.watch.value(epoch, self.prefix)
     }
 
+    /// Forgets what another call of `fit` has noted, perhaps on other data.
+    fn begin(&self, store: &mut StoreMut<'_>) -> Result<(), TrainError> {
+        if self.number("best", store).is_some() {
+            store.insert(&format!("{}.best", self.prefix), f64::INFINITY)?;
+        }
+        self.set_waited(0, store)
+    }
+
     /// Notes a figure, and says whether it is the best so far. One that is no number never is.
     fn note(&self, value: f64, store: &mut StoreMut<'_>) -> Result<bool, TrainError> {
         let best = self.number("best", store).unwrap_or(f64::INFINITY);
@@ -281,7 +291,7 @@ impl Patience {
 }
 
 /// Ends a run when the validation set has not become better for some epochs, and gives the model the weights of the best
-/// epoch back: in the end, also if the run ended for another reason.
+/// epoch of this call of `fit` back: in the end, also if the run ended for another reason. Another call begins anew.
 ///
 /// In the store: `early_stopping.best`, `early_stopping.waited`, and the best model under `early_stopping.model.`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -306,22 +316,33 @@ impl EarlyStopping {
         self.0.min_change = change;
         self
     }
+
+    fn flow(&self, store: &Store) -> ControlFlow<()> {
+        if self.0.is_over(store) { Break(()) } else { Continue(()) }
+    }
 }
 
 impl Callback for EarlyStopping {
     fn on_start(&mut self, cx: &mut Context<'_>) -> Flow {
-        Ok(if self.0.is_over(&cx.store) { Break(()) } else { Continue(()) })
+        if !cx.resumed {
+            self.0.begin(&mut cx.store)?;
+        }
+        Ok(self.flow(&cx.store))
     }
 
     fn on_epoch(&mut self, epoch: &Epoch, cx: &mut Context<'_>) -> Flow {
         if self.0.note(self.0.value(epoch)?, &mut cx.store)? {
             keep(cx, Self::MODEL)?;
         }
-        self.on_start(cx)
+        Ok(self.flow(&cx.store))
     }
 
     fn on_end(&mut self, cx: &mut Context<'_>) -> Result<(), TrainError> {
-        Ok(put(&tensors_under(&cx.store, Self::MODEL), &mut cx.store)?)
+        // Without a best epoch in this call, the model that is kept is another call's.
+        if self.0.number("best", &cx.store).is_some_and(f64::is_finite) {
+            put(&tensors_under(&cx.store, Self::MODEL), &mut cx.store)?;
+        }
+        Ok(())
     }
 }
 
@@ -332,7 +353,7 @@ fn keep(cx: &mut Context<'_>, prefix: &str) -> Result<(), TrainError> {
     Ok(put(&model, &mut cx.store)?)
 }
 
-/// Makes the learning rate smaller when the validation set has not become better for some epochs. Loops without a trainer
+/// Makes the learning rate smaller when the validation set has not become better for some epochs of a call of `fit`. Loops without a trainer
 /// call [`ReduceOnPlateau::observe`] with a figure of theirs.
 ///
 /// In the store: `plateau.best` and `plateau.waited`.
@@ -420,6 +441,13 @@ impl ReduceOnPlateau {
 }
 
 impl Callback for ReduceOnPlateau {
+    fn on_start(&mut self, cx: &mut Context<'_>) -> Flow {
+        if !cx.resumed {
+            self.patience.begin(&mut cx.store)?;
+        }
+        Ok(Continue(()))
+    }
+
     fn on_epoch(&mut self, epoch: &Epoch, cx: &mut Context<'_>) -> Flow {
         self.observe(self.patience.value(epoch)?, &mut cx.store)?;
         Ok(Continue(()))

@@ -10,6 +10,7 @@
 //! | `format` | `cotangent checkpoint` |
 //! | `version` | `1`; a reader refuses what is newer |
 //! | `seed`, `step` | the store's, decimal |
+//! | `draws` | the store's calls of programs that draw and update nothing, decimal; 0 if it is not there |
 //! | `note.NAME` | a text of the trainer's or the user's: epoch, place in the data, history, shape of an example |
 //! | `note.other.NAME` | empty: the tensor of this name is a callback's or the user's, no program's |
 //! | `checksum.TENSOR` | FNV-1a of the tensor's bytes, 16 hexadecimal digits |
@@ -51,6 +52,8 @@ pub struct Checkpoint {
     pub seed: Seed,
     /// Steps taken.
     pub step: u32,
+    /// Calls of programs that draw random numbers and update nothing ([`Store::draws`]).
+    pub draws: u64,
     /// Texts by name.
     pub notes: BTreeMap<String, String>,
 }
@@ -59,10 +62,16 @@ impl Checkpoint {
     /// Everything in a store, without notes.
     pub fn of_store(store: &Store) -> Self {
         let names = store.iter().map(|(name, _)| name);
-        Checkpoint { tensors: tensors_of(store, names), seed: store.seed(), step: store.step(), notes: BTreeMap::new() }
+        Checkpoint {
+            tensors: tensors_of(store, names),
+            seed: store.seed(),
+            step: store.step(),
+            draws: store.draws(),
+            notes: BTreeMap::new(),
+        }
     }
 
-    /// Hands the values to a store, as [`load`] does, and sets its counter of steps.
+    /// Hands the values to a store, as [`load`] does, and sets its counters.
     ///
     /// # Errors
     /// As [`load`]; nothing has changed then.
@@ -70,6 +79,7 @@ impl Checkpoint {
         let mut store = store.into();
         let loaded = load(&self.tensors, how, &mut store)?;
         store.set_step(self.step);
+        store.set_draws(self.draws);
         Ok(loaded)
     }
 
@@ -106,6 +116,9 @@ impl Checkpoint {
         metadata.insert("version".to_owned(), VERSION.to_string());
         metadata.insert("seed".to_owned(), self.seed.0.to_string());
         metadata.insert("step".to_owned(), self.step.to_string());
+        if self.draws > 0 {
+            metadata.insert("draws".to_owned(), self.draws.to_string());
+        }
         metadata.extend(self.notes.into_iter().map(|(name, text)| (format!("{NOTE}{name}"), text)));
         for (name, tensor) in &self.tensors {
             metadata.insert(checksum_key(name), Fnv::of(&tensor.bytes).to_string());
@@ -144,8 +157,13 @@ impl Checkpoint {
         let number = |key: &'static str| malformed(key, "a number".to_owned(), "something else".to_owned());
         let seed = text("seed").parse().map_err(|_| number("seed"))?;
         let step = text("step").parse().map_err(|_| number("step"))?;
+        let draws = match metadata.get("draws") {
+            Some(draws) => draws.parse().map_err(|_| number("draws"))?,
+            None => 0,
+        };
         let note = |(key, text): (String, String)| Some((key.strip_prefix(NOTE)?.to_owned(), text));
-        Ok(Checkpoint { tensors, seed: Seed(seed), step, notes: metadata.into_iter().filter_map(note).collect() })
+        let notes = metadata.into_iter().filter_map(note).collect();
+        Ok(Checkpoint { tensors, seed: Seed(seed), step, draws, notes })
     }
 }
 

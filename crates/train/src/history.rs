@@ -32,6 +32,8 @@ pub struct Epoch {
     pub rate: Option<f64>,
     /// Time spent on training, without compilation and evaluation.
     pub seconds: f64,
+    /// Examples whose batches were passed over ([`NonFinite::Skip`](crate::NonFinite::Skip)); the mean is over the others.
+    pub n_skipped: usize,
 }
 
 impl fmt::Display for Epoch {
@@ -43,13 +45,25 @@ impl fmt::Display for Epoch {
         if let Some(accuracy) = self.validation_accuracy {
             write!(f, ", validation accuracy {:.2} %", 100.0 * accuracy)?;
         }
+        if self.n_skipped > 0 {
+            write!(f, ", {} examples passed over", self.n_skipped)?;
+        }
         write!(f, ", {:.2} s", self.seconds)
     }
 }
 
 /// The columns of the CSV form, and the keys of the JSON form.
-const COLUMNS: [&str; 8] =
-    ["epoch", "step", "batch_size", "train_loss", "validation_loss", "validation_accuracy", "rate", "seconds"];
+const COLUMNS: [&str; 9] = [
+    "epoch",
+    "step",
+    "batch_size",
+    "train_loss",
+    "validation_loss",
+    "validation_accuracy",
+    "rate",
+    "skipped",
+    "seconds",
+];
 
 /// Epochs in order; a slice of [`Epoch`] with ways to keep it.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -80,7 +94,7 @@ impl History {
             let option = |v: Option<f64>| v.map(|v| v.to_string()).unwrap_or_default();
             let _ = writeln!(
                 out,
-                "{},{},{},{},{},{},{},{}",
+                "{},{},{},{},{},{},{},{},{}",
                 e.number,
                 e.step,
                 e.batch_size,
@@ -88,22 +102,30 @@ impl History {
                 option(e.validation_loss),
                 option(e.validation_accuracy),
                 option(e.rate),
+                e.n_skipped,
                 e.seconds
             );
         }
         out
     }
 
-    /// The history of a table as [`History::to_csv`] makes it; `None` if it is another.
+    /// The history of a table as [`History::to_csv`] makes it, or made it before it had the column `skipped`; `None` if it is another.
     pub fn from_csv(text: &str) -> Option<History> {
         let mut lines = text.lines();
-        if lines.next()? != COLUMNS.join(",") {
-            return None;
-        }
+        let earlier = COLUMNS.join(",").replace(",skipped", "");
+        let is_earlier = match lines.next()? {
+            columns if columns == earlier => true,
+            columns if columns == COLUMNS.join(",") => false,
+            _ => return None,
+        };
         let option = |text: &str| if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) };
         let epoch = |line: &str| {
-            let fields: [&str; COLUMNS.len()] = line.split(',').collect::<Vec<_>>().try_into().ok()?;
-            let [number, step, batch_size, train_loss, loss, accuracy, rate, seconds] = fields;
+            let mut fields: Vec<&str> = line.split(',').collect();
+            if is_earlier {
+                fields.insert(fields.len() - 1, "0");
+            }
+            let fields: [&str; COLUMNS.len()] = fields.try_into().ok()?;
+            let [number, step, batch_size, train_loss, loss, accuracy, rate, skipped, seconds] = fields;
             Some(Epoch {
                 number: number.parse().ok()?,
                 step: step.parse().ok()?,
@@ -113,6 +135,7 @@ impl History {
                 validation_accuracy: option(accuracy)?,
                 rate: option(rate)?,
                 seconds: seconds.parse().ok()?,
+                n_skipped: skipped.parse().ok()?,
             })
         };
         lines.map(epoch).collect::<Option<Vec<Epoch>>>().map(History)
@@ -133,6 +156,7 @@ impl History {
                 number(e.validation_loss),
                 number(e.validation_accuracy),
                 number(e.rate),
+                e.n_skipped.to_string(),
                 number(Some(e.seconds)),
             ];
             let pairs: Vec<String> =
@@ -190,6 +214,7 @@ mod tests {
             validation_accuracy: Some(if number == 3 { f64::NAN } else { 0.5 }),
             rate: None,
             seconds: 1e-9,
+            n_skipped: number as usize - 1,
         };
         History((1..4).map(epoch).collect())
     }
@@ -202,6 +227,9 @@ mod tests {
         assert_eq!(back[1], history()[1]);
         assert!(back[2].validation_accuracy.unwrap().is_nan() && back[0].validation_loss.is_none());
         assert_eq!(History::from_csv(&History::default().to_csv()), Some(History::default()));
+        let first: String = csv.lines().take(2).map(|line| line.to_owned() + "\n").collect();
+        let earlier = first.replace(",skipped", "").replace(",0,0.000000001", ",0.000000001");
+        assert!(earlier.len() < first.len() && History::from_csv(&earlier).unwrap()[..] == back[..1], "{earlier}");
         for wrong in ["", "epoch\n1\n", &csv.replace("32", "many"), &format!("{csv}1,2\n")] {
             assert_eq!(History::from_csv(wrong), None, "{wrong}");
         }

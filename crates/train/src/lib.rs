@@ -40,4 +40,4 @@ pub use history::{Epoch, History};
 pub use metrics::{Confusion, Ensemble};
 pub use objective::{BinaryCrossEntropy, CrossEntropy, Label, MeanSquared, Objective};
 pub use plot::Plot;
-pub use trainer::{Evaluation, Options, Resumed, Trainer};
+pub use trainer::{Evaluation, NonFinite, Options, Resumed, Trainer};

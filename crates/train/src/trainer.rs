@@ -32,6 +32,7 @@
 //! ```
 
 mod cursor;
+mod finite;
 mod programs;
 
 use std::collections::BTreeSet;
@@ -43,7 +44,7 @@ use std::time::{Duration, Instant};
 use cotangent_data::safetensors::Tensors;
 use cotangent_data::{DataError, Dataset, Order};
 use cotangent_exec::{Compiler, Runtime, Seed, Store, StoreMut};
-use cotangent_graph::{Graph, GraphBuilder, Node, Tensor};
+use cotangent_graph::{Code, Diag, Graph, GraphBuilder, Node, Tensor};
 use cotangent_host::float::in_default;
 use cotangent_nn::Optimizer;
 use cotangent_scalar::plain;
@@ -51,6 +52,8 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use ndarray::{Array1, ArrayD, ArrayViewD, Axis, IxDyn, Slice};
 
 use self::cursor::{Cursor, Example};
+pub use self::finite::NonFinite;
+use self::finite::{check_features, check_weights};
 use self::programs::{Mode, Programs};
 use crate::TrainError;
 use crate::callbacks::{Callback, Context, Nothing, Step};
@@ -73,6 +76,8 @@ pub struct Options {
     pub batch_sizes: Vec<(u64, usize)>,
     /// In which order the examples of an epoch are taken.
     pub order: Order,
+    /// What becomes of batches whose loss is not finite.
+    pub non_finite: NonFinite,
     /// Rows of a batch in evaluation and prediction.
     pub eval_batch_size: usize,
     /// Everything random follows from it.
@@ -86,13 +91,15 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// 10 epochs of batches of 32, shuffled, evaluation by 256, seed 0, a progress bar, no checkpoints.
+    /// 10 epochs of batches of 32, shuffled, evaluation by 256, seed 0, a progress bar, no checkpoints; what is not finite is an
+    /// error.
     fn default() -> Self {
         Options {
             epochs: 10,
             batch_size: 32,
             batch_sizes: Vec::new(),
             order: Order::Shuffled,
+            non_finite: NonFinite::Refuse,
             eval_batch_size: 256,
             seed: Seed(0),
             progress: true,
@@ -165,7 +172,8 @@ where
     /// A trainer of a model, which makes outputs `[batch, ..]` from features `[batch, ..]`. Nothing is compiled yet.
     #[track_caller]
     pub fn new(runtime: &Runtime, model: M, objective: L, optimizer: O, options: Options) -> Self {
-        let programs = Programs::new(runtime, model, objective, optimizer, options.compiler.clone(), options.seed);
+        let (compiler, checks_loss) = (options.compiler.clone(), options.non_finite != NonFinite::Allow);
+        let programs = Programs::new(runtime, model, objective, optimizer, compiler, options.seed, checks_loss);
         Trainer {
             programs,
             options,
@@ -206,7 +214,8 @@ where
         mut callback: impl Callback,
     ) -> Result<History, TrainError> {
         self.programs.called();
-        if !self.interrupted {
+        let resumed = self.interrupted;
+        if !resumed {
             self.cursor.base = self.cursor.epochs;
             self.cursor.stopped = false;
         }
@@ -222,12 +231,12 @@ where
 
         let until = self.cursor.base + self.options.epochs as u64;
         let bar = self.progress_bar(train.len() as u64, until);
-        self.cursor.stopped |= callback.on_start(&mut self.context())?.is_break();
+        self.cursor.stopped |= callback.on_start(&mut self.context(resumed))?.is_break();
         while !self.cursor.stopped && self.cursor.epochs < until {
-            in_default(|| self.train_epoch(train, validation, &mut callback, &bar, writer.as_ref()))?;
+            in_default(|| self.train_epoch(train, validation, &mut callback, &bar, writer.as_ref(), resumed))?;
         }
         bar.finish_and_clear();
-        callback.on_end(&mut self.context())?;
+        callback.on_end(&mut self.context(resumed))?;
         self.interrupted = false;
         Ok(self.cursor.history.after(self.cursor.base))
     }
@@ -240,6 +249,7 @@ where
         callback: &mut impl Callback,
         bar: &ProgressBar,
         writer: Option<&Writer>,
+        resumed: bool,
     ) -> Result<(), TrainError> {
         let number = self.cursor.epochs + 1;
         let size = self.options.batch_size_in(number);
@@ -251,13 +261,21 @@ where
             let start = Instant::now();
             let n_rows = batch.1.len();
             let program = self.programs.program::<T>(Mode::Train, batch.0.shape())?;
-            let loss = self.programs.run(&program, &batch.0, &batch.1)?.0;
-            self.cursor.loss += loss * n_rows as f64;
+            let loss = match self.programs.run(&program, &batch.0, &batch.1) {
+                Ok((loss, _)) => Some(loss),
+                Err(TrainError::Step(diag)) if self.passes_over(&diag) => None,
+                Err(error) => return Err(error),
+            };
+            match loss {
+                Some(loss) => self.cursor.loss += loss * n_rows as f64,
+                None => self.cursor.skipped += n_rows,
+            }
             self.cursor.examples += n_rows;
             self.cursor.seconds += start.elapsed().as_secs_f64();
             bar.inc(n_rows as u64);
+            let Some(loss) = loss else { continue };
             let step = Step { number: self.programs.store().step(), epoch: number, n_rows, loss };
-            let stop = callback.on_step(&step, &mut self.context())?.is_break();
+            let stop = callback.on_step(&step, &mut self.context(resumed))?.is_break();
             self.cursor.stopped |= stop;
             if self.cursor.examples < train.len() && (stop || self.is_due(step.number)) {
                 self.save(writer)?;
@@ -266,24 +284,31 @@ where
                 return Ok(());
             }
         }
+        let n_taken = self.cursor.examples - self.cursor.skipped;
+        if n_taken == 0 {
+            let required = format!("a batch of epoch {number} whose loss and gradients are finite");
+            return Err(TrainError::invalid("training set", required, "none: all were passed over"));
+        }
+        self.check_weights()?;
         let evaluation = validation.map(|set| self.evaluate_checked(set)).transpose()?;
         let store = self.programs.store();
         let epoch = Epoch {
             number,
             step: store.step(),
             batch_size: size,
-            train_loss: self.cursor.loss / train.len() as f64,
+            train_loss: self.cursor.loss / n_taken as f64,
             validation_loss: evaluation.map(|e| e.loss),
             validation_accuracy: evaluation.and_then(|e| e.accuracy),
             rate: store.get("optimizer.lr").ok().and_then(|rate| rate.as_scalar()),
             seconds: self.cursor.seconds,
+            n_skipped: self.cursor.skipped,
         };
         self.cursor.history.push(epoch);
         self.cursor.epochs = number;
-        (self.cursor.examples, self.cursor.loss, self.cursor.seconds) = (0, 0.0, 0.0);
+        (self.cursor.examples, self.cursor.loss, self.cursor.seconds, self.cursor.skipped) = (0, 0.0, 0.0, 0);
         bar.set_message(epoch.to_string());
         // Printing there must not tear the bar.
-        let flow = bar.suspend(|| callback.on_epoch(&epoch, &mut self.context()))?;
+        let flow = bar.suspend(|| callback.on_epoch(&epoch, &mut self.context(resumed)))?;
         self.cursor.stopped |= flow.is_break();
         self.save(writer)
     }
@@ -339,6 +364,7 @@ where
         let mut store = self.programs.store_mut();
         put(&values.into_iter().chain(others).collect(), &mut store)?;
         store.set_step(checkpoint.step);
+        store.set_draws(checkpoint.draws);
         self.unchecked = cursor.example.is_none().then_some(how);
         (self.cursor, self.interrupted, self.newest) = (cursor, true, Some(newest));
         Ok(Some(Resumed { step: checkpoint.step, epochs: self.cursor.epochs, path, damaged, loaded }))
@@ -367,6 +393,7 @@ where
 
     fn save(&mut self, writer: Option<&Writer>) -> Result<(), TrainError> {
         if let Some(writer) = writer {
+            self.check_weights()?;
             let checkpoint = self.checkpoint();
             let step = checkpoint.step;
             writer.save(checkpoint)?;
@@ -379,8 +406,20 @@ where
         self.options.checkpoints.as_ref().is_some_and(|checkpoints| checkpoints.is_due(step))
     }
 
-    fn context(&mut self) -> Context<'_> {
-        Context { store: self.programs.store_mut(), model: &self.model_names }
+    fn context(&mut self, resumed: bool) -> Context<'_> {
+        Context { store: self.programs.store_mut(), model: &self.model_names, resumed }
+    }
+
+    /// Whether a step that was refused is passed over.
+    fn passes_over(&self, diag: &Diag) -> bool {
+        self.options.non_finite == NonFinite::Skip && diag.code == Code::NotFinite
+    }
+
+    fn check_weights(&self) -> Result<(), TrainError> {
+        match self.options.non_finite {
+            NonFinite::Allow => Ok(()),
+            _ => Ok(check_weights(self.store(), &self.model_names, self.programs.called_at())?),
+        }
     }
 
     // ---- evaluation ------------------------------------------------------------------------------------------------
@@ -541,6 +580,7 @@ where
             }
             self.check_labels(Mode::Train, train, size.min(train.len()))?;
         }
+        self.check_features("training set", train)?;
         let (graph, ..) = self.programs.graph(Mode::Predict, &batch_shape(train, 1), T::DTYPE)?;
         self.model_names = stored_names(&graph).map(|(name, _)| name.to_owned()).collect();
         validation.map_or(Ok(()), |set| self.check_evaluation(set))
@@ -565,7 +605,15 @@ where
         for rows in [size.min(set.len()), set.len() % size] {
             self.prepare(Mode::Evaluate, set, rows)?;
         }
-        self.check_labels(Mode::Evaluate, set, size.min(set.len()))
+        self.check_labels(Mode::Evaluate, set, size.min(set.len()))?;
+        self.check_features("evaluation set", set)
+    }
+
+    fn check_features<T: Label>(&self, of: &str, set: &Dataset<T>) -> Result<(), TrainError> {
+        match self.options.non_finite {
+            NonFinite::Allow => Ok(()),
+            _ => check_features(of, set),
+        }
     }
 
     /// Compiles the program for batches of so many rows, if there are such batches.

@@ -47,6 +47,22 @@ fn early_stopping_ends_the_run_and_gives_the_best_weights_back() {
 }
 
 #[test]
+fn another_call_of_fit_begins_anew() {
+    let (train, validation) = sets();
+    let mut trainer = trainer(net, Adam::new(0.05), 500);
+    let first = trainer.fit_with(&train, Some(&validation), EarlyStopping::new(3)).unwrap();
+    let second = trainer.fit_with(&train, Some(&validation), EarlyStopping::new(3)).unwrap();
+    assert!(!second.is_empty() && second[0].number == first.last().unwrap().number + 1, "{second:?}");
+    // Its weights are its own best ones, though those of the first call, on another set, had a far lower loss.
+    let loss = |epoch: &Epoch| epoch.validation_loss.unwrap();
+    let hard = two_moons(100, 2.0, 5);
+    let third = trainer.fit_with(&train, Some(&hard), EarlyStopping::new(3)).unwrap();
+    let best = third.iter().map(loss).fold(f64::INFINITY, f64::min);
+    assert!(best > second.iter().map(loss).fold(f64::INFINITY, f64::min));
+    assert_eq!(trainer.evaluate(&hard).unwrap().loss, best);
+}
+
+#[test]
 fn the_rate_falls_on_a_plateau() {
     let (train, validation) = sets();
     // With a rate of zero the loss never falls: the first epoch is the best, and every second one after that is too much.

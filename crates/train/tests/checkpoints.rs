@@ -195,6 +195,23 @@ fn every_flipped_byte_is_noticed_or_harmless() {
 }
 
 #[test]
+fn calls_that_draw_are_counted_in_a_checkpoint() {
+    let graph = build(|g| g.output("noise", g.normal("noise", F32, [4]))).unwrap();
+    let program = Compiler::new().compile(&graph).unwrap();
+    let session = || Session::new(&Runtime::new(Threads::Exactly(1)), program.clone(), Seed(5)).unwrap();
+    let draw = |session: &mut Session| session.step(()).unwrap().tensor("noise").unwrap();
+    let mut first = session();
+    draw(&mut first);
+    let mut kept = Vec::new();
+    Checkpoint::of_store(first.store()).into_file().write_to(&mut kept).unwrap();
+    let next = draw(&mut first);
+    let mut second = session();
+    assert_ne!(draw(&mut second), next);
+    Checkpoint::parse(&kept, "kept").unwrap().load(Load::Strict, second.store_mut()).unwrap();
+    assert_eq!(draw(&mut second), next);
+}
+
+#[test]
 fn a_damaged_checkpoint_is_passed_over_and_said() {
     let expected = {
         let (train, _) = sets();

@@ -163,8 +163,8 @@ impl<'g> Tensor<'g> {
         self.unary_with(&CHECK_INDEX, Attrs::none().with("bound", bound as i64))
     }
 
-    /// These values, checked at every step to be finite before anything is changed: the option for a loss that must not
-    /// train the parameters to NaN.
+    /// These values, checked at every step to be finite before anything is changed. A loss that is checked refuses a step whose
+    /// loss is NaN or infinite; a finite loss may still have gradients that are not, which `Recipe::check_gradients` refuses.
     #[track_caller]
     pub fn check_finite(self) -> Tensor<'g> {
         self.unary(&CHECK_FINITE)

@@ -4,7 +4,7 @@
 //! at the user's line; a loss that is itself the result of an error is passed over in silence.
 
 use cotangent_graph::ops::source::PARAM;
-use cotangent_graph::{Code, DType, Diag, Graph, GraphBuilder, NodeId, Origin, Tensor, Vjp};
+use cotangent_graph::{Code, DType, Diag, Graph, GraphBuilder, NodeId, Origin, Shape, Tensor, Vjp};
 
 use super::recipe::{ParamInfo, accumulator};
 use super::{Optimizer, Recipe, UpdateCx, hyper, is_updated, step_number};
@@ -93,6 +93,7 @@ impl Minimize for GraphBuilder {
         let pairs = with_gradients(self, loss, &params, &optimizer);
         let outer = self.set_origin(Some(origin(self, &optimizer)));
         if let Some(updates) = contexts(self, &pairs, &optimizer, CALL) {
+            optimizer.recipe().into_iter().for_each(|recipe| recipe.check_finite(self, &updates));
             for cx in updates {
                 let sum = accumulator(self, &cx);
                 self.update(sum, sum + cx.grad);
@@ -244,6 +245,9 @@ fn contexts<'g>(
     }
     let plain = Recipe::new();
     let recipe = optimizer.recipe().unwrap_or(&plain);
+    if !groups_have_params(g, recipe) {
+        return None;
+    }
     let wide = pairs.iter().any(|(param, _)| param.dtype() == DType::F64);
     let hyper_dtype = if wide { DType::F64 } else { DType::F32 };
     let mut common: Option<Tensor<'g>> = None;
@@ -276,6 +280,27 @@ fn contexts<'g>(
         updates.push(UpdateCx { param, grad, rate, regularized, optimizer, param_name, hyper_dtype });
     }
     Some(updates)
+}
+
+/// Whether each group of the recipe contains a parameter of the graph; the error if not. A group that contains none would change
+/// nothing, without a word.
+#[track_caller]
+fn groups_have_params(g: &GraphBuilder, recipe: &Recipe) -> bool {
+    let params: Vec<(String, Shape)> = g.with_graph(|graph| {
+        graph.params().filter_map(|(_, node)| Some((node.name()?.to_owned(), node.ty.shape().clone()))).collect()
+    });
+    let infos: Vec<_> = params.iter().map(|(name, shape)| ParamInfo { name, shape }).collect();
+    let empty = recipe.empty_groups(&infos);
+    for group in &empty {
+        let names = infos.iter().map(|param| param.name);
+        let text = format!("the group `{group}` of the recipe requires a parameter that it is for, got none");
+        let known = names.clone().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let diag = Diag::new(Code::BadAttribute, text).suggest(group, names);
+        g.error(
+            diag.help(format!("a group has the parameters whose dotted names begin as it says; there are {known}")),
+        );
+    }
+    empty.is_empty()
 }
 
 /// The rate in the store, times the schedule's factor at this step.

@@ -3,7 +3,8 @@
 //!
 //! A [`Recipe`] is joined to an optimiser by [`Optimizer::with`]; the two are an optimiser again. In a step, in this order:
 //!
-//! 1. the gradient, or the mean of those accumulated ([`Recipe::accumulate`]);
+//! 1. the gradient, or the mean of those accumulated ([`Recipe::accumulate`]); the step is refused if it is not finite and
+//!    [`Recipe::check_gradients`] asks for that;
 //! 2. the gradients of penalties, L1 and L2, as if they stood in the loss;
 //! 3. clipping by value, then by global norm;
 //! 4. noise on the gradients;
@@ -103,6 +104,7 @@ pub struct Recipe {
     clip_norm: Option<f64>,
     gradient_noise: Option<f64>,
     accumulate: Option<u32>,
+    checked: bool,
     max_norm: Option<f64>,
     masked: bool,
     average: Option<f64>,
@@ -169,6 +171,15 @@ impl Recipe {
     /// All gradients together, as one long vector `g`, no longer than `limit`: `g · min(limit, ‖g‖)/‖g‖`.
     pub fn clip_norm(mut self, limit: f64) -> Self {
         self.clip_norm = Some(limit);
+        self
+    }
+
+    /// Refuses a step whose gradients hold NaN or an infinity: the error is `E0305`, and nothing has changed. A finite loss may
+    /// have such gradients (`√x` at 0), and a step by them would make parameters NaN for good. A trainer passes over such a
+    /// batch if its options say so (`NonFinite::Skip`). No update is made before all gradients are known, so none of them joins
+    /// the product that makes its gradient: like [`Recipe::clip_norm`], it costs a pass over the gradients.
+    pub fn check_gradients(mut self) -> Self {
+        self.checked = true;
         self
     }
 
@@ -271,6 +282,7 @@ impl Recipe {
                 cx.grad = (sum + cx.grad) / f64::from(n);
             }
         }
+        self.check_finite(g, updates);
         for cx in updates.iter_mut().filter(|cx| cx.regularized) {
             if let Some(lambda) = self.l1 {
                 cx.grad += cx.param.sign() * cx.hyper("l1", lambda);
@@ -297,6 +309,20 @@ impl Recipe {
                 cx.grad += noise * cx.hyper("gradient_noise", deviation);
             }
         }
+    }
+
+    /// The check of all gradients, if it is asked for.
+    #[track_caller]
+    pub(super) fn check_finite<'g>(&self, g: &'g GraphBuilder, updates: &[UpdateCx<'g>]) {
+        if self.checked {
+            global_norm(g, &updates.iter().map(|cx| cx.grad).collect::<Vec<_>>()).check_finite();
+        }
+    }
+
+    /// The groups that contain none of these parameters.
+    pub(super) fn empty_groups(&self, params: &[ParamInfo<'_>]) -> Vec<&str> {
+        let is_empty = |group: &&Group| !params.iter().any(|param| (group.contains)(param));
+        self.groups.iter().filter(is_empty).map(|group| group.name.as_str()).collect()
     }
 
     /// The parameter's next value, given the formula's: steps 6 to 8.

@@ -254,9 +254,33 @@ fn settings_out_of_range_are_errors() {
         (Recipe::new().average(1.5), "decay in [0, 1], got 1.5"),
         (Recipe::new().accumulate(0), "at least 1 gradient"),
         (Recipe::new().group(Group::named("a").rate(-2.0)), "group's rate"),
+        (Recipe::new().group(Group::named("layr").rate(2.0)), "the group `layr` of the recipe requires a parameter"),
+        (Recipe::new().group(Group::new("none", |_| false).frozen()), "the group `none` of the recipe"),
     ] {
         let diags = errors(|g| quadratic(g, sgd(recipe)));
         assert!(diags.0.len() == 1 && diags.0[0].message.contains(text), "{diags}");
+    }
+}
+
+#[test]
+fn gradients_that_are_not_finite_are_refused_if_asked_for() {
+    for (accumulates, optimizer) in [
+        (false, Sgd::new(RATE).with(Recipe::new().check_gradients())),
+        (true, Sgd::new(RATE).with(Recipe::new().accumulate(2).check_gradients())),
+    ] {
+        for value in [0.0, 1.0] {
+            let graph = graph(|g| {
+                let w = g.param("w", F64, [2], Init::constant(value));
+                // The value is finite, its slope at 0 is not.
+                let loss = w.sqrt().sum();
+                if accumulates { g.accumulate(loss, &optimizer) } else { g.minimize(loss, &optimizer) }
+            });
+            let mut env = Env::default();
+            env.initialize(&graph, 0).unwrap();
+            let result = cotangent_graph::interp::interpret_named(&graph, &env);
+            assert_eq!(result.is_err(), value == 0.0, "{result:?}");
+            assert!(result.err().is_none_or(|error| error.code == Code::NotFinite));
+        }
     }
 }
 

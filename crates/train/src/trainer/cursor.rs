@@ -24,6 +24,8 @@ pub(super) struct Cursor {
     pub(super) examples: usize,
     /// The sum of their losses.
     pub(super) loss: f64,
+    /// Those of them whose batches were passed over.
+    pub(super) skipped: usize,
     /// Time spent on them.
     pub(super) seconds: f64,
     /// The division of the epoch under way into batches.
@@ -59,12 +61,13 @@ impl Example {
 impl Cursor {
     /// The texts that a checkpoint keeps. Numbers read back to the same bits.
     pub(super) fn to_notes(&self) -> BTreeMap<String, String> {
-        let Cursor { base, epochs, examples, loss, seconds, pass, stopped, history, example } = self;
+        let Cursor { base, epochs, examples, loss, skipped, seconds, pass, stopped, history, example } = self;
         let notes = [
             ("base", base.to_string()),
             ("epochs", epochs.to_string()),
             ("examples", examples.to_string()),
             ("loss", loss.to_string()),
+            ("skipped", skipped.to_string()),
             ("seconds", seconds.to_string()),
             ("pass", pass.clone()),
             ("stopped", stopped.to_string()),
@@ -84,6 +87,8 @@ impl Cursor {
             epochs: note(notes, "epochs")?,
             examples: note(notes, "examples")?,
             loss: note(notes, "loss")?,
+            // Earlier checkpoints have none of them.
+            skipped: if notes.contains_key("skipped") { note(notes, "skipped")? } else { 0 },
             seconds: note(notes, "seconds")?,
             pass: note(notes, "pass")?,
             stopped: note(notes, "stopped")?,
@@ -95,7 +100,7 @@ impl Cursor {
             },
         };
         // Counters that no run gets to, and that sums of them would overflow.
-        if cursor.base > cursor.epochs || cursor.epochs > MAX_EPOCHS {
+        if cursor.base > cursor.epochs || cursor.epochs > MAX_EPOCHS || cursor.skipped > cursor.examples {
             return Err(unreadable("epochs"));
         }
         Ok(cursor)
@@ -137,7 +142,15 @@ mod tests {
 
     #[test]
     fn notes_read_back_to_the_same_bits() {
-        let cursor = Cursor { base: 3, epochs: 5, examples: 96, loss: 0.1 + 0.2, stopped: true, ..Cursor::default() };
+        let cursor = Cursor {
+            base: 3,
+            epochs: 5,
+            examples: 96,
+            loss: 0.1 + 0.2,
+            skipped: 32,
+            stopped: true,
+            ..Cursor::default()
+        };
         let cursor = Cursor { example: Some(Example { features: vec![28, 28], label: DType::I64 }), ..cursor };
         let mut notes = cursor.to_notes();
         assert_eq!(Cursor::from_notes(&notes).unwrap(), cursor);

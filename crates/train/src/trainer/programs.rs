@@ -48,6 +48,8 @@ pub(super) struct Programs<M, L, O> {
     compiled: HashMap<Key, Compiled>,
     /// The names of parameters and states of all that was compiled.
     names: BTreeSet<String>,
+    /// Whether train steps refuse a loss that is not finite.
+    checks_loss: bool,
     /// The shape of a row of the features that the first program was made for.
     row: Option<Vec<usize>>,
     /// The user's lines that errors point at: where the trainer was made, and where it was last asked for something.
@@ -93,7 +95,15 @@ where
     O: Optimizer,
 {
     #[track_caller]
-    pub(super) fn new(runtime: &Runtime, model: M, objective: L, optimizer: O, compiler: Compiler, seed: Seed) -> Self {
+    pub(super) fn new(
+        runtime: &Runtime,
+        model: M,
+        objective: L,
+        optimizer: O,
+        compiler: Compiler,
+        seed: Seed,
+        checks_loss: bool,
+    ) -> Self {
         let state = State::Store(Store::new(seed));
         let (runtime, known, row) = (runtime.clone(), HashMap::new(), None);
         let (compiled, names) = (HashMap::new(), BTreeSet::new());
@@ -108,6 +118,7 @@ where
             known,
             compiled,
             names,
+            checks_loss,
             row,
             made_at,
             called_at,
@@ -118,6 +129,11 @@ where
     #[track_caller]
     pub(super) fn called(&mut self) {
         self.called_at = Loc::here();
+    }
+
+    /// Where the caller asked for what is done now.
+    pub(super) fn called_at(&self) -> Loc {
+        self.called_at.clone()
     }
 
     /// The program for a purpose and a shape of features, compiled when it is asked for first.
@@ -226,7 +242,10 @@ where
                 return;
             }
             let y = g.input("y", label, Shape::new(&features[..1]));
-            let loss = self.objective.loss(outputs, y);
+            let mut loss = self.objective.loss(outputs, y);
+            if mode == Mode::Train && self.checks_loss && loss.is_float() {
+                loss = loss.check_finite();
+            }
             g.output("loss", loss);
             if mode == Mode::Train {
                 g.minimize(loss, &self.optimizer);
