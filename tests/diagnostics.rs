@@ -53,6 +53,7 @@ fn about(code: Code) -> About {
         Code::ForeignId | Code::OutOfSteps => (NO, NO),
         // About the record of an op, and a graph that was put together node by node.
         Code::BadOp | Code::IllFormed => (NO, NO),
+        _ => panic!("{code:?} is a new code: say here what it is about"),
     };
     About { lines, name }
 }

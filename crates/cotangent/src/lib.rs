@@ -43,6 +43,8 @@ pub use cotangent_nn as nn;
 pub use cotangent_passes as passes;
 pub use cotangent_scalar as scalar;
 pub use cotangent_train as train;
+/// The arrays that inputs and results are made of: the version that this crate was built with.
+pub use ndarray;
 
 /// What most programs need.
 pub mod prelude {
@@ -52,7 +54,12 @@ pub mod prelude {
     };
     pub use cotangent_graph::DType::{self, Bool, F32, F64, I32, I64, U8};
     pub use cotangent_graph::{Diag, Diags, Graph, GraphBuilder, Init, Mode, Shape, Tensor, TensorData, Type, build};
-    pub use cotangent_nn::*;
+    pub use cotangent_nn::{
+        AdaDelta, AdaGrad, Adam, AdamW, BatchNorm, CrossEntropyOptions, Dense, Dropout, Embedding, GaussianNoise,
+        Group, GroupNorm, InstanceNorm, Lamb, Layer, LayerNorm, Layers, Lion, Losses, Metrics, Minimize, Momentum,
+        NAdam, Nesterov, Optimizer, PRelu, ParamInfo, Recipe, RmsNorm, RmsProp, Schedule, Sequential, Sgd, Statistics,
+        Tuned, UpdateCx, Whitening, function, global_norm, model, pruning, summary,
+    };
 }
 
 /// The pages whose examples are run as tests.

@@ -22,6 +22,7 @@ const SPLIT_STREAM: u64 = u64::from_be_bytes(*b"split\0\0\0");
 
 /// In which order the examples of an epoch are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Order {
     /// As they stand.
     Given,
@@ -40,6 +41,7 @@ pub type Batch<T = i64> = (ArrayD<f32>, Array1<T>);
 
 /// What becomes of the last batch when the batch size does not divide the number of examples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum LastBatch {
     /// It is yielded with fewer rows: every example is seen once an epoch.
     #[default]

@@ -27,6 +27,7 @@ const FETCH_AGAIN: &str = "check that this is the right file and fetch it again"
 
 /// The contents of an IDX file: one variant per element type of the format, each a row-major array.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum IdxArray {
     /// Type code 0x08.
     U8(ArrayD<u8>),

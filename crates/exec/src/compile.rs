@@ -27,6 +27,7 @@ use crate::needs::Needs;
 use crate::place::Place;
 
 /// Why a graph did not become a program.
+#[non_exhaustive]
 pub enum CompileError {
     /// Mistakes in the graph.
     User(Diags),
@@ -95,6 +96,7 @@ pub struct Timings {
 
 /// A stage of a program that can be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StageView {
     /// As built.
     Source,

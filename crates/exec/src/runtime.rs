@@ -6,6 +6,7 @@ use cotangent_pool::Pool;
 
 /// How many threads a runtime uses. Results have the same bits for any number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Threads {
     /// As many as the machine offers.
     All,

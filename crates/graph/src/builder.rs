@@ -6,22 +6,24 @@
 //! tensor shows the type that it would probably have, so that the user's code goes on to its next mistake.
 //! NumPy broadcasting happens here: pointwise ops see operands of equal shapes, with explicit `broadcast` nodes.
 
+mod sources;
+mod tensor;
+
 use cotangent_host::float::in_default;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use cotangent_scalar::DType;
 use smallvec::SmallVec;
 
 use crate::attrs::{Attr, Attrs};
-use crate::axes::{self, Axis};
+
 use crate::diag::{Code, Diag, Diags, Loc};
 use crate::ir::{BodyId, Graph, Inputs, Node, NodeId, OpRef, Origin, Output, Role};
 use crate::limits::Limits;
 use crate::op::{Fault, InferCx, Lower, OpDef, Registry};
-use crate::types::{Shape, Type};
+use crate::types::Type;
 use crate::verify;
 
 /// Ids from here on are of no node, but of what an error was recorded of: places in the list of guessed types.
@@ -85,6 +87,8 @@ pub struct GraphBuilder {
     /// Types that poisoned tensors show.
     guesses: RefCell<Vec<Type>>,
     rounds: Cell<bool>,
+    /// Whether names that exist are shared.
+    is_shared: Cell<bool>,
 }
 
 /// Builds a graph with a closure; all errors at once.
@@ -136,6 +140,7 @@ impl GraphBuilder {
             limits: Cell::default(),
             guesses: RefCell::default(),
             rounds: Cell::default(),
+            is_shared: Cell::default(),
         }
     }
 
@@ -201,107 +206,7 @@ impl GraphBuilder {
         self.set_mode(if training { Mode::Train } else { Mode::Evaluate });
     }
 
-    // ---- sources -------------------------------------------------------------------------------------------------
-
-    /// A tensor given at every step.
-    #[track_caller]
-    pub fn input(&self, name: &str, dtype: DType, shape: impl Into<Shape>) -> Tensor<'_> {
-        self.named(&crate::ops::source::INPUT, self.scoped(name), Attrs::none(), Type::tensor(dtype, shape))
-    }
-
-    /// A trained tensor that starts as `init` says.
-    #[track_caller]
-    pub fn param(&self, name: &str, dtype: DType, shape: impl Into<Shape>, init: crate::init::Init) -> Tensor<'_> {
-        let attrs = Attrs::none().with("init", init);
-        let replaced = self.params_from.borrow().as_ref().map(|prefix| format!("{prefix}.{}", self.scoped(name)));
-        if let Some(state) = replaced {
-            return self.named(&crate::ops::source::STATE, state, attrs, Type::tensor(dtype, shape));
-        }
-        self.named(&crate::ops::source::PARAM, self.scoped(name), attrs, Type::tensor(dtype, shape))
-    }
-
-    /// A tensor carried from step to step, which changes only by [`GraphBuilder::update`].
-    #[track_caller]
-    pub fn state(&self, name: &str, dtype: DType, shape: impl Into<Shape>, init: crate::init::Init) -> Tensor<'_> {
-        let attrs = Attrs::none().with("init", init);
-        self.named(&crate::ops::source::STATE, self.scoped(name), attrs, Type::tensor(dtype, shape))
-    }
-
-    /// Runs `f` with the state `prefix.name` in the place of every parameter `name` made inside: a model that reads, for
-    /// example, running averages of its weights, as a program beside the one that trains them.
-    pub fn params_from<R>(&self, prefix: &str, f: impl FnOnce() -> R) -> R {
-        let before = self.params_from.replace(Some(self.scoped(prefix)));
-        let result = f();
-        self.params_from.replace(before);
-        result
-    }
-
-    #[track_caller]
-    fn named(&self, op: &'static OpDef, name: String, attrs: Attrs, ty: Type) -> Tensor<'_> {
-        let attrs = attrs.iter().fold(Attrs::none().with("name", name.as_str()), |a, (n, v)| a.with(n, v.clone()));
-        if let Some(first) = self.claim(&name) {
-            self.error(first);
-            return self.poisoned_as(ty);
-        }
-        let tensor = self.op(op, &[], attrs, Some(ty));
-        if !tensor.is_poisoned() {
-            self.names.borrow_mut().insert(name, tensor.id);
-        }
-        tensor
-    }
-
-    /// An error if the name is taken.
-    #[track_caller]
-    fn claim(&self, name: &str) -> Option<Diag> {
-        let known = *self.names.borrow().get(name)?;
-        let loc = self.graph.borrow().node(known).origin.loc();
-        let diag = Diag::new(Code::DuplicateName, format!("the name `{name}` is already used"));
-        Some(diag.note("first used", loc).help("choose another name, or use `g.shared(name)` to share the tensor"))
-    }
-
-    /// The input, parameter or state of this (scoped) name, made earlier: sharing is asked for, never guessed.
-    #[track_caller]
-    pub fn shared(&self, name: &str) -> Tensor<'_> {
-        let full = self.scoped(name);
-        let replaced = self.params_from.borrow().as_ref().map(|prefix| format!("{prefix}.{full}"));
-        for known in replaced.iter().chain([&full]) {
-            if let Some(&id) = self.names.borrow().get(known) {
-                return Tensor { builder: self, id };
-            }
-        }
-        let diag = Diag::new(Code::UnknownName, format!("no input, parameter or state is named `{full}`"));
-        self.poison(diag.suggest(&full, self.names.borrow().keys().map(String::as_str)))
-    }
-
-    /// A fresh random stream's name in the current scope: `name`, or `name_2`, … if it is taken.
-    #[track_caller]
-    pub fn stream_name(&self, name: &str) -> String {
-        let full = self.scoped(name);
-        let mut streams = self.streams.borrow_mut();
-        let mut unique = full.clone();
-        let mut n = 1;
-        while !streams.insert(unique.clone()) {
-            n += 1;
-            unique = format!("{full}_{n}");
-        }
-        unique
-    }
-
-    // ---- scopes and origins --------------------------------------------------------------------------------------
-
-    /// Runs `f` with `name.` in front of every name made inside.
-    pub fn scope<R>(&self, name: &str, f: impl FnOnce() -> R) -> R {
-        self.scopes.borrow_mut().push(name.to_owned());
-        let result = f();
-        self.scopes.borrow_mut().pop();
-        result
-    }
-
-    /// A name with the current scopes in front.
-    pub fn scoped(&self, name: &str) -> String {
-        let scopes = self.scopes.borrow();
-        scopes.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(".")
-    }
+    // ---- origins ----------------------------------------------------------------------------------------------------
 
     /// Makes every node that follows come from `origin` instead of the caller's line; `None` ends that. The
     /// origin before is returned, to be set again.
@@ -643,150 +548,5 @@ impl Diag {
     /// The same error with the place where operand `k` was made.
     pub(crate) fn operand(self, k: usize, node: &Node) -> Self {
         self.note(format!("operand {k}, `{}` of type {}, was made", node.op.name, node.ty), node.origin.loc())
-    }
-}
-
-impl<'g> Tensor<'g> {
-    /// The builder it belongs to.
-    pub fn builder(self) -> &'g GraphBuilder {
-        self.builder
-    }
-
-    /// Its node. Not to be asked of a poisoned tensor.
-    pub fn id(self) -> NodeId {
-        self.id
-    }
-
-    /// Whether an error was recorded on the way to it.
-    pub fn is_poisoned(self) -> bool {
-        self.id.0 >= FIRST_POISON
-    }
-
-    /// Records an error about this tensor, unless one was recorded on the way to it. The poisoned tensor that is returned has
-    /// this one's type.
-    pub fn refuse(self, diag: Diag) -> Tensor<'g> {
-        if self.is_poisoned() {
-            return self;
-        }
-        self.builder.error(diag);
-        self.builder.poisoned_as(self.ty())
-    }
-
-    /// This tensor, or, if it is poisoned and nothing is known about it, a poisoned one of this type.
-    pub(crate) fn or_like(self, ty: impl FnOnce() -> Type) -> Tensor<'g> {
-        if self.id == UNKNOWN { self.builder.poisoned_as(ty()) } else { self }
-    }
-
-    /// The dotted name, if it is an input, parameter or state.
-    pub fn name(self) -> Option<String> {
-        if self.is_poisoned() {
-            return None;
-        }
-        self.builder.graph.borrow().node(self.id).name().map(str::to_owned)
-    }
-
-    /// Where it was made.
-    pub fn made_at(self) -> Loc {
-        if self.is_poisoned() { Loc::Internal } else { self.builder.graph.borrow().node(self.id).origin.loc() }
-    }
-
-    /// Its type. Of a poisoned tensor it is that which it would have without the mistake, if that can be told; otherwise it has
-    /// sixteen axes, so that none that is asked for is missing.
-    pub fn ty(self) -> Type {
-        match self.id.0.checked_sub(FIRST_POISON) {
-            None => self.builder.graph.borrow().ty(self.id).clone(),
-            Some(guess) => {
-                let known = self.builder.guesses.borrow().get(guess as usize).cloned();
-                known.unwrap_or_else(|| Type::tensor(DType::F32, [1; UNKNOWN_RANK]))
-            }
-        }
-    }
-
-    /// Its shape.
-    pub fn shape(self) -> Shape {
-        self.ty().shape().clone()
-    }
-
-    /// Its element type.
-    pub fn dtype(self) -> DType {
-        self.ty().dtype()
-    }
-
-    /// Number of axes.
-    pub fn rank(self) -> usize {
-        self.shape().rank()
-    }
-
-    /// Extent of an axis; `-1` is the last. That there is no such axis is an error of the graph, and the extent then 1.
-    #[track_caller]
-    pub fn dim(self, axis: impl Into<Axis>) -> usize {
-        let (axis, shape) = (axis.into(), self.shape());
-        match axis.of(shape.rank()) {
-            Some(axis) => shape[axis],
-            None if self.is_poisoned() => 1,
-            None => {
-                let text = format!("`dim` requires an axis of a tensor of shape {shape}, got {axis}");
-                let diag = Diag::new(Code::BadAxis, text).made("the tensor", self);
-                self.builder.error(diag.help(axes::advice(shape.rank())));
-                1
-            }
-        }
-    }
-
-    /// An op on this tensor alone.
-    #[track_caller]
-    pub fn unary(self, op: &'static OpDef) -> Tensor<'g> {
-        // What refuses integers would take floats.
-        let like = || Type::tensor(if self.is_float() { self.dtype() } else { DType::F32 }, self.shape());
-        self.builder.op(op, &[self], Attrs::none(), None).or_like(like)
-    }
-
-    /// An op on this tensor alone, with attributes.
-    #[track_caller]
-    pub fn unary_with(self, op: &'static OpDef, attrs: Attrs) -> Tensor<'g> {
-        self.builder.op(op, &[self], attrs, None)
-    }
-
-    /// A pointwise op on this tensor and another one, with NumPy broadcasting.
-    #[track_caller]
-    pub fn binary(self, op: &'static OpDef, other: Tensor<'_>) -> Tensor<'g> {
-        self.builder.pointwise(op, &[self, other])
-    }
-}
-
-impl GraphBuilder {
-    /// A pointwise op with NumPy broadcasting of its operands.
-    #[track_caller]
-    pub fn pointwise(&self, op: &'static OpDef, operands: &[Tensor<'_>]) -> Tensor<'_> {
-        self.pointwise_with(op, operands, Attrs::none())
-    }
-
-    /// A pointwise op with attributes, with NumPy broadcasting of its operands.
-    #[track_caller]
-    pub fn pointwise_with(&self, op: &'static OpDef, operands: &[Tensor<'_>], attrs: Attrs) -> Tensor<'_> {
-        if operands.iter().any(|t| !std::ptr::eq(t.builder, self)) {
-            return self.op(op, operands, attrs, None);
-        }
-        let shapes: SmallVec<[Shape; 3]> = operands.iter().map(|t| t.shape()).collect();
-        let joint = shapes.iter().try_fold(Shape::default(), |joint, s| joint.broadcast(s));
-        let made = match &joint {
-            Some(joint) => {
-                let mut aligned: SmallVec<[Tensor<'_>; 3]> = SmallVec::new();
-                for operand in operands {
-                    aligned.push(self.tensor(operand.id).broadcast_to(joint.clone()));
-                }
-                self.op_of(op, &aligned, operands, attrs.clone(), None)
-            }
-            // Inference says what does not fit.
-            None => self.op(op, operands, attrs.clone(), None),
-        };
-        if made.id != UNKNOWN {
-            return made;
-        }
-        // What it would be if the extents, and then if the element types fitted.
-        let joint =
-            joint.unwrap_or_else(|| shapes.iter().fold(Shape::default(), |joint, s| joint.broadcast_loosely(s)));
-        let types: SmallVec<[Type; 4]> = operands.iter().map(|t| Type::tensor(t.dtype(), joint.clone())).collect();
-        self.guessed(op, &types, &attrs, None).or(types.last().map(|ty| self.poisoned_as(ty.clone()))).unwrap_or(made)
     }
 }

@@ -15,6 +15,7 @@ use cotangent_scalar::{plain, plain_lines};
 
 /// A place in the user's code or in a text file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Loc {
     /// A call in Rust code.
     Code(&'static Location<'static>),
@@ -53,6 +54,7 @@ macro_rules! codes {
     ($($(#[doc = $doc:literal])* $name:ident = $code:literal;)*) => {
         /// The stable code of an error; each has a section in `docs/errors.md`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
         pub enum Code { $($(#[doc = $doc])* $name,)* }
 
         impl Code {

@@ -43,6 +43,7 @@ impl Hash for Real {
 
 /// An initialiser. `n_in` and `n_out` are the fan-in and fan-out of the parameter's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Init {
     /// The same value everywhere.
     Constant(Number),

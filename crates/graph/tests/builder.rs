@@ -7,7 +7,7 @@ use cotangent_graph::interp::{interpret, interpret_named};
 use cotangent_graph::ops::{arithmetic, region, source};
 use cotangent_graph::{
     Body, Code, DType, Diag, Env, Graph, GraphBuilder, Init, Inputs, Loc, NodeId, OpDef, OpRef, Origin, Output,
-    Registry, Role, Shape, Source, Stage, TensorData, Type, build, verify,
+    Registry, Role, Shape, Source, Stage, Tensor, TensorData, Type, build, verify,
 };
 
 const F32: DType = DType::F32;
@@ -531,4 +531,49 @@ fn equal_bodies_are_one() {
     assert_eq!(a, b);
     assert_ne!(a, c);
     assert_eq!(graph.bodies().len(), 2);
+}
+
+#[test]
+fn what_is_made_in_a_shared_scope_is_made_once() {
+    let layer = |x: &Tensor<'_>, n: usize| {
+        let g = x.builder();
+        let n_in = x.dim(-1);
+        let (w, b) = (g.param("weight", F32, [n_in, n], Init::ONES), g.state("shift", F32, [n], Init::ZEROS));
+        (w.id(), b.id())
+    };
+    let graph = build(|g| {
+        let x = g.input("x", F32, [2, 3]);
+        let [first, second] = [0; 2].map(|_| g.shared_scope("a", || g.scope("b", || layer(&x, 4))));
+        assert_eq!(first, second);
+        // What was made in a plain scope may be shared later on, and the other way round it is a mistake as ever.
+        g.scope("c", || layer(&x, 4));
+        g.shared_scope("c", || layer(&x, 4));
+        g.output("y", g.shared("a.b.weight").sum() + g.shared("c.weight").sum() + g.shared("a.b.shift").sum());
+    })
+    .unwrap();
+    assert_eq!((graph.params().count(), graph.stored().count()), (2, 4));
+
+    let messages = |f: &dyn Fn(&GraphBuilder)| build(f).unwrap_err().to_string();
+    let differs = messages(&|g| {
+        g.shared_scope("a", || g.param("w", F32, [2], Init::ONES));
+        g.shared_scope("a", || g.param("w", F32, [3], Init::ONES));
+        g.shared_scope("a", || g.param("w", F32, [2], Init::ZEROS));
+        g.shared_scope("a", || g.state("w", F32, [2], Init::ONES));
+    });
+    for text in
+        ["`a.w` is shared", "f32[2]", "got a param f32[3]", "that starts as", "got a state f32[2]", "first used"]
+    {
+        assert!(differs.contains(text), "{text}: {differs}");
+    }
+    let again = messages(&|g| {
+        g.shared_scope("a", || g.param("w", F32, [2], Init::ONES));
+        g.scope("a", || g.param("w", F32, [2], Init::ONES));
+    });
+    assert!(again.contains("already used") && again.contains("shared_scope"), "{again}");
+    // Inputs are given, not made: two of a name are a mistake.
+    let inputs = messages(&|g| {
+        g.shared_scope("a", || g.input("x", F32, [2]));
+        g.shared_scope("a", || g.input("x", F32, [2]));
+    });
+    assert!(inputs.contains("`a.x` is already used"), "{inputs}");
 }

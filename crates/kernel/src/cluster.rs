@@ -54,6 +54,7 @@ pub enum Part {
 
 /// Why two nodes do not share a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Reason {
     /// This kind of fusion was turned off.
     Forbidden(Fusion),

@@ -32,7 +32,7 @@ mod summary;
 
 pub use layers::{
     BatchNorm, Dense, Dropout, Embedding, GaussianNoise, GroupNorm, InstanceNorm, Layer, LayerNorm, Layers, PRelu,
-    RmsNorm, Sequential, Statistics, Whitening,
+    RmsNorm, Sequential, Statistics, Whitening, function, model,
 };
 pub use losses::{CrossEntropyOptions, Losses};
 pub use metrics::Metrics;

@@ -85,6 +85,7 @@ impl Default for GradCheck {
 
 /// Whether a derivative is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// Every element that was judged agrees with the differences.
     Agrees,

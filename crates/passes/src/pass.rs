@@ -156,6 +156,7 @@ impl fmt::Debug for PassOptions {
 
 /// Why a loop of rules ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StopReason {
     /// No rule applies any more.
     Fixpoint,

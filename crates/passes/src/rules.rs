@@ -32,6 +32,7 @@ const LOOK_THROUGH: u32 = 4;
 
 /// What a rule preserves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Safety {
     /// Every bit (of NaNs only that they are NaNs).
     Exact,

@@ -213,6 +213,7 @@ fn joined(flows: &[ControlFlow<()>]) -> ControlFlow<()> {
 
 /// The figure of the validation set that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Watch {
     /// The loss: less is better.
     #[default]

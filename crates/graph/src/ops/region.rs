@@ -102,7 +102,9 @@ pub static ITEM: OpDef = OpDef {
 pub static GRAD: OpDef = OpDef {
     name: "grad",
     doc: "The derivative of the first operand with respect to the second. With a third operand `s` (required unless the \
-          first is a scalar) it is that of `Σ y·s`. The pass `differentiate` replaces it.",
+          first is a scalar) it is that of `Σ y·s`. Equal values are one value: where `%1` and `%2` are both `neg x`, the \
+          derivative of `%1 · %2` with respect to `%1` is `2 · %1`. Values that shall count apart are inputs, parameters or \
+          states. The pass `differentiate` replaces it.",
     arity: Arity::Between(2, 3),
     attrs: &[],
     traits: OpTraits::NONE,
@@ -217,6 +219,9 @@ impl GraphBuilder {
     }
 
     /// The derivative of a scalar with respect to each of some tensors.
+    ///
+    /// Equal values are one value: if `a` and `b` are both `-x`, the derivative of `a · b` with respect to `a` is `2 a`. Inputs,
+    /// parameters and states are values of their own.
     #[track_caller]
     pub fn grad<'g>(&'g self, y: Tensor<'g>, wrt: &[Tensor<'g>]) -> Vec<Tensor<'g>> {
         let mut grads = Vec::with_capacity(wrt.len());

@@ -7,6 +7,7 @@ use std::fmt;
 
 /// Why two nodes share a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Fusion {
     /// Both run over the same elements.
     SameElements,

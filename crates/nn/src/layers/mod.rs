@@ -3,7 +3,7 @@
 //! A [`Layer`] is a value that says how it is made, for example `Dense::new(128).without_bias()`. It is put to use under a
 //! name, by [`Layers::layer`] on a tensor or in a [`Sequential`], and owns `name.weight` and whatever else it needs, behind
 //! the scopes that are open. So names depend on what the user wrote and on nothing else. A second layer of the same name is
-//! an error; sharing is asked for with `g.shared("name.weight")`. Layers assume nothing of what follows: activations are
+//! an error; sharing is asked for with `g.shared_scope("name", ..)` or, for one tensor, `g.shared("name.weight")`. Layers assume nothing of what follows: activations are
 //! methods of tensors, or steps of a `Sequential`.
 //!
 //! What a layer does in training and at test time follows from the builder's [`Mode`](cotangent_graph::Mode).
@@ -11,12 +11,14 @@
 //! No closure stands between the user's call and the nodes, because a closure would hide the user's line from errors.
 
 mod dense;
+mod functions;
 mod noise;
 mod norm;
 mod sequential;
 mod whitening;
 
 pub use dense::{Dense, Embedding, PRelu};
+pub use functions::{function, model};
 pub use noise::{Dropout, GaussianNoise};
 pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm, Statistics};
 pub use sequential::Sequential;

@@ -13,6 +13,7 @@ const EPS: f64 = 1e-5;
 
 /// How batch norm makes the averages that it uses at test time.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Statistics {
     /// `average ← (1 - momentum) · average + momentum · batch`, from mean 0 and variance 1 on.
     Exponential {

@@ -2,8 +2,8 @@
 
 use cotangent_graph::DType::{F32, F64, I64};
 use cotangent_graph::interp::{Env, interpret_named};
-use cotangent_graph::{Init, Tensor, TensorData};
-use cotangent_nn::{Dense, Embedding, Layers};
+use cotangent_graph::{Init, Tensor, TensorData, build};
+use cotangent_nn::{BatchNorm, Dense, Embedding, Layers, Minimize, Sgd, function};
 use ndarray::{Array, Array2, ArrayD, IxDyn};
 
 use crate::{graph, value};
@@ -120,4 +120,25 @@ fn flatten_keeps_the_first_axis() {
     let outputs = interpret_named(&g, &Env::default().with("x", x.clone()).with("v", v)).expect("runs");
     assert_eq!(value(&outputs, "y").shape().to_vec(), [2, 12]);
     assert_eq!(value(&outputs, "y").bits(), x.bits());
+}
+
+#[test]
+fn a_model_applied_twice_in_a_shared_scope_has_one_set_of_weights() {
+    let net = function(|x| x.builder().shared_scope("net", || x.dense("a", 4).tanh().dense("b", 1)));
+    let graph = build(|g| {
+        let (x, y) = (g.input("x", F32, [5, 3]), g.input("y", F32, [5, 3]));
+        let loss = (net(x) - net(y)).square().mean();
+        g.output("loss", loss);
+        g.minimize(loss, Sgd::new(0.1));
+    })
+    .unwrap();
+    let names: Vec<_> = graph.params().filter_map(|(_, node)| node.name()).collect();
+    assert_eq!(names, ["net.a.weight", "net.a.bias", "net.b.weight", "net.b.bias"]);
+    // Running averages are states with an update: a second use would update them a second time, which is told.
+    let norm = function(|x| x.builder().shared_scope("net", || x.layer("norm", BatchNorm::new())));
+    let error = build(|g| {
+        let x = g.input("x", F32, [5, 3]);
+        g.output("y", norm(norm(x)));
+    });
+    assert!(error.unwrap_err().to_string().contains("updated"), "batch norm applied twice");
 }

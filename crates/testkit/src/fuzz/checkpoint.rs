@@ -133,7 +133,7 @@ fn random(rng: &mut Rng) -> Checkpoint {
     let names = ["w", "out.weight", "optimizer.t", "a\u{1b}[2J", ""];
     let tensors: Tensors = (0..rng.below(4)).map(|_| ((*rng.pick(&names)).to_owned(), tensor(rng))).collect();
     let notes = (0..rng.below(4)).map(|_| ((*rng.pick(&TEXTS)).to_owned(), (*rng.pick(&NUMBERS)).to_owned())).collect();
-    Checkpoint { tensors, seed: Seed(rng.bits()), step: rng.bits() as u32, notes }
+    Checkpoint { tensors, seed: Seed(rng.bits()), step: rng.bits() as u32, draws: rng.bits(), notes }
 }
 
 /// A file that was changed behind the back of its checksums.

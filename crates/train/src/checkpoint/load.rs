@@ -18,6 +18,7 @@ use crate::TrainError;
 
 /// What is done about values that do not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Load {
     /// It is an error, which lists them; nothing changes.
     #[default]
