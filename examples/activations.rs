@@ -122,7 +122,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut plots = curves(&runtime)?;
     plots.extend(curves_of_vectors(&runtime)?);
 
-    let (train, test) = Mnist::bundled()?.into_parts();
+    let (train, test) = Mnist::find()?.into_parts();
     let (train, test) = (train.into_dataset().head(n), test.into_dataset().head(4000));
     println!(
         "\n784-{WIDTH}-{WIDTH}-{WIDTH}-{WIDTH}-10, Adam, {} digits, {epochs} epochs, {runs} runs each:\n",

@@ -66,7 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (epochs, runs) = (flags.get("epochs", 40usize)?.max(1), flags.get("runs", 3u64)?.max(1));
     let out = flags.get("out", PathBuf::from("target/distillation"))?;
     let runtime = Runtime::new(Threads::Exactly(flags.get("threads", 2)?));
-    let (train, test) = Mnist::bundled()?.into_parts();
+    let (train, test) = Mnist::find()?.into_parts();
     let (everything, test) = (train.into_dataset(), test.into_dataset());
     let train = everything.head(n);
 

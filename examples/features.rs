@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (n, epochs) = (flags.get("pictures", 5000usize)?, flags.get("epochs", 8usize)?);
     let out = flags.get("out", PathBuf::from("target/features"))?;
     let runtime = Runtime::new(Threads::Exactly(flags.get("threads", 2)?));
-    let (train, test) = Mnist::bundled()?.into_parts();
+    let (train, test) = Mnist::find()?.into_parts();
     let (train, test) = (train.into_dataset().head(n), test.into_dataset().head(4000));
 
     // Means, deviations and directions come from the training part; the test part is treated with them.

@@ -66,7 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (steps, n_threads) = (flags.get("steps", 300usize)?, flags.get("threads", 2)?);
     let out = flags.get("out", PathBuf::from("target/initialization"))?;
     let runtime = Runtime::new(Threads::Exactly(n_threads));
-    let mnist = Mnist::bundled()?;
+    let mnist = Mnist::find()?;
 
     let starts = [
         ("normal, 0.01", Init::normal(0.0, 0.01)),

@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut plots = curves(&runtime)?.to_vec();
     plots.push(lines(&runtime, steps)?);
     one_number_in_four_ways(&runtime)?;
-    let (train, test) = Mnist::bundled()?.into_parts();
+    let (train, test) = Mnist::find()?.into_parts();
     let (train, test) = (train.into_dataset(), test.into_dataset());
     plots.push(rare_classes(&runtime, &train, &test, epochs)?);
     plots.extend(wrong_labels(&runtime, &train, &test, epochs)?);

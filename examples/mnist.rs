@@ -57,7 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let step = train_step()?;
     write_reports(&step, &out)?;
 
-    let (train, test) = Mnist::bundled()?.into_parts();
+    let (train, test) = Mnist::find()?.into_parts();
     println!("{} pictures to train on, {} to test on", train.len(), test.len());
     let runtime = Runtime::new(Threads::Exactly(n_threads));
     let options = Options { epochs, batch_size: BATCH, seed, ..Options::default() };

@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let max_norm = flags.get("max-norm", 2.0)?;
     let out = flags.get("out", PathBuf::from("target/mnist_dropout"))?;
 
-    let (train, test) = Mnist::bundled()?.into_parts();
+    let (train, test) = Mnist::find()?.into_parts();
     let n_steps = epochs * train.len().div_ceil(BATCH);
     let recipe = Recipe::new().max_norm(max_norm).schedule(Schedule::cosine(n_steps as u64).warm_up(100));
     let optimizer = Momentum::new(rate, momentum).with(recipe);

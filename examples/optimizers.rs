@@ -65,7 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (n, epochs) = (flags.get("pictures", 5000usize)?, flags.get("epochs", 6usize)?.max(1));
     let out = flags.get("out", PathBuf::from("target/optimizers"))?;
     let runtime = Runtime::new(Threads::Exactly(flags.get("threads", 2)?));
-    let (train, test) = Mnist::bundled()?.into_parts();
+    let (train, test) = Mnist::find()?.into_parts();
     let (train, test) = (train.into_dataset().head(n), test.into_dataset().head(4000));
 
     let mut paths =

@@ -173,7 +173,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (n, steps) = (flags.get("pictures", 500usize)?, flags.get("steps", 1000usize)?);
     let n_threads = flags.get("threads", 2)?;
     let out = flags.get("out", PathBuf::from("target/overfitting"))?;
-    let mnist = Mnist::bundled()?;
+    let mnist = Mnist::find()?;
     let test = mnist.test().dataset().head(N_TEST);
 
     println!("784-{WIDTH}-{WIDTH}-10 on {n} digits, Adam, {steps} steps of {BATCH}; errors in percent:\n");

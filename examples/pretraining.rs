@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (steps, runs) = (flags.get("steps", 400usize)?, flags.get("runs", 3u64)?.max(1));
     let out = flags.get("out", PathBuf::from("target/pretraining"))?;
     let runtime = Runtime::new(Threads::Exactly(flags.get("threads", 2)?));
-    let (train, test) = Mnist::bundled()?.into_parts();
+    let (train, test) = Mnist::find()?.into_parts();
     let (train, test) = (train.into_dataset(), test.into_dataset());
 
     let (weights, shown) = pretrain(&runtime, &train.head(n_pictures), &test, epochs)?;

@@ -118,7 +118,7 @@ impl Lab {
         let mut session = Session::new(&runtime, compiler.compile(&training)?, Seed(1))?;
         let evaluate = session.load(compiler.compile(&evaluation)?)?;
         let prune = session.load(compiler.compile(&pruning(&training)?)?)?;
-        let (train, test) = Mnist::bundled()?.into_parts();
+        let (train, test) = Mnist::find()?.into_parts();
         let train = train.head(30_000).into_dataset();
         Ok(Lab { session, evaluate, prune, train, test: test.into_dataset(), epoch: 0 })
     }

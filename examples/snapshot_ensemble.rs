@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (cycles, length) = (flags.get("cycles", 5usize)?.max(1), flags.get("length", 3usize)?.max(1));
     let out = flags.get("out", PathBuf::from("target/snapshot_ensemble"))?;
     let runtime = Runtime::new(Threads::Exactly(flags.get("threads", 2)?));
-    let (train, test) = Mnist::bundled()?.into_parts();
+    let (train, test) = Mnist::find()?.into_parts();
     let (train, test) = (train.head(flags.get("examples", 20_000)?).into_dataset(), test.into_dataset());
     let steps = (cycles * length * train.len().div_ceil(BATCH)) as u64;
 

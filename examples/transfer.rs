@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let runs = flags.get("runs", 3u64)?.max(1);
     let out = flags.get("out", PathBuf::from("target/transfer"))?;
     let runtime = Runtime::new(Threads::Exactly(flags.get("threads", 2)?));
-    let (train, test) = Mnist::bundled()?.into_parts();
+    let (train, test) = Mnist::find()?.into_parts();
     let (train, test) = (train.into_dataset(), test.into_dataset());
 
     let options = Options { epochs: 4, batch_size: 64, seed: Seed(1), ..Options::default() };

@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let known = [("depth", "hidden layers (20)"), ("out", "folder of the picture (target/vanishing_gradients)")];
     let flags = flags::Flags::parse("What is left of a gradient after many layers", &known);
     let (depth, out) = (flags.get("depth", 20usize)?, flags.get("out", PathBuf::from("target/vanishing_gradients"))?);
-    let mnist = Mnist::bundled()?;
+    let mnist = Mnist::find()?;
     let (pictures, digits) = mnist.train().dataset().batches(BATCH).next().ok_or("no pictures")?;
 
     let mut gradients = Plot::new("Gradients of the weights")

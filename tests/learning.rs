@@ -181,7 +181,7 @@ fn programs_of_several_batch_sizes_share_parameters_and_optimizer() {
 
 #[test]
 fn a_classifier_starts_from_the_encoder_of_an_auto_encoder() {
-    let mnist = Mnist::bundled().unwrap();
+    let mnist = Mnist::find().unwrap();
     let (few, many) = (mnist.train().dataset().head(60), mnist.train().dataset().head(1000));
     let test = mnist.test().dataset().head(500);
     fn encoder(pictures: Tensor<'_>) -> Tensor<'_> {
@@ -249,7 +249,7 @@ fn nine_tenths_of_the_weights_can_go_if_the_others_are_trained_on() {
     fn net(pictures: Tensor<'_>) -> Tensor<'_> {
         pictures.dense("hidden", 100).relu().dense("out", 10)
     }
-    let mnist = Mnist::bundled().unwrap();
+    let mnist = Mnist::find().unwrap();
     let few = mnist.train().dataset().head(6000);
     let training = build(|g| {
         let (x, y) = (g.input("x", F32, [BATCH, 784]), g.input("y", I64, [BATCH]));
@@ -299,7 +299,7 @@ fn a_narrow_deep_net_learns_more_from_a_wide_shallow_one_than_from_labels() {
     fn student(pictures: Tensor<'_>) -> Tensor<'_> {
         (0..3).fold(pictures, |x, layer| x.dense(&format!("narrow{layer}"), 32).relu()).dense("out", 10)
     }
-    let mnist = Mnist::bundled().unwrap();
+    let mnist = Mnist::find().unwrap();
     let (few, many) = (mnist.train().dataset().head(500), mnist.train().dataset().head(10_000));
     fn inputs(g: &GraphBuilder) -> [Tensor<'_>; 2] {
         [g.input("x", F32, [BATCH, 784]), g.input("y", I64, [BATCH])]

@@ -47,6 +47,7 @@ impl From<CompileError> for Failure {
             CompileError::User(diags) => Failure::error(diags),
             CompileError::Environment(text) => Failure::Error(text),
             CompileError::Bug(bug) => Failure::Bug(bug.to_string()),
+            other => Failure::Error(other.to_string()),
         }
     }
 }

@@ -79,7 +79,7 @@ fn symptom(graph: &Graph, args: &ReduceArgs, fusions: Fusions, runtime: &Runtime
         Ok(program) => program,
         Err(CompileError::User(diags)) => return diags.0.first().map(|diag| format!("error {}", diag.code)),
         Err(CompileError::Bug(bug)) => return Some(format!("a bug in `{}`", bug.pass)),
-        Err(CompileError::Environment(_)) => return None,
+        Err(_) => return None,
     };
     let checked_step = || {
         let env = environment(graph, args.seed)?;

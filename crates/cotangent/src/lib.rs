@@ -30,11 +30,15 @@
 //! # }
 //! ```
 //!
+//! Features, all of them on by default: `data` (datasets and files; brings flate2 and serde_json), `train` (the trainer, on `data`)
+//! and `progress` (its progress bar; brings indicatif). Building, compiling and running graphs needs none of them.
+//!
 //! The rooms of the house, in the order in which data flows through them: [`graph`] (IR, ops, builder, text form,
 //! interpreter), [`passes`], [`kernel`] (fusion, loops, plan), [`exec`] (compiler driver and sessions); beside them [`nn`],
-//! [`data`] and [`train`]. `docs/ARCHITECTURE.md` is the map.
+//! `data` and `train`. `docs/ARCHITECTURE.md` is the map.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "data")]
 pub use cotangent_data as data;
 pub use cotangent_exec as exec;
 pub use cotangent_graph as graph;
@@ -42,6 +46,7 @@ pub use cotangent_kernel as kernel;
 pub use cotangent_nn as nn;
 pub use cotangent_passes as passes;
 pub use cotangent_scalar as scalar;
+#[cfg(feature = "train")]
 pub use cotangent_train as train;
 /// The arrays that inputs and results are made of: the version that this crate was built with.
 pub use ndarray;
@@ -63,7 +68,7 @@ pub mod prelude {
 }
 
 /// The pages whose examples are run as tests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "progress"))]
 mod pages {
     #[doc = include_str!("../../../README.md")]
     struct Readme;

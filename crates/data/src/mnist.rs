@@ -1,8 +1,9 @@
 //! MNIST: 60,000 training and 10,000 test pictures of handwritten digits, 28 × 28.
 //!
-//! Why it exists: it is the set of the lecture's table of results, small enough to be bundled with the sources.
+//! Why it exists: it is the set of the lecture's table of results, and what the examples train on.
 //!
-//! Assumes: a folder with the four published IDX files, gzip-compressed (`.gz`) or plain.
+//! Assumes: a folder with the four published IDX files, gzip-compressed (`.gz`) or plain. They are in Cotangent's repository, in
+//! `examples/data/mnist`, and not part of the crate.
 //! Promises: pictures are rows of 784 values, gray level / 255, so in `[0, 1]`; labels are 0 to 9; counts agree.
 
 use std::env;
@@ -18,11 +19,12 @@ use crate::idx::{self, IdxArray};
 pub const N_PIXELS: usize = 784;
 /// The digits 0 to 9.
 pub const N_CLASSES: usize = 10;
-/// The environment variable that names another folder than the bundled one.
+/// The environment variable that names the folder.
 pub const FOLDER_VARIABLE: &str = "COTANGENT_MNIST";
+/// Where the folder is in the repository.
+pub const FOLDER: &str = "examples/data/mnist";
 
 const SIDE: usize = 28;
-const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/mnist");
 
 /// Both splits.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,12 +34,18 @@ pub struct Mnist {
 }
 
 impl Mnist {
-    /// Reads the set from the folder named by `COTANGENT_MNIST`, or from the one bundled with the sources.
+    /// Reads the set from the folder that the environment variable `COTANGENT_MNIST` names; without it from
+    /// `examples/data/mnist` in the first folder that has one among the package that Cargo runs, the working folder, the program's
+    /// own, and those that they are in. So examples find it wherever in the repository they are started.
     ///
     /// # Errors
-    /// As [`Mnist::load`].
-    pub fn bundled() -> Result<Self, DataError> {
-        Self::load(bundled_folder(env::var_os(FOLDER_VARIABLE).map(PathBuf::from)))
+    /// [`DataError::Missing`] if there is no such folder; otherwise as [`Mnist::load`].
+    pub fn find() -> Result<Self, DataError> {
+        let asked_for = env::var_os(FOLDER_VARIABLE).map(PathBuf::from);
+        let starts =
+            [env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from), env::current_dir().ok(), env::current_exe().ok()];
+        let folder = asked_for.or_else(|| folder_near(starts.iter().flatten().map(PathBuf::as_path)));
+        Self::load(folder.unwrap_or_else(|| PathBuf::from(FOLDER)))
     }
 
     /// Reads the set from `folder`.
@@ -179,9 +187,9 @@ impl Split {
     }
 }
 
-/// The folder that was asked for, or the one in the sources.
-fn bundled_folder(asked_for: Option<PathBuf>) -> PathBuf {
-    asked_for.unwrap_or_else(|| PathBuf::from(BUNDLED))
+/// The folder of the set in or above one of these.
+fn folder_near<'a>(starts: impl Iterator<Item = &'a Path>) -> Option<PathBuf> {
+    starts.flat_map(Path::ancestors).map(|above| above.join(FOLDER)).find(|folder| folder.is_dir())
 }
 
 /// The file of that stem in `folder`: compressed if it is there, else plain.
@@ -196,7 +204,7 @@ fn find(folder: &Path, stem: &str) -> Result<PathBuf, DataError> {
         Err(DataError::Missing {
             path: compressed,
             fix: format!(
-                "set {FOLDER_VARIABLE} to a folder with the four MNIST files (crates/data/mnist in Cotangent's sources has them)"
+                "set {FOLDER_VARIABLE} to a folder with the four MNIST files ({FOLDER} in Cotangent's repository has them)"
             ),
         })
     }
@@ -227,8 +235,8 @@ mod tests {
     }
 
     #[test]
-    fn the_bundled_set_is_mnist() {
-        let mnist = Mnist::load(BUNDLED).unwrap();
+    fn the_set_of_the_examples_is_mnist() {
+        let mnist = Mnist::find().unwrap();
         let (train, test) = (mnist.train(), mnist.test());
         assert_eq!((train.images().dim(), train.labels().len()), ((60_000, 784), 60_000));
         assert_eq!((test.images().dim(), test.labels().len()), ((10_000, 784), 10_000));
@@ -269,8 +277,10 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_asked_for_wins() {
-        assert_eq!(bundled_folder(Some("elsewhere".into())), Path::new("elsewhere"));
-        assert_eq!(bundled_folder(None), Path::new(BUNDLED));
+    fn the_folder_is_found_from_below() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let found = folder_near([Path::new("/no/such"), &here.join("src/npz")].into_iter()).unwrap();
+        assert!(found.ends_with(FOLDER) && found.is_dir(), "{}", found.display());
+        assert_eq!(folder_near([Path::new("/no/such/folder")].into_iter()), None);
     }
 }

@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn pictures_with_pixels_that_never_vary_are_whitened() {
         // More pixels than pictures, and edges that are always white: most directions have no variance.
-        let pictures = crate::Mnist::bundled().unwrap().train().dataset().head(200);
+        let pictures = crate::Mnist::find().unwrap().train().dataset().head(200);
         let pca = Whitening::pca(pictures.features(), 20, 0.0).unwrap();
         let y = pca.apply(pictures.features()).unwrap();
         assert!((covariance(&y) - Array2::<f64>::eye(20)).iter().all(|v| v.abs() < 1e-4));

@@ -34,12 +34,12 @@
 mod cursor;
 mod finite;
 mod programs;
+mod progress;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cotangent_data::safetensors::Tensors;
 use cotangent_data::{DataError, Dataset, Order};
@@ -48,13 +48,13 @@ use cotangent_graph::{Code, Diag, Graph, GraphBuilder, Node, Tensor};
 use cotangent_host::float::in_default;
 use cotangent_nn::Optimizer;
 use cotangent_scalar::plain;
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use ndarray::{Array1, ArrayD, ArrayViewD, Axis, IxDyn, Slice};
 
 use self::cursor::{Cursor, Example};
 pub use self::finite::NonFinite;
 use self::finite::{check_features, check_weights};
 use self::programs::{Mode, Programs};
+use self::progress::Progress;
 use crate::TrainError;
 use crate::callbacks::{Callback, Context, Nothing, Step};
 use crate::checkpoint::{
@@ -83,6 +83,7 @@ pub struct Options {
     /// Everything random follows from it.
     pub seed: Seed,
     /// Whether a progress bar is drawn on the standard error, if that is a terminal: examples a second, and the time left.
+    /// There is none without the feature `progress`.
     pub progress: bool,
     /// Where checkpoints are kept, if they are to be made.
     pub checkpoints: Option<Checkpoints>,
@@ -230,12 +231,14 @@ where
         self.interrupted = true;
 
         let until = self.cursor.base + self.options.epochs as u64;
-        let bar = self.progress_bar(train.len() as u64, until);
+        let n_examples = |epochs: u64| epochs.saturating_mul(train.len() as u64);
+        let n_done = n_examples(self.cursor.epochs - self.cursor.base).saturating_add(self.cursor.examples as u64);
+        let bar = Progress::new(self.options.progress, n_examples(until - self.cursor.base), n_done);
         self.cursor.stopped |= callback.on_start(&mut self.context(resumed))?.is_break();
         while !self.cursor.stopped && self.cursor.epochs < until {
             in_default(|| self.train_epoch(train, validation, &mut callback, &bar, writer.as_ref(), resumed))?;
         }
-        bar.finish_and_clear();
+        bar.finish();
         callback.on_end(&mut self.context(resumed))?;
         self.interrupted = false;
         Ok(self.cursor.history.after(self.cursor.base))
@@ -247,7 +250,7 @@ where
         train: &Dataset<T>,
         validation: Option<&Dataset<T>>,
         callback: &mut impl Callback,
-        bar: &ProgressBar,
+        bar: &Progress,
         writer: Option<&Writer>,
         resumed: bool,
     ) -> Result<(), TrainError> {
@@ -272,7 +275,7 @@ where
             }
             self.cursor.examples += n_rows;
             self.cursor.seconds += start.elapsed().as_secs_f64();
-            bar.inc(n_rows as u64);
+            bar.add(n_rows as u64);
             let Some(loss) = loss else { continue };
             let step = Step { number: self.programs.store().step(), epoch: number, n_rows, loss };
             let stop = callback.on_step(&step, &mut self.context(resumed))?.is_break();
@@ -306,9 +309,7 @@ where
         self.cursor.history.push(epoch);
         self.cursor.epochs = number;
         (self.cursor.examples, self.cursor.loss, self.cursor.seconds, self.cursor.skipped) = (0, 0.0, 0.0, 0);
-        bar.set_message(epoch.to_string());
-        // Printing there must not tear the bar.
-        let flow = bar.suspend(|| callback.on_epoch(&epoch, &mut self.context(resumed)))?;
+        let flow = bar.after_epoch(&epoch, || callback.on_epoch(&epoch, &mut self.context(resumed)))?;
         self.cursor.stopped |= flow.is_break();
         self.save(writer)
     }
@@ -632,26 +633,6 @@ where
             }
         }
         Ok(())
-    }
-
-    fn progress_bar(&self, n_examples: u64, until: u64) -> ProgressBar {
-        if !self.options.progress || !stderr().is_terminal() {
-            return ProgressBar::hidden();
-        }
-        let bar = ProgressBar::new((until - self.cursor.base).saturating_mul(n_examples));
-        let done = (self.cursor.epochs - self.cursor.base).saturating_mul(n_examples);
-        bar.set_position(done.saturating_add(self.cursor.examples as u64));
-        // What an interrupted call did does not count for the rate.
-        bar.reset_elapsed();
-        bar.reset_eta();
-        bar.enable_steady_tick(Duration::from_millis(200));
-        let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
-            let _ = write!(out, "{:.0}", state.per_sec());
-        };
-        match ProgressStyle::with_template("{bar:30} {percent} %, {rate} examples/s, {eta} left  {msg}") {
-            Ok(style) => bar.with_style(style.with_key("rate", rate)),
-            Err(_) => bar,
-        }
     }
 }
 
