@@ -153,6 +153,14 @@ fn every_crate_with_tests_is_on_the_testing_page() {
 }
 
 #[test]
+fn the_readmes_first_net_is_the_crate_that_the_tests_run() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect("it is there");
+    let program = read("examples/first-net/src/main.rs");
+    let (program, _) = program.split_once("\n#[test]").expect("a program and its test");
+    assert!(read("README.md").contains(program.trim_end()), "README.md has another program than examples/first-net");
+}
+
+#[test]
 fn links_lead_somewhere() {
     let mut broken = Vec::new();
     for path in pages() {

@@ -76,6 +76,8 @@ mod pages {
     struct Tour;
     #[doc = include_str!("../../../docs/training.md")]
     struct Training;
+    #[doc = include_str!("../../../docs/inference.md")]
+    struct Inference;
     #[doc = include_str!("../../../docs/errors.md")]
     struct Errors;
     #[doc = include_str!("../../../docs/adding-an-op.md")]

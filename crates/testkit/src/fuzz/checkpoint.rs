@@ -213,7 +213,7 @@ fn forged(seed: u64, kit: &Kit, counts: &mut Counts) -> Result<(), Fault> {
     let fault = |error: &dyn std::fmt::Display| Fault::new("set up", error.to_string());
     Checkpoints::new(&folder).save(checkpoint).map_err(|error| fault(&error))?;
     let mut trainer = trainer(&folder);
-    let how = if rng.chance(0.5) { Load::Strict } else { Load::Fitting };
+    let how = *rng.pick(&[Load::Strict, Load::Complete, Load::Fitting]);
     let resumed = trainer.resume_with(how).and_then(|_| trainer.fit(&kit.set, None));
     match resumed {
         Ok(_) => counts.n_resumed += 1,

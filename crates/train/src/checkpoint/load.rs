@@ -23,6 +23,9 @@ pub enum Load {
     /// It is an error, which lists them; nothing changes.
     #[default]
     Strict,
+    /// Every name must get its value, otherwise it is an error, which lists them; values that nobody asks for are left out: a
+    /// program that predicts takes a model from a checkpoint of its training, which has the optimiser's values too.
+    Complete,
     /// What fits is taken. The rest of the values is left out, and the rest of the names stays as it is or starts anew.
     Fitting,
 }
@@ -43,7 +46,12 @@ pub struct Loaded {
 impl Loaded {
     /// Whether every name got a value, and every value a name.
     pub fn is_exact(&self) -> bool {
-        self.missing.is_empty() && self.unused.is_empty() && self.differ.is_empty()
+        self.is_complete() && self.unused.is_empty()
+    }
+
+    /// Whether every name got a value.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.differ.is_empty()
     }
 }
 
@@ -126,6 +134,11 @@ impl Wanted {
 pub(crate) fn check(loaded: Loaded, how: Load, of: impl Into<String>) -> Result<Loaded, TrainError> {
     match how {
         Load::Strict if !loaded.is_exact() => Err(TrainError::Differs { of: of.into(), loaded: Box::new(loaded) }),
+        Load::Complete if !loaded.is_complete() => {
+            // What nobody asks for is no mistake here, so it is not listed.
+            let loaded = Loaded { unused: Vec::new(), ..loaded };
+            Err(TrainError::Differs { of: of.into(), loaded: Box::new(loaded) })
+        }
         _ => Ok(loaded),
     }
 }
@@ -152,7 +165,10 @@ pub(crate) fn types_of(values: &Tensors) -> BTreeMap<&str, Type> {
 ///
 /// let renamed = [("v".to_owned(), values["w"].clone())].into();
 /// assert!(load(&renamed, Load::Strict, session.store_mut()).is_err());
+/// assert!(load(&renamed, Load::Complete, session.store_mut()).is_err());
 /// assert_eq!(load(&renamed, Load::Fitting, session.store_mut())?.missing, ["w"]);
+/// let both = values.into_iter().chain(renamed).collect();
+/// assert_eq!(load(&both, Load::Complete, session.store_mut())?.unused, ["v"]);
 /// # Ok(())
 /// # }
 /// ```
