@@ -120,6 +120,7 @@ static TOO_MANY_COTANGENTS: OpDef =
 static GRADIENT_OF_ANOTHER_TYPE: OpDef =
     derived("gradient_of_another_type", |cx| [Some(cx.dy.sum())].into_iter().collect());
 static FOREIGN_COTANGENT: OpDef = derived("foreign_cotangent", |_| [Some(foreign())].into_iter().collect());
+static RULE_PANICS: OpDef = derived("rule_panics", |_| panic!("on purpose"));
 static POISONED_COTANGENT: OpDef =
     derived("poisoned_cotangent", |cx| [Some(cx.dy.builder().poisoned())].into_iter().collect());
 
@@ -133,6 +134,27 @@ static INFERS_TOO_MUCH: OpDef = OpDef {
 };
 static EVALUATES_TO_ANOTHER_TYPE: OpDef =
     OpDef { eval: |_, _| Ok(TensorData::zeros(I64, &[5].into())), ..sound("evaluates_to_another_type") };
+static INFER_PANICS: OpDef = OpDef { infer: |_| panic!("on purpose"), ..sound("infer_panics") };
+static INFER_PANICS_LATER: OpDef = OpDef {
+    infer: |cx| {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static CALLS: AtomicUsize = AtomicUsize::new(0);
+        let n = CALLS.fetch_add(1, Ordering::Relaxed);
+        if n.is_multiple_of(3) { Ok(cx.inputs[0].clone()) } else { panic!("on purpose") }
+    },
+    ..sound("infer_panics_later")
+};
+static INFERS_NOW_THIS_NOW_THAT: OpDef = OpDef {
+    infer: |cx| {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static CALLS: AtomicUsize = AtomicUsize::new(0);
+        let n = CALLS.fetch_add(1, Ordering::Relaxed);
+        Ok(Type::tensor(if n.is_multiple_of(2) { F32 } else { F64 }, cx.inputs[0].shape().clone()))
+    },
+    ..sound("infers_now_this_now_that")
+};
+static EVAL_PANICS: OpDef = OpDef { eval: |_, _| panic!("on purpose"), ..sound("eval_panics") };
+static EXPAND_PANICS: OpDef = composite("expand_panics", |_| panic!("on purpose"));
 
 /// A graph with an op on an input, on a constant and, if asked for, its gradient.
 fn graph(op: &'static OpDef, gradient: bool) -> Result<Graph, Diags> {
@@ -175,7 +197,7 @@ fn outcomes(op: &'static OpDef) -> Vec<(String, Result<Vec<f64>, String>)> {
         for how in ["interpreted", "fused", "unfused"] {
             let what = format!("{} {how}{}", op.name, if gradient { " with its gradient" } else { "" });
             let outcome = catch_unwind(AssertUnwindSafe(|| outcome(graph(op, gradient), how)));
-            all.push((what.clone(), outcome.unwrap_or_else(|_| panic!("{what} panics"))));
+            all.push((what, outcome.unwrap_or_else(|_| Err("it panics".into()))));
         }
     }
     all
@@ -183,7 +205,7 @@ fn outcomes(op: &'static OpDef) -> Vec<(String, Result<Vec<f64>, String>)> {
 
 #[test]
 fn a_wrong_record_is_an_error_that_names_the_op() {
-    let always: [&OpDef; 27] = [
+    let always: [&OpDef; 32] = [
         &OTHER_DTYPE,
         &NO_VALUE,
         &OTHERS_INPUT,
@@ -211,6 +233,11 @@ fn a_wrong_record_is_an_error_that_names_the_op() {
         &INFERS_A_TUPLE,
         &INFERS_TOO_MUCH,
         &EVALUATES_TO_ANOTHER_TYPE,
+        &INFER_PANICS,
+        &INFER_PANICS_LATER,
+        &INFERS_NOW_THIS_NOW_THAT,
+        &EVAL_PANICS,
+        &EXPAND_PANICS,
     ];
     let mut wrong = Vec::new();
     for op in always {
@@ -232,9 +259,14 @@ fn a_wrong_record_is_an_error_that_names_the_op() {
 #[test]
 fn a_wrong_derivative_rule_is_an_error_that_names_the_op() {
     let mut wrong = Vec::new();
-    for op in
-        [&TOO_FEW_COTANGENTS, &TOO_MANY_COTANGENTS, &GRADIENT_OF_ANOTHER_TYPE, &FOREIGN_COTANGENT, &POISONED_COTANGENT]
-    {
+    for op in [
+        &TOO_FEW_COTANGENTS,
+        &TOO_MANY_COTANGENTS,
+        &GRADIENT_OF_ANOTHER_TYPE,
+        &FOREIGN_COTANGENT,
+        &POISONED_COTANGENT,
+        &RULE_PANICS,
+    ] {
         for (what, outcome) in outcomes(op) {
             match outcome {
                 // The interpreter takes central differences.

@@ -493,7 +493,7 @@ fn infer_type_of(
     }
     verify::check_attrs(op, attrs)?;
     let cx = InferCx { op, inputs: types, attrs, declared, bodies: graph.bodies() };
-    let ty = (op.infer)(&cx)?;
+    let ty = op.infer(&cx)?;
     if matches!(op.lower, Lower::Scalar(_)) {
         let shape = ty.as_tensor().map(|(_, shape)| shape);
         if shape.is_none() || types.iter().any(|operand| operand.as_tensor().map(|(_, shape)| shape) != shape) {

@@ -63,15 +63,15 @@ pub fn expand_node<'g>(
 /// What a function of an op's record builds: nodes that compute, and nothing else.
 ///
 /// # Errors
-/// A mistake in the record of an op from outside: the function has made an input, parameter or state, declared an output, or
-/// dropped a check.
+/// A mistake in the record of an op from outside: the function panics, or has made an input, parameter or state,
+/// declared an output, or dropped a check.
 pub fn watched<R>(builder: &GraphBuilder, op: OpRef, f: impl FnOnce() -> R) -> Result<R, Fault> {
     if op.0.is_builtin() {
         return Ok(f());
     }
     let (n_nodes, n_outputs, checks) =
         builder.with_graph(|graph| (graph.n_nodes(), graph.outputs().len(), graph.checks().to_vec()));
-    let result = f();
+    let result = op.0.guard(f)?;
     builder.with_graph(|graph| {
         if let Some(source) = graph.nodes()[n_nodes..].iter().find_map(|node| node.name()) {
             return Err(op.mistake(format_args!("makes the source `{source}`")));

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, LazyLock};
 
 use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ScalarOp, ValueId};
@@ -14,7 +15,7 @@ use smallvec::SmallVec;
 
 use crate::attrs::{AttrSpec, Attrs};
 use crate::builder::{GraphBuilder, Tensor};
-use crate::diag::{Code, CompilerBug, Diag, Loc, nearest};
+use crate::diag::{Code, Diag, Loc, nearest, panic_text};
 use crate::interp::Counters;
 use crate::ir::{Graph, OpRef};
 use crate::samples::{Sample, Sampler};
@@ -353,6 +354,39 @@ impl OpDef {
         fault.help("the mistake is in the definition of the op, not where it is used")
     }
 
+    /// What one of this record's functions makes.
+    ///
+    /// # Errors
+    /// A mistake in the record, if it is of an op from outside and the function panics. A panic of a built-in op is the
+    /// compiler's own and goes on.
+    pub fn guard<R>(&'static self, f: impl FnOnce() -> R) -> Result<R, Fault> {
+        // What a panic leaves half done is of a node that is never made, or of a graph that is dropped.
+        catch_unwind(AssertUnwindSafe(f)).or_else(|payload| match self.is_builtin() {
+            true => resume_unwind(payload),
+            false => Err(self.mistake(format_args!("panics: {}", panic_text(&*payload)))),
+        })
+    }
+
+    /// The type of a node of this op; see [`crate::builder::infer_type`].
+    ///
+    /// # Errors
+    /// What the record's rule says, or a mistake in the record.
+    pub(crate) fn infer(&'static self, cx: &InferCx<'_>) -> Result<Type, Fault> {
+        self.guard(|| (self.infer)(cx))?
+    }
+
+    /// The value of a node of this op, by the reference semantics.
+    ///
+    /// # Errors
+    /// What the record's function says, or a mistake in the record: it panics, or makes another type than the node has.
+    pub fn eval(&'static self, cx: &EvalCx<'_>, operands: &[&TensorData]) -> Result<TensorData, Fault> {
+        let value = self.guard(|| (self.eval)(cx, operands))??;
+        if value.ty() != *cx.ty {
+            return Err(self.mistake(format_args!("evaluates to {}, not to {}", value.ty(), cx.ty)));
+        }
+        Ok(value)
+    }
+
     /// Whether an op from outside may lower like this.
     fn check_lowering(&self) -> Result<(), Fault> {
         if matches!(self.lower, Lower::Scalar(_) | Lower::Expand(_)) {
@@ -386,8 +420,7 @@ impl OpDef {
             }
             inputs.push(input);
         }
-        let root =
-            CompilerBug::guard(self.name, || program(&mut own, &inputs, cx)).map_err(|bug| wrong(bug.message))?;
+        let root = self.guard(|| program(&mut own, &inputs, cx))?;
         if !own.has(root) {
             return Err(wrong("returns no value of its body".into()));
         }
