@@ -61,7 +61,24 @@ macro_rules! map_array {
 }
 
 /// A Rust type that is the element of a tensor.
-pub trait Element: Copy + Send + Sync + 'static {
+///
+/// There are those that are here and no others, because memory of an element type is handed out as slices of the Rust type:
+///
+/// ```compile_fail,E0277
+/// # use cotangent_graph::{DType, Element, TensorData};
+/// # use ndarray::ArrayD;
+/// #[derive(Clone, Copy)]
+/// struct Text(&'static str);
+///
+/// impl Element for Text {
+///     const DTYPE: DType = DType::I64;
+///     fn to_bits(self) -> u64 { 0 }
+///     fn from_bits(_: u64) -> Self { Text("") }
+///     fn wrap(_: ArrayD<Self>) -> TensorData { TensorData::scalar(DType::I64, 0) }
+///     fn unwrap(_: &TensorData) -> Option<&ArrayD<Self>> { None }
+/// }
+/// ```
+pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
     /// The element type.
     const DTYPE: DType;
     /// The value as bits, zero-extended.
@@ -74,9 +91,16 @@ pub trait Element: Copy + Send + Sync + 'static {
     fn unwrap(data: &TensorData) -> Option<&ArrayD<Self>>;
 }
 
+mod sealed {
+    /// What keeps others from adding elements.
+    pub trait Sealed {}
+}
+
 macro_rules! element {
     ($($t:ty, $variant:ident, |$v:ident| $to:expr, |$b:ident| $from:expr;)*) => {
-        $(impl Element for $t {
+        $(impl sealed::Sealed for $t {}
+
+        impl Element for $t {
             const DTYPE: DType = DType::$variant;
             fn to_bits(self) -> u64 { let $v = self; $to }
             fn from_bits($b: u64) -> Self { $from }
