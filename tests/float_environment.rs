@@ -1,15 +1,18 @@
 //! The floating-point environment belongs to the library: whatever modes the caller has, or had when the pool was made, every
 //! part of it gives the same bits, subnormals among them, and the caller has the modes afterwards.
 
+use cotangent::data::synthetic::{spirals, two_moons};
+use cotangent::data::{self, Order, Standardizer};
 use cotangent::graph::interp::interpret;
 use cotangent::graph::{Env, Registry, text};
 use cotangent::kernel::{ClusterOptions, PlanMachine, plan};
 use cotangent::passes::{PassOptions, optimize};
 use cotangent::prelude::*;
+use cotangent::train::metrics;
 use cotangent_gemm::{Call, Gemm, MatMut, MatRef, Workspace};
 use cotangent_host::float::testing::Environment;
 use cotangent_pool::Pool;
-use ndarray::Array1;
+use ndarray::{Array1, ArrayD, IxDyn};
 
 /// Enough for several threads.
 const N: usize = 1 << 18;
@@ -82,6 +85,7 @@ fn parts() -> Vec<(String, Vec<u64>)> {
                   %1 = constant {value = [0.3, 1e-40, 1.4e-45]} : f32[3]\n  output \"a\" = %0\n  output \"b\" = %1\n}\n";
     let graph = text::parse(source, "f.ct", &Registry::builtin()).unwrap();
     all.push(("read".to_owned(), graph.to_string().bytes().map(u64::from).collect()));
+    all.extend(on_the_host());
     for [m, n, k] in [[1, 300, 70], [3, 5, 7], [150, 140, 130], [64, 1, 500]] {
         // From bits, because this test's own arithmetic is the caller's. Around 2⁻⁶³: products are subnormal.
         let number = |i: usize| f32::from_bits(0x2000_0000 + (i as u32 * 7919) % 0x0100_0000);
@@ -99,12 +103,65 @@ fn parts() -> Vec<(String, Vec<u64>)> {
     all
 }
 
+/// What is computed without a program: sets, their order, what normalizes them, figures about predictions, and schedules.
+fn on_the_host() -> Vec<(String, Vec<u64>)> {
+    let mut all = Vec::new();
+    let mut note = |what: &str, values: ArrayD<f32>| all.push((what.to_owned(), TensorData::from(values).bits()));
+    let moons = two_moons(60, 0.1, 3);
+    note("moons", moons.features().to_owned());
+    note("spirals", spirals(3, 20, 0.1, 3).features().to_owned());
+    note("xor", data::synthetic::xor(20, 0.1, 3).features().to_owned());
+    let line = data::synthetic::linear_regression(20, &[0.3, -0.1], 0.7, 0.1, 3);
+    note("line", line.features().to_owned());
+    note("targets", line.labels().to_owned().into_dyn());
+    let (kept, held_out) = moons.split(0.2, Order::Stratified, 1).unwrap();
+    note("kept", kept.features().to_owned());
+    note("held out", held_out.features().to_owned());
+    for order in [Order::Shuffled, Order::Stratified, Order::Balanced] {
+        for (k, (features, _)) in moons.shuffled_batches(7, 5).order(order).enumerate() {
+            note(&format!("{order:?} {k}"), features);
+        }
+    }
+    let standard = Standardizer::fit(moons.features()).unwrap();
+    note("standardized", standard.apply(moons.features()).unwrap());
+    let [pca, zca] = [data::Whitening::pca(moons.features(), 2, 1e-3), data::Whitening::zca(moons.features(), 1e-3)]
+        .map(Result::unwrap);
+    note("principal components", pca.apply(moons.features()).unwrap());
+    note("whitened", zca.apply(moons.features()).unwrap());
+    // From bits, because this test's own arithmetic is the caller's.
+    let logits = ArrayD::from_shape_fn(IxDyn(&[6, 3]), |i| {
+        f32::from_bits(0x3e80_0000 + (i[0] * 31 + i[1] * 7) as u32 * 104_729)
+    });
+    note("softmax", metrics::softmax(logits.view()).unwrap().into_dyn());
+    let mut ensemble = metrics::Ensemble::new();
+    ensemble.add_logits(logits.view()).unwrap();
+    ensemble.add(ArrayD::from_elem(IxDyn(&[6, 3]), 0.3).view()).unwrap();
+    ensemble.add(ArrayD::from_elem(IxDyn(&[6, 3]), 0.1).view()).unwrap();
+    note("ensemble", ensemble.mean().unwrap());
+    let labels = ndarray::array![0, 1, 2, 2, 2, 0];
+    let confusion = metrics::Confusion::new(logits.view(), labels.view()).unwrap();
+    let mut numbers =
+        |what: &str, values: Vec<f64>| all.push((what.to_owned(), values.into_iter().map(f64::to_bits).collect()));
+    numbers("accuracies", vec![confusion.accuracy(), metrics::accuracy(logits.view(), labels.view()).unwrap()]);
+    numbers("shares", confusion.recall().into_iter().chain(confusion.precision()).collect());
+    for schedule in
+        [Schedule::cosine(100).warm_up(7), Schedule::exponential(0.97), Schedule::one_cycle(90), Schedule::step(9, 0.3)]
+    {
+        numbers(&format!("{schedule:?}"), (0..90).step_by(13).map(|step| schedule.factor(step)).collect());
+    }
+    all
+}
+
 fn compare(of: &str, expected: &[(String, Vec<u64>)], got: &[(String, Vec<u64>)]) {
     assert_eq!(expected.len(), got.len());
+    let mut wrong = Vec::new();
     for ((name, expected), (_, got)) in expected.iter().zip(got) {
         let n = expected.iter().zip(got).filter(|(a, b)| a != b).count();
-        assert!(n == 0 && expected.len() == got.len(), "{of}: {n} of {} differ in {name}", expected.len());
+        if n > 0 || expected.len() != got.len() {
+            wrong.push(format!("{n} of {} differ in {name}", expected.len()));
+        }
     }
+    assert!(wrong.is_empty(), "{of}:\n{}", wrong.join("\n"));
 }
 
 #[test]

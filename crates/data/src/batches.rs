@@ -8,6 +8,7 @@
 
 use std::mem;
 
+use cotangent_host::float::in_default;
 use cotangent_scalar::philox::PhiloxRng;
 use ndarray::{Array1, ArrayD, ArrayView1, ArrayViewD, Axis, IxDyn, Slice};
 use rand::seq::SliceRandom;
@@ -176,7 +177,7 @@ impl<T: Copy + PartialOrd> Dataset<T> {
         if order == Order::Balanced {
             return Err(mismatch("an order that takes every example once", "Order::Balanced".to_owned()));
         }
-        let n = (share * self.len() as f64).round() as usize;
+        let n = in_default(|| (share * self.len() as f64).round() as usize);
         let places =
             places_in(order, self.labels.as_slice().unwrap_or_default(), &mut PhiloxRng::new(seed, SPLIT_STREAM));
         let (held_out, kept) = places.split_at(n);
@@ -321,6 +322,10 @@ impl<T: Copy + PartialOrd> ExactSizeIterator for Batches<'_, T> {}
 
 /// The places of the labels in an order; as many as there are labels.
 fn places_in<T: Copy + PartialOrd, R: Rng + ?Sized>(order: Order, labels: &[T], rng: &mut R) -> Vec<usize> {
+    in_default(|| ordered(order, labels, rng))
+}
+
+fn ordered<T: Copy + PartialOrd, R: Rng + ?Sized>(order: Order, labels: &[T], rng: &mut R) -> Vec<usize> {
     let shuffled = |rng: &mut R| permutation(labels.len(), rng);
     match order {
         Order::Given => (0..labels.len()).collect(),

@@ -9,6 +9,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use cotangent_host::float::in_default;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use crate::DataError;
@@ -122,7 +123,7 @@ impl Split {
                 fix: "fetch the file again".to_owned(),
             });
         }
-        let features = images.mapv(|level| f32::from(level) / 255.0);
+        let features = in_default(|| images.mapv(|level| f32::from(level) / 255.0));
         let shape = ndarray::IxDyn(&[n_images, N_PIXELS]);
         let features = features.into_shape_with_order(shape).map_err(|error| DataError::Mismatch {
             of: images_name.to_owned(),

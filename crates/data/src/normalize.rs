@@ -5,7 +5,8 @@
 //! not what new examples will show.
 //!
 //! Assumes: features `[n, ..]`; all axes but the first are one row of features. Promises: sums run in f64 over rows in
-//! order, so the result has the same bits everywhere; a feature that does not vary becomes 0 and never a NaN.
+//! order, under the default floating-point environment, so the result has the same bits everywhere; a feature that does not
+//! vary becomes 0 and never a NaN.
 //!
 //! ```
 //! use cotangent_data::{Order, Standardizer, synthetic::two_moons};
@@ -19,6 +20,8 @@
 //! # }
 //! ```
 
+use cotangent_host::Memory;
+use cotangent_host::float::in_default;
 use ndarray::{Array1, Array2, ArrayD, ArrayViewD, Axis, Ix2};
 
 use crate::eigen::symmetric_eigen;
@@ -42,8 +45,11 @@ impl Standardizer {
     /// # Errors
     /// [`DataError::Mismatch`] if there is no row, or a value is not finite.
     pub fn fit(features: ArrayViewD<'_, f32>) -> Result<Self, DataError> {
-        let rows = checked_rows(features)?;
-        let mean = mean(&rows);
+        in_default(|| Standardizer::of_rows(&checked_rows(features)?))
+    }
+
+    fn of_rows(rows: &Array2<f32>) -> Result<Self, DataError> {
+        let mean = mean(rows);
         let mut squares = Array1::<f64>::zeros(rows.ncols());
         for row in rows.rows() {
             ndarray::Zip::from(&mut squares)
@@ -64,16 +70,19 @@ impl Standardizer {
     /// The features normalized, in their shape.
     ///
     /// # Errors
-    /// [`DataError::Mismatch`] if there are not as many features in a row as were measured.
+    /// [`DataError::Mismatch`] if there are not as many features in a row as were measured, or as many deviations as means.
     pub fn apply(&self, features: ArrayViewD<'_, f32>) -> Result<ArrayD<f32>, DataError> {
         let shape = features.raw_dim();
+        as_many("deviations", self.deviation.len(), self.mean.len())?;
         let mut rows = rows_of(features, Some(self.mean.len()))?;
-        for mut row in rows.rows_mut() {
-            ndarray::Zip::from(&mut row)
-                .and(&self.mean)
-                .and(&self.deviation)
-                .for_each(|x, m, d| *x = ((f64::from(*x) - m) / d) as f32);
-        }
+        in_default(|| {
+            for mut row in rows.rows_mut() {
+                ndarray::Zip::from(&mut row)
+                    .and(&self.mean)
+                    .and(&self.deviation)
+                    .for_each(|x, m, d| *x = ((f64::from(*x) - m) / d) as f32);
+            }
+        });
         Ok(reshaped(rows, shape))
     }
 
@@ -102,17 +111,10 @@ impl Whitening {
     /// each divided by `√(variance + eps)`. A small `eps` keeps directions without variance from being blown up.
     ///
     /// # Errors
-    /// [`DataError::Mismatch`] if there is no row, a value is not finite, there are more components than features, or
-    /// `eps` is negative, or 0 where a direction has no variance.
+    /// [`DataError::Mismatch`] if there is no row, a value is not finite, there are more components than features, `eps` is
+    /// negative, or 0 where a direction has no variance, or there is no memory for the covariance of so many features.
     pub fn pca(features: ArrayViewD<'_, f32>, n_components: usize, eps: f64) -> Result<Self, DataError> {
-        let Components { mean, variances, vectors } = components(features, eps)?;
-        let n = mean.len();
-        if n_components > n {
-            return Err(mismatch(format!("at most {n} components, one for each feature"), n_components.to_string()));
-        }
-        let scale = scales(&variances[..n_components], eps)?;
-        let matrix = Array2::from_shape_fn((n, n_components), |(i, c)| vectors[c * n + i] * scale[c]);
-        Ok(Whitening { mean, matrix, variances: variances[..n_components].to_vec().into() })
+        in_default(|| Components::of(features, eps)?.principal(n_components, eps))
     }
 
     /// Whitening that changes the features least (Bell and Sejnowski 1997): PCA whitening turned back, so that a picture
@@ -121,26 +123,26 @@ impl Whitening {
     /// # Errors
     /// As [`Whitening::pca`].
     pub fn zca(features: ArrayViewD<'_, f32>, eps: f64) -> Result<Self, DataError> {
-        let Components { mean, variances, vectors } = components(features, eps)?;
-        let n = mean.len();
-        let scale = scales(&variances, eps)?;
-        let rows = Array2::from_shape_fn((n, n), |(c, i)| vectors[c * n + i]);
-        let scaled = Array2::from_shape_fn((n, n), |(c, i)| vectors[c * n + i] * scale[c]);
-        Ok(Whitening { mean, matrix: rows.t().dot(&scaled), variances: variances.into() })
+        in_default(|| Components::of(features, eps)?.zero_phase(eps))
     }
 
     /// The features whitened: `[n, n_components]`, or in their own shape if no component was left out.
     ///
     /// # Errors
-    /// [`DataError::Mismatch`] if there are not as many features in a row as were measured.
+    /// [`DataError::Mismatch`] if there are not as many features in a row as were measured, or as many rows of the matrix
+    /// as means.
     pub fn apply(&self, features: ArrayViewD<'_, f32>) -> Result<ArrayD<f32>, DataError> {
         let shape = features.raw_dim();
+        as_many("rows of the matrix", self.matrix.nrows(), self.mean.len())?;
         let rows = rows_of(features, Some(self.mean.len()))?;
         let mut result = Array2::<f32>::zeros((rows.nrows(), self.matrix.ncols()));
-        for (mut out, rows) in result.axis_chunks_iter_mut(Axis(0), ROWS).zip(rows.axis_chunks_iter(Axis(0), ROWS)) {
-            let centered = rows.mapv(f64::from) - &self.mean;
-            out.assign(&centered.dot(&self.matrix).mapv(|v| v as f32));
-        }
+        in_default(|| {
+            let pieces = result.axis_chunks_iter_mut(Axis(0), ROWS).zip(rows.axis_chunks_iter(Axis(0), ROWS));
+            for (mut out, rows) in pieces {
+                let centered = rows.mapv(f64::from) - &self.mean;
+                out.assign(&centered.dot(&self.matrix).mapv(|v| v as f32));
+            }
+        });
         Ok(if self.matrix.ncols() == self.mean.len() { reshaped(result, shape) } else { result.into_dyn() })
     }
 
@@ -162,25 +164,52 @@ struct Components {
     vectors: Vec<f64>,
 }
 
-fn components(features: ArrayViewD<'_, f32>, eps: f64) -> Result<Components, DataError> {
-    if !(eps >= 0.0 && eps.is_finite()) {
-        return Err(mismatch("eps to be finite and not negative", eps.to_string()));
+impl Components {
+    fn of(features: ArrayViewD<'_, f32>, eps: f64) -> Result<Self, DataError> {
+        if !(eps >= 0.0 && eps.is_finite()) {
+            return Err(mismatch("eps to be finite and not negative", eps.to_string()));
+        }
+        let rows = checked_rows(features)?;
+        let mean = mean(&rows);
+        let n = mean.len();
+        // The covariance, its eigenvectors, and what is made of them.
+        let n_bytes = n.saturating_mul(n).saturating_mul(4 * size_of::<f64>());
+        if let Err(refused) = Memory::default().ask(n_bytes) {
+            return Err(mismatch("features whose covariance fits in memory", format!("{n}: it takes {refused}")));
+        }
+        let mut covariance = Array2::<f64>::zeros((n, n));
+        for rows in rows.axis_chunks_iter(Axis(0), ROWS) {
+            let centered = rows.mapv(f64::from) - &mean;
+            covariance += &centered.t().dot(&centered);
+        }
+        covariance /= rows.nrows() as f64;
+        let (covariance, _) = covariance.into_raw_vec_and_offset();
+        let not_converged = || mismatch("features whose products are finite", "larger ones");
+        let (mut variances, vectors) = symmetric_eigen(covariance, n).ok_or_else(not_converged)?;
+        // Rounding makes zeros negative.
+        variances.iter_mut().for_each(|v| *v = v.max(0.0));
+        Ok(Components { mean, variances, vectors })
     }
-    let rows = checked_rows(features)?;
-    let mean = mean(&rows);
-    let n = mean.len();
-    let mut covariance = Array2::<f64>::zeros((n, n));
-    for rows in rows.axis_chunks_iter(Axis(0), ROWS) {
-        let centered = rows.mapv(f64::from) - &mean;
-        covariance += &centered.t().dot(&centered);
+
+    fn principal(self, n_components: usize, eps: f64) -> Result<Whitening, DataError> {
+        let Components { mean, variances, vectors } = self;
+        let n = mean.len();
+        if n_components > n {
+            return Err(mismatch(format!("at most {n} components, one for each feature"), n_components.to_string()));
+        }
+        let scale = scales(&variances[..n_components], eps)?;
+        let matrix = Array2::from_shape_fn((n, n_components), |(i, c)| vectors[c * n + i] * scale[c]);
+        Ok(Whitening { mean, matrix, variances: variances[..n_components].to_vec().into() })
     }
-    covariance /= rows.nrows() as f64;
-    let (covariance, _) = covariance.into_raw_vec_and_offset();
-    let not_converged = || mismatch("features whose products are finite", "larger ones");
-    let (mut variances, vectors) = symmetric_eigen(covariance, n).ok_or_else(not_converged)?;
-    // Rounding makes zeros negative.
-    variances.iter_mut().for_each(|v| *v = v.max(0.0));
-    Ok(Components { mean, variances, vectors })
+
+    fn zero_phase(self, eps: f64) -> Result<Whitening, DataError> {
+        let Components { mean, variances, vectors } = self;
+        let n = mean.len();
+        let scale = scales(&variances, eps)?;
+        let rows = Array2::from_shape_fn((n, n), |(c, i)| vectors[c * n + i]);
+        let scaled = Array2::from_shape_fn((n, n), |(c, i)| vectors[c * n + i] * scale[c]);
+        Ok(Whitening { mean, matrix: rows.t().dot(&scaled), variances: variances.into() })
+    }
 }
 
 fn scales(variances: &[f64], eps: f64) -> Result<Vec<f64>, DataError> {
@@ -213,6 +242,11 @@ fn rows_of(features: ArrayViewD<'_, f32>, n_features: Option<usize>) -> Result<A
     let rows = features.as_standard_layout().into_owned().into_shape_with_order((n_rows, n_columns));
     let rows = rows.and_then(|rows| rows.into_dimensionality::<Ix2>());
     rows.map_err(|error| mismatch("features [n, ..]", error.to_string()))
+}
+
+/// The fields are the caller's too.
+fn as_many(what: &str, n: usize, n_means: usize) -> Result<(), DataError> {
+    if n == n_means { Ok(()) } else { Err(mismatch(format!("{n_means} {what}, as many as means"), n.to_string())) }
 }
 
 fn checked_rows(features: ArrayViewD<'_, f32>) -> Result<Array2<f32>, DataError> {
@@ -326,7 +360,15 @@ mod tests {
         check(Whitening::zca(ArrayD::zeros(IxDyn(&[0, 3])).view(), 0.1), "at least one row");
         check(Whitening::zca(ArrayD::zeros(IxDyn(&[])).view(), 0.1), "a scalar");
         check(Whitening::zca(ArrayD::from_elem(IxDyn(&[2, 2]), f32::NAN).view(), 0.1), "row 0, column 0");
-        let error = Standardizer::fit(x.view()).unwrap().apply(ArrayD::zeros(IxDyn(&[3, 5])).view()).unwrap_err();
+        check(Whitening::zca(ArrayD::zeros(IxDyn(&[1, 1 << 21])).view(), 0.1), "it takes 128.0 TiB of memory");
+        let standard = Standardizer::fit(x.view()).unwrap();
+        let error = standard.apply(ArrayD::zeros(IxDyn(&[3, 5])).view()).unwrap_err();
         assert!(error.to_string().contains("4 features in a row"), "{error}");
+        // What the fields hold need not have been measured.
+        let error = Standardizer { deviation: Array1::ones(3), ..standard }.apply(x.view()).unwrap_err();
+        assert!(error.to_string().contains("4 deviations, as many as means, got 3"), "{error}");
+        let whitening = Whitening { matrix: Array2::zeros((5, 4)), ..Whitening::zca(x.view(), 0.1).unwrap() };
+        let error = whitening.apply(x.view()).unwrap_err();
+        assert!(error.to_string().contains("4 rows of the matrix, as many as means, got 5"), "{error}");
     }
 }

@@ -11,6 +11,7 @@
 
 use std::f64::consts::{PI, TAU};
 
+use cotangent_host::float::in_default;
 use cotangent_scalar::philox::PhiloxRng;
 use ndarray::{Array1, ArrayD, IxDyn};
 use rand::{Rng, RngExt};
@@ -38,7 +39,7 @@ pub fn two_moons(n: usize, noise: f32, seed: u64) -> Dataset {
         let point = if class == 0 { [cos, sin] } else { [1.0 - cos, 0.5 - sin] };
         (point, class)
     });
-    classified(points, noise, &mut rng)
+    in_default(|| classified(points, noise, &mut rng))
 }
 
 /// `n_classes` arms of `n_per_class` points each, `[n_classes * n_per_class, 2]`: arm k starts at the origin, winds
@@ -53,7 +54,7 @@ pub fn spirals(n_classes: usize, n_per_class: usize, noise: f32, seed: u64) -> D
             ([radius * cos, radius * sin], class as i64)
         })
     });
-    classified(points, noise, &mut rng)
+    in_default(|| classified(points, noise, &mut rng))
 }
 
 /// `n` points `[n, 2]` at the corners of the unit square, taking turns in the order (0,0), (0,1), (1,0), (1,1); the
@@ -64,7 +65,7 @@ pub fn xor(n: usize, noise: f32, seed: u64) -> Dataset {
         let (first, second) = (place >> 1 & 1, place & 1);
         ([first as f64, second as f64], (first ^ second) as i64)
     });
-    classified(points, noise, &mut rng)
+    in_default(|| classified(points, noise, &mut rng))
 }
 
 /// `n` points `[n, weights.len()]`, standard normal, with targets `bias + Σ weightsₜ xₜ + noise`.
@@ -72,16 +73,18 @@ pub fn linear_regression(n: usize, weights: &[f32], bias: f32, noise: f32, seed:
     let mut rng = PhiloxRng::new(seed, REGRESSION_STREAM);
     let mut features = Vec::new();
     let mut targets = Vec::new();
-    for _ in 0..n {
-        let mut target = f64::from(bias);
-        for &weight in weights {
-            // The target is computed from the feature as stored, so that without noise it is exact to the last bit or so.
-            let feature = normal(&mut rng) as f32;
-            features.push(feature);
-            target += f64::from(weight) * f64::from(feature);
+    in_default(|| {
+        for _ in 0..n {
+            let mut target = f64::from(bias);
+            for &weight in weights {
+                // The target is computed from the feature as stored, so that without noise it is exact to the last bit or so.
+                let feature = normal(&mut rng) as f32;
+                features.push(feature);
+                target += f64::from(weight) * f64::from(feature);
+            }
+            targets.push((target + f64::from(noise) * normal(&mut rng)) as f32);
         }
-        targets.push((target + f64::from(noise) * normal(&mut rng)) as f32);
-    }
+    });
     dataset(features, weights.len(), targets)
 }
 

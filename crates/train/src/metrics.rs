@@ -22,6 +22,7 @@
 
 use std::fmt;
 
+use cotangent_host::float::in_default;
 use ndarray::{Array1, Array2, ArrayD, ArrayView1, ArrayView2, ArrayViewD, Axis, Ix2};
 
 use crate::TrainError;
@@ -32,22 +33,28 @@ use crate::TrainError;
 /// [`TrainError::Invalid`] if the outputs are not `[n, classes]`.
 pub fn softmax(outputs: ArrayViewD<'_, f32>) -> Result<Array2<f32>, TrainError> {
     let mut result = rows(outputs)?.into_owned();
-    for mut row in result.rows_mut() {
-        let largest = row.fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-        row.mapv_inplace(|v| (v - largest).exp());
-        let sum: f32 = row.sum();
-        row.mapv_inplace(|v| v / sum);
-    }
+    in_default(|| {
+        for mut row in result.rows_mut() {
+            let largest = row.fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+            row.mapv_inplace(|v| (v - largest).exp());
+            let sum: f32 = row.sum();
+            row.mapv_inplace(|v| v / sum);
+        }
+    });
     Ok(result)
 }
 
-/// The class with the largest output, for each row.
+/// The class with the largest output, for each row; that of the first NaN if there is one.
 ///
 /// # Errors
 /// [`TrainError::Invalid`] if the outputs are not `[n, classes]`.
 pub fn classes(outputs: ArrayViewD<'_, f32>) -> Result<Array1<i64>, TrainError> {
     let largest = |row: ArrayView1<'_, f32>| {
-        row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &v)| if v > best.1 { (i, v) } else { best }).0
+        let larger = |a: f32, b: f32| a > b || a.is_nan() && !b.is_nan();
+        row.iter()
+            .enumerate()
+            .fold((0, f32::NEG_INFINITY), |best, (i, &v)| if larger(v, best.1) { (i, v) } else { best })
+            .0
     };
     Ok(rows(outputs)?.rows().into_iter().map(|row| largest(row) as i64).collect())
 }
@@ -67,7 +74,7 @@ pub fn top_k(outputs: ArrayViewD<'_, f32>, labels: ArrayView1<'_, i64>, k: usize
         before < k && !row.iter().any(|v| v.is_nan())
     };
     let n_hits = outputs.rows().into_iter().zip(labels).filter(|pair| hit(*pair)).count();
-    Ok(n_hits as f64 / labels.len() as f64)
+    Ok(share(n_hits as u64, labels.len() as u64))
 }
 
 /// The share of rows whose largest output is that of the label.
@@ -88,11 +95,15 @@ impl Confusion {
     /// Counts the rows of outputs `[n, classes]` by label and by predicted class.
     ///
     /// # Errors
-    /// [`TrainError::Invalid`] if the outputs are not `[n, classes]`, or there is not one label for each row;
+    /// [`TrainError::Invalid`] if the outputs are not `[n, classes]` or one is a NaN, or there is not one label for each row;
     /// [`TrainError::Label`] for a label that is no class.
     pub fn new(outputs: ArrayViewD<'_, f32>, labels: ArrayView1<'_, i64>) -> Result<Self, TrainError> {
         let predicted = classes(outputs.view())?;
-        let n_classes = rows(outputs)?.ncols();
+        let outputs = rows(outputs)?;
+        if let Some(row) = outputs.rows().into_iter().position(|row| row.iter().any(|v| v.is_nan())) {
+            return Err(TrainError::invalid("outputs", "numbers, to predict a class", format!("a NaN in row {row}")));
+        }
+        let n_classes = outputs.ncols();
         check(predicted.len(), labels)?;
         let mut counts = Array2::zeros((n_classes, n_classes));
         for (example, (&label, predicted)) in labels.iter().zip(predicted).enumerate() {
@@ -113,7 +124,7 @@ impl Confusion {
 
     /// The share on the diagonal.
     pub fn accuracy(&self) -> f64 {
-        self.counts.diag().sum() as f64 / self.counts.sum() as f64
+        share(self.counts.diag().sum(), self.counts.sum())
     }
 
     /// Of the examples of each class, the share that was found; NaN for a class without examples.
@@ -128,7 +139,7 @@ impl Confusion {
 
     fn shares(&self, axis: Axis) -> Array1<f64> {
         let totals = self.counts.sum_axis(axis);
-        self.counts.diag().iter().zip(&totals).map(|(&hits, &total)| hits as f64 / total as f64).collect()
+        self.counts.diag().iter().zip(&totals).map(|(&hits, &total)| share(hits, total)).collect()
     }
 }
 
@@ -181,7 +192,7 @@ impl Ensemble {
         let member = rows(probabilities)?.mapv(f64::from);
         match &mut self.sum {
             None => self.sum = Some(member),
-            Some(sum) if sum.dim() == member.dim() => *sum += &member,
+            Some(sum) if sum.dim() == member.dim() => in_default(|| *sum += &member),
             Some(sum) => {
                 let required = format!("shape {:?} as of the members before", sum.shape());
                 return Err(TrainError::invalid("member of the ensemble", required, format!("{:?}", member.shape())));
@@ -203,8 +214,12 @@ impl Ensemble {
 
     /// The mean probabilities `[n, classes]`; `None` without members.
     pub fn mean(&self) -> Option<ArrayD<f32>> {
-        self.sum.as_ref().map(|sum| sum.mapv(|v| (v / self.n as f64) as f32).into_dyn())
+        self.sum.as_ref().map(|sum| in_default(|| sum.mapv(|v| (v / self.n as f64) as f32)).into_dyn())
     }
+}
+
+fn share(hits: u64, of: u64) -> f64 {
+    in_default(|| hits as f64 / of as f64)
 }
 
 fn rows(outputs: ArrayViewD<'_, f32>) -> Result<ArrayView2<'_, f32>, TrainError> {
@@ -257,6 +272,11 @@ mod tests {
         assert_eq!((confusion.accuracy(), confusion.recall()[0], confusion.precision()[1]), (0.4, 0.5, 0.5));
         let text = confusion.to_string();
         assert!(text.contains("actual") && text.contains("33.3 %"), "{text}");
+        // A row with a NaN has no place in the table.
+        let with_nan = array![[1.0f32, 0.0], [f32::NAN, 2.0]].into_dyn();
+        let error = Confusion::new(with_nan.view(), array![0, 1].view()).unwrap_err();
+        assert!(error.to_string().contains("got a NaN in row 1"), "{error}");
+        assert_eq!(classes(with_nan.view()).unwrap(), array![0, 0], "as argmax");
         assert!(matches!(
             Confusion::new(outputs.view(), array![0, 0, 1, 1, 2].view()),
             Err(TrainError::Label { example: 4, .. })

@@ -9,6 +9,7 @@
 use std::f64::consts::PI;
 
 use cotangent_graph::{DType, GraphBuilder, Tensor};
+use cotangent_host::float::in_default;
 
 /// A factor of the learning rate for each step; at most 1.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,6 +127,10 @@ impl Schedule {
 
     /// The factor at a step, counted from 0: what the program computes, for plots and for programs that step by hand.
     pub fn factor(&self, step: u64) -> f64 {
+        in_default(|| self.factor_at(step))
+    }
+
+    fn factor_at(&self, step: u64) -> f64 {
         let t = step.saturating_sub(self.warm_up) as f64;
         let cosine = |share: f64| (1.0 + (PI * share.min(1.0)).cos()) / 2.0;
         let down = |share: f64| self.floor + (1.0 - self.floor) * share;
@@ -153,7 +158,7 @@ impl Schedule {
         if self.warm_up == 0 { value } else { value * ((step as f64 + 1.0) / self.warm_up as f64).min(1.0) }
     }
 
-    /// Place and length of a step's cycle; of other schedules than warm restarts, of the one cycle that is all steps.
+    /// Place and length, at least 1, of a step's cycle; of other schedules than warm restarts, of the one cycle that is all steps.
     fn cycle(&self, t: u64) -> (u64, u64) {
         let Curve::Restarts { period, stretch } = self.curve else { return (t, u64::MAX) };
         let (mut start, mut length) = (0u64, period.max(1));
@@ -170,7 +175,7 @@ impl Schedule {
     /// Whether this step, counted from 0, is the last one of a cycle of warm restarts.
     pub fn ends_cycle(&self, step: u64) -> bool {
         let (at, length) = self.cycle(step.saturating_sub(self.warm_up));
-        step >= self.warm_up && at + 1 == length
+        step >= self.warm_up && at == length - 1
     }
 
     /// The factor as a scalar f64, given the number of steps taken, a scalar f64.
