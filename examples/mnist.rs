@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         start.elapsed().as_secs_f64(),
         (train.len() * history.len()) as f64 / in_steps
     );
-    println!("checksum of the weights: {:016x}", trainer.weights_checksum());
+    println!("checksum of the weights: {:016x}", trainer.weights_checksum()?);
     let accuracy = trainer.evaluate(test.dataset())?.accuracy.unwrap_or_default();
     println!("test accuracy: {:.2} %", 100.0 * accuracy);
     Ok(())

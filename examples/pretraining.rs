@@ -150,7 +150,7 @@ fn pretrain(
     let original = rows(x.iter().map(|&v| f64::from(v)).collect())?;
     let (holes, filled) = (rows(results.tensor("with_holes")?.to_f64())?, rows(results.tensor("filled")?.to_f64())?);
     let shown = montage(&[filled.view(), holes.view(), original.view()]);
-    let weights = tensors_of(session.store(), ["encoder.weight", "encoder.bias"]);
+    let weights = tensors_of(session.store(), ["encoder.weight", "encoder.bias"])?;
     Ok((weights, shown))
 }
 

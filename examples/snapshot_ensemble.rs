@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (mut trainer, cycled) = fit(&runtime, &train, &test, cycles * length, length, restarts.clone())?;
     println!("\nmember   its error   error of the ensemble so far");
     let (mut ensemble, mut alone, mut together) = (Ensemble::new(), Vec::new(), Vec::new());
-    for (k, snapshot) in Snapshots::taken(trainer.store()).iter().enumerate() {
+    for (k, snapshot) in Snapshots::taken(trainer.store())?.iter().enumerate() {
         let logits = trainer.with_values(snapshot, |trainer| trainer.predict(test.features()))??;
         ensemble.add_logits(logits.view())?;
         let mean = ensemble.mean().ok_or("the ensemble has a member")?;

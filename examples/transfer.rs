@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("0 to 4: {}", learned.last().ok_or("there was an epoch")?);
     let file = out.join("digits-0-4.safetensors");
     std::fs::create_dir_all(&out)?;
-    teacher.checkpoint().write(&file)?;
+    teacher.checkpoint()?.write(&file)?;
 
     // The body under its new names; head, optimiser and callbacks' states are left behind.
     let weights = renamed(Checkpoint::read(&file)?.tensors, |name| {

@@ -164,6 +164,23 @@ impl Store {
     /// value; `E0309` if there is no memory for a new one. Nothing has changed then.
     #[track_caller]
     pub fn insert_bytes(&mut self, name: &str, ty: &Type, bytes: &[u8]) -> Result<(), Diag> {
+        self.check_bytes(name, ty, bytes)?;
+        let slot = match self.slots.entry(name.to_owned()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Slot::zeroed(name, ty)?),
+        };
+        slot.data.bytes_mut().copy_from_slice(bytes);
+        in_le(slot.data.bytes_mut(), ty.dtype().size_bytes());
+        slot.version += 1;
+        Ok(())
+    }
+
+    /// Whether [`Store::insert_bytes`] would take this: for whoever replaces several values, or none.
+    ///
+    /// # Errors
+    /// `E0302`, as there.
+    #[track_caller]
+    pub fn check_bytes(&self, name: &str, ty: &Type, bytes: &[u8]) -> Result<(), Diag> {
         let wrong = |required: String, got: String| {
             Err(Diag::new(Code::InputType, format!("`{name}` requires {required}, got {got}")))
         };
@@ -179,13 +196,6 @@ impl Store {
         if dtype == DType::Bool && bytes.iter().any(|&byte| byte > 1) {
             return wrong("truth values of 0 and 1".to_owned(), "another byte".to_owned());
         }
-        let slot = match self.slots.entry(name.to_owned()) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Slot::zeroed(name, ty)?),
-        };
-        slot.data.bytes_mut().copy_from_slice(bytes);
-        in_le(slot.data.bytes_mut(), dtype.size_bytes());
-        slot.version += 1;
         Ok(())
     }
 

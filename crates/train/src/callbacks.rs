@@ -11,7 +11,7 @@ use std::ops::ControlFlow::{self, Break, Continue};
 
 use cotangent_data::safetensors::Tensors;
 use cotangent_exec::{Store, StoreMut};
-use cotangent_graph::DType;
+use cotangent_graph::{DType, Diag};
 
 use crate::TrainError;
 use crate::checkpoint::{put, tensors_of, tensors_under};
@@ -266,6 +266,11 @@ impl Patience {
         Ok(store.insert(&format!("{}.waited", self.prefix), waited as i64)?)
     }
 
+    /// What is wrong with its numbers, if anything.
+    fn check(&self) -> Result<(), TrainError> {
+        not_negative(&format!("min_change of {}", self.prefix), self.min_change)
+    }
+
     /// The figure of an epoch that is watched.
     fn value(&self, epoch: &Epoch) -> Result<f64, TrainError> {
         self.watch.value(epoch, self.prefix)
@@ -286,9 +291,14 @@ impl Patience {
         if is_best {
             store.insert(&format!("{}.best", self.prefix), value)?;
         }
-        self.set_waited(if is_best { 0 } else { self.waited(store) + 1 }, store)?;
+        self.set_waited(if is_best { 0 } else { self.waited(store).saturating_add(1) }, store)?;
         Ok(is_best)
     }
+}
+
+fn not_negative(of: &str, value: f64) -> Result<(), TrainError> {
+    let fine = value.is_finite() && value >= 0.0;
+    if fine { Ok(()) } else { Err(TrainError::invalid(of, "a number that is finite and not negative", value)) }
 }
 
 /// Ends a run when the validation set has not become better for some epochs, and gives the model the weights of the best
@@ -325,6 +335,7 @@ impl EarlyStopping {
 
 impl Callback for EarlyStopping {
     fn on_start(&mut self, cx: &mut Context<'_>) -> Flow {
+        self.0.check()?;
         if !cx.resumed {
             self.0.begin(&mut cx.store)?;
         }
@@ -341,7 +352,7 @@ impl Callback for EarlyStopping {
     fn on_end(&mut self, cx: &mut Context<'_>) -> Result<(), TrainError> {
         // Without a best epoch in this call, the model that is kept is another call's.
         if self.0.number("best", &cx.store).is_some_and(f64::is_finite) {
-            put(&tensors_under(&cx.store, Self::MODEL), &mut cx.store)?;
+            put(&tensors_under(&cx.store, Self::MODEL)?, &mut cx.store)?;
         }
         Ok(())
     }
@@ -349,7 +360,7 @@ impl Callback for EarlyStopping {
 
 /// Copies the model under a prefix.
 fn keep(cx: &mut Context<'_>, prefix: &str) -> Result<(), TrainError> {
-    let model = tensors_of(&cx.store, cx.model.iter().map(String::as_str));
+    let model = tensors_of(&cx.store, cx.model.iter().map(String::as_str))?;
     let model = model.into_iter().map(|(name, value)| (format!("{prefix}.{name}"), value)).collect();
     Ok(put(&model, &mut cx.store)?)
 }
@@ -397,6 +408,15 @@ impl ReduceOnPlateau {
         self
     }
 
+    /// What is wrong with its numbers, if anything.
+    fn check(&self) -> Result<(), TrainError> {
+        if !(0.0..1.0).contains(&self.factor) {
+            return Err(TrainError::invalid("factor of the rate on a plateau", "a number in [0, 1)", self.factor));
+        }
+        not_negative("min_rate on a plateau", self.min_rate)?;
+        self.patience.check()
+    }
+
     /// Notes a figure that ought to fall, and lowers the rate in the store if it has not for long enough. One that is no
     /// number counts as no fall.
     ///
@@ -421,12 +441,11 @@ impl ReduceOnPlateau {
     /// ```
     ///
     /// # Errors
-    /// [`TrainError::Invalid`] if the factor is not in [0, 1); `E0302` if the store has no such rate.
+    /// [`TrainError::Invalid`] if the factor is not in [0, 1), or another number not finite or negative; `E0304` if the store has
+    /// no such rate.
     pub fn observe<'s>(&self, value: f64, store: impl Into<StoreMut<'s>>) -> Result<(), TrainError> {
         let mut store = store.into();
-        if !(0.0..1.0).contains(&self.factor) {
-            return Err(TrainError::invalid("factor of the rate on a plateau", "a number in [0, 1)", self.factor));
-        }
+        self.check()?;
         self.patience.note(value, &mut store)?;
         if self.patience.is_over(&store) {
             let rate = store.get(&self.name)?;
@@ -443,6 +462,7 @@ impl ReduceOnPlateau {
 
 impl Callback for ReduceOnPlateau {
     fn on_start(&mut self, cx: &mut Context<'_>) -> Flow {
+        self.check()?;
         if !cx.resumed {
             self.patience.begin(&mut cx.store)?;
         }
@@ -472,9 +492,12 @@ impl Snapshots {
 
     /// The snapshots that were taken, oldest first, each with the names of the model: for
     /// [`Trainer::with_values`](crate::Trainer::with_values).
-    pub fn taken(store: &Store) -> Vec<Tensors> {
+    ///
+    /// # Errors
+    /// `E0309` if there is no memory for the copies.
+    pub fn taken(store: &Store) -> Result<Vec<Tensors>, Diag> {
         let snapshots = (0..).map(|k| tensors_under(store, &format!("snapshot.{k}")));
-        snapshots.take_while(|snapshot| !snapshot.is_empty()).collect()
+        snapshots.take_while(|snapshot| snapshot.as_ref().map_or(true, |tensors| !tensors.is_empty())).collect()
     }
 }
 

@@ -28,7 +28,7 @@ use std::path::Path;
 use cotangent_data::DataError;
 use cotangent_data::safetensors::{RawTensor, SafeTensors, Tensors};
 use cotangent_exec::{Seed, Store, StoreMut};
-use cotangent_graph::{Diag, Shape, Type};
+use cotangent_graph::{DType, Diag, Shape, Type};
 
 pub use self::folder::{Checkpoints, Found, Writer};
 pub use self::load::{Load, Loaded, load};
@@ -60,15 +60,17 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Everything in a store, without notes.
-    pub fn of_store(store: &Store) -> Self {
-        let names = store.iter().map(|(name, _)| name);
-        Checkpoint {
-            tensors: tensors_of(store, names),
+    ///
+    /// # Errors
+    /// `E0309` if there is no memory for the copies.
+    pub fn of_store(store: &Store) -> Result<Self, Diag> {
+        Ok(Checkpoint {
+            tensors: tensors_of(store, store.iter().map(|(name, _)| name))?,
             seed: store.seed(),
             step: store.step(),
             draws: store.draws(),
             notes: BTreeMap::new(),
-        }
+        })
     }
 
     /// Hands the values to a store, as [`load`] does, and sets its counters.
@@ -208,20 +210,27 @@ pub(crate) fn type_of(tensor: &RawTensor) -> Type {
 }
 
 /// Copies of the values of these names; names that the store has not are left out.
-pub fn tensors_of<'a>(store: &Store, names: impl IntoIterator<Item = &'a str>) -> Tensors {
-    let copy = |name: &str| {
-        let (dtype, shape) = store.type_of(name)?.as_tensor()?;
-        Some(RawTensor { dtype, shape: shape.to_vec(), bytes: store.to_bytes(name).ok()? })
+///
+/// # Errors
+/// `E0309` if there is no memory for them.
+pub fn tensors_of<'a>(store: &Store, names: impl IntoIterator<Item = &'a str>) -> Result<Tensors, Diag> {
+    let known = names.into_iter().filter_map(|name| Some((name, store.type_of(name)?.as_tensor()?)));
+    let copy = |(name, (dtype, shape)): (&str, (DType, &Shape))| {
+        Ok((name.to_owned(), RawTensor { dtype, shape: shape.to_vec(), bytes: store.to_bytes(name)? }))
     };
-    names.into_iter().filter_map(|name| Some((name.to_owned(), copy(name)?))).collect()
+    known.map(copy).collect()
 }
 
 /// Copies of the values whose names begin with `prefix.`, under the rest of their names: `tensors_under(store, "ema")`
 /// has `ema.out.bias` as `out.bias`.
-pub fn tensors_under(store: &Store, prefix: &str) -> Tensors {
+///
+/// # Errors
+/// `E0309` if there is no memory for them.
+pub fn tensors_under(store: &Store, prefix: &str) -> Result<Tensors, Diag> {
     let start = format!("{prefix}.");
     let names = store.iter().map(|(name, _)| name).filter(|name| name.starts_with(&start));
-    tensors_of(store, names).into_iter().map(|(name, value)| (name[start.len()..].to_owned(), value)).collect()
+    let tensors = tensors_of(store, names)?;
+    Ok(tensors.into_iter().map(|(name, value)| (name[start.len()..].to_owned(), value)).collect())
 }
 
 /// Weights under other names: `rename` says how each is called, or `None` to leave it out.
@@ -243,14 +252,10 @@ pub fn renamed(tensors: Tensors, rename: impl Fn(&str) -> Option<String>) -> Res
 /// Puts values into a store; those of names that are new are made.
 ///
 /// # Errors
-/// `E0302` if the store has a value of a name with another type; nothing has changed then.
+/// `E0302` if the store has a value of a name with another type, or the bytes are not those of the type; nothing has changed
+/// then. `E0309` if there is no memory for a new one; others may have changed then.
 pub fn put<'s>(tensors: &Tensors, store: impl Into<StoreMut<'s>>) -> Result<(), Diag> {
     let mut store = store.into();
-    for (name, tensor) in tensors {
-        if let Some(known) = store.type_of(name).filter(|known| **known != type_of(tensor)) {
-            let text = format!("`{name}` requires {known}, got {}", type_of(tensor));
-            return Err(Diag::new(cotangent_graph::Code::InputType, text));
-        }
-    }
+    tensors.iter().try_for_each(|(name, tensor)| store.check_bytes(name, &type_of(tensor), &tensor.bytes))?;
     tensors.iter().try_for_each(|(name, tensor)| store.insert_bytes(name, &type_of(tensor), &tensor.bytes))
 }

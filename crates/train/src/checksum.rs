@@ -42,7 +42,7 @@ impl fmt::Display for Fnv {
 /// The hash of the values of these names. The order in which they are given does not matter.
 ///
 /// # Errors
-/// `E0304` if the store has no such name.
+/// `E0304` if the store has no such name, `E0309` if there is no memory for a copy of a value.
 pub fn checksum<'a>(store: &Store, names: impl IntoIterator<Item = &'a str>) -> Result<u64, Diag> {
     let mut names: Vec<&str> = names.into_iter().collect();
     names.sort_unstable();
@@ -60,7 +60,7 @@ pub fn checksum<'a>(store: &Store, names: impl IntoIterator<Item = &'a str>) -> 
 /// The hash of everything in the store, the optimizer's states included.
 ///
 /// # Errors
-/// None; the names come from the store itself.
+/// `E0309` if there is no memory for a copy of a value.
 pub fn checksum_all(store: &Store) -> Result<u64, Diag> {
     checksum(store, store.iter().map(|(name, _)| name))
 }

@@ -38,6 +38,7 @@ mod progress;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -230,7 +231,7 @@ where
         self.check_folder()?;
         self.interrupted = true;
 
-        let until = self.cursor.base + self.options.epochs as u64;
+        let until = self.until();
         let n_examples = |epochs: u64| epochs.saturating_mul(train.len() as u64);
         let n_done = n_examples(self.cursor.epochs - self.cursor.base).saturating_add(self.cursor.examples as u64);
         let bar = Progress::new(self.options.progress, n_examples(until - self.cursor.base), n_done);
@@ -242,6 +243,11 @@ where
         callback.on_end(&mut self.context(resumed))?;
         self.interrupted = false;
         Ok(self.cursor.history.after(self.cursor.base))
+    }
+
+    /// Epochs that are done when the call of `fit` is.
+    fn until(&self) -> u64 {
+        self.cursor.base.saturating_add(self.options.epochs as u64)
     }
 
     /// The rest of an epoch, its evaluation and its checkpoint.
@@ -385,17 +391,20 @@ where
     }
 
     /// Everything that a run needs to go on, as it is now.
-    pub fn checkpoint(&self) -> Checkpoint {
-        let checkpoint = Checkpoint::of_store(self.programs.store());
+    ///
+    /// # Errors
+    /// `E0309` if there is no memory for the copies.
+    pub fn checkpoint(&self) -> Result<Checkpoint, TrainError> {
+        let checkpoint = Checkpoint::of_store(self.programs.store())?;
         let others = checkpoint.tensors.keys().filter(|name| !self.programs.has(name));
         let notes = others.map(|name| (other(name), String::new())).chain(self.cursor.to_notes()).collect();
-        Checkpoint { notes, ..checkpoint }
+        Ok(Checkpoint { notes, ..checkpoint })
     }
 
     fn save(&mut self, writer: Option<&Writer>) -> Result<(), TrainError> {
         if let Some(writer) = writer {
             self.check_weights()?;
-            let checkpoint = self.checkpoint();
+            let checkpoint = self.checkpoint()?;
             let step = checkpoint.step;
             writer.save(checkpoint)?;
             self.newest = self.newest.max(Some(step));
@@ -473,16 +482,18 @@ where
 
     /// Does something with other values in the place of those in the store, and puts the old ones back: evaluates a snapshot
     /// ([`Snapshots::taken`](crate::Snapshots::taken)), or the averaged weights
-    /// (`checkpoint::tensors_under(trainer.store(), "average")`).
+    /// (`checkpoint::tensors_under(trainer.store(), "average")?`).
     ///
     /// # Errors
-    /// `E0302` if the store has a value of one of these names with another type; nothing has changed then.
+    /// `E0302` if the store has a value of one of these names with another type, `E0309` if there is no memory for the old ones;
+    /// nothing has changed then.
     pub fn with_values<R>(&mut self, values: &Tensors, f: impl FnOnce(&mut Self) -> R) -> Result<R, TrainError> {
-        let old = tensors_of(self.store(), values.keys().map(String::as_str));
+        let old = tensors_of(self.store(), values.keys().map(String::as_str))?;
         put(values, self.store_mut())?;
-        let result = f(self);
+        // Also after a panic: what was trained is not lost.
+        let result = catch_unwind(AssertUnwindSafe(|| f(self)));
         put(&old, self.store_mut())?;
-        Ok(result)
+        Ok(result.unwrap_or_else(|panic| resume_unwind(panic)))
     }
 
     // ---- weights ---------------------------------------------------------------------------------------------------
@@ -550,14 +561,19 @@ where
     }
 
     /// The values that make the model at test time, once it was trained: parameters, and states such as running statistics.
-    pub fn weights(&self) -> Tensors {
-        tensors_of(self.store(), self.model_names.iter().map(String::as_str))
+    ///
+    /// # Errors
+    /// `E0309` if there is no memory for the copies.
+    pub fn weights(&self) -> Result<Tensors, TrainError> {
+        Ok(tensors_of(self.store(), self.model_names.iter().map(String::as_str))?)
     }
 
     /// The hash of these values (see [`checksum`]).
-    pub fn weights_checksum(&self) -> u64 {
-        // The names come from the model and the store has them, so there is no error.
-        checksum(self.store(), self.model_names.iter().map(String::as_str)).unwrap_or_default()
+    ///
+    /// # Errors
+    /// `E0309` if there is no memory for a copy of one of them.
+    pub fn weights_checksum(&self) -> Result<u64, TrainError> {
+        Ok(checksum(self.store(), self.model_names.iter().map(String::as_str))?)
     }
 
     /// The epochs of all calls of `fit`.
@@ -570,7 +586,7 @@ where
     /// Whatever can be refused is refused before the first step, and compiled before the first clock starts.
     fn prepare_all<T: Label>(&mut self, train: &Dataset<T>, validation: Option<&Dataset<T>>) -> Result<(), TrainError> {
         let first = self.cursor.epochs + 1;
-        let last = first.max(self.cursor.base + self.options.epochs as u64);
+        let last = first.max(self.until());
         let begun = self.options.batch_sizes.iter().filter(|(from, _)| (first..=last).contains(from));
         let mut sizes = vec![self.options.batch_size_in(first)];
         sizes.extend(begun.map(|(_, size)| size));

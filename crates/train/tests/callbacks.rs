@@ -2,16 +2,18 @@
 //! models do what they say.
 
 use std::ops::ControlFlow::Continue;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 
 use cotangent_data::Dataset;
 use cotangent_data::synthetic::two_moons;
-use cotangent_exec::{Runtime, Seed, Threads};
+use cotangent_exec::{Compiler, Runtime, Seed, Threads};
 use cotangent_graph::{GraphBuilder, Tensor};
 use cotangent_nn::{Adam, Group, Layers, Optimizer, Recipe, Sgd};
 use cotangent_train::callbacks::{after_epoch, after_step};
 use cotangent_train::checkpoint::{renamed, tensors_under};
 use cotangent_train::{
-    Callback, CrossEntropy, EarlyStopping, Epoch, Options, ReduceOnPlateau, Snapshots, TrainError, Trainer,
+    Callback, Checkpoint, CrossEntropy, EarlyStopping, Epoch, Options, ReduceOnPlateau, Snapshots, TrainError, Trainer,
 };
 
 type Net = for<'g> fn(&'g GraphBuilder, Tensor<'g>) -> Tensor<'g>;
@@ -93,13 +95,13 @@ fn snapshots_are_the_weights_of_their_epochs() {
     let (train, validation) = sets();
     let mut trainer = trainer(net, Adam::new(0.05), 7);
     let history = trainer.fit_with(&train, Some(&validation), Snapshots::every(3)).unwrap();
-    let snapshots = Snapshots::taken(trainer.store());
+    let snapshots = Snapshots::taken(trainer.store()).unwrap();
     assert_eq!(snapshots.len(), 2);
-    let before = trainer.weights_checksum();
+    let before = trainer.weights_checksum().unwrap();
     for (snapshot, epoch) in snapshots.iter().zip([3, 6]) {
         let loss = trainer.with_values(snapshot, |trainer| trainer.evaluate(&validation).unwrap().loss).unwrap();
         assert_eq!(Some(loss), history[epoch - 1].validation_loss, "epoch {epoch}");
-        assert_eq!(trainer.weights_checksum(), before, "the old values are back");
+        assert_eq!(trainer.weights_checksum().unwrap(), before, "the old values are back");
     }
 }
 
@@ -109,7 +111,7 @@ fn averaged_weights_are_evaluated_in_place_of_the_last() {
     let mut trainer = trainer(net, Sgd::new(0.5).with(Recipe::new().average(0.9)), 20);
     trainer.fit(&train, None).unwrap();
     let last = trainer.evaluate(&validation).unwrap().loss;
-    let averages = tensors_under(trainer.store(), "average");
+    let averages = tensors_under(trainer.store(), "average").unwrap();
     assert_eq!(averages.len(), 4);
     let averaged = trainer.with_values(&averages, |trainer| trainer.evaluate(&validation).unwrap().loss).unwrap();
     assert!(averaged.is_finite() && averaged != last);
@@ -143,7 +145,7 @@ fn weights_go_to_another_model_under_other_names() {
     let (train, _) = sets();
     let mut teacher = trainer(net, Adam::new(0.05), 5);
     teacher.fit(&train, None).unwrap();
-    let weights = renamed(teacher.checkpoint().tensors, |name| {
+    let weights = renamed(teacher.checkpoint().unwrap().tensors, |name| {
         let is_body = name.starts_with("hidden.") || name == "out.bias";
         is_body.then(|| format!("body.{name}"))
     })
@@ -195,4 +197,118 @@ fn callbacks_run_in_order_and_their_errors_end_the_run() {
     assert!(matches!(error, TrainError::Step(_)), "{error}");
     assert_eq!(failing.history().len(), 1, "the epoch is done");
     assert_eq!(failing.fit(&train, None).unwrap().len(), 2, "the next call finishes the one that was interrupted");
+}
+
+/// A callback may fail, or panic, after any step, the last of an epoch included: the next call goes on as if it had not.
+#[test]
+fn a_run_goes_on_after_a_callback_that_failed() {
+    let (train, validation) = sets();
+    let whole = || trainer(net, Adam::new(0.05), 3);
+    let mut expected = whole();
+    let history = expected.fit(&train, Some(&validation)).unwrap();
+    let losses = |history: &[Epoch]| history.iter().map(|e| (e.train_loss, e.validation_loss)).collect::<Vec<_>>();
+    for panics in [false, true] {
+        for bad in 1..=expected.store().step() {
+            let mut trainer = whole();
+            let fails = after_step(move |step, _| match step.number == bad {
+                true if panics => panic!("on purpose"),
+                true => {
+                    Err(TrainError::Invalid { of: "step".into(), required: "another".into(), got: bad.to_string() })
+                }
+                false => Ok(Continue(())),
+            });
+            let failed = catch_unwind(AssertUnwindSafe(|| trainer.fit_with(&train, Some(&validation), fails)));
+            assert_eq!(failed.is_err(), panics);
+            assert!(failed.is_err() || failed.is_ok_and(|result| result.is_err()));
+            let rest = trainer.fit(&train, Some(&validation)).unwrap_or_else(|e| panic!("after step {bad}: {e}"));
+            assert_eq!(losses(&rest), losses(&history), "after step {bad}");
+            assert_eq!(trainer.weights_checksum().unwrap(), expected.weights_checksum().unwrap(), "after step {bad}");
+        }
+    }
+}
+
+#[test]
+fn values_are_back_after_a_panic() {
+    let (train, _) = sets();
+    let mut trainer = trainer(net, Adam::new(0.05), 1);
+    trainer.fit(&train, None).unwrap();
+    let before = trainer.weights_checksum().unwrap();
+    let mut zeros = trainer.weights().unwrap();
+    zeros.values_mut().for_each(|value| value.bytes.fill(0));
+    let panicked = catch_unwind(AssertUnwindSafe(|| trainer.with_values(&zeros, |_| panic!("on purpose"))));
+    assert!(panicked.is_err());
+    assert_eq!(trainer.weights_checksum().unwrap(), before);
+}
+
+#[test]
+fn numbers_without_meaning_are_refused_before_the_first_step() {
+    let (train, validation) = sets();
+    let check = |callback: &mut dyn Callback, says: &str| {
+        let mut trainer = trainer(net, Adam::new(0.05), 2);
+        let error = trainer.fit_with(&train, Some(&validation), callback).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+        assert_eq!(trainer.store().step(), 0, "{says}");
+    };
+    for wrong in [f64::NAN, f64::INFINITY, -1.0] {
+        check(&mut EarlyStopping::new(1).min_change(wrong), "min_change of early_stopping");
+        check(&mut ReduceOnPlateau::new(0.5, 1).min_change(wrong), "min_change of plateau");
+        check(&mut ReduceOnPlateau::new(0.5, 1).min_rate(wrong), "min_rate on a plateau");
+        check(&mut ReduceOnPlateau::new(wrong, 1), "factor of the rate on a plateau");
+    }
+}
+
+/// As many epochs as a number can count, ended by a callback; and then once more.
+#[test]
+fn epochs_without_end_are_ended_by_callbacks() {
+    let (train, validation) = sets();
+    let mut trainer = trainer(net, Adam::new(0.05), usize::MAX);
+    for calls in 1..=2 {
+        trainer.fit_with(&train, Some(&validation), after_epoch(|_, _| Ok(std::ops::ControlFlow::Break(())))).unwrap();
+        assert_eq!(trainer.history().len(), calls);
+    }
+}
+
+/// Of several values one of which is wrong, none is put in.
+#[test]
+fn values_that_are_none_of_their_type_change_nothing() {
+    let (train, _) = sets();
+    let mut trainer = trainer(net, Adam::new(0.05), 1);
+    trainer.fit(&train, None).unwrap();
+    let before = trainer.weights_checksum().unwrap();
+    let mut values = trainer.weights().unwrap();
+    values.values_mut().for_each(|value| value.bytes.fill(0));
+    let (_, last) = values.iter_mut().next_back().unwrap();
+    last.bytes.pop();
+    let error = trainer.with_values(&values, |_| ()).unwrap_err().to_string();
+    assert!(error.contains("requires 128 bytes for f32[16,2], got 127"), "{error}");
+    assert_eq!(trainer.weights_checksum().unwrap(), before);
+}
+
+const LIMITED: &str = "TEST_OF_LIMITED_MEMORY";
+
+/// In a process of its own, whose environment limits memory to less than the largest weight, which the compiler may take.
+#[test]
+fn values_that_there_is_no_memory_for_are_not_left_out() {
+    if std::env::var_os(LIMITED).is_some() {
+        let (train, _) = sets();
+        let compiler = Compiler::new().memory_limit(1 << 30);
+        let options = Options { epochs: 1, progress: false, compiler, ..Options::default() };
+        let wide: Net = |_, x| x.dense("hidden", 400_000).tanh().dense("out", 2);
+        let mut trainer = Trainer::new(&Runtime::new(Threads::Exactly(1)), wide, CrossEntropy, Sgd::new(0.1), options);
+        trainer.fit(&train, None).unwrap();
+        for error in [
+            trainer.checkpoint().unwrap_err(),
+            trainer.weights().unwrap_err(),
+            trainer.weights_checksum().unwrap_err(),
+            Checkpoint::of_store(trainer.store()).unwrap_err().into(),
+            tensors_under(trainer.store(), "hidden").unwrap_err().into(),
+        ] {
+            assert!(error.to_string().contains("E0309") && error.to_string().contains("a copy of `"), "{error}");
+        }
+        return;
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "values_that_there_is_no_memory_for_are_not_left_out"]);
+    let output = child.envs([(LIMITED, "1"), ("COTANGENT_MEMORY", "2000000")]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }

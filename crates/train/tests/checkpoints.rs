@@ -203,7 +203,7 @@ fn calls_that_draw_are_counted_in_a_checkpoint() {
     let mut first = session();
     draw(&mut first);
     let mut kept = Vec::new();
-    Checkpoint::of_store(first.store()).into_file().write_to(&mut kept).unwrap();
+    Checkpoint::of_store(first.store()).unwrap().into_file().write_to(&mut kept).unwrap();
     let next = draw(&mut first);
     let mut second = session();
     assert_ne!(draw(&mut second), next);
@@ -315,7 +315,7 @@ fn the_last_few_are_kept_and_only_what_is_the_folders_own_is_removed() {
     fs::write(&abandoned, "half").unwrap();
     others.iter().for_each(|name| fs::write(folder.join(name), "mine").unwrap());
     let checkpoints = Checkpoints::new(&folder).keep(2);
-    let mut checkpoint = trainer(None).checkpoint();
+    let mut checkpoint = trainer(None).checkpoint().unwrap();
     for step in [5, 3, 9, 7] {
         checkpoint.step = step;
         checkpoints.save(checkpoint.clone()).unwrap();
@@ -335,7 +335,7 @@ fn the_last_few_are_kept_and_only_what_is_the_folders_own_is_removed() {
 
 /// A checkpoint of a step as a later version writes it.
 fn of_a_later_version(step: u32) -> Vec<u8> {
-    let mut checkpoint = trainer(None).checkpoint();
+    let mut checkpoint = trainer(None).checkpoint().unwrap();
     checkpoint.step = step;
     let mut file = checkpoint.into_file();
     file.metadata.insert("version".to_owned(), "2".to_owned());
@@ -359,7 +359,7 @@ fn files_of_later_versions_are_neither_damaged_nor_overwritten_nor_deleted() {
     let text = error.to_string();
     assert!(text.contains("version 2 of the format; this program knows 1") && text.contains("move it out"), "{text}");
     // Nor is it overwritten by a run that gets there.
-    let mut checkpoint = trainer(None).checkpoint();
+    let mut checkpoint = trainer(None).checkpoint().unwrap();
     for (step, refused) in [(7, false), (8, true), (9, false), (1, true)] {
         checkpoint.step = step;
         let saved = Checkpoints::new(&folder).keep(1).save(checkpoint.clone());
@@ -435,7 +435,7 @@ fn the_second_run_in_a_folder_is_told() {
         "{text}"
     );
     assert_eq!(second.store().step(), step);
-    assert!(matches!(Checkpoints::new(&folder).save(second.checkpoint()), Err(DataError::Locked { .. })));
+    assert!(matches!(Checkpoints::new(&folder).save(second.checkpoint().unwrap()), Err(DataError::Locked { .. })));
     child.kill().unwrap();
     child.wait().unwrap();
     // The lock went with the process, however it ended.
@@ -467,7 +467,7 @@ fn a_run_is_not_mixed_up_with_another() {
     check(seeded.resume().unwrap_err(), "required seed 3");
     assert_eq!(seeded.store().iter().count(), 0);
     // A newer format, and a file of another kind.
-    let mut file = trainer(None).checkpoint().into_file();
+    let mut file = trainer(None).checkpoint().unwrap().into_file();
     file.metadata.insert("version".to_owned(), "2".to_owned());
     let mut bytes = Vec::new();
     file.write_to(&mut bytes).unwrap();
@@ -633,7 +633,7 @@ fn a_session_is_loaded_strictly_or_with_what_fits() {
         Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(5)).unwrap()
     };
     let (source, mut target) = (session("out"), session("output"));
-    let checkpoint = Checkpoint::of_store(source.store());
+    let checkpoint = Checkpoint::of_store(source.store()).unwrap();
     let before = checksum_all(target.store()).unwrap();
     let error = checkpoint.load(Load::Strict, target.store_mut()).unwrap_err();
     assert!(error.to_string().contains("missing: `output.bias`"), "{error}");

@@ -104,7 +104,8 @@ impl Kit {
         trainer.fit(&set, None).map_err(|error| fault(error.to_string()))?;
         let pipe = folder.join("pipe");
         let made = Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success());
-        Ok(Kit { whole: trainer.checkpoint(), set, pipe: made.then_some(pipe), folder })
+        let whole = trainer.checkpoint().map_err(|error| fault(error.to_string()))?;
+        Ok(Kit { whole, set, pipe: made.then_some(pipe), folder })
     }
 }
 

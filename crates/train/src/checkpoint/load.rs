@@ -160,7 +160,7 @@ pub(crate) fn types_of(values: &Tensors) -> BTreeMap<&str, Type> {
 /// let graph = build(|g| g.output("y", g.param("w", F32, [2], Init::ONES) * 2.0))?;
 /// let runtime = Runtime::new(Threads::Exactly(1));
 /// let mut session = Session::new(&runtime, Compiler::new().compile(&graph)?, Seed(0))?;
-/// let values = tensors_of(session.store(), ["w"]);
+/// let values = tensors_of(session.store(), ["w"])?;
 /// assert_eq!(load(&values, Load::Strict, session.store_mut())?.taken, ["w"]);
 ///
 /// let renamed = [("v".to_owned(), values["w"].clone())].into();

@@ -116,8 +116,9 @@ impl Cursor {
             let required = format!("`{}`, as the epoch under way was begun with", self.pass);
             return Err(TrainError::invalid("training set", required, format!("`{pass}`")));
         }
-        if self.examples > 0 && self.examples >= set.len() {
-            let required = "fewer examples of the epoch under way than there are";
+        // All of them are what an error behind the last step leaves: then only the epoch's end is left.
+        if self.examples > set.len() {
+            let required = "no more examples of the epoch under way than there are";
             return Err(TrainError::invalid("checkpoint", required, self.examples));
         }
         self.pass = pass;
