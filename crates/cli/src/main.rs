@@ -23,6 +23,10 @@ use cotangent::graph::CompilerBug;
 
 pub(crate) use failure::Failure;
 
+/// Memory that is refused is an error, here too.
+#[global_allocator]
+static ALLOCATOR: cotangent_host::OrExit = cotangent_host::OrExit;
+
 /// Cotangent compiles a network, its gradient and its update into one program.
 #[derive(Debug, Parser)]
 #[command(name = "cotangent", version, about, arg_required_else_help = true)]

@@ -16,17 +16,19 @@ use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_jit::{JITBuilder, JITModule};
-use cranelift_module::{FuncId, Linkage, Module, default_libcall_names};
+use cranelift_module::{FuncId, Linkage, Module, ModuleError, default_libcall_names};
 
 use crate::function;
 use crate::memory::{JitMemory, KernelFn};
 use crate::wide::{self, Isa};
 
-/// Why there is no machine code. Neither case is the user's doing.
+/// Why there is no machine code. No case is the user's doing.
 #[derive(Clone, PartialEq, Eq)]
 pub enum CodegenError {
     /// This machine has no code generator, or lacks instructions that it needs.
     Environment(String),
+    /// The system refuses the memory that the code is to lie in.
+    Memory(String),
     /// The code generator refused a kernel: a bug in this compiler.
     Internal(String),
 }
@@ -35,6 +37,7 @@ impl fmt::Display for CodegenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CodegenError::Environment(text) => write!(f, "no machine code on this machine: {text}"),
+            CodegenError::Memory(text) => f.write_str(text),
             CodegenError::Internal(text) => write!(f, "bug in the code generator: {text}"),
         }
     }
@@ -233,7 +236,7 @@ impl CraneliftBackend {
         function::translate(kernel, &mut context.func, builder_context, calls, &*self.isa);
         let clif = self.options.keep_clif.then(|| context.func.display().to_string());
         let id = module.declare_anonymous_function(&context.func.signature).map_err(|e| internal(&e))?;
-        module.define_function(id, context).map_err(|e| internal(&format!("{e:?}")))?;
+        module.define_function(id, context).map_err(|error| no_code(kernel, error))?;
         let code_bytes = context.compiled_code().map_or(0, |code| code.code_buffer().len());
         Ok((id, Stats { made_by: MadeBy::Cranelift(None), code_bytes, compile_time: started.elapsed(), clif }))
     }
@@ -259,7 +262,9 @@ impl CraneliftBackend {
         };
         let signature = signature(module, &[I64; 6], None);
         let id = module.declare_anonymous_function(&signature).map_err(|e| internal(&e))?;
-        module.define_function_bytes(id, wide::ALIGNMENT as u64, &bytes, &[]).map_err(|e| internal(&e))?;
+        module
+            .define_function_bytes(id, wide::ALIGNMENT as u64, &bytes, &[])
+            .map_err(|error| no_code(kernel, error))?;
         let code_bytes = bytes.len();
         Ok((id, Stats { made_by: MadeBy::Wide(isa), code_bytes, compile_time: started.elapsed(), clif: None }))
     }
@@ -313,6 +318,17 @@ impl CraneliftBackend {
             .collect();
         let functions = functions.ok_or_else(|| CodegenError::Internal("the module was dropped early".into()))?;
         Ok(Compiled { functions, distinct, stats })
+    }
+}
+
+/// Why a kernel has no code in a module.
+fn no_code(kernel: &Kernel, error: ModuleError) -> CodegenError {
+    match error {
+        ModuleError::Allocation { err } => CodegenError::Memory(format!(
+            "the machine code of the kernel {} takes memory that the system refuses: {err}",
+            kernel.name
+        )),
+        error => CodegenError::Internal(format!("kernel {}: {error:?}", kernel.name)),
     }
 }
 

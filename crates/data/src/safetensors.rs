@@ -13,6 +13,7 @@ use std::fmt;
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
+use cotangent_host::refusable;
 use cotangent_scalar::DType;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
@@ -317,8 +318,7 @@ impl Place<'_> {
     fn bytes(self, file: &mut impl Read, n_bytes: u64, part: &'static str) -> Result<Vec<u8>, DataError> {
         let n = usize::try_from(n_bytes).unwrap_or(usize::MAX);
         let mut bytes = Vec::new();
-        bytes
-            .try_reserve_exact(n)
+        refusable(|| bytes.try_reserve_exact(n))
             .map_err(|error| self.broken(part, io::Error::new(io::ErrorKind::OutOfMemory, error)))?;
         file.take(n_bytes).read_to_end(&mut bytes).map_err(|error| self.broken(part, error))?;
         if bytes.len() < n {

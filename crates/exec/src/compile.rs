@@ -76,6 +76,9 @@ impl From<CodegenError> for CompileError {
     fn from(error: CodegenError) -> Self {
         match error {
             CodegenError::Environment(text) => CompileError::Environment(text),
+            CodegenError::Memory(text) => {
+                CompileError::Environment(Diag::new(Code::NoMemory, text).at(Loc::Internal).to_string())
+            }
             CodegenError::Internal(text) => CompileError::Bug(CompilerBug::new("codegen", text)),
         }
     }
@@ -247,6 +250,7 @@ impl Compiler {
     }
 
     fn stages(&self, graph: &Graph, change: impl FnOnce(&mut Plan)) -> Result<Arc<Executable>, CompileError> {
+        room_to_compile(graph)?;
         let start = Instant::now();
         let reproducer = self.passes.reproducer.clone().or_else(|| Some(self.reproducer.clone()));
         let limits = self.limits.unwrap_or(self.passes.limits);
@@ -306,6 +310,19 @@ impl Compiler {
         }
         Ok(Arc::new(executable))
     }
+}
+
+/// Asks for what compiling takes, about: many small pieces that nobody asks for, and whose refusal would end the process. The
+/// user's limit is for what a program takes.
+fn room_to_compile(graph: &Graph) -> Result<(), CompileError> {
+    /// Measured on chains of softmax and functions: with passes, kernels and code.
+    const BYTES_OF_A_NODE: usize = 1 << 13;
+    let n_bytes = graph.n_nodes().saturating_mul(BYTES_OF_A_NODE);
+    let asked = Memory::limited_to(usize::MAX).ask(n_bytes);
+    asked.map_err(|refused| {
+        let text = format!("compiling a graph of {} nodes takes about {refused}", graph.n_nodes());
+        CompileError::Environment(Diag::new(Code::NoMemory, text).at(Loc::Internal).to_string())
+    })
 }
 
 /// A matrix product's kernels and blocking, chosen once.

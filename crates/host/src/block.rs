@@ -12,6 +12,7 @@ use std::num::NonZero;
 use std::ptr::NonNull;
 use std::slice;
 
+use crate::exhausted::refusable;
 use crate::memory::{Because, Refused};
 
 /// Bytes of a cache line, to which blocks are aligned.
@@ -53,7 +54,7 @@ impl Block {
         let refused = Refused { n_bytes, because: Because::Allocator };
         let layout = Layout::from_size_align(n_bytes, LINE).map_err(|_| refused)?;
         // SAFETY: the size is not zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(refused)?;
+        let start = NonNull::new(refusable(|| unsafe { alloc_zeroed(layout) })).ok_or(refused)?;
         Ok(Block { start, n_bytes })
     }
 

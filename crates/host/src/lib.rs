@@ -1,12 +1,14 @@
-//! What the machine gives to everything above: memory that does not move ([`Block`]), how much of it there is ([`Memory`]), and
-//! the floating-point environment ([`float`]).
+//! What the machine gives to everything above: memory that does not move ([`Block`]), how much of it there is ([`Memory`]), an
+//! end in good order where there is none ([`OrExit`]), and the floating-point environment ([`float`]).
 //!
-//! Knows no graphs. Unsafe code lives here so that others need not have their own: a block's memory, and the registers of the
-//! floating-point environment.
+//! Knows no graphs. Unsafe code lives here so that others need not have their own: a block's memory, an allocator, and the
+//! registers of the floating-point environment.
 
 mod block;
+mod exhausted;
 pub mod float;
 mod memory;
 
 pub use block::{Block, LINE};
+pub use exhausted::{OrExit, refusable};
 pub use memory::{Because, Bytes, Memory, Refused};

@@ -13,6 +13,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use crate::exhausted::refusable;
+
 /// The variable that says how much memory may be taken, in bytes, in the place of what the machine has.
 const VARIABLE: &str = "COTANGENT_MEMORY";
 
@@ -134,7 +136,7 @@ impl Memory {
         }
         let refuse = |because| Err(Refused { n_bytes, because });
         // Given back at once and never touched: it costs a call of the system.
-        if Vec::<u8>::new().try_reserve_exact(n_bytes.saturating_add(SLACK)).is_err() {
+        if refusable(|| Vec::<u8>::new().try_reserve_exact(n_bytes.saturating_add(SLACK))).is_err() {
             return refuse(Because::Allocator);
         }
         match self.limit(n_bytes)? {

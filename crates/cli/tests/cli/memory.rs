@@ -93,3 +93,92 @@ fn the_variable_is_the_limit() {
         check_failure(&limited("plenty"), 1, "COTANGENT_MEMORY is not a number of bytes");
     }
 }
+
+/// Graphs that take memory in different ways: little of it but some code, many nodes, large values, products.
+fn graphs() -> [(&'static str, String); 4] {
+    let whole = |statements: &str| format!("cotangent 1\ngraph @f {{\n{statements}}}\n");
+    let chain = |n: usize| {
+        let mut text = "%0 = param \"w\" {init = ones} : f32[64,32]\n".to_owned();
+        for k in (0..3 * n).step_by(3) {
+            let function = ["exp", "tanh", "sin", "sqrt"][k / 3 % 4];
+            text += &format!("%{} = transpose %{k} {{perm = [1, 0]}}\n%{} = {function} %{}\n", k + 1, k + 2, k + 1);
+            text += &format!("%{} = softmax %{} {{axis = {}}}\n", k + 3, k + 2, k % 2);
+        }
+        whole(&(text + &format!("%{} = reduce_sum %{} {{axes = [0, 1]}}\noutput \"y\" = %{0}\n", 3 * n + 1, 3 * n)))
+    };
+    [
+        ("some", chain(36)),
+        ("many", chain(300)),
+        (
+            "large",
+            whole(
+                "%0 = param \"w\" {init = ones} : f32[2000000]\n%1 = exp %0\n%2 = reduce_sum %1 {axes = [0]}\n\
+                 output \"y\" = %2\noutput \"z\" = %1\n",
+            ),
+        ),
+        (
+            "product",
+            whole(
+                "%0 = param \"a\" {init = glorot_uniform} : f32[300,300]\n%1 = matmul %0, %0\n%2 = tanh %1\n\
+                 %3 = reduce_sum %2 {axes = [0, 1]}\n%4 = grad %3, %0\n%5 = sub %0, %4\noutput \"y\" = %3\n\
+                 update \"a\" = %5\n",
+            ),
+        ),
+    ]
+}
+
+/// In an address space of so many KiB.
+#[cfg(target_os = "linux")]
+fn run_within(kib: u64, args: &[&str]) -> Output {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -v $0 && exec \"$@\"", &kib.to_string(), env!("CARGO_BIN_EXE_cotangent")]);
+    command.args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// However little memory there is: what a command cannot have is an error, and no signal ends it. From the least with which the
+/// program starts at all to what is enough.
+#[cfg(target_os = "linux")]
+#[test]
+fn whatever_memory_is_refused_is_an_error() {
+    let starts = |kib: u64| run_within(kib, &["ops", "add"]).status.success();
+    let (mut too_little, mut enough) = (1 << 12, 1 << 20);
+    assert!(starts(enough));
+    while enough - too_little > 64 {
+        let between = (too_little + enough) / 2;
+        *if starts(between) { &mut enough } else { &mut too_little } = between;
+    }
+    let mut said = Vec::new();
+    for (name, graph) in graphs() {
+        let file = Scratch::new(&format!("sweep-{name}.ct"));
+        std::fs::write(&file.0, graph).unwrap();
+        let path = file.path();
+        let commands = [
+            &["run", path, "--backend", "cranelift", "--threads", "2"][..],
+            &["explain", path],
+            &["run", path, "--interpret"],
+            &["run", path],
+            &["check", path],
+            &["opt", path, "--verify"],
+        ];
+        // Validation of many nodes takes long.
+        for args in &commands[..if name == "many" { 3 } else { commands.len() }] {
+            // Small steps where code and threads are made, larger ones later.
+            let (mut kib, mut n_good) = (enough, 0);
+            while n_good < 2 && kib < 1 << 20 {
+                let output = run_within(kib, args);
+                let stderr = text(&output.stderr);
+                match output.status.code() {
+                    Some(0) => n_good += 1,
+                    Some(1) if stderr.contains("E0309") => n_good = 0,
+                    code => panic!("{name} {args:?} within {kib} KiB: {code:?} {}: {stderr}", output.status),
+                }
+                said.push(stderr.to_owned());
+                kib += 160 + (kib - enough) / 3;
+            }
+            assert!(n_good > 0, "{name} {args:?}");
+        }
+    }
+    for what in ["the work takes", "compiling a graph of 902 nodes takes about", "the program takes"] {
+        assert!(said.iter().any(|text| text.contains(what)), "{what}");
+    }
+}
