@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cotangent_host::files::WriteError;
 use cotangent_scalar::plain;
 
 use crate::reading::Kind;
@@ -97,6 +98,15 @@ impl DataError {
             return Self::Missing { path: path.to_owned(), fix: "check the path".to_owned() };
         }
         Self::Io { path: path.to_owned(), action, source }
+    }
+}
+
+impl From<WriteError> for DataError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::NotAFile { path, got } => DataError::NotAFile { path, got },
+            WriteError::Io { path, action, source } => DataError::io(&path, action, source),
+        }
     }
 }
 

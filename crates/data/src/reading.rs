@@ -5,12 +5,13 @@
 //! Assumes: nobody replaces a file by a pipe between two calls. Promises: nothing here waits for ever for a writer, reads a
 //! device, or holds more memory than a small multiple of a file, of the limits, or of what has arrived.
 
-use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+pub use cotangent_host::files::Kind;
 
 use crate::DataError;
 
@@ -50,57 +51,6 @@ impl ReadLimits {
             return Ok(());
         }
         Err(DataError::TooLarge { name: name.to_owned(), expansion: Some((n_bytes, expanded)), most })
-    }
-}
-
-/// What a path names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A regular file.
-    File,
-    /// A folder.
-    Folder,
-    /// A named pipe, or one end of an unnamed one.
-    Pipe,
-    /// A character or block device.
-    Device,
-    /// A socket, or something that only this system has.
-    Other,
-}
-
-impl Kind {
-    /// What the metadata are of.
-    pub fn of(metadata: &Metadata) -> Self {
-        let kind = metadata.file_type();
-        if kind.is_file() {
-            return Kind::File;
-        }
-        if kind.is_dir() {
-            return Kind::Folder;
-        }
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::FileTypeExt;
-            if kind.is_fifo() {
-                return Kind::Pipe;
-            }
-            if kind.is_char_device() || kind.is_block_device() {
-                return Kind::Device;
-            }
-        }
-        Kind::Other
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Kind::File => "a file",
-            Kind::Folder => "a folder",
-            Kind::Pipe => "a pipe (FIFO)",
-            Kind::Device => "a device",
-            Kind::Other => "a socket or the like",
-        })
     }
 }
 

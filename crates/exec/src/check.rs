@@ -2,6 +2,7 @@
 
 use cotangent_graph::interp::{Value, trace};
 use cotangent_graph::{Code, Diag, Env, Graph, NodeId, TensorData};
+use cotangent_host::files::write_text;
 
 use crate::compile::Executable;
 use crate::input::Inputs;
@@ -60,11 +61,11 @@ impl Oracle {
 fn diverged(program: &Executable, diag: Diag) -> Diag {
     let help = "this is a bug in the compiler, not in your program; please report it";
     let file = program.reproducer.display();
-    diag.help(match std::fs::write(&program.reproducer, program.source.to_string()) {
+    diag.help(match write_text(&program.reproducer, &program.source.to_string()) {
         Ok(()) => {
             format!("{help} with the graph in {file}; look for it on sample values: cotangent reduce {file} --verify")
         }
-        Err(error) => format!("{help}, with the graph (`{file}` could not be written: {error})"),
+        Err(error) => format!("{help}, with the graph ({error})"),
     })
 }
 

@@ -15,12 +15,14 @@ use cotangent_graph::{
     Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, Limits, Loc, Lower, Node, NodeId, Role, Source, Type,
 };
 use cotangent_host::Memory;
+use cotangent_host::files::{WriteError, write_report};
 use cotangent_host::float::in_default;
 use cotangent_kernel::ir::{Input, Space};
 use cotangent_kernel::{
     BufferId, Choice, ClusterOptions, Fusion, Fusions, Home, KernelCall, Plan, Step, plan, verify_plan,
 };
 use cotangent_passes::{PassError, PassOptions, PassReport, optimize};
+use cotangent_scalar::plain;
 
 use crate::input::{InputId, InputView};
 use crate::needs::Needs;
@@ -306,7 +308,7 @@ impl Compiler {
         if let Some(dir) = &self.passes.dump {
             executable
                 .dump(dir)
-                .map_err(|e| CompileError::Environment(format!("cannot write to {}: {e}", dir.display())))?;
+                .map_err(|error| CompileError::Environment(format!("the dump: {}", plain(&error.to_string()))))?;
         }
         Ok(Arc::new(executable))
     }
@@ -669,16 +671,18 @@ impl Executable {
     }
 
     /// Writes clusters, plan, decisions, kernels and their intermediate code into a directory.
-    fn dump(&self, dir: &Path) -> std::io::Result<()> {
-        std::fs::create_dir_all(dir)?;
-        std::fs::write(dir.join("90-fused.dot"), self.dot(StageView::Fused))?;
-        std::fs::write(dir.join("91-plan.txt"), self.plan_text())?;
-        std::fs::write(dir.join("92-explain.txt"), self.explain())?;
+    fn dump(&self, dir: &Path) -> Result<(), WriteError> {
         let kernels: Vec<String> = self.plan.kernels.iter().map(|k| k.to_string()).collect();
-        std::fs::write(dir.join("93-kernels.txt"), kernels.join("\n"))?;
         let clif = (0..self.plan.kernels.len()).filter_map(|k| self.compiled.stats(k).clif.clone());
-        std::fs::write(dir.join("94-clif.txt"), clif.collect::<Vec<_>>().join("\n"))?;
-        std::fs::write(dir.join("95-code.txt"), self.code_text())
+        let files = [
+            ("90-fused.dot", self.dot(StageView::Fused)),
+            ("91-plan.txt", self.plan_text()),
+            ("92-explain.txt", self.explain()),
+            ("93-kernels.txt", kernels.join("\n")),
+            ("94-clif.txt", clif.collect::<Vec<_>>().join("\n")),
+            ("95-code.txt", self.code_text()),
+        ];
+        files.iter().try_for_each(|(name, text)| write_report(dir.join(name), text))
     }
 
     /// Bytes that steps hold besides parameters, states and inputs.

@@ -6,11 +6,11 @@
 
 use std::any::Any;
 use std::fmt;
-use std::fs;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cotangent_host::files::write_text;
 use cotangent_scalar::{plain, plain_lines};
 
 /// A place in the user's code or in a text file.
@@ -310,13 +310,13 @@ impl CompilerBug {
             return self;
         }
         let text = self.graph.take().unwrap_or_else(graph);
-        match fs::write(file, &text) {
+        match write_text(file, &text) {
             Ok(()) => {
                 let command = command(&file.display().to_string());
                 self.reproducer = Some(Reproducer { file: file.to_owned(), command });
             }
             Err(error) => {
-                self.message += &format!("\n  `{}` could not be written: {error}", file.display());
+                self.message += &format!("\n  {error}");
             }
         }
         self.graph = Some(text);

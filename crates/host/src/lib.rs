@@ -1,11 +1,13 @@
 //! What the machine gives to everything above: memory that does not move ([`Block`]), how much of it there is ([`Memory`]), an
-//! end in good order where there is none ([`OrExit`]), and the floating-point environment ([`float`]).
+//! end in good order where there is none ([`OrExit`]), the floating-point environment ([`float`]), and files that are whole or not
+//! there ([`files`]).
 //!
 //! Knows no graphs. Unsafe code lives here so that others need not have their own: a block's memory, an allocator, and the
 //! registers of the floating-point environment.
 
 mod block;
 mod exhausted;
+pub mod files;
 pub mod float;
 mod memory;
 

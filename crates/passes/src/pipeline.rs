@@ -1,12 +1,12 @@
 //! The pipeline: one straight list, and the driver that runs and checks it.
 
-use cotangent_host::float::in_default;
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 use std::time::Instant;
 
 use cotangent_graph::{Code, CompilerBug, Diag, Graph, Loc, Lower, Stage, verify};
+use cotangent_host::files::{WriteError, write_report};
+use cotangent_host::float::in_default;
+use cotangent_scalar::plain;
 
 use crate::canonicalize::Canonicalize;
 use crate::dce::Dce;
@@ -296,17 +296,12 @@ impl Run<'_> {
     /// Writes the graph into the dump directory, if there is one.
     fn dump(&mut self, name: &str) -> Result<(), PassError> {
         let Some(directory) = &self.options.dump else { return Ok(()) };
-        let failed = |path: &Path, error: std::io::Error| {
-            PassError::Environment(format!("cannot write the dump {}: {error}", path.display()))
-        };
-        fs::create_dir_all(directory).map_err(|error| failed(directory, error))?;
+        let failed = |error: WriteError| PassError::Environment(format!("the dump: {}", plain(&error.to_string())));
         let stem = format!("{:02}-{name}", self.n_dumps);
         self.n_dumps += 1;
-        let text = directory.join(format!("{stem}.txt"));
-        fs::write(&text, self.graph.to_string()).map_err(|error| failed(&text, error))?;
+        write_report(directory.join(format!("{stem}.txt")), &self.graph.to_string()).map_err(failed)?;
         if let Some(dot) = &self.options.dot {
-            let path = directory.join(format!("{stem}.dot"));
-            fs::write(&path, dot(&self.graph)).map_err(|error| failed(&path, error))?;
+            write_report(directory.join(format!("{stem}.dot")), &dot(&self.graph)).map_err(failed)?;
         }
         Ok(())
     }

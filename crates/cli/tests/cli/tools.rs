@@ -240,3 +240,33 @@ fn outputs_go_to_devices_pipes_and_through_links() {
     assert_eq!(run(&["dot", "mlp-l", "--stage", "source", "-o", fifo.path()]).status.code(), Some(0));
     reader.join().unwrap();
 }
+
+/// Dumps are files like those of `-o`: whole or as they were, links stay links, and what cannot be written is an error.
+#[cfg(unix)]
+#[test]
+fn dumps_are_whole_or_not_there() {
+    use std::os::unix::fs::symlink;
+
+    let folder = std::env::temp_dir().join(format!("cotangent-cli-dump-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let dump = |limit: &str| {
+        let mut command = crate::Command::new("sh");
+        command.args(["-c", &format!("trap '' XFSZ; ulimit -f {limit}; exec \"$0\" explain mlp-m")]);
+        command.arg(env!("CARGO_BIN_EXE_cotangent")).env("COTANGENT_DUMP", &folder).output().unwrap()
+    };
+    // No file may be longer than 512 bytes: as on a full disk.
+    let (source, mine) = (folder.join("00-source.txt"), "mine ".repeat(500));
+    std::fs::write(&source, &mine).unwrap();
+    check_failure(&dump("1"), 1, "the dump: `");
+    assert_eq!(std::fs::read_to_string(&source).unwrap(), mine);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "nothing half written is left");
+    // A link to a device and one to a file.
+    let elsewhere = Scratch::new("elsewhere.txt");
+    symlink("/dev/full", folder.join("91-plan.txt")).unwrap();
+    std::fs::remove_file(&source).unwrap();
+    symlink(&elsewhere.0, &source).unwrap();
+    check_failure(&dump("unlimited"), 1, "91-plan.txt` could not be written: No space left on device");
+    assert!(std::fs::read_to_string(&elsewhere.0).unwrap().starts_with("cotangent 1") && source.is_symlink());
+    std::fs::remove_dir_all(&folder).unwrap();
+}

@@ -1,5 +1,7 @@
 //! Tests of writing: what is there stays what it is, what fails leaves nothing, and a folder has one writer.
 
+use std::path::PathBuf;
+
 use super::*;
 
 /// A folder of this test, removed at its end.
