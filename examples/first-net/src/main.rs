@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut trainer = Trainer::new(&runtime, net, CrossEntropy, Adam::new(0.01), options);
     let history = trainer.fit_with(&train, Some(&test), EarlyStopping::new(10))?;
     history.last().into_iter().for_each(|epoch| println!("{epoch}"));
-    trainer.checkpoint().write(&file)?;
+    trainer.checkpoint()?.write(&file)?;
 
     // Elsewhere: the model alone, for one point at a time.
     let graph = build(|g| {
