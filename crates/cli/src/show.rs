@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use cotangent::graph::Registry;
 use cotangent::graph::dot::{DotOptions, dot as draw};
+use cotangent::graph::picture::svg;
 use cotangent::graph::reference;
 use cotangent::graph::samples::environment;
 use cotangent::kernel::{CostModel, Step};
@@ -36,6 +37,9 @@ pub(crate) struct DotArgs {
     /// The stage to draw
     #[arg(long, value_enum, default_value_t = Stage::Fused)]
     stage: Stage,
+    /// A picture in SVG instead of Graphviz text; groups have a border of one color instead of a frame
+    #[arg(long)]
+    svg: bool,
     #[command(flatten)]
     fusion: FusionArgs,
     /// Write to this file instead of the standard output
@@ -115,12 +119,17 @@ pub(crate) fn dot(args: &DotArgs) -> Result<(), Failure> {
     let graph = args.limits.graph(&args.source)?;
     let fusions = args.fusion.choices()?;
     let compile = || args.limits.onlooker().fuse(fusions).compile(&graph).map_err(Failure::from);
-    let text = match args.stage {
+    let stage = match args.stage {
         // Not compiled, so that a graph can be looked at when it does not compile.
-        Stage::Source => draw(&graph, &DotOptions::default()),
-        Stage::Optimized => compile()?.dot(StageView::Optimized),
-        Stage::Fused => compile()?.dot(StageView::Fused),
+        Stage::Source => {
+            let drawn = if args.svg { svg } else { draw };
+            return write_or_print(&drawn(&graph, &DotOptions::default()), args.output.as_deref());
+        }
+        Stage::Optimized => StageView::Optimized,
+        Stage::Fused => StageView::Fused,
     };
+    let program = compile()?;
+    let text = if args.svg { program.svg(stage) } else { program.dot(stage) };
     write_or_print(&text, args.output.as_deref())
 }
 

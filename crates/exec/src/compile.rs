@@ -9,10 +9,8 @@ use std::time::{Duration, Instant};
 
 use cotangent_codegen::{BackendChoice, CodegenError, Compiled, Isa, MadeBy};
 use cotangent_gemm::{EpilogueNeeds, Gemm};
-use cotangent_graph::dot::{DotOptions, dot};
-use cotangent_graph::text::print::{Style, print};
 use cotangent_graph::{
-    Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, Limits, Loc, Lower, Node, NodeId, Role, Source, Type,
+    Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, Limits, Loc, Lower, Node, Role, Source, Type,
 };
 use cotangent_host::Memory;
 use cotangent_host::files::{WriteError, write_report};
@@ -27,6 +25,7 @@ use cotangent_scalar::plain;
 use crate::input::{InputId, InputView};
 use crate::needs::Needs;
 use crate::place::Place;
+use crate::stages::StageView;
 
 /// Why a graph did not become a program.
 #[non_exhaustive]
@@ -97,18 +96,6 @@ pub struct Timings {
     pub codegen: Duration,
     /// All of it.
     pub total: Duration,
-}
-
-/// A stage of a program that can be looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StageView {
-    /// As built.
-    Source,
-    /// After the passes.
-    Optimized,
-    /// After the passes, with boxes around what runs in one kernel.
-    Fused,
 }
 
 /// Turns graphs into programs.
@@ -598,48 +585,6 @@ impl Executable {
     /// Whether a step changes parameters or states.
     pub fn updates(&self) -> bool {
         !self.plan.updated.is_empty()
-    }
-
-    /// The graph at a stage in Graphviz form.
-    pub fn dot(&self, stage: StageView) -> String {
-        match stage {
-            StageView::Source => dot(&self.source, &DotOptions::default()),
-            StageView::Optimized => dot(&self.optimized, &DotOptions::default()),
-            StageView::Fused => {
-                let label = |(k, nodes): (usize, Vec<NodeId>)| (format!("kernel {k}"), nodes);
-                let clusters = self.drawn_clusters().into_iter().enumerate().map(label).collect();
-                dot(&self.optimized, &DotOptions { clusters, ..DotOptions::default() })
-            }
-        }
-    }
-
-    /// The clusters, each with the views, constants and recomputed values that it alone reads.
-    fn drawn_clusters(&self) -> Vec<Vec<NodeId>> {
-        let graph = &self.optimized;
-        let mut clusters = self.plan.clusters.clone();
-        let mut of: Vec<Option<usize>> = vec![None; graph.n_nodes()];
-        for (k, nodes) in clusters.iter().enumerate() {
-            nodes.iter().for_each(|n| of[n.index()] = Some(k));
-        }
-        let readers = graph.readers();
-        for id in graph.ids().rev() {
-            let named = graph.node(id).op.is_named();
-            let Some(&first) = readers[id.index()].first().filter(|_| !named && of[id.index()].is_none()) else {
-                continue;
-            };
-            let Some(k) = of[first.index()] else { continue };
-            if readers[id.index()].iter().all(|r| of[r.index()] == Some(k)) {
-                of[id.index()] = Some(k);
-                clusters[k].push(id);
-            }
-        }
-        clusters
-    }
-
-    /// The graph at a stage in text form, with the user's lines as comments.
-    pub fn text(&self, stage: StageView) -> String {
-        let graph = if stage == StageView::Source { &self.source } else { &self.optimized };
-        print(graph, Style { origins: true })
     }
 
     /// The plan as text: steps, buffers with sizes, places and lifetimes.

@@ -21,13 +21,15 @@ mod needs;
 mod place;
 mod runtime;
 mod session;
+mod stages;
 mod store;
 
 pub use cotangent_codegen::{BackendChoice, Isa};
 pub use cotangent_kernel::{Choice, Fusion, Fusions};
 
-pub use compile::{CompileError, Compiler, Executable, StageView, Timings};
+pub use compile::{CompileError, Compiler, Executable, Timings};
 pub use input::{AsInput, Each, InputId, InputKey, InputView, StepInputs};
 pub use runtime::{Runtime, Threads};
 pub use session::{Outputs, ProgramId, Session};
+pub use stages::StageView;
 pub use store::{Seed, Store, StoreMut};

@@ -90,6 +90,12 @@ fn draw_node(
     indent: &str,
     out: &mut String,
 ) {
+    let (label, color) = (label(graph, id, number, options), color(graph.node(id)));
+    let _ = writeln!(out, "{indent}\"{prefix}{}\" [label={}, fillcolor=\"{color}\"];", number[&id], quoted(&label));
+}
+
+/// What is written into a node's box: its number and op, its type, attributes, and what was added.
+pub(crate) fn label(graph: &Graph, id: NodeId, number: &HashMap<NodeId, usize>, options: &DotOptions) -> String {
     let node = graph.node(id);
     let mut label = format!("%{} {}", number[&id], node.op.name);
     let mut attrs = Vec::new();
@@ -109,12 +115,11 @@ fn draw_node(
     if let Some(text) = options.annotations.get(&id) {
         let _ = write!(label, "\n{text}");
     }
-    let _ =
-        writeln!(out, "{indent}\"{prefix}{}\" [label={}, fillcolor=\"{}\"];", number[&id], quoted(&label), color(node));
+    label
 }
 
 /// The color of a node, by what it does.
-fn color(node: &Node) -> &'static str {
+pub(crate) fn color(node: &Node) -> &'static str {
     match &node.op.lower {
         Lower::Source(Source::Input) => "#d4e6f1",
         Lower::Source(Source::Param | Source::State) => "#f9e79f",

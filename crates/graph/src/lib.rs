@@ -17,6 +17,7 @@ pub mod memory;
 pub mod number;
 pub mod op;
 pub mod ops;
+pub mod picture;
 pub mod reference;
 pub mod rng;
 pub mod samples;
