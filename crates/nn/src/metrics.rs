@@ -1,7 +1,7 @@
 //! Metrics: numbers about predictions that are outputs of a graph, not trained on.
 //!
 //! Logits are `[.., classes]` and labels are class indices `[..]` (i32 or i64), as for `cross_entropy`. A label outside
-//! the classes counts as a wrong prediction here, because a metric must not stop a step.
+//! the classes counts as a wrong prediction here, because a metric must not stop a step; so does a row with a NaN.
 
 use cotangent_graph::ops::compare::EQ;
 use cotangent_graph::{Code, DType, Diag, Tensor};
@@ -52,5 +52,8 @@ fn hits<'g>(logits: Tensor<'g>, labels: Tensor<'_>) -> Tensor<'g> {
         return g.poison(diag.help("convert with `cast`"));
     }
     // Not `eq`, which wants both of one builder: labels of another graph are an error that the op reports.
-    logits.argmax(logits.rank() - 1).binary(&EQ, labels.cast(DType::I64))
+    let hits = logits.argmax(logits.rank() - 1).binary(&EQ, labels.cast(DType::I64));
+    // `argmax` names the first NaN, which is no prediction of its class.
+    let largest = logits.max_over(-1);
+    if logits.is_float() { hits & largest.eq(largest) } else { hits }
 }

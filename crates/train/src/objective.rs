@@ -96,7 +96,9 @@ impl Objective for BinaryCrossEntropy {
     fn n_correct<'g>(&self, outputs: Tensor<'g>, labels: Tensor<'g>) -> Option<Tensor<'g>> {
         let (outputs, labels) = aligned(outputs, labels);
         let (predicted, actual) = (outputs.gt(outputs.constant_like(0.0)), labels.gt(labels.constant_like(0.5)));
-        Some(predicted.cast(DType::I64).eq(actual.cast(DType::I64)).cast(DType::I64).sum())
+        // A NaN is on neither side.
+        let hits = predicted.cast(DType::I64).eq(actual.cast(DType::I64)) & outputs.eq(outputs);
+        Some(hits.cast(DType::I64).sum())
     }
 
     fn check_label(&self, label: f64, _outputs: &Shape) -> Result<(), String> {

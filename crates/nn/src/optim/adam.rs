@@ -6,7 +6,7 @@
 use cotangent_graph::{DType, Tensor};
 
 use super::length::{length, times};
-use super::rules::{fraction, not_negative, root};
+use super::rules::{above_zero, fraction, not_negative, root};
 use super::{Optimizer, UpdateCx};
 
 /// Adam (Kingma and Ba 2014), with the paper's bias correction and ε outside the root:
@@ -69,7 +69,7 @@ impl Adam {
     }
 
     fn check_all(&self) -> Result<(), String> {
-        fraction("beta1", self.beta1).and(fraction("beta2", self.beta2)).and(not_negative("eps", self.eps))
+        fraction("beta1", self.beta1).and(fraction("beta2", self.beta2)).and(above_zero("eps", self.eps))
     }
 
     /// The states' next values, with their updates declared: `m`, and `v` or the largest so far.

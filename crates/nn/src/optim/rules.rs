@@ -19,6 +19,11 @@ pub(super) fn fraction(name: &str, value: f64) -> Result<(), String> {
     if (0.0..1.0).contains(&value) { Ok(()) } else { Err(format!("{name} in [0, 1), got {value}")) }
 }
 
+/// Reads as "`name` finite and above 0": what is added to a root that may be 0, and divided by.
+pub(super) fn above_zero(name: &str, value: f64) -> Result<(), String> {
+    if value.is_finite() && value > 0.0 { Ok(()) } else { Err(format!("{name} to be finite and above 0, got {value}")) }
+}
+
 /// Reads as "`name` finite and not negative".
 pub(super) fn not_negative(name: &str, value: f64) -> Result<(), String> {
     if value.is_finite() && value >= 0.0 {
@@ -182,7 +187,7 @@ impl Optimizer for AdaGrad {
     }
 
     fn check(&self) -> Result<(), String> {
-        not_negative("eps", self.eps)
+        above_zero("eps", self.eps)
     }
 
     #[track_caller]
@@ -238,7 +243,7 @@ impl Optimizer for RmsProp {
     }
 
     fn check(&self) -> Result<(), String> {
-        fraction("beta", self.beta).and(not_negative("eps", self.eps))
+        fraction("beta", self.beta).and(above_zero("eps", self.eps))
     }
 
     #[track_caller]
@@ -302,7 +307,7 @@ impl Optimizer for AdaDelta {
     }
 
     fn check(&self) -> Result<(), String> {
-        fraction("beta", self.beta).and(fraction("gamma", self.gamma)).and(not_negative("eps", self.eps))
+        fraction("beta", self.beta).and(fraction("gamma", self.gamma)).and(above_zero("eps", self.eps))
     }
 
     #[track_caller]

@@ -214,6 +214,8 @@ fn hyper_parameters_are_in_range() {
     refused("`momentum` requires rho in [0, 1), got 1", Momentum::new(0.1, 1.0));
     refused("rho in [0, 1), got -0.1", Nesterov::new(0.1, -0.1));
     refused("`adagrad` requires eps to be finite", AdaGrad::new(0.1).eps(-1.0));
+    refused("`adagrad` requires eps to be finite and above 0, got 0", AdaGrad::new(0.1).eps(0.0));
+    refused("`adam` requires eps to be finite and above 0, got 0", Adam::new(0.1).eps(0.0));
     refused("`rmsprop` requires beta in [0, 1), got 2", RmsProp::new(0.1).beta(2.0));
     refused("`adam` requires beta1 in [0, 1), got NaN", Adam::new(0.1).beta1(f64::NAN));
     refused("`adam` requires beta2 in [0, 1), got 1", Adam::new(0.1).beta2(1.0));

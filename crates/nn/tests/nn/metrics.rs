@@ -24,6 +24,22 @@ fn accuracy_counts_rows_whose_largest_logit_is_at_the_label() {
 }
 
 #[test]
+fn a_row_with_a_nan_is_no_hit() {
+    let g = graph(|g| {
+        let (logits, labels) = (g.input("logits", F32, [4, 2]), g.input("labels", I64, [4]));
+        g.output("accuracy", logits.accuracy(labels));
+        g.output("n_correct", logits.n_correct(labels));
+    });
+    // `argmax` names the first NaN, so three of these would count as right.
+    let nan = f32::NAN;
+    let logits = array![[nan, nan], [nan, 1.0], [0.0, nan], [f32::NEG_INFINITY, f32::INFINITY]];
+    let env = Env::default().with("logits", logits).with("labels", array![0i64, 0, 1, 1]);
+    let outputs = interpret_named(&g, &env).expect("runs");
+    assert_eq!(*value(&outputs, "accuracy"), TensorData::from(0.25f32));
+    assert_eq!(*value(&outputs, "n_correct"), TensorData::from(1i64));
+}
+
+#[test]
 fn all_correct_is_exactly_one() {
     // 41 · (1/41) is not 1 in f32.
     let g = graph(|g| {
