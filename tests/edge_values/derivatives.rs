@@ -1,5 +1,7 @@
 //! Derivatives where zero meets infinity, and where a more exact form must not make them less exact.
 
+use cotangent::graph::Registry;
+use cotangent::graph::text::parse;
 use cotangent::prelude::*;
 
 use crate::{Function, assert_near, curvature, floats, gradient, run, value};
@@ -340,4 +342,25 @@ fn tails_of_the_gelus_do_not_cancel() {
     let want = near / (1.0 + (-z).exp());
     assert!((want + 1.5228e-7).abs() < 1e-11, "{want}");
     assert_near("gelu_tanh", &value(|x| x.gelu_tanh(), floats(F32, &[1], &[-5.06])), &[want], 1e-5);
+}
+
+/// Equal values are one value, in Rust and in the text form alike: the derivative with respect to one of two equal operands is that
+/// with respect to both.
+#[test]
+fn the_derivative_with_respect_to_one_of_equal_values_is_that_of_both() {
+    let text = "cotangent 1\ngraph @main {\n  %0 = input \"x\" : f32[]\n  %1 = neg %0 : f32[]\n  %2 = neg %0 : f32[]\n  \
+                %3 = mul %1, %2 : f32[]\n  %4 = grad %3, %1 : f32[]\n  output \"d\" = %4\n}\n";
+    let read = parse(text, "equal.ct", &Registry::builtin()).unwrap_or_else(|diags| panic!("{diags}"));
+    let made = build(|g| {
+        let x = g.input("x", F32, []);
+        let (a, b) = (-x, -x);
+        assert_eq!(a.id(), b.id());
+        g.output("d", g.grad(a * b, &[a])[0]);
+    })
+    .unwrap();
+    for graph in [made, read] {
+        let program = Compiler::new().compile(&graph).unwrap();
+        let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(0)).unwrap();
+        assert_eq!(session.step(("x", &ndarray::arr0(3.0f32))).unwrap().scalar("d").unwrap(), 2.0 * -3.0);
+    }
 }
