@@ -93,6 +93,9 @@ fn extremes_send_the_gradient_to_one_of_their_operands() {
     assert_near("maxout", &gradient(|x| x.maxout(3), rows()), &want, 0.0);
     assert_near("min_over", &gradient(|x| -(-x).min_over([1]), rows()), &want, 0.0);
     assert_near("argmax", &value(|x| x.argmax(1).cast(F64), rows()), &[1.0, 1.0, 0.0], 0.0);
+    assert_near("argmin", &value(|x| (-x).argmin(1).cast(F64), rows()), &[1.0, 1.0, 0.0], 0.0);
+    let zeros = floats(F64, &[2, 2], &[-0.0, 0.0, 0.0, -0.0]);
+    assert_near("argmin of zeros", &value(|x| x.argmin(1).cast(F64), zeros), &[0.0, 0.0], 0.0);
 }
 
 #[test]

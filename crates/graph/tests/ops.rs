@@ -368,6 +368,9 @@ fn reductions_and_products_agree_with_loops() {
                 let place = |v: &[f64]| v.iter().position(|x| *x == v.iter().copied().fold(f64::MIN, f64::max));
                 let places = row(&|v| place(v).map_or(-1.0, |p| p as f64));
                 assert_eq!(eval(one, |_, x| x[0].argmax(1)).to_f64(), places);
+                let place = |v: &[f64]| v.iter().position(|x| *x == v.iter().copied().fold(f64::MAX, f64::min));
+                let places = row(&|v| place(v).map_or(-1.0, |p| p as f64));
+                assert_eq!(eval(one, |_, x| x[0].argmin(1)).to_f64(), places);
                 close(&eval(one, |_, x| x[0].mean_over([1])), &row(&|v| v.iter().sum::<f64>() / n as f64), "mean");
                 let soft: Vec<f64> = (0..rows)
                     .flat_map(|r| {

@@ -9,6 +9,7 @@ use crate::types::Type;
 pub mod activation;
 pub mod arithmetic;
 pub mod compare;
+pub mod einsum;
 pub mod index;
 pub mod loss;
 pub mod math;

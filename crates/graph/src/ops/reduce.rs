@@ -177,35 +177,54 @@ pub static REDUCE_MIN: OpDef = reduction(
     Vjp::Rule(|cx| smallvec![Some(extreme_vjp(cx))]),
 );
 
-/// Index of the largest element.
-pub static ARGMAX: OpDef = OpDef {
-    name: "argmax",
-    doc: "Index (i64) of the first largest element along `axis`, which disappears; of the first NaN if there is one. Of truth \
-          values, true is the larger.",
-    arity: Arity::Exact(1),
-    attrs: &[AttrSpec { name: "axis", kind: AttrKind::Int, doc: "the axis searched" }],
-    traits: OpTraits::NONE,
-    infer: |cx| {
-        let (_, shape) = cx.tensor(0)?;
-        let axis = checked_axis(cx, shape)?;
-        if shape[axis] == 0 {
-            return Err(axis_fault(cx, "an axis with elements", axis, shape));
-        }
-        Ok(Type::tensor(DType::I64, shape.without(&[axis])))
-    },
-    eval: eval::unbound,
-    vjp: Vjp::Zero("an index has no derivative"),
-    lower: Lower::Expand(|cx: &ExpandCx<'_, '_>| {
-        // Truth values have an order, but no largest one.
-        let x = if cx.inputs[0].dtype() == DType::Bool { cx.inputs[0].cast(DType::U8) } else { cx.inputs[0] };
-        let axis = cx.attrs.size("axis");
-        let most = x.max_over([axis]).repeat_along(&x.shape(), [axis]);
-        let hit = x.eq(most) | x.ne(x);
-        let place = x.builder().iota(index_type(x.shape()[axis]), x.shape(), axis);
-        smallvec![first_place(hit, place, &[axis]).cast(DType::I64)]
-    }),
-    samples: |s| vec![Sample::new(vec![s.distinct([3, 5])]).attrs(Attrs::none().with("axis", 1))],
-};
+/// Place of the first maximum.
+pub static ARGMAX: OpDef = place(
+    "argmax",
+    "Index (i64) of the first largest element along `axis`, which disappears; of the first NaN if there is one. Of truth \
+     values, true is the larger.",
+    Lower::Expand(|cx| smallvec![place_of(cx, |x, axis| x.max_over(axis))]),
+);
+
+/// Place of the first minimum.
+pub static ARGMIN: OpDef = place(
+    "argmin",
+    "Index (i64) of the first smallest element along `axis`, which disappears; of the first NaN if there is one. Of truth \
+     values, false is the smaller.",
+    Lower::Expand(|cx| smallvec![place_of(cx, |x, axis| x.min_over(axis))]),
+);
+
+const fn place(name: &'static str, doc: &'static str, lower: Lower) -> OpDef {
+    OpDef {
+        name,
+        doc,
+        arity: Arity::Exact(1),
+        attrs: &[AttrSpec { name: "axis", kind: AttrKind::Int, doc: "the axis searched" }],
+        traits: OpTraits::NONE,
+        infer: |cx| {
+            let (_, shape) = cx.tensor(0)?;
+            let axis = checked_axis(cx, shape)?;
+            if shape[axis] == 0 {
+                return Err(axis_fault(cx, "an axis with elements", axis, shape));
+            }
+            Ok(Type::tensor(DType::I64, shape.without(&[axis])))
+        },
+        eval: eval::unbound,
+        vjp: Vjp::Zero("an index has no derivative"),
+        lower,
+        samples: |s| vec![Sample::new(vec![s.distinct([3, 5])]).attrs(Attrs::none().with("axis", 1))],
+    }
+}
+
+/// The place of the first extreme element along an axis, or of the first NaN.
+fn place_of<'g>(cx: &ExpandCx<'g, '_>, extreme: fn(Tensor<'g>, usize) -> Tensor<'g>) -> Tensor<'g> {
+    // Truth values have an order, but no largest one.
+    let x = if cx.inputs[0].dtype() == DType::Bool { cx.inputs[0].cast(DType::U8) } else { cx.inputs[0] };
+    let axis = cx.attrs.size("axis");
+    let most = extreme(x, axis).repeat_along(&x.shape(), [axis]);
+    let hit = x.eq(most) | x.ne(x);
+    let place = x.builder().iota(index_type(x.shape()[axis]), x.shape(), axis);
+    first_place(hit, place, &[axis]).cast(DType::I64)
+}
 
 /// Mean over axes.
 pub static MEAN: OpDef = OpDef {
@@ -241,7 +260,7 @@ pub static MEAN: OpDef = OpDef {
 };
 
 /// The ops of this file.
-pub(crate) static OPS: &[&OpDef] = &[&REDUCE_SUM, &REDUCE_PROD, &REDUCE_MAX, &REDUCE_MIN, &ARGMAX, &MEAN];
+pub(crate) static OPS: &[&OpDef] = &[&REDUCE_SUM, &REDUCE_PROD, &REDUCE_MAX, &REDUCE_MIN, &ARGMAX, &ARGMIN, &MEAN];
 
 impl<'g> Tensor<'g> {
     /// A reduction with the attribute `axes`, and others after it.
@@ -308,6 +327,12 @@ impl<'g> Tensor<'g> {
     #[track_caller]
     pub fn argmax(self, axis: impl Into<Axis>) -> Tensor<'g> {
         self.along(&ARGMAX, axis)
+    }
+
+    /// Index (i64) of the first smallest element along an axis, which disappears.
+    #[track_caller]
+    pub fn argmin(self, axis: impl Into<Axis>) -> Tensor<'g> {
+        self.along(&ARGMIN, axis)
     }
 
     /// An op whose only attribute is `axis`.

@@ -366,7 +366,7 @@ impl<'g, 'o> Pool<'g, 'o> {
             4 if n <= 8 => (x.prod_over(&axes), item.magnitude.powi(n as i32)),
             5 if n > 0 && x.is_float() && self.options.composites => (x.mean_over(&axes), item.magnitude),
             6 if shape[axes[0]] > 0 && self.options.composites && self.options.integers => {
-                (x.argmax(axes[0]), n as f64)
+                (if self.rng.chance(0.5) { x.argmax(axes[0]) } else { x.argmin(axes[0]) }, n as f64)
             }
             _ => return None,
         };
