@@ -364,3 +364,73 @@ fn the_derivative_with_respect_to_one_of_equal_values_is_that_of_both() {
         assert_eq!(session.step(("x", &ndarray::arr0(3.0f32))).unwrap().scalar("d").unwrap(), 2.0 * -3.0);
     }
 }
+
+// ---- what dual numbers have found ----------------------------------------------------------------------------------
+
+/// Where a bell has vanished, its derivatives are 0, of any order, and not 0 times an infinity.
+#[test]
+fn bells_are_flat_at_infinity() {
+    let at = || floats(F64, &[4], &[INF, -INF, 50.0, NAN]);
+    let want = [0.0, 0.0, 0.0, NAN];
+    let functions: [(&str, Function); 3] =
+        [("erf", |x| x.erf()), ("normal_cdf", |x| x.normal_cdf()), ("normal_pdf", |x| x.normal_pdf())];
+    for (what, f) in functions {
+        assert_near(what, &gradient(f, at()), &want, 0.0);
+        assert_near(&format!("{what}, order 2"), &curvature(f, at()), &want, 0.0);
+    }
+}
+
+/// A NaN stays one in the derivatives of what is below 0 by its own formula, as by hand.
+#[test]
+fn derivatives_at_nan() {
+    let functions: [Function; 5] = [
+        |x| x.elu(0.7),
+        |x| x.ge(x.constant_like(0.0)).select(x, x.expm1() * 0.7),
+        |x| x.celu(0.8),
+        |x| x.selu(),
+        |x| x.gelu_tanh(),
+    ];
+    for (k, f) in functions.into_iter().enumerate() {
+        let at = || floats(F32, &[1], &[NAN]);
+        assert_near(&format!("form {k}"), &gradient(f, at()), &[NAN], 0.0);
+        assert_near(&format!("form {k}, order 2"), &curvature(f, at()), &[NAN], 0.0);
+    }
+}
+
+/// The derivative of a power by its base is 0 at the exponent 0, but changes with the exponent there.
+#[test]
+fn the_slope_of_a_power_changes_at_the_exponent_zero() {
+    let make = |g: &GraphBuilder| {
+        let (a, b) = (g.input("a", F64, [4]), g.input("b", F64, [4]));
+        let by_base = g.grad(a.pow(b).sum(), &[a])[0];
+        g.output("by base", by_base);
+        g.output("mixed", g.grad(by_base.sum(), &[b])[0]);
+    };
+    let inputs = [("a", floats(F64, &[4], &[2.0, 0.0, INF, NAN])), ("b", floats(F64, &[4], &[0.0; 4]))];
+    let got = run(make, &inputs);
+    assert_near("by base", &got["by base"].to_f64(), &[0.0; 4], 0.0);
+    assert_near("mixed", &got["mixed"].to_f64(), &[0.5, 0.0, 0.0, 0.0], 1e-15);
+}
+
+/// What is dropped has no derivative: through an axis of one element, of a slice with steps, of products in rows, and at order 2
+/// behind masks that an earlier derivative has made.
+#[test]
+fn dropped_elements_have_no_derivative_behind_more_masks() {
+    let one_axis: Function = |x| x.tanh_slope().reshape([2, 1]).repeat_along(&Shape::new(&[2, 1, 1]), [2]).relu();
+    assert_near("an axis of one element", &gradient(one_axis, floats(F32, &[2], &[NAN, 1.0]))[..1], &[0.0], 0.0);
+    let steps: Function = |x| {
+        let y = x.slice(&[0], &[1]).broadcast_to([5]) * x;
+        y.slice_steps(&[0], &[5], &[4])
+    };
+    assert_near("steps", &gradient(steps, floats(F32, &[5], &[NAN, 1.0, 2.0, 3.0, 4.0]))[1..4], &[0.0; 3], 0.0);
+    let rows: Function = |x| {
+        let taken = x.slice(&[0], &[1]).reshape([]).gt(x.builder().scalar(9.0, x.dtype()));
+        taken.select(x.prod(), x.builder().scalar(1.0, x.dtype()))
+    };
+    assert_near("products", &gradient(rows, floats(F32, &[3], &[-0.2, -0.0, -INF])), &[0.0; 3], 0.0);
+    let loss: Function = |x| {
+        let class = x.builder().scalar(1, I64);
+        x.log_softmax(0).nll(class).maximum(x.builder().scalar(-3.0, x.dtype()))
+    };
+    assert_near("a loss of order 2", &curvature(loss, floats(F32, &[3], &[1.0, NAN, 2.0])), &[0.0; 3], 0.0);
+}

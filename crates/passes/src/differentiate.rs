@@ -29,7 +29,7 @@ use crate::expand::expand_in;
 use crate::pass::{Pass, PassCx, PassError};
 use crate::rebuild::{Copier, map_bodies, origin_of};
 use crate::rules::made_of;
-use crate::support::{Support, Supports};
+use crate::support::{Support, Supports, bound};
 
 const NAME: &str = "differentiate";
 
@@ -284,7 +284,7 @@ impl<'g> Sweep<'g, '_> {
                         let made = made_of(self.builder, cotangent);
                         return Err(wrong_rule(node, &format!("{made} for an operand of {}", input.ty())));
                     }
-                    let given = (dy.value, &dy.support);
+                    let given = (dy.value, &dy.support, bound(node, &input.shape(), &dy.support));
                     let (value, support) = self.supports.borrow_mut().restore(cotangent, given, first, has_pole);
                     reached.entry(input.id()).or_default().push(Cotangent::of(value, support));
                 }

@@ -21,16 +21,19 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use cotangent_graph::ops::arithmetic::{ADD, DIV, MUL, NEG, SUB};
+use cotangent_graph::ops::arithmetic::{ADD, AND, DIV, MUL, NEG, NOT, OR, SUB};
 use cotangent_graph::ops::compare::{CAST, SELECT};
 use cotangent_graph::ops::reduce::{MEAN, REDUCE_SUM};
-use cotangent_graph::ops::view::{BROADCAST, PAD, RESHAPE};
-use cotangent_graph::{Attrs, DType, GraphBuilder, Lower, Node, NodeId, OpRef, Shape, Tensor};
+use cotangent_graph::ops::view::{BROADCAST, PAD, RESHAPE, SLICE};
+use cotangent_graph::{Attr, Attrs, DType, GraphBuilder, Lower, Node, NodeId, OpRef, Shape, Tensor};
 
 use crate::rules::splat;
 
 /// Masks made of more masks than this are given up for a larger support.
-const DEPTH_LIMIT: u32 = 12;
+const DEPTH_LIMIT: u32 = 32;
+
+/// How deep truth values are looked into for what they are made of.
+const LOOKED_INTO: u32 = 4;
 
 /// Where a tensor can be other than zero.
 #[derive(Clone)]
@@ -67,6 +70,12 @@ enum Kind<'g> {
         low: Axes,
         extent: Axes,
     },
+    /// Every so many elements: on each axis `extent` of them from `low` on, `step` apart.
+    Strided {
+        low: Axes,
+        extent: Axes,
+        step: Axes,
+    },
     /// What lies inside a border, where the mask holds; and the border alone.
     Padded {
         attrs: Attrs,
@@ -85,7 +94,11 @@ enum Kind<'g> {
 impl<'g> Mask<'g> {
     fn of(kind: Kind<'g>, shape: Shape) -> Rc<Self> {
         let depth = match &kind {
-            Kind::Given(_) | Kind::Not(_) | Kind::Inside { .. } | Kind::Rows { of: None, .. } => 0,
+            Kind::Given(_)
+            | Kind::Not(_)
+            | Kind::Inside { .. }
+            | Kind::Strided { .. }
+            | Kind::Rows { of: None, .. } => 0,
             Kind::And(a, b) | Kind::Or(a, b) => a.depth.max(b.depth),
             Kind::View(.., of) | Kind::Any(_, of) | Kind::Padded { of, .. } | Kind::Rows { of: Some(of), .. } => {
                 of.depth
@@ -94,18 +107,31 @@ impl<'g> Mask<'g> {
         Rc::new(Mask { kind, shape, depth: depth + 1, built: OnceCell::new() })
     }
 
-    /// Where truth values hold, or do not; of repeated ones, a view of what is repeated.
+    /// Where truth values hold, or do not: of repeated ones, a view of what is repeated, and of combined ones, which an earlier
+    /// sweep may have made, what they are combined of.
     fn given(t: Tensor<'g>, holds: bool) -> Rc<Self> {
-        let repeated = t.builder().with_graph(|graph| {
+        Mask::given_within(t, holds, LOOKED_INTO)
+    }
+
+    fn given_within(t: Tensor<'g>, holds: bool, depth: u32) -> Rc<Self> {
+        let g = t.builder();
+        let (op, inputs, attrs) = g.with_graph(|graph| {
             let node = graph.node(t.id());
-            (node.op == OpRef(&BROADCAST)).then(|| (node.inputs[0], node.attrs.clone()))
+            (node.op, node.inputs.clone(), node.attrs.clone())
         });
-        match repeated {
-            Some((of, attrs)) => {
-                let of = Mask::given(t.builder().tensor(of), holds);
-                Mask::of(Kind::View(OpRef(&BROADCAST), attrs, of), t.shape())
+        let plain = || Mask::of(if holds { Kind::Given(t) } else { Kind::Not(t) }, t.shape());
+        let Some(depth) = depth.checked_sub(1) else { return plain() };
+        let part = |k: usize, holds: bool| Mask::given_within(g.tensor(inputs[k]), holds, depth);
+        match () {
+            () if op == OpRef(&BROADCAST) => Mask::of(Kind::View(op, attrs, part(0, holds)), t.shape()),
+            () if op == OpRef(&NOT) => part(0, !holds),
+            () if op == OpRef(if holds { &AND } else { &OR }) => {
+                Mask::of(Kind::And(part(0, holds), part(1, holds)), t.shape())
             }
-            None => Mask::of(if holds { Kind::Given(t) } else { Kind::Not(t) }, t.shape()),
+            () if op == OpRef(if holds { &OR } else { &AND }) => {
+                Mask::of(Kind::Or(part(0, holds), part(1, holds)), t.shape())
+            }
+            () => plain(),
         }
     }
 
@@ -118,8 +144,13 @@ impl<'g> Mask<'g> {
             Kind::Or(a, b) => a.build(g) | b.build(g),
             Kind::View(op, attrs, of) => of.build(g).unary_with(op.0, attrs.clone()),
             Kind::Inside { low, extent } => inside(g, &self.shape, low, extent),
+            Kind::Strided { low, extent, step } => strided(g, &self.shape, low, extent, step),
             Kind::Padded { attrs, of, .. } => of.build(g).unary_with(&PAD, attrs.clone()),
-            Kind::Any(axes, of) => of.build(g).cast(DType::I32).max_over(axes).cast(DType::Bool),
+            Kind::Any(axes, of) => {
+                // Of nothing the largest is less than 0.
+                let most = of.build(g).cast(DType::I32).max_over(axes);
+                most.gt(most.constant_like(0))
+            }
             Kind::Rows { indices, of: Some(of) } => {
                 of.build(g).cast(DType::I32).scatter_add(*indices, self.shape[0]).cast(DType::Bool)
             }
@@ -133,7 +164,7 @@ impl<'g> Mask<'g> {
     /// A mask that holds wherever this one does and costs no pass over memory, if there is one.
     fn cheap(self: &Rc<Self>) -> Option<Rc<Self>> {
         match &self.kind {
-            Kind::Given(_) | Kind::Not(_) | Kind::Inside { .. } => Some(Rc::clone(self)),
+            Kind::Given(_) | Kind::Not(_) | Kind::Inside { .. } | Kind::Strided { .. } => Some(Rc::clone(self)),
             Kind::View(op, attrs, of) => {
                 let cheap = of.cheap()?;
                 let same = Rc::ptr_eq(&cheap, of);
@@ -145,7 +176,10 @@ impl<'g> Mask<'g> {
                 (x, y) => x.or(y),
             },
             Kind::Or(a, b) => Some(self.like(Kind::Or(a.cheap()?, b.cheap()?))),
-            Kind::Padded { border, .. } => Some(Rc::clone(border)),
+            Kind::Padded { of, border, .. } => Some(match of.beyond(&self.shape) {
+                Some(repeated) => self.like(Kind::And(Rc::clone(border), repeated)),
+                None => Rc::clone(border),
+            }),
             Kind::Any(axes, of) => of.repeated(axes),
             Kind::Rows { .. } => None,
         }
@@ -153,6 +187,26 @@ impl<'g> Mask<'g> {
 
     fn like(&self, kind: Kind<'g>) -> Rc<Self> {
         Mask::of(kind, self.shape.clone())
+    }
+
+    /// This mask seen through a view.
+    fn viewed(self: Rc<Self>, node: &Node, shape: &Shape) -> Kind<'g> {
+        match self.uniform() {
+            Some(one) => {
+                let attrs = Attrs::none().with("shape", &shape[..]).with("axes", Attr::Ints(SmallVec::new()));
+                Kind::View(OpRef(&BROADCAST), attrs, one)
+            }
+            None => Kind::View(node.op, node.attrs.clone(), self),
+        }
+    }
+
+    /// A mask of one element, without axes, that is repeated everywhere here.
+    fn uniform(self: &Rc<Self>) -> Option<Rc<Self>> {
+        match &self.kind {
+            _ if self.shape.rank() == 0 => Some(Rc::clone(self)),
+            Kind::View(op, _, of) if *op == OpRef(&BROADCAST) => of.uniform(),
+            _ => None,
+        }
     }
 
     /// A mask that does not vary along `axes` and holds wherever this one does, without these axes; if there is one.
@@ -190,6 +244,14 @@ impl<'g> Mask<'g> {
         }
     }
 
+    /// This mask, which does not vary along the axes on which the shape is larger, in that shape.
+    fn beyond(self: &Rc<Self>, shape: &Shape) -> Option<Rc<Self>> {
+        let (padded, kept): (Axes, Axes) = (0..shape.rank()).partition(|&axis| shape[axis] != self.shape[axis]);
+        let of = self.repeated(&padded)?.cheap()?;
+        let attrs = Attrs::none().with("shape", &shape[..]).with("axes", kept.as_slice());
+        Some(Mask::of(Kind::View(OpRef(&BROADCAST), attrs, of), shape.clone()))
+    }
+
     /// Whether this and another mask hold everywhere between them.
     fn is_rest_of(&self, other: &Mask<'g>) -> bool {
         match (&self.kind, &other.kind) {
@@ -197,6 +259,25 @@ impl<'g> Mask<'g> {
             (Kind::View(f, x, a), Kind::View(g, y, b)) => f == g && x == y && a.is_rest_of(b),
             _ => false,
         }
+    }
+
+    /// Whether this mask holds only where the other one does, as far as can be seen.
+    fn implies(self: &Rc<Self>, other: &Rc<Self>, depth: u32) -> bool {
+        if self.is(other) {
+            return true;
+        }
+        let Some(depth) = depth.checked_sub(1) else { return false };
+        let (a, b) = (self, other);
+        (match &a.kind {
+            Kind::And(x, y) => x.implies(b, depth) || y.implies(b, depth),
+            Kind::Or(x, y) => x.implies(b, depth) && y.implies(b, depth),
+            _ => false,
+        }) || (match (&a.kind, &b.kind) {
+            (_, Kind::And(x, y)) => a.implies(x, depth) && a.implies(y, depth),
+            (_, Kind::Or(x, y)) => a.implies(x, depth) || a.implies(y, depth),
+            (Kind::View(f, x, a), Kind::View(g, y, b)) => f == g && x == y && a.implies(b, depth),
+            _ => false,
+        })
     }
 
     fn is(self: &Rc<Self>, other: &Rc<Self>) -> bool {
@@ -225,6 +306,41 @@ fn inside<'g>(g: &'g GraphBuilder, shape: &Shape, low: &Axes, extent: &Axes) -> 
     mask.unwrap_or_else(|| g.scalar(1.0, DType::Bool).broadcast_to(shape))
 }
 
+/// Truth values of a shape: on each axis `extent` elements from `low` on, `step` apart.
+fn strided<'g>(g: &'g GraphBuilder, shape: &Shape, low: &Axes, extent: &Axes, step: &Axes) -> Tensor<'g> {
+    let whole: Axes = (0..shape.rank()).map(|a| extent[a].saturating_sub(1) * step[a] + extent[a].min(1)).collect();
+    (0..shape.rank()).filter(|&axis| step[axis] > 1 && extent[axis] > 1).fold(
+        inside(g, shape, low, &whole),
+        |mask, axis| {
+            let index = g.iota(DType::I64, shape, axis);
+            // The same rest as the first one, and nothing below that, which `inside` leaves out.
+            let (step, rest) = (step[axis] as i64, (low[axis] % step[axis]) as i64);
+            let rests = index - index / index.constant_like(step) * index.constant_like(step);
+            mask & rests.eq(index.constant_like(rest))
+        },
+    )
+}
+
+/// Where the cotangent of an operand can be at most, given the support of the op's own, if its rule does not show it: of a
+/// reduction in rows whose result has one, and of a slice at the elements that it takes.
+pub fn bound<'g>(node: &Node, operand: &Shape, support: &Support<'g>) -> Support<'g> {
+    let attrs = &node.attrs;
+    match &node.op.lower {
+        Lower::Reduce(_) => {
+            let axes = attrs.sizes("axes");
+            let kept: Axes = (0..operand.rank()).filter(|axis| !axes.contains(axis)).collect();
+            let attrs = || Attrs::none().with("shape", &operand[..]).with("axes", kept.as_slice());
+            support.clone().map(operand, |mask| Kind::View(OpRef(&BROADCAST), attrs(), mask))
+        }
+        _ if node.is(&SLICE) && attrs.sizes("step").iter().any(|&step| step > 1) => {
+            let extent = node.ty.shape().iter().copied().collect();
+            let kind = Kind::Strided { low: attrs.sizes("start"), extent, step: attrs.sizes("step") };
+            Support::of(kind, operand)
+        }
+        _ => Support::Everywhere,
+    }
+}
+
 impl<'g> Support<'g> {
     fn of(kind: Kind<'g>, shape: &Shape) -> Self {
         Support::Within(Mask::of(kind, shape.clone()))
@@ -236,7 +352,8 @@ impl<'g> Support<'g> {
             (Support::Nowhere, s) | (s, Support::Nowhere) => s,
             (Support::Everywhere, _) | (_, Support::Everywhere) => Support::Everywhere,
             (Support::Within(a), Support::Within(b)) => match () {
-                () if a.is(&b) => Support::Within(a),
+                () if a.implies(&b, LOOKED_INTO) => Support::Within(b),
+                () if b.implies(&a, LOOKED_INTO) => Support::Within(a),
                 () if a.is_rest_of(&b) || a.depth.max(b.depth) >= DEPTH_LIMIT => Support::Everywhere,
                 () => Support::Within(Mask::of(Kind::Or(Rc::clone(&a), b), a.shape.clone())),
             },
@@ -249,7 +366,8 @@ impl<'g> Support<'g> {
             (Support::Nowhere, _) | (_, Support::Nowhere) => Support::Nowhere,
             (Support::Everywhere, s) | (s, Support::Everywhere) => s,
             (Support::Within(a), Support::Within(b)) => match () {
-                () if a.is(&b) => Support::Within(a),
+                () if a.implies(&b, LOOKED_INTO) => Support::Within(a),
+                () if b.implies(&a, LOOKED_INTO) => Support::Within(b),
                 // The shallower one: the larger support is right as well.
                 () if a.depth.max(b.depth) >= DEPTH_LIMIT => Support::Within(if a.depth < b.depth { a } else { b }),
                 () => Support::Within(Mask::of(Kind::And(Rc::clone(&a), b), a.shape.clone())),
@@ -291,18 +409,19 @@ pub struct Supports<'g> {
 }
 
 impl<'g> Supports<'g> {
-    /// What a rule makes of the cotangent `dy`, with zeros put back where they may have been lost, and its support. The nodes
-    /// from `first` on are the rule's own. `has_pole`: the derivative is infinite at finite operands.
+    /// What a rule makes of the cotangent `dy`, with zeros put back where they may have been lost, and its support, which lies
+    /// within `bound`. The nodes from `first` on are the rule's own. `has_pole`: the derivative is infinite at finite operands.
     pub fn restore(
         &mut self,
         cotangent: Tensor<'g>,
-        (dy, support): (Tensor<'g>, &Support<'g>),
+        (dy, support, bound): (Tensor<'g>, &Support<'g>, Support<'g>),
         first: NodeId,
         has_pole: bool,
     ) -> (Tensor<'g>, Support<'g>) {
         let g = cotangent.builder();
         let mut analysis = Analysis { g, dy, support, first, known: &mut self.known };
         let Some(zeros) = analysis.zeros(cotangent.id()) else { return (cotangent, Support::Everywhere) };
+        let zeros = Zeros { support: zeros.support.and(bound), ..zeros };
         let mask = if zeros.kept { None } else { zeros.support.mask(has_pole) };
         let Some(mask) = mask else { return (cotangent, zeros.support) };
         let restored = mask.build(g).select(cotangent, cotangent.constant_like(0.0));
@@ -353,7 +472,7 @@ impl<'g> Analysis<'g, '_> {
             Lower::Identity | Lower::Check(_) => of(0).unwrap_or(unknown),
             Lower::View(_) => {
                 let Some(Zeros { support, kept }) = of(0) else { return unknown };
-                Zeros { support: support.map(shape, |mask| Kind::View(node.op, node.attrs.clone(), mask)), kept }
+                Zeros { support: support.map(shape, |mask| mask.viewed(node, shape)), kept }
             }
             Lower::Join if is(&PAD) && node.attrs.number("value").value() == 0.0 => {
                 let Some(Zeros { support, kept }) = of(0) else { return unknown };
@@ -380,7 +499,15 @@ impl<'g> Analysis<'g, '_> {
             }
             _ if is(&REDUCE_SUM) || is(&MEAN) => {
                 let Some(Zeros { support, kept }) = of(0) else { return unknown };
-                Zeros { support: support.map(shape, |mask| Kind::Any(node.attrs.sizes("axes"), mask)), kept }
+                let axes = node.attrs.sizes("axes");
+                // A sum of one term each is that term.
+                let is_view = axes.iter().all(|&axis| tensor(0).shape()[axis] == 1);
+                let reshape = || Attrs::none().with("shape", &shape[..]);
+                let summed = |mask| match is_view {
+                    true => Kind::View(OpRef(&RESHAPE), reshape(), mask),
+                    false => Kind::Any(axes, mask),
+                };
+                Zeros { support: support.map(shape, summed), kept }
             }
             _ if is(&NEG) => of(0).unwrap_or(unknown),
             _ if is(&CAST) && node.ty.dtype().is_float() => of(0).unwrap_or(unknown),

@@ -8,6 +8,7 @@
 pub mod archives;
 pub mod copy;
 pub mod derived;
+pub mod duals;
 pub mod filetest;
 pub mod finite;
 pub mod growing;

@@ -21,6 +21,11 @@ fn graphs() {
 }
 
 #[test]
+fn duals() {
+    check("duals", 300);
+}
+
+#[test]
 fn kernels() {
     check("kernels", 12);
 }

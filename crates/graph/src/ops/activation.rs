@@ -12,6 +12,7 @@ use crate::eval;
 use crate::op::{Arity, ExpandCx, Fault, InferCx, Lower, OpDef, OpTraits, Vjp};
 use crate::ops::arithmetic::{kinked, one, pointwise};
 use crate::ops::infer_float;
+use crate::ops::math::levelled;
 use crate::ops::reduce::checked_axis;
 use crate::samples::{Sample, Sampler};
 use crate::types::Type;
@@ -45,6 +46,12 @@ fn infer_with_finite(cx: &InferCx<'_>, name: &'static str) -> Result<Type, Fault
         return Err(cx.attr_fault(format_args!("requires a finite `{name}`, got {value}")));
     }
     infer_float(cx)
+}
+
+/// The operand where it is below 0, and 0 from there on. Not by `minimum`: NaN keeps its derivative.
+pub(crate) fn up_to_zero(x: Tensor<'_>) -> Tensor<'_> {
+    let zero = x.constant_like(0.0);
+    x.ge(zero).select(zero, x)
 }
 
 /// max(x, 0).
@@ -99,12 +106,12 @@ pub static ELU: OpDef = OpDef {
     eval: eval::unbound,
     vjp: Vjp::Rule(|cx| {
         let (zero, alpha) = (cx.dy.constant_like(0.0), cx.attrs.float("alpha"));
-        let below = cx.dy * (cx.x().minimum(zero).exp() * alpha);
+        let below = cx.dy * (up_to_zero(cx.x()).exp() * alpha);
         smallvec![Some(cx.x().ge(zero).select(cx.dy, below))]
     }),
     lower: Lower::Expand(|cx| {
         let (x, zero) = (cx.inputs[0], cx.inputs[0].constant_like(0.0));
-        let below = x.minimum(zero).expm1() * cx.attrs.float("alpha");
+        let below = up_to_zero(x).expm1() * cx.attrs.float("alpha");
         smallvec![x.ge(zero).select(x, below)]
     }),
     samples: |s| kinked(s).into_iter().map(|x| x.attrs(Attrs::none().with("alpha", 0.7))).collect(),
@@ -139,7 +146,7 @@ pub static GELU: OpDef = composite(
 fn gelu_inner(x: Tensor<'_>) -> [Tensor<'_>; 2] {
     let linear = 2.0 * (2.0 / PI).sqrt();
     let cubic = 0.044715 * linear;
-    let near = x.clamp(-100.0, 100.0);
+    let near = levelled(x, 100.0);
     let square = near * near;
     [near * (square * cubic + linear), near * (square * (3.0 * cubic) + linear)]
 }

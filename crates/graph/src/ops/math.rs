@@ -10,6 +10,7 @@ use crate::eval;
 use crate::op::{Arity, Lower, OpDef, OpTraits, Vjp};
 use crate::ops::arithmetic::{Operand, one, pointwise};
 use crate::ops::infer_float;
+use crate::ops::norm::is_finite;
 use crate::samples::{Sample, Sampler};
 
 fn positive(s: &mut Sampler) -> Vec<Sample> {
@@ -26,6 +27,12 @@ fn inside_one(s: &mut Sampler) -> Vec<Sample> {
 
 fn base_and_exponent(s: &mut Sampler) -> Vec<Sample> {
     vec![Sample::new(vec![s.float_in(0.3..3.0, [3, 4]), s.float_in(-2.0..2.0, [3, 4])])]
+}
+
+/// `x`, but no further from 0 than `limit`, beyond which what it is used for is 0 or 1: so that an infinity does not meet that
+/// zero. The derivative is 0 there. NaN stays what it is.
+pub(crate) fn levelled(x: Tensor<'_>, limit: f64) -> Tensor<'_> {
+    x.abs().gt(x.constant_like(limit)).select(x.sign() * limit, x)
 }
 
 /// e to the power of x.
@@ -158,7 +165,10 @@ pub static ERF: OpDef = pointwise(
     OpTraits::ODD.with(OpTraits::MONOTONE).with(OpTraits::ZERO_PRESERVING),
     infer_float,
     |s, v, _| m::erf(s, v[0]),
-    Vjp::Rule(|cx| smallvec![Some(cx.dy * (-(cx.x() * cx.x())).exp() * (2.0 / PI.sqrt()))]),
+    Vjp::Rule(|cx| {
+        let x = levelled(cx.x(), 30.0);
+        smallvec![Some(cx.dy * (-(x * x)).exp() * (2.0 / PI.sqrt()))]
+    }),
     one,
 );
 
@@ -194,7 +204,7 @@ pub static NORMAL_PDF: OpDef = pointwise(
     OpTraits::EVEN,
     infer_float,
     |s, v, _| m::normal_pdf(s, v[0]),
-    Vjp::Rule(|cx| smallvec![Some(-(cx.dy * (cx.x() * cx.output)))]),
+    Vjp::Rule(|cx| smallvec![Some(-(cx.dy * (levelled(cx.x(), 40.0) * cx.output)))]),
     one,
 );
 
@@ -264,7 +274,9 @@ pub static POW: OpDef = pointwise(
     Vjp::Rule(|cx| {
         let (a, b) = (cx.inputs[0], cx.inputs[1]);
         let zero = a.constant_like(0.0);
-        let by_base = b.eq(zero).select(zero, cx.dy * b * a.pow(b - 1.0));
+        // Where 0 would meet an infinity; elsewhere the formula is 0 as well, and changes with the exponent.
+        let power = a.pow(b - 1.0);
+        let by_base = (b.eq(zero) & !(is_finite(power) & is_finite(a))).select(zero, cx.dy * b * power);
         let flat = a.eq(zero) & b.ge(zero);
         smallvec![Some(by_base), Some(flat.select(zero, cx.dy * (cx.output * a.log())))]
     }),

@@ -7,6 +7,7 @@ use crate::builder::Tensor;
 use crate::diag::Code;
 use crate::eval;
 use crate::op::{Arity, ExpandCx, Fault, Lower, OpDef, OpTraits, Vjp, VjpCx};
+use crate::ops::activation::up_to_zero;
 use crate::ops::arithmetic::{SampleFn, kinked, one, pointwise};
 use crate::ops::infer_float;
 use crate::samples::{Sample, Sampler};
@@ -120,13 +121,13 @@ pub static CELU: OpDef = OpDef {
     eval: eval::unbound,
     vjp: Vjp::Rule(|cx| {
         let (zero, alpha) = (cx.dy.constant_like(0.0), cx.attrs.float("alpha"));
-        let below = cx.dy * (cx.x().minimum(zero) / alpha).exp();
+        let below = cx.dy * (up_to_zero(cx.x()) / alpha).exp();
         smallvec![Some(cx.x().ge(zero).select(cx.dy, below))]
     }),
     lower: Lower::Expand(|cx| {
         let (x, alpha) = (cx.inputs[0], cx.attrs.float("alpha"));
         let zero = x.constant_like(0.0);
-        smallvec![x.ge(zero).select(x, (x.minimum(zero) / alpha).expm1() * alpha)]
+        smallvec![x.ge(zero).select(x, (up_to_zero(x) / alpha).expm1() * alpha)]
     }),
     samples: |s| kinked(s).into_iter().map(|x| x.attrs(Attrs::none().with("alpha", 0.7))).collect(),
 };

@@ -4,6 +4,7 @@
 //! it; after [`MAX_FAILURES`] of them a mode ends, for more of the same help nobody.
 
 pub mod checkpoint;
+pub mod duals;
 pub mod graphs;
 pub mod idx;
 pub mod kernels;
@@ -28,6 +29,8 @@ const PROGRESS: Duration = Duration::from_secs(20);
 pub enum Mode {
     /// Random graphs: passes, plans, machine code, threads, text.
     Graphs,
+    /// Gradients of random graphs at edges: dual numbers.
+    Duals,
     /// Kernels of random graphs: machine code against the kernel interpreter.
     Kernels,
     /// Mutated graph texts.
@@ -44,13 +47,22 @@ pub enum Mode {
 
 impl Mode {
     /// Every mode, in the order that `all` runs them.
-    pub const ALL: [Mode; 7] =
-        [Mode::Graphs, Mode::Kernels, Mode::Text, Mode::Npz, Mode::Idx, Mode::SafeTensors, Mode::Checkpoint];
+    pub const ALL: [Mode; 8] = [
+        Mode::Graphs,
+        Mode::Duals,
+        Mode::Kernels,
+        Mode::Text,
+        Mode::Npz,
+        Mode::Idx,
+        Mode::SafeTensors,
+        Mode::Checkpoint,
+    ];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Mode::Graphs => "graphs",
+            Mode::Duals => "duals",
             Mode::Kernels => "kernels",
             Mode::Text => "text",
             Mode::Npz => "npz",
@@ -127,6 +139,7 @@ pub fn replay(mode: Mode, rest: &str) -> String {
 pub fn run(mode: Mode, limits: &Limits) -> usize {
     match mode {
         Mode::Graphs => graphs::run(limits),
+        Mode::Duals => duals::run(limits),
         Mode::Kernels => kernels::run(limits),
         Mode::Text => text::run(limits),
         Mode::Npz => npz::run(limits),

@@ -15,7 +15,7 @@ use cotangent_graph::{Body, DType, Graph, Init, NodeId, Shape, Tensor};
 
 use crate::Rng;
 
-pub use values::{env, smooth_env};
+pub use values::{edge_env, env, smooth_env};
 
 /// What random graphs may contain.
 #[derive(Clone, Debug)]
