@@ -13,7 +13,7 @@ use crate::ops::reduce::index_type;
 use crate::samples::Sample;
 use crate::types::{Shape, Type};
 
-fn require_indices(cx: &InferCx<'_>, dtype: DType) -> Result<(), Fault> {
+pub(crate) fn require_indices(cx: &InferCx<'_>, dtype: DType) -> Result<(), Fault> {
     if matches!(dtype, DType::I32 | DType::I64) {
         return Ok(());
     }

@@ -7,6 +7,7 @@ use crate::op::{Fault, InferCx, OpDef};
 use crate::types::Type;
 
 pub mod activation;
+pub mod along;
 pub mod arithmetic;
 pub mod compare;
 pub mod einsum;
@@ -31,6 +32,7 @@ pub(crate) static FAMILIES: &[&[&OpDef]] = &[
     view::OPS,
     matmul::OPS,
     index::OPS,
+    along::OPS,
     activation::OPS,
     piecewise::OPS,
     norm::OPS,

@@ -431,7 +431,7 @@ impl<'g, 'o> Pool<'g, 'o> {
     fn gather(&mut self) -> Option<()> {
         let item = self.item(|i| i.tensor.shape().first().is_some_and(|&n| n > 0))?;
         let (x, shape, most) = (item.tensor, item.tensor.shape(), self.options.max_elements);
-        let (tensor, magnitude) = match self.rng.below(4) {
+        let (tensor, magnitude) = match self.rng.below(6) {
             0 | 1 => {
                 let picked = self.shape(2);
                 if picked.n_elements() * shape[1..].iter().product::<usize>() > most {
@@ -455,6 +455,26 @@ impl<'g, 'o> Pool<'g, 'o> {
                 }
                 let to = *self.rng.pick(&[DType::F32, DType::F32, DType::I32, DType::Bool]);
                 (self.indices(depth, &picked).one_hot(depth, to), 1.0)
+            }
+            4 if self.options.composites && !shape.contains(&0) => {
+                let (axis, n) = (self.rng.below(shape.rank()), 1 + self.rng.below(6));
+                let extent = |(other, &m): (usize, &usize)| if other == axis { n } else { m };
+                let picked: Shape = shape.iter().enumerate().map(extent).collect();
+                if picked.n_elements() > most {
+                    return None;
+                }
+                let indices = self.indices(shape[axis], &picked);
+                (x.take_along_axis(indices, axis), item.magnitude)
+            }
+            5 if self.options.composites && x.dtype() != DType::Bool => {
+                let (axis, extent) = (self.rng.below(shape.rank()), 1 + self.rng.below(12));
+                let most_added = item.magnitude * shape[axis] as f64;
+                let result = shape.n_elements() / shape[axis].max(1) * extent;
+                if result > most {
+                    return None;
+                }
+                let indices = self.indices(extent, &shape);
+                (x.scatter_along_axis(indices, axis, extent), most_added)
             }
             _ => return None,
         };
