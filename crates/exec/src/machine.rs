@@ -289,7 +289,7 @@ impl Machine {
 
     fn kernel(&self, program: &Executable, pool: &Pool, step: usize, call: &KernelCall) {
         let kernel = &program.plan.kernels[call.kernel];
-        if kernel.total == 0 && kernel.n_reduces() == 0 {
+        if kernel.stores_nothing() {
             return;
         }
         let (range, apart) = &self.calls[step];

@@ -373,6 +373,11 @@ impl Kernel {
         self.phases.iter().map(|p| p.reduces.len()).sum()
     }
 
+    /// Whether there are no elements to store: however many rows there are, a call does nothing.
+    pub fn stores_nothing(&self) -> bool {
+        self.total == 0 && self.phases.iter().all(|phase| phase.space == Space::Full || phase.stores.is_empty())
+    }
+
     /// Scalar operations per element of the full space, over all phases.
     pub fn n_ops(&self) -> usize {
         self.phases.iter().filter(|p| p.space == Space::Full).map(|p| p.body.n_ops() + p.reduces.len()).sum()

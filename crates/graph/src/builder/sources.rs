@@ -140,7 +140,7 @@ impl GraphBuilder {
     ///
     /// fn encode(x: Tensor<'_>) -> Tensor<'_> {
     ///     let g = x.builder();
-    ///     g.shared_scope("encoder", || x.matmul(g.param("weight", F32, [3, 2], Init::glorot_uniform())).tanh())
+    ///     g.shared_scope("encoder", || x.matmul(g.param("weight", F32, [3, 2], Init::GlorotUniform)).tanh())
     /// }
     ///
     /// let graph = build(|g| {
