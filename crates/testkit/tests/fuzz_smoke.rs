@@ -55,6 +55,11 @@ fn checkpoint() {
     check("checkpoint", 3000);
 }
 
+#[test]
+fn records() {
+    check("records", 1000);
+}
+
 /// A graph in a file is checked in place of random ones.
 #[test]
 fn a_file_is_checked() {

@@ -1,4 +1,4 @@
-//! Long fuzz runs in one command: `fuzz [graphs|duals|kernels|text|npz|idx|safetensors|checkpoint|all] [--count N]
+//! Long fuzz runs in one command: `fuzz [graphs|duals|kernels|text|npz|idx|safetensors|checkpoint|records|all] [--count N]
 //! [--seconds S] [--seed S]`.
 //!
 //! It exists for runs that are too long for `cargo test`. Cases are numbered: case `k` of a run with `--seed s` is case
@@ -59,7 +59,7 @@ unsafe impl GlobalAlloc for Metered {
 #[global_allocator]
 static ALLOCATOR: Metered = Metered;
 
-const USAGE: &str = "usage: fuzz [graphs|duals|kernels|text|npz|idx|safetensors|checkpoint|all] [--count N] [--seconds S] [--seed S] \
+const USAGE: &str = "usage: fuzz [graphs|duals|kernels|text|npz|idx|safetensors|checkpoint|records|all] [--count N] [--seconds S] [--seed S] \
                      [--out DIR] [--file GRAPH]";
 
 /// Cases of a mode where neither a count nor a time is given.

@@ -11,6 +11,7 @@ pub mod kernels;
 pub mod meter;
 pub mod mutate;
 pub mod npz;
+pub mod records;
 pub mod safetensors;
 pub mod text;
 
@@ -43,11 +44,13 @@ pub enum Mode {
     SafeTensors,
     /// Damaged and forged checkpoints, and folders of them.
     Checkpoint,
+    /// Graphs with ops from outside whose records are wrong.
+    Records,
 }
 
 impl Mode {
     /// Every mode, in the order that `all` runs them.
-    pub const ALL: [Mode; 8] = [
+    pub const ALL: [Mode; 9] = [
         Mode::Graphs,
         Mode::Duals,
         Mode::Kernels,
@@ -56,6 +59,7 @@ impl Mode {
         Mode::Idx,
         Mode::SafeTensors,
         Mode::Checkpoint,
+        Mode::Records,
     ];
 
     /// The name on the command line.
@@ -69,6 +73,7 @@ impl Mode {
             Mode::Idx => "idx",
             Mode::SafeTensors => "safetensors",
             Mode::Checkpoint => "checkpoint",
+            Mode::Records => "records",
         }
     }
 
@@ -146,6 +151,7 @@ pub fn run(mode: Mode, limits: &Limits) -> usize {
         Mode::Idx => idx::run(limits),
         Mode::SafeTensors => safetensors::run(limits),
         Mode::Checkpoint => checkpoint::run(limits),
+        Mode::Records => records::run(limits),
     }
 }
 
