@@ -12,6 +12,7 @@ use cotangent::data::DataError;
 use cotangent::exec::CompileError;
 use cotangent::graph::{Code, CompilerBug, Diag, Graph};
 use cotangent::passes::PassError;
+use cotangent::scalar::plain_lines;
 
 use crate::program;
 
@@ -122,7 +123,8 @@ impl Failure {
             Failure::ClosedPipe => (0, String::new()),
             Failure::Error(text) => {
                 let prefix = if text.starts_with("error") || text.starts_with("internal") { "" } else { "error: " };
-                (1, format!("{prefix}{text}\n"))
+                // What a user has typed, or a shell for them, may be the name of a file from elsewhere.
+                (1, format!("{prefix}{}\n", plain_lines(&text)))
             }
             Failure::Usage(text) => (2, format!("error: {text}\n\nFor more information, try '--help'.\n")),
             Failure::Bug(text) => (3, format!("{text}\n")),

@@ -121,6 +121,9 @@ impl fmt::Display for DataError {
                     plain(fix)
                 )
             }
+            Self::Io { path, action, source } if source.kind() == io::ErrorKind::OutOfMemory => {
+                write!(f, "{}: could not {action}: {source}", plain(&path.display().to_string()))
+            }
             Self::Io { path, action, source } => write!(
                 f,
                 "{}: could not {action}: {source}; check the path, its permissions and the space on the device",

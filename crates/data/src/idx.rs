@@ -108,9 +108,13 @@ fn parse_stream(mut file: impl BufRead, length: u64, limits: ReadLimits, name: &
     let start = file.fill_buf().map_err(|error| broken(name, "magic", error))?;
     if start.starts_with(&GZIP_MAGIC) {
         // Several members in a row are legal gzip; reading them all also turns garbage after the stream into an error.
-        parse(MultiGzDecoder::new(file), name, |n_bytes| limits.check(name, length, n_bytes))
+        parse(MultiGzDecoder::new(file), name, |n_bytes| {
+            limits.check(name, length, n_bytes)?;
+            reading::ask(name, n_bytes)
+        })
     } else {
-        parse(file, name, |_| Ok(()))
+        // What is not there is not read.
+        parse(file, name, |n_bytes| reading::ask(name, n_bytes.min(length)))
     }
 }
 

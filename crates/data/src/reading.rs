@@ -11,6 +11,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use cotangent_host::Memory;
 pub use cotangent_host::files::Kind;
 
 use crate::DataError;
@@ -76,7 +77,7 @@ pub fn open(path: &Path) -> Result<(File, u64), DataError> {
 ///
 /// # Errors
 /// As [`open`]; [`DataError::TooLarge`] if a pipe delivers more, and [`DataError::Io`] if nobody begins to write to it within
-/// two seconds.
+/// two seconds, or if there is no memory for the file.
 pub fn read_file_or_pipe(path: &Path, limits: ReadLimits) -> Result<Vec<u8>, DataError> {
     let io = |source| DataError::io(path, "read", source);
     if Kind::of(&fs::metadata(path).map_err(io)?) != Kind::Pipe {
@@ -84,6 +85,7 @@ pub fn read_file_or_pipe(path: &Path, limits: ReadLimits) -> Result<Vec<u8>, Dat
         if let Some(most) = limits.max_bytes.filter(|&most| length > most) {
             return Err(too_large(path, most));
         }
+        ask(&path.display().to_string(), length)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io)?;
         return Ok(bytes);
@@ -98,6 +100,13 @@ pub fn read_file_or_pipe(path: &Path, limits: ReadLimits) -> Result<Vec<u8>, Dat
 /// [`DataError::TooLarge`] if it is more; [`DataError::Io`] if the system refuses.
 pub fn read_stream(stream: impl Read, limits: ReadLimits, name: &str) -> Result<Vec<u8>, DataError> {
     read_at_most(stream, Path::new(name), limits.piped())
+}
+
+/// Asks for the memory of so many bytes that a file has, or expands to; errors call it `name`. A file may be larger than the
+/// machine, if only by its holes.
+pub(crate) fn ask(name: &str, n_bytes: u64) -> Result<(), DataError> {
+    let refused = |refused| DataError::io(Path::new(name), "read", io::Error::new(io::ErrorKind::OutOfMemory, refused));
+    Memory::default().ask(usize::try_from(n_bytes).unwrap_or(usize::MAX)).map_err(refused)
 }
 
 fn read_at_most(stream: impl Read, path: &Path, most: u64) -> Result<Vec<u8>, DataError> {

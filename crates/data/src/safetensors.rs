@@ -316,6 +316,7 @@ struct Place<'a> {
 impl Place<'_> {
     /// So many bytes of a file that has them.
     fn bytes(self, file: &mut impl Read, n_bytes: u64, part: &'static str) -> Result<Vec<u8>, DataError> {
+        reading::ask(self.name, n_bytes)?;
         let n = usize::try_from(n_bytes).unwrap_or(usize::MAX);
         let mut bytes = Vec::new();
         refusable(|| bytes.try_reserve_exact(n))

@@ -19,7 +19,7 @@ use std::path::Path;
 use flate2::Crc;
 use flate2::bufread::DeflateDecoder;
 
-use crate::DataError;
+use crate::{DataError, reading};
 
 const LOCAL_SIGNATURE: u32 = 0x0403_4b50;
 const CENTRAL_SIGNATURE: u32 = 0x0201_4b50;
@@ -103,6 +103,7 @@ impl<R: BufRead + Seek> Archive<R> {
     /// The uncompressed contents of an entry, checked against the stated length and checksum; `name` is what errors call it.
     pub(crate) fn contents(&mut self, entry: usize, name: &str) -> Result<Vec<u8>, DataError> {
         let entry = &self.entries[entry];
+        reading::ask(name, if entry.deflated { entry.n_bytes } else { entry.n_bytes.min(entry.n_compressed) })?;
         let cut_off = |error| broken(name, "compressed data", error);
         self.file.seek(SeekFrom::Start(entry.extent.end - entry.n_compressed)).map_err(cut_off)?;
         let mut compressed = (&mut self.file).take(entry.n_compressed);

@@ -146,6 +146,9 @@ pub fn write_whole(
     write: impl FnOnce(&mut dyn Out) -> io::Result<()>,
 ) -> Result<(), WriteError> {
     let io = |source| WriteError::io(path, "write", source);
+    if path.as_os_str().is_empty() {
+        return Err(io(io::Error::new(io::ErrorKind::InvalidInput, "the path is empty")));
+    }
     let (target, old) = match target_of(path).map_err(io)? {
         Target::Replace(target, old) => (target, old),
         Target::InPlace => return write_in_place(path, write),

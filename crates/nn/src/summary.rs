@@ -9,6 +9,7 @@ use std::fmt;
 
 use cotangent_graph::ops::matmul::MATMUL;
 use cotangent_graph::{Graph, Lower, Node, NodeId, Role, Source, Type};
+use cotangent_scalar::plain;
 
 /// A row: consecutive ops of one layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +102,8 @@ impl fmt::Display for Summary {
         let mut cells = vec![["layer", "ops", "output", "parameters", "FLOPs"].map(str::to_owned)];
         for row in &self.rows {
             let (n_params, flops) = (grouped(row.n_params as u64), grouped(row.flops));
-            cells.push([row.layer.clone(), row.ops.join(", "), row.ty.to_string(), n_params, flops]);
+            let layer = plain(&row.layer).to_string();
+            cells.push([layer, row.ops.join(", "), row.ty.to_string(), n_params, flops]);
         }
         let (n_params, flops) = (grouped(self.n_params() as u64), grouped(self.flops()));
         cells.push(["total".to_owned(), String::new(), String::new(), n_params, flops]);
@@ -158,9 +160,9 @@ fn params_behind(node: &Node, known: &BTreeMap<NodeId, Vec<NodeId>>, id: NodeId)
         Some(_) => return Some(Vec::new()),
         None => {}
     }
-    let mut params = Vec::new();
+    let (mut params, mut seen) = (Vec::new(), HashSet::new());
     for input in &node.inputs {
-        params.extend(known.get(input)?.iter().copied());
+        params.extend(known.get(input)?.iter().filter(|&&param| seen.insert(param)));
     }
     Some(params)
 }

@@ -210,13 +210,29 @@ pub(crate) fn index_text(element: usize, shape: &Shape) -> String {
 /// Compares the gradient that the pipeline makes of a graph's loss with central differences; see the top of the file.
 ///
 /// # Errors
-/// [`PassError::Diags`] if an output or source is not known, is no float, has no derivative, or a step on the values is an
+/// [`PassError::Diags`] if a number makes no sense, an output or source is not known, is no float, has no derivative, or a step on the values is an
 /// error; [`PassError::Bug`] if the compiler fails.
 pub fn check_gradients(graph: &Graph, options: &GradCheck) -> Result<GradReport, PassError> {
     in_default(|| check(graph, options))
 }
 
+/// What is wrong with the numbers, if anything: with such a check everything would agree, or nothing.
+fn check_numbers(options: &GradCheck) -> Result<(), PassError> {
+    let (tolerance, order) = (options.tolerance, options.order);
+    let wrong = match options {
+        _ if !tolerance.is_finite() || tolerance < 0.0 => {
+            format!("a tolerance that is finite and not negative, got {tolerance}")
+        }
+        GradCheck { max_elements_per_tensor: 0, .. } => "at least 1 element of each tensor, got 0".to_owned(),
+        _ if !matches!(order, 1 | 2) => format!("order 1 or 2, got {order}"),
+        _ => return Ok(()),
+    };
+    let diag = Diag::new(Code::BadAttribute, format!("the gradient check requires {wrong}"));
+    Err(diag.at(Loc::Internal).into())
+}
+
 fn check(graph: &Graph, options: &GradCheck) -> Result<GradReport, PassError> {
+    check_numbers(options)?;
     let wide = to_f64(graph)?;
     // Values of this graph, of its derivatives and of the differences are there at once.
     let held = wide.nodes().iter().map(|node| node.ty.n_bytes()).fold(0, usize::saturating_add);

@@ -229,3 +229,24 @@ fn hessian_vector_products_agree_both_ways() {
         }
     }
 }
+
+/// Numbers with which everything would agree, or nothing, are errors.
+#[test]
+fn a_check_that_cannot_fail_is_refused() {
+    let model = graph(|g| {
+        let w = g.param("w", F32, [3], Init::ONES);
+        g.output("loss", w.square().sum());
+    });
+    let good = GradCheck::default;
+    for (wrong, says) in [
+        (GradCheck { tolerance: f64::NAN, ..good() }, "a tolerance that is finite and not negative, got NaN"),
+        (GradCheck { tolerance: f64::INFINITY, ..good() }, "got inf"),
+        (GradCheck { tolerance: -1.0, ..good() }, "got -1"),
+        (GradCheck { max_elements_per_tensor: 0, ..good() }, "at least 1 element of each tensor, got 0"),
+        (GradCheck { order: 0, ..good() }, "order 1 or 2, got 0"),
+        (GradCheck { order: 3, ..good() }, "order 1 or 2, got 3"),
+    ] {
+        let error = check_gradients(&model, &wrong).map(|report| report.to_string()).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}

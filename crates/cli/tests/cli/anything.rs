@@ -9,7 +9,7 @@ use cotangent::graph::samples::Sampler;
 use cotangent::graph::{Env, Registry, interp};
 use cotangent::prelude::*;
 
-use crate::{Scratch, check_success, run, run_with_stdin};
+use crate::{Scratch, check_success, cotangent, run, run_with_stdin};
 
 fn tensors(arrays: &BTreeMap<String, NpzArray>) -> BTreeMap<String, TensorData> {
     let tensor = |array: &NpzArray| match array.clone() {
@@ -259,5 +259,12 @@ fn names_from_files_do_not_act_on_a_terminal() {
     std::fs::write(&path, "cotangent 1 graph @a { %0 = nothing }").unwrap();
     failed(&["opt", path.to_str().unwrap()]);
     failed(&["run", graph_path, "-i", path.to_str().unwrap()]);
+    // Also of one that is not there, and where dumps go.
     std::fs::remove_dir_all(&folder).unwrap();
+    failed(&["opt", path.to_str().unwrap()]);
+    failed(&["opt", name]);
+    let dumped =
+        cotangent(&["explain", graph_path]).env("COTANGENT_DUMP", format!("/dev/null/{name}")).output().unwrap();
+    assert_eq!(dumped.status.code(), Some(1));
+    is_clean(&dumped.stderr);
 }

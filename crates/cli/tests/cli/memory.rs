@@ -1,5 +1,7 @@
 //! Shapes that the limits allow and the machine does not have: an error with the bytes and the line, never an abort.
 
+use cotangent::data::npz::write_npz;
+
 use super::*;
 
 /// A machine that has this much would make some of these succeed, after days.
@@ -92,6 +94,23 @@ fn the_variable_is_the_limit() {
         check_success(&limited("100000000"));
         check_failure(&limited("plenty"), 1, "COTANGENT_MEMORY is not a number of bytes");
     }
+}
+
+/// Files that are larger than memory are errors before they are read: a text with holes, and arrays beyond the limit.
+#[test]
+fn files_that_memory_does_not_hold_are_errors() {
+    let (text, graph, npz) = (Scratch::new("holes.ct"), Scratch::new("wide.ct"), Scratch::new("wide.npz"));
+    let file = std::fs::File::create(&text.0).unwrap();
+    // Not every file system has files so large.
+    if file.set_len(1 << 43).is_ok() {
+        check_failure(&run(&["opt", text.path()]), 1, "could not read: 8192.0 GiB of memory, more than");
+    }
+    std::fs::write(&graph.0, GRAPH.replace("f32[4]", "f32[1000000]")).unwrap();
+    let x = ndarray::ArrayD::<f32>::zeros(&[1_000_000][..]);
+    write_npz(&npz.0, &[("x".to_owned(), x.into())].into()).unwrap();
+    let args = ["run", graph.path(), "-i", npz.path()];
+    let output = cotangent(&args).env("COTANGENT_MEMORY", "3000000").output().unwrap();
+    check_failure(&output, 1, "x.npy: could not read: 3906.4 KiB of memory, more than the limit of 2929.7 KiB");
 }
 
 /// Graphs that take memory in different ways: little of it but some code, many nodes, large values, products.

@@ -1,6 +1,7 @@
 //! Sequential models and the table of a model's parts.
 
 use cotangent_graph::DType::F32;
+use cotangent_graph::{Init, build};
 use cotangent_nn::{Adam, BatchNorm, Dense, Dropout, Layer, Layers, Minimize, Sequential, product_flops, summary};
 
 use crate::{errors, graph, is_line};
@@ -60,4 +61,20 @@ fn the_summary_counts_what_there_is() {
     let text = table.to_string();
     assert!(text.contains("hidden      matmul, add") && text.contains("100,480") && text.contains("total"), "{text}");
     assert_eq!(summary(&cotangent_graph::Graph::new("empty")).rows, []);
+}
+
+/// A weight that is used twice, again and again, is one weight; and its name does not act on a terminal.
+#[test]
+fn a_weight_is_one_however_often_it_is_used() {
+    let graph = build(|g| {
+        let x = g.input("x", F32, [2, 2]);
+        let mut w = g.param("\u{1b}[2Jlayer.w", F32, [2, 2], Init::ONES);
+        for _ in 0..64 {
+            w = w + w;
+        }
+        g.output("y", x.matmul(w));
+    });
+    let table = summary(&graph.unwrap());
+    assert_eq!(table.n_params(), 4);
+    assert!(table.to_string().contains("\\u{1b}[2Jlayer"), "{table}");
 }
