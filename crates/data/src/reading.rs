@@ -105,8 +105,11 @@ pub fn read_stream(stream: impl Read, limits: ReadLimits, name: &str) -> Result<
 /// Asks for the memory of so many bytes that a file has, or expands to; errors call it `name`. A file may be larger than the
 /// machine, if only by its holes.
 pub(crate) fn ask(name: &str, n_bytes: u64) -> Result<(), DataError> {
+    /// Less is not asked for from the allocator: that would take more time, and memory, than many a file.
+    const MUCH: usize = 1 << 26;
     let refused = |refused| DataError::io(Path::new(name), "read", io::Error::new(io::ErrorKind::OutOfMemory, refused));
-    Memory::default().ask(usize::try_from(n_bytes).unwrap_or(usize::MAX)).map_err(refused)
+    let (memory, n_bytes) = (Memory::default(), usize::try_from(n_bytes).unwrap_or(usize::MAX));
+    if n_bytes < MUCH { memory.may_need(n_bytes) } else { memory.ask(n_bytes) }.map_err(refused)
 }
 
 fn read_at_most(stream: impl Read, path: &Path, most: u64) -> Result<Vec<u8>, DataError> {

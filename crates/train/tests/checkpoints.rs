@@ -649,3 +649,17 @@ fn a_session_is_loaded_strictly_or_with_what_fits() {
     let text = load(&many, Load::Strict, same.store_mut()).unwrap_err().to_string();
     assert!(text.contains("and 28 more") && !text.contains('\u{1b}'), "{text}");
 }
+
+/// What is saved under the name of a link to an older checkpoint is there afterwards.
+#[cfg(unix)]
+#[test]
+fn a_save_deletes_not_what_it_wrote_through_a_link() {
+    let folder = fresh("linked");
+    let checkpoints = Checkpoints::new(&folder).keep(1);
+    let checkpoint = trainer(None).checkpoint().unwrap();
+    let first = checkpoints.save(Checkpoint { step: 0, ..checkpoint.clone() }).unwrap();
+    std::os::unix::fs::symlink(first.file_name().unwrap(), folder.join("step-0000000004.safetensors")).unwrap();
+    let saved = checkpoints.save(Checkpoint { step: 4, ..checkpoint }).unwrap();
+    assert_eq!(Checkpoint::read(&saved).unwrap().step, 4);
+    fs::remove_dir_all(&folder).unwrap();
+}

@@ -140,7 +140,7 @@ fn graph(rng: &mut Rng) -> Result<Graph, Diags> {
                 0 => first.check_finite(),
                 1 => first * *rng.pick(&values) + 1.0,
                 _ => g.op(
-                    *rng.pick(&ops),
+                    ops[rng.below(ops.len())],
                     if operands.is_empty() { std::slice::from_ref(&first) } else { &operands },
                     Attrs::none(),
                     None,

@@ -178,7 +178,10 @@ impl Writer {
         }
         checkpoint.into_file().write(&path)?;
         let older = self.checkpoints.paths()?.into_iter().filter(|path| step_of(path).is_some_and(|s| s < step));
-        let mine = older.filter(|path| of_later_version(path).is_none());
+        // A link may lead to an older one, which then is what was just written.
+        let written = fs::canonicalize(&path).ok();
+        let others = older.filter(|older| fs::canonicalize(older).ok() != written);
+        let mine = others.filter(|path| of_later_version(path).is_none());
         mine.skip(self.checkpoints.keep - 1).try_for_each(|path| delete(&path))?;
         Ok(path)
     }
