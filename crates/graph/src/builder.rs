@@ -273,6 +273,9 @@ impl GraphBuilder {
     }
 
     /// Read access to the graph so far.
+    ///
+    /// # Panics
+    /// If `f` adds to the graph.
     pub fn with_graph<R>(&self, f: impl FnOnce(&Graph) -> R) -> R {
         f(&self.graph.borrow())
     }

@@ -128,11 +128,17 @@ impl TensorData {
     }
 
     /// A tensor of zeros.
+    ///
+    /// # Panics
+    /// As [`TensorData::from_bits`].
     pub fn zeros(dtype: DType, shape: &Shape) -> Self {
         TensorData::from_bits(dtype, shape, &[])
     }
 
     /// A tensor from the bits of its elements in row-major order. Missing elements are zero bits, surplus is ignored.
+    ///
+    /// # Panics
+    /// If no array can have this shape: if its extents but for those of 0 multiply to more than an address can name.
     pub fn from_bits(dtype: DType, shape: &Shape, bits: &[u64]) -> Self {
         fn make<T: Element>(shape: &Shape, bits: &[u64]) -> TensorData {
             let mut next = bits.iter().copied().chain(std::iter::repeat(0));
@@ -150,6 +156,9 @@ impl TensorData {
 
     /// A tensor from its elements' bytes in row-major order, in the machine's byte order. Missing elements are zeros, surplus is
     /// ignored.
+    ///
+    /// # Panics
+    /// As [`TensorData::from_bits`].
     pub fn from_native_bytes(dtype: DType, shape: &Shape, bytes: &[u8]) -> Self {
         fn read<T: Element>(shape: &Shape, bytes: &[u8]) -> TensorData {
             let mut elements =
