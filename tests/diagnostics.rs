@@ -626,7 +626,6 @@ const WITHOUT: &[(&str, &str, &str)] = &[
         "`closed` of updates: a body's updates have no lines; the parser adds the body's",
     ),
     ("exec/src/store.rs", "InputType", "a store holds values, not lines"),
-    ("train/src/checkpoint.rs", "InputType", "a file against a store, which holds no lines"),
     ("kernel/src/interp_plan.rs", "InputType", "a plan has no lines; users do not meet it"),
     ("kernel/src/interp_plan.rs", "InputNames", "a plan has no lines; users do not meet it"),
     ("exec/src/machine.rs", "StoreMismatch", "the store was accepted before, so that nothing is missing"),

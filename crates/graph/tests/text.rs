@@ -541,3 +541,14 @@ fn a_tuple_can_be_written() {
     builder.output("y", builder.op(&cotangent_graph::ops::region::ITEM, &[pair], Attrs::none().with("index", 1), None));
     check_round_trip(&builder.finish().unwrap());
 }
+
+/// A negative extent is shown as it was written.
+#[test]
+fn negative_extents_are_errors_that_show_them() {
+    for op in ["reshape %0 {shape = [-1]}", "broadcast %0 {shape = [-1, 3], axes = [1]}"] {
+        let source =
+            format!("cotangent 1\ngraph @f {{\n  %0 = input \"x\" : f32[3]\n  %1 = {op}\n  output \"y\" = %1\n}}\n");
+        let error = text::parse(&source, "f.ct", &Registry::builtin()).unwrap_err().to_string();
+        assert!(error.contains("requires non-negative `shape`, got [-1"), "{error}");
+    }
+}

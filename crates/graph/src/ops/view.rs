@@ -28,6 +28,12 @@ fn listed(cx: &InferCx<'_>, name: &str, n: usize) -> Result<SmallVec<[usize; 4]>
     Ok(list)
 }
 
+/// The attribute `shape`.
+fn new_shape(cx: &InferCx<'_>) -> Result<Shape, Fault> {
+    let shape = listed(cx, "shape", cx.attrs.ints("shape").len())?;
+    Ok(Shape::new(&shape))
+}
+
 /// The elements in row-major order, in another shape.
 pub static RESHAPE: OpDef = OpDef {
     name: "reshape",
@@ -37,7 +43,7 @@ pub static RESHAPE: OpDef = OpDef {
     traits: OpTraits::NONE,
     infer: |cx| {
         let (dtype, from) = cx.tensor(0)?;
-        let to = Shape::new(&cx.attrs.sizes("shape"));
+        let to = new_shape(cx)?;
         if to.checked_elements() != from.checked_elements() {
             let text = format_args!("requires as many elements as there are, got {from} to {to}");
             return Err(cx.shape_fault(text));
@@ -108,7 +114,7 @@ pub static BROADCAST: OpDef = OpDef {
     traits: OpTraits::NONE,
     infer: |cx| {
         let (dtype, from) = cx.tensor(0)?;
-        let to = Shape::new(&cx.attrs.sizes("shape"));
+        let to = new_shape(cx)?;
         let axes = checked_axes(cx, &to)?;
         let fits = axes.len() == from.rank() && axes.iter().zip(from.iter()).all(|(&a, &n)| n == 1 || n == to[a]);
         if !fits {
