@@ -547,7 +547,9 @@ impl Writer {
         let (bk, bj) = strides(node.attrs.bool("tb"), b_shape[rank - 1]);
         if shape.n_elements() == 0 {
             // What comes back is a sum of nothing.
-            a.iter().chain(b).for_each(|&x| drop(self.dense(x, Dense::Product)));
+            for &x in a.iter().chain(b) {
+                self.dense(x, Dense::Product);
+            }
         }
         let mut results = Vec::with_capacity(shape.n_elements());
         for l in 0..shape.n_elements() / (m * n).max(1) {

@@ -398,6 +398,10 @@ impl Tape {
             has_pole: false,
             in_rule: false,
         };
+        if kind == Kind::Kinked && (at.lost || is_near) {
+            // It may depend on the operand after all.
+            entry.slopes[0] = entry.slopes[0].or(Some(Term::exact(Dd::ZERO)));
+        }
         entry.unknown(at.lost || is_near);
         self.push(entry)
     }
@@ -411,8 +415,8 @@ impl Tape {
         let size = |k: usize| slopes[k].map_or(0.0, Dd::size);
         let share = |error: f64, radius: f64| if error == 0.0 { 0.0 } else { error / radius };
         let is_nan = p.value.is_nan() || q.value.is_nan();
-        let is_near = !is_nan
-            && !(2.0 * SLACK * share(p.error, radius[0]) < 1.0 && 2.0 * SLACK * share(q.error, radius[1]) < 1.0);
+        let near = |error: f64, radius: f64| error > 0.0 && (radius.is_nan() || 2.0 * SLACK * error >= radius);
+        let is_near = !is_nan && (near(p.error, radius[0]) || near(q.error, radius[1]));
         let is_finite = p.value.is_finite() && q.value.is_finite();
         let is_regular = is_finite && radius[0] != 0.0 && radius[1] != 0.0;
         let error = times(size(0), p.error) + times(size(1), q.error) + times(p.error, q.error);
@@ -595,10 +599,10 @@ impl Entry {
         let zero = Term { open: true, ..Term::exact(Dd::ZERO) };
         let is_zero = |term: Term| term.open && term.value.is_zero() && term.error == 0.0;
         match (back, self.dense) {
-            (Some(term), Dense::Product) if is_zero(term) => Some(Term { error: f64::MIN_POSITIVE, ..term }),
+            (Some(term), Dense::Product) if is_zero(term) => Some(Term { error: 1.0, ..term }),
             (None, Dense::Sum | Dense::Second) if dense => Some(zero),
             // With an error, as an outcome of arithmetic.
-            (None, Dense::Product) if dense => Some(Term { error: f64::MIN_POSITIVE, ..zero }),
+            (None, Dense::Product) if dense => Some(Term { error: 1.0, ..zero }),
             (other, _) => other,
         }
     }
