@@ -432,5 +432,11 @@ fn dropped_elements_have_no_derivative_behind_more_masks() {
         let class = x.builder().scalar(1, I64);
         x.log_softmax(0).nll(class).maximum(x.builder().scalar(-3.0, x.dtype()))
     };
+    // A class that is impossible and wanted; the mask of those that are not wanted does not hide that all is dropped.
+    let repeated: Function = |x| {
+        let loss = x.softmax(0).cross_entropy_of_probabilities(x.maximum(0.0) + 0.5);
+        loss.broadcast_to([3]).minimum(1.0)
+    };
+    assert_near("a repeated loss", &gradient(repeated, floats(F64, &[2], &[-INF, 1.0])), &[0.0; 2], 0.0);
     assert_near("a loss of order 2", &curvature(loss, floats(F32, &[3], &[1.0, NAN, 2.0])), &[0.0; 3], 0.0);
 }

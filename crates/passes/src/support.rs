@@ -425,7 +425,8 @@ impl<'g> Supports<'g> {
         let mask = if zeros.kept { None } else { zeros.support.mask(has_pole) };
         let Some(mask) = mask else { return (cotangent, zeros.support) };
         let restored = mask.build(g).select(cotangent, cotangent.constant_like(0.0));
-        (restored, Support::Within(mask))
+        // All that is known, also where the mask is a cheaper one: a pole further on asks for it.
+        (restored, zeros.support)
     }
 }
 
