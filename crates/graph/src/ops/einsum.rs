@@ -85,8 +85,11 @@ impl GraphBuilder {
 
 type Mistake = (Code, String);
 
-/// The labels of the operands and of the result, and the extents.
-fn read(formula: &str, operands: &[Tensor<'_>]) -> Result<(Vec<Vec<Label>>, Vec<Label>, Extents), Mistake> {
+/// A formula: the labels of the operands, those of the result, and the extents of all.
+type Formula = (Vec<Vec<Label>>, Vec<Label>, Extents);
+
+/// What a formula says of these operands.
+fn read(formula: &str, operands: &[Tensor<'_>]) -> Result<Formula, Mistake> {
     let syntax = |text: String| (Code::BadAttribute, text);
     let formula: String = formula.chars().filter(|c| *c != ' ').collect();
     let (inputs, output) = match formula.split_once("->") {
