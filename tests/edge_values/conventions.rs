@@ -117,3 +117,31 @@ fn rows_and_products_at_infinity() {
     let got = run(loss, &[("z", floats(F64, &[2], &[0.0, 1.0]))]);
     assert_near("bce", &got["y"].to_f64(), &[2f64.ln(), 1f64.exp().ln_1p() - 3.0], 1e-15);
 }
+
+#[test]
+fn slopes_and_rows_that_the_table_names() {
+    // `prelu` at 0 has the slope below, as `leaky_relu` has; `selu` at 0 the one above.
+    let zeros = || floats(F64, &[3], &[0.0, -0.0, 1.0]);
+    assert_near("leaky_relu", &gradient(|x| x.leaky_relu(0.25), zeros()), &[0.25, 0.25, 1.0], 0.0);
+    let prelu: Function = |x| x.prelu(x.builder().full(F64, [3], 0.25));
+    assert_near("prelu", &gradient(prelu, zeros()), &[0.25, 0.25, 1.0], 0.0);
+    let above = 1.050_700_987_355_480_5;
+    assert_near("selu", &gradient(|x| x.selu(), zeros()), &[above; 3], 1e-15);
+    // The pole of `rsqrt` has the sign of the limit from above, for the op and by hand.
+    let at = || floats(F64, &[2], &[0.0, 4.0]);
+    for (name, f) in [("rsqrt", (|x| x.rsqrt()) as Function), ("1/√x", |x| 1.0 / x.sqrt())] {
+        assert_near(name, &value(f, at()), &[INF, 0.5], 0.0);
+        assert_near(name, &gradient(f, at()), &[-INF, -0.0625], 1e-15);
+    }
+    // A row whose largest is infinite has no cross-entropy; a single -∞ is a class that is impossible.
+    let rows = || floats(F64, &[3, 2], &[INF, 0.0, -INF, -INF, -INF, 1.0]);
+    let loss: Function = |x| {
+        let labels = x.builder().iota(I64, [3], 0);
+        x.cross_entropy(labels - labels + 1)
+    };
+    let got = value(loss, rows());
+    assert!(got[0].is_nan() && got[1].is_nan() && got[2] == 0.0, "{got:?}");
+    let by_hand: Function = |x| -x.log_softmax(1).slice(&[0, 1], &[3, 2]).reshape([3]);
+    let got = value(by_hand, rows());
+    assert!(got[0].is_nan() && got[1].is_nan() && got[2] == 0.0, "{got:?}");
+}

@@ -3,6 +3,7 @@
 //! Every program here is compiled fused, unfused and by the reference backend, and all of them must give the bits of the
 //! interpreter, so a right value is right everywhere.
 
+mod accuracy;
 mod conventions;
 mod derivatives;
 mod integers;
