@@ -187,4 +187,10 @@ fn what_is_not_known_is_left_out() {
     assert_eq!(counts(&make(|x| x.exp().sqrt()), &[1.0, 100.0]), (1, 1));
     assert_eq!(counts(&make(|x| ((x + 1e-9) - 1.0).relu()), &[1.0, 0.5]), (1, 1));
     assert_eq!(counts(&make(|x| (x - x).abs()), &[1.0, 0.0]), (2, 0));
+    // A factor beside its kink: 1.5 rounds to 2 on the way, so what is -0.25 becomes 0.25, and so does the derivative by x.
+    let factor = make(|x| {
+        let large = x.builder().scalar(16_777_216.0, DType::F32);
+        x * ((large + 1.5) - large - 1.75).relu()
+    });
+    assert_eq!(counts(&factor, &[1.0, 2.0]), (2, 0));
 }

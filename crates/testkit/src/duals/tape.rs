@@ -376,7 +376,9 @@ impl Tape {
         let is_regular = at.value.is_finite() && radius != 0.0;
         let by = [size(first), size(second)];
         let lost = at.lost || (is_near && kind != Kind::Kinked);
-        let value = Term { value, error: times(by[0], at.error), lost, open: at.open, mixed: false };
+        // Beside a kink the program may be on its other side, where the function is steeper.
+        let steepness = if is_near && kind == Kind::Kinked { by[0].max(1.0) } else { by[0] };
+        let value = Term { value, error: times(steepness, at.error), lost, open: at.open, mixed: false };
         let value = self.settled(value, dtype, kind, is_regular);
         let far = |change: f64| times(CHANGE * change, at.error / radius);
         let mut slopes = [None; 5];
