@@ -2,7 +2,7 @@
 //!
 //! [`GraphBuilder::einsum`] is no op of its own: it writes what it stands for with products, sums and views, so that every pass
 //! and derivative rule applies. Operands are contracted in pairs. Of all orders of pairs it takes the one with the fewest
-//! multiplications (for more than [`MOST_SEARCHED`] operands, the cheapest next pair), and of equal ones the first. A pair whose
+//! multiplications (for more than eight operands, the cheapest next pair), and of equal ones the first. A pair whose
 //! common letters disappear is one product of matrices, over a batch of the common letters that stay; what stays everywhere is
 //! multiplied element by element; a letter of one operand alone that the result has not is summed before.
 
