@@ -2,7 +2,7 @@
 //!
 //! They exist so that derivatives in f64 have something better to be compared with. Infinities, NaN and the sign of zeros are
 //! those of f64. Functions are good to about 1e-29 of their value, but near the ends of the exponents, where the lower half is
-//! subnormal, and for `sin` and `cos` beyond a number of turns, which are those of f64.
+//! subnormal, and for `sin` and `cos` beyond 1e5, which are those of f64.
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
