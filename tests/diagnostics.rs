@@ -39,13 +39,12 @@ fn about(code: Code) -> About {
         Code::DuplicateName | Code::BadUpdate | Code::NotDifferentiable | Code::BadBody => (BOTH, NO),
         // The text form has no tensors of other graphs.
         Code::ForeignTensor => (&[Rust][..], NO),
-        Code::UnknownName => (NO, BOTH),
+        Code::UnknownName | Code::NoSuchValue => (NO, BOTH),
         Code::Syntax | Code::UnknownOp => (NO, &[Text][..]),
         // Types follow from operands, whose lines are shown. Rust has no annotations.
         Code::TypeAnnotation => (&[Text][..], NO),
         Code::InputNames => (BOTH, BOTH),
         Code::InputType | Code::IndexOutOfRange | Code::StoreMismatch | Code::NoMemory => (BOTH, NO),
-        Code::NoSuchValue => (NO, BOTH),
         // The line of the op; `find_non_finite` adds those of its operands.
         Code::NotFinite => (BOTH, NO),
         // About the graph, the compiler or the machine as a whole; about ids, which have no lines.

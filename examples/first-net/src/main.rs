@@ -19,7 +19,7 @@ fn net<'g>(_: &'g GraphBuilder, x: Tensor<'g>) -> Tensor<'g> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let file = std::env::temp_dir().join("first-net.safetensors");
+    let file = std::env::temp_dir().join(format!("first-net-{}.safetensors", std::process::id()));
 
     // Train, keep the weights of the best epoch, and save them.
     let runtime = Runtime::new(Threads::All);
@@ -47,6 +47,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 #[test]
 fn the_readme_leads_from_nothing_to_a_trained_net() {
     main().unwrap();
-    let checkpoint = Checkpoint::read(std::env::temp_dir().join("first-net.safetensors")).unwrap();
+    let file = std::env::temp_dir().join(format!("first-net-{}.safetensors", std::process::id()));
+    let checkpoint = Checkpoint::read(&file).unwrap();
+    std::fs::remove_file(file).unwrap();
     assert!(checkpoint.step > 0 && checkpoint.tensors.contains_key("hidden.weight"));
 }

@@ -241,19 +241,7 @@ impl Tape {
     pub fn leaf(&mut self, dtype: DType, value: f64, is_constant: bool) -> Id {
         let class = mixed([value.to_bits(), dtype as u64]);
         let value = Term::exact(Dd::from(value));
-        let slopes = [None; 5];
-        self.push(Entry {
-            dtype,
-            operands: [None; 2],
-            value,
-            slopes,
-            class,
-            is_squares: false,
-            is_constant,
-            dense: Dense::No,
-            has_pole: false,
-            in_rule: false,
-        })
+        self.push(Entry { is_constant, ..Entry::new(dtype, [None; 2], value, [None; 5], class) })
     }
 
     /// The same number, on which nothing that comes before depends.
@@ -388,18 +376,7 @@ impl Tape {
         slopes[2] = Tape::slope(second, far(spread) + unit * spread, dtype, kind, is_regular);
         slopes[2] = slopes[2].map(|slope| Term { open: is_open, mixed: is_sum, ..slope });
         mark_poles(&mut slopes, radius == 0.0 && operand.has_free_sign());
-        let mut entry = Entry {
-            dtype,
-            operands: [Some(x), None],
-            value,
-            slopes,
-            class,
-            is_squares: false,
-            is_constant: false,
-            dense: Dense::No,
-            has_pole: false,
-            in_rule: false,
-        };
+        let mut entry = Entry::new(dtype, [Some(x), None], value, slopes, class);
         if kind == Kind::Kinked && (at.lost || is_near) {
             // It may depend on the operand after all.
             entry.slopes[0] = entry.slopes[0].or(Some(Term::exact(Dd::ZERO)));
@@ -444,18 +421,7 @@ impl Tape {
             *slope = slope.map(|slope| Term { open, mixed: kind == Kind::Approximate, ..slope });
         }
         mark_poles(&mut slopes, (radius[0] == 0.0 && x.has_free_sign()) || (radius[1] == 0.0 && y.has_free_sign()));
-        let mut entry = Entry {
-            dtype,
-            operands: [Some(a), Some(b)],
-            value,
-            slopes,
-            class,
-            is_squares: false,
-            is_constant: false,
-            dense: Dense::No,
-            has_pole: false,
-            in_rule: false,
-        };
+        let mut entry = Entry::new(dtype, [Some(a), Some(b)], value, slopes, class);
         let in_range = |part: &f64| *part == 0.0 || !part.is_finite() && !is_regular || fits(*part, dtype);
         entry.unknown(p.lost || q.lost || is_near || !parts.iter().all(in_range));
         self.push(entry)
@@ -591,6 +557,11 @@ impl Tape {
 }
 
 impl Entry {
+    fn new(dtype: DType, operands: [Option<Id>; 2], value: Term, slopes: [Option<Term>; 5], class: u64) -> Self {
+        let (is_squares, is_constant, has_pole, in_rule) = (false, false, false, false);
+        Entry { dtype, operands, value, slopes, class, is_squares, is_constant, dense: Dense::No, has_pole, in_rule }
+    }
+
     /// Whether it is a zero of which the sign is nobody's: passes may change it, and the table says nothing of negative ones.
     fn has_free_sign(&self) -> bool {
         self.value.value.is_zero() && (self.operands[0].is_some() || self.value.value.to_f64().is_sign_negative())
