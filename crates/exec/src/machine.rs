@@ -9,7 +9,7 @@
 //!   ([`StoreMut`](crate::StoreMut)), and the session drops machines before it;
 //! * *inputs*: a step borrows its inputs until it is over, and nobody reads their addresses afterwards;
 //! * *parts*: parts of a kernel are disjoint ranges of its rows or columns, so they write disjoint elements; what a kernel
-//!   keeps of the row under way has memory of its own for each part.
+//!   keeps of the row under way has memory of its own for each part. Those of what is not loops are disjoint ranges of its result.
 
 use std::ops::Range;
 use std::slice;
@@ -17,11 +17,13 @@ use std::sync::Arc;
 
 use cotangent_gemm::{Batch, Call, MatMut, MatRef, Workspace};
 use cotangent_graph::tensor::bits_of_native;
-use cotangent_graph::{Code, Counters, Diag, Element, Loc, NodeId, OpRef, Origin, Shape, TensorData};
+use cotangent_graph::{
+    Code, Counters, Diag, Element, Elements, ElementsMut, Loc, NodeId, OpRef, Origin, Shape, TensorData, Type,
+};
 use cotangent_host::float::in_default;
 use cotangent_host::{Block, LINE};
 use cotangent_kernel::ir::{Kernel, Sweep};
-use cotangent_kernel::{BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
+use cotangent_kernel::{BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, OpStep, Plan, Step};
 use cotangent_pool::{Pool, split};
 use cotangent_scalar::DType;
 use ndarray::{ArrayViewD, IxDyn};
@@ -148,6 +150,7 @@ impl Machine {
             let args = step.calls().next().map_or(&[][..], |call| &call.args);
             let split = match step {
                 Step::Kernel(call) => choose_split(&plan.kernels[call.kernel], runtime.n_threads()),
+                Step::Op(op) => split_op(plan, step, op, runtime.n_threads()),
                 _ => Split::Whole,
             };
             let (kept, _) = rows_of(plan, step);
@@ -275,10 +278,7 @@ impl Machine {
                     // SAFETY: both buffers have at least `n` bytes (equal types, *places*) and are distinct.
                     unsafe { std::ptr::copy(self.buffers[from.index()], self.buffers[to.index()], n) };
                 }
-                Step::Gather { table, indices, out, row } => self.gather(program, *table, *indices, *out, *row)?,
-                Step::ScatterAdd { updates, indices, out, row } => {
-                    self.scatter_add(program, *updates, *indices, *out, *row)?;
-                }
+                Step::Op(op) => self.op(program, pool, s, op),
             }
             if let Some(observer) = &mut observer {
                 observer(self, s)?;
@@ -394,18 +394,6 @@ impl Machine {
         unsafe { slice::from_raw_parts(address.cast(), decl.n_elements) }
     }
 
-    /// The elements of a buffer, to be written.
-    #[expect(clippy::mut_from_ref, reason = "the caller writes a buffer that it does not read")]
-    fn elements_mut<T: Element>(&self, program: &Executable, buffer: BufferId) -> &mut [T] {
-        let decl = &program.plan.buffers[buffer.index()];
-        let address = self.buffers[buffer.index()];
-        if decl.n_elements == 0 || address.is_null() || T::DTYPE != decl.dtype {
-            return &mut [];
-        }
-        // SAFETY: as for `elements`; the plan gives a step's result memory apart from its operands (*slices*).
-        unsafe { slice::from_raw_parts_mut(address.cast(), decl.n_elements) }
-    }
-
     fn index(&self, program: &Executable, indices: BufferId, at: usize) -> i64 {
         match program.plan.buffers[indices.index()].dtype {
             DType::I32 => self.elements::<i32>(program, indices).get(at).map_or(-1, |&v| i64::from(v)),
@@ -461,65 +449,52 @@ impl Machine {
         Err(Diag::new(Code::NotFinite, text).at(origin.loc()).help(help))
     }
 
-    fn gather(
-        &self,
-        program: &Executable,
-        table: BufferId,
-        indices: BufferId,
-        out: BufferId,
-        row: usize,
-    ) -> Result<(), Diag> {
-        let n = program.plan.buffers[indices.index()].n_elements;
-        let bytes = row * program.plan.buffers[table.index()].dtype.size_bytes();
-        let rows = program.plan.buffers[table.index()].n_elements.checked_div(row).unwrap_or(0);
-        for k in 0..if row == 0 { 0 } else { n } {
-            let i = self.checked(program, indices, k, rows)?;
-            let from = self.buffers[table.index()].wrapping_add(i * bytes);
-            let to = self.buffers[out.index()].wrapping_add(k * bytes);
-            // SAFETY: `i` is a row of the table and `k` one of the result, just checked; the buffers are distinct (*slices*).
-            unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };
+    /// What is not loops.
+    fn op(&self, program: &Executable, pool: &Pool, step: usize, op: &OpStep) {
+        let Some(how) = op.how() else { return };
+        let start = how.starts_as();
+        let operand = |(k, (id, ty)): (usize, &(BufferId, Type))| match Some(k) == start {
+            true => Elements::none(ty.dtype()),
+            false => self.operand(program, *id),
+        };
+        let operands: SmallVec<[Elements<'_>; 6]> = op.operands.iter().enumerate().map(operand).collect();
+        if let Some(start) = op.start() {
+            // SAFETY: both buffers are of the result's type (*places*); they may be one.
+            unsafe { std::ptr::copy(self.buffers[start.index()], self.buffers[op.out.index()], op.ty.n_bytes()) };
         }
-        Ok(())
-    }
-
-    fn checked(&self, program: &Executable, indices: BufferId, at: usize, rows: usize) -> Result<usize, Diag> {
-        let value = self.index(program, indices, at);
-        usize::try_from(value).ok().filter(|&v| v < rows).ok_or_else(|| {
-            let text = format!("indices must lie in 0..{rows}, got {value} at element {at}");
-            Diag::new(Code::IndexOutOfRange, text).at(Loc::Internal)
-        })
-    }
-
-    fn scatter_add(
-        &self,
-        program: &Executable,
-        updates: BufferId,
-        indices: BufferId,
-        out: BufferId,
-        row: usize,
-    ) -> Result<(), Diag> {
-        macro_rules! add {
-            ($t:ty, $zero:expr, $plus:expr) => {{
-                let (from, to) = (self.elements::<$t>(program, updates), self.elements_mut::<$t>(program, out));
-                to.fill($zero);
-                if row > 0 {
-                    for (k, rows) in from.chunks_exact(row).enumerate() {
-                        let i = self.checked(program, indices, k, to.len() / row)?;
-                        for (sum, &value) in to[i * row..(i + 1) * row].iter_mut().zip(rows) {
-                            *sum = $plus(*sum, value);
-                        }
+        let cx = op.cx();
+        let (n_pieces, n_elements) = (how.n_pieces(&cx), op.ty.shape().n_elements());
+        let length = n_elements.checked_div(n_pieces).unwrap_or(0);
+        let out = Shared(std::slice::from_ref(&self.buffers[op.out.index()]));
+        let run = |pieces: Range<usize>| {
+            let (out, at) = (&out, pieces.start * length..pieces.end * length);
+            macro_rules! part {
+                ($($variant:ident $t:ty),*) => {
+                    match op.ty.dtype() {
+                        // SAFETY: the result's memory has all elements (*places*), no operand but the one left out lies there
+                        // (*slices*), and each part gets elements of its own (*parts*).
+                        $(DType::$variant => ElementsMut::$variant(unsafe { elements_at::<$t>(out.0[0], at) }),)*
                     }
+                };
+            }
+            let out = part!(F32 f32, F64 f64, I32 i32, I64 i64, U8 u8, Bool bool);
+            how.run(&cx, &operands, pieces, out);
+        };
+        match self.splits[step] {
+            Split::Rows(n) => pool.run(n, &|part| run(split(n_pieces, n, part, 1))),
+            _ => run(0..n_pieces),
+        }
+    }
+
+    fn operand(&self, program: &Executable, buffer: BufferId) -> Elements<'_> {
+        macro_rules! elements {
+            ($($variant:ident $t:ty),*) => {
+                match program.plan.buffers[buffer.index()].dtype {
+                    $(DType::$variant => Elements::$variant(self.elements::<$t>(program, buffer)),)*
                 }
-            }};
+            };
         }
-        match program.plan.buffers[out.index()].dtype {
-            DType::F32 => add!(f32, 0.0, |a: f32, b: f32| a + b),
-            DType::F64 => add!(f64, 0.0, |a: f64, b: f64| a + b),
-            DType::I32 => add!(i32, 0, i32::wrapping_add),
-            DType::I64 => add!(i64, 0, i64::wrapping_add),
-            DType::U8 | DType::Bool => add!(u8, 0, u8::wrapping_add),
-        }
-        Ok(())
+        elements!(F32 f32, F64 f64, I32 i32, I64 i64, U8 u8, Bool bool)
     }
 
     /// The elements of a result.
@@ -569,6 +544,18 @@ struct Shared<'a>(&'a [*mut u8]);
 // SAFETY: the parts write disjoint elements (*parts*) and only read what others read.
 unsafe impl Sync for Shared<'_> {}
 
+/// Some elements of memory, to be written; empty if there are none.
+///
+/// # Safety
+/// The memory has these elements, nobody else has them for as long as they are borrowed, and they are initialized.
+unsafe fn elements_at<'a, T: Element>(start: *mut u8, at: Range<usize>) -> &'a mut [T] {
+    if at.is_empty() || start.is_null() {
+        return &mut [];
+    }
+    // SAFETY: the caller's.
+    unsafe { slice::from_raw_parts_mut(start.cast::<T>().add(at.start), at.len()) }
+}
+
 /// The arguments of a step's kernel that hold something of the row under way, with their places in a part's share of memory
 /// for that, and the bytes of the share.
 fn rows_of(plan: &Plan, step: &Step) -> (SmallVec<[(usize, usize); 2]>, usize) {
@@ -583,6 +570,15 @@ fn rows_of(plan: &Plan, step: &Step) -> (SmallVec<[(usize, usize); 2]>, usize) {
         }
     }
     (rows, end)
+}
+
+/// Divides what is not loops if it takes long enough.
+fn split_op(plan: &Plan, step: &Step, op: &OpStep, n_threads: usize) -> Split {
+    let Some(how) = op.how() else { return Split::Whole };
+    // A byte takes about 0.1 ns, an operation 1.
+    let nanos = plan.step_bytes(step) as f64 * 0.1 + how.n_ops(&op.cx());
+    let n_parts = n_threads.min(how.n_pieces(&op.cx()));
+    if n_parts > 1 && nanos >= MIN_PARALLEL_NANOS as f64 { Split::Rows(n_parts) } else { Split::Whole }
 }
 
 /// Divides a kernel if it is long enough.

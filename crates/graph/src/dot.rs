@@ -128,7 +128,7 @@ pub(crate) fn color(node: &Node) -> &'static str {
         Lower::Reduce(_) => "#fadbd8",
         Lower::Gemm => "#e8daef",
         Lower::View(_) | Lower::Join => "#f4f6f7",
-        Lower::Gather | Lower::ScatterAdd => "#fdebd0",
+        Lower::Step(_) => "#fdebd0",
         Lower::Expand(_) => "#d1f2eb",
         Lower::Tuple | Lower::Item | Lower::Grad => "#ffffff",
     }

@@ -19,6 +19,7 @@ use crate::diag::{Code, Diag, Loc, nearest, panic_text};
 use crate::interp::Counters;
 use crate::ir::{Graph, OpRef};
 use crate::samples::{Sample, Sampler};
+use crate::step::StepOp;
 use crate::tensor::TensorData;
 use crate::text;
 use crate::types::{Shape, Type};
@@ -293,10 +294,8 @@ pub enum Lower {
     Join,
     /// A matrix product.
     Gemm,
-    /// Rows picked by index.
-    Gather,
-    /// Rows added by index.
-    ScatterAdd,
+    /// What is not loops.
+    Step(&'static dyn StepOp),
     /// A value check before the step changes anything; the value passes through.
     Check(Check),
     /// The operand itself.

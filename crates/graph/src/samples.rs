@@ -21,6 +21,7 @@ use crate::memory;
 use crate::op::{Check, Fault, Lower, Source};
 use crate::ops::arithmetic::{MAXIMUM, MINIMUM};
 use crate::ops::compare::{CAST, SELECT};
+use crate::step::StepCx;
 use crate::tensor::TensorData;
 use crate::types::{Shape, Type};
 
@@ -238,8 +239,11 @@ fn index_bounds(graph: &Graph, depth: usize) -> Vec<Option<usize>> {
         let node = graph.node(id);
         let own = bounds[id.index()];
         match &node.op.lower {
-            Lower::Gather => tighten(&mut bounds, node.inputs[1], graph.ty(node.inputs[0]).shape().first().copied()),
-            Lower::ScatterAdd => tighten(&mut bounds, node.inputs[1], Some(node.attrs.size("rows"))),
+            Lower::Step(step) => {
+                for (k, bound) in step.indices(&StepCx::of(graph, node)) {
+                    tighten(&mut bounds, node.inputs[k], Some(bound));
+                }
+            }
             Lower::Check(check) => {
                 tighten(&mut bounds, node.inputs[0], own);
                 if *check == Check::Index {

@@ -11,6 +11,7 @@ use cotangent_scalar::DType;
 use ndarray::{ArrayBase, ArrayD, Data, Dimension, IxDyn};
 
 use crate::number::Number;
+use crate::step::Elements;
 use crate::types::{Shape, Type};
 
 /// A dense tensor on the host.
@@ -65,7 +66,7 @@ macro_rules! map_array {
 /// There are those that are here and no others, because memory of an element type is handed out as slices of the Rust type:
 ///
 /// ```compile_fail,E0277
-/// # use cotangent_graph::{DType, Element, TensorData};
+/// # use cotangent_graph::{DType, Element, Elements, TensorData};
 /// # use ndarray::ArrayD;
 /// #[derive(Clone, Copy)]
 /// struct Text(&'static str);
@@ -76,6 +77,7 @@ macro_rules! map_array {
 ///     fn from_bits(_: u64) -> Self { Text("") }
 ///     fn wrap(_: ArrayD<Self>) -> TensorData { TensorData::scalar(DType::I64, 0) }
 ///     fn unwrap(_: &TensorData) -> Option<&ArrayD<Self>> { None }
+///     fn slice(_: Elements<'_>) -> Option<&[Self]> { None }
 /// }
 /// ```
 pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
@@ -89,6 +91,8 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
     fn wrap(array: ArrayD<Self>) -> TensorData;
     /// The array inside, if it has this element type.
     fn unwrap(data: &TensorData) -> Option<&ArrayD<Self>>;
+    /// The slice inside, if it has this element type.
+    fn slice(elements: Elements<'_>) -> Option<&[Self]>;
 }
 
 mod sealed {
@@ -107,6 +111,9 @@ macro_rules! element {
             fn wrap(array: ArrayD<Self>) -> TensorData { TensorData::$variant(array) }
             fn unwrap(data: &TensorData) -> Option<&ArrayD<Self>> {
                 match data { TensorData::$variant(a) => Some(a), _ => None }
+            }
+            fn slice(elements: Elements<'_>) -> Option<&[Self]> {
+                match elements { Elements::$variant(a) => Some(a), _ => None }
             }
         })*
     };

@@ -466,14 +466,14 @@ fn ops_from_outside_are_registered_or_refused() {
     static LIKE_PARAM: OpDef = op("like_param", &[NAME, INIT]);
     static LIKE_CONSTANT: OpDef = op("like_constant", &[VALUE]);
     static SOURCE: OpDef = OpDef { lower: cotangent_graph::Lower::Source(Source::Param), ..op("source", &[]) };
-    static GATHER: OpDef = OpDef { lower: cotangent_graph::Lower::Gather, ..op("gather_too", &[]) };
+    static PRODUCT: OpDef = OpDef { lower: cotangent_graph::Lower::Gemm, ..op("product", &[]) };
 
     let registry = Registry::builtin().with(&GOOD).unwrap();
     assert!(registry.clone().with(&GOOD).unwrap().contains(OpRef(&GOOD)), "once more is no other op");
     let code = |op: &'static OpDef| registry.clone().with(op).unwrap_err().code;
     assert_eq!([code(&INPUT), code(&SECOND)], [Code::DuplicateName; 2]);
     assert_eq!([code(&BLANK), code(&TWINS)], [Code::BadAttribute; 2]);
-    assert_eq!([code(&SOURCE), code(&GATHER)], [Code::Unsupported; 2]);
+    assert_eq!([code(&SOURCE), code(&PRODUCT)], [Code::Unsupported; 2]);
 
     // Used without being known, by every way into a graph.
     for op in [&GOOD, &INPUT, &SOURCE] {

@@ -90,9 +90,19 @@ pub(crate) fn lifetimes(plan: &Plan) -> Vec<std::ops::Range<usize>> {
     live.into_iter().map(|range| range.map_or(0..0, |(a, b)| a..b)).collect()
 }
 
-/// Lets results of an elementwise kernel take over the memory of operands that die there.
+/// Lets results of an elementwise kernel, and that of a step that changes an operand, take over the memory of operands that die
+/// there.
 fn take_over(plan: &Plan, step: usize, same: &mut [BufferId]) {
-    let Step::Kernel(call) = &plan.steps[step] else { return };
+    let call = match &plan.steps[step] {
+        Step::Kernel(call) => call,
+        Step::Op(op) => {
+            if let Some(from) = op.in_place_of().filter(|&from| dies_into(plan, step, from, op.out)) {
+                same[op.out.index()] = from;
+            }
+            return;
+        }
+        _ => return,
+    };
     let kernel = &plan.kernels[call.kernel];
     if kernel.sweep != Sweep::Elementwise {
         return;
@@ -100,19 +110,13 @@ fn take_over(plan: &Plan, step: usize, same: &mut [BufferId]) {
     let mut taken: Vec<BufferId> = Vec::new();
     for (k, arg) in kernel.args.iter().enumerate() {
         let out = call.args[k];
-        let decl = &plan.buffers[out.index()];
-        let fresh = arg.written && !arg.read && decl.live.start == step && matches!(decl.home, Home::Arena { .. });
-        if !fresh || call.args.iter().filter(|&&a| a == out).count() > 1 {
+        if !arg.written || arg.read || call.args.iter().filter(|&&a| a == out).count() > 1 {
             continue;
         }
         let donor = call.args.iter().enumerate().find(|&(j, &from)| {
-            let other = &plan.buffers[from.index()];
             kernel.args[j].read
                 && !kernel.args[j].written
-                && matches!(other.home, Home::Arena { .. })
-                && other.live.end == step + 1
-                && other.n_bytes() == decl.n_bytes()
-                && other.dtype.size_bytes() == decl.dtype.size_bytes()
+                && dies_into(plan, step, from, out)
                 && !taken.contains(&from)
                 && call.args.iter().filter(|&&a| a == from).count() == 1
                 && aligned(kernel, j, k)
@@ -122,6 +126,15 @@ fn take_over(plan: &Plan, step: usize, same: &mut [BufferId]) {
             same[out.index()] = from;
         }
     }
+}
+
+/// Whether one buffer of the arena is last touched by the step that first touches the other, which is as large.
+fn dies_into(plan: &Plan, step: usize, from: BufferId, to: BufferId) -> bool {
+    let (from, to) = (&plan.buffers[from.index()], &plan.buffers[to.index()]);
+    [from, to].iter().all(|decl| matches!(decl.home, Home::Arena { .. }))
+        && (from.live.end, to.live.start) == (step + 1, step)
+        && from.n_bytes() == to.n_bytes()
+        && from.dtype.size_bytes() == to.dtype.size_bytes()
 }
 
 /// Whether the two arguments may be the same memory: every load of `from` is at the very element that `to` is stored at, and

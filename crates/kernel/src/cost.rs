@@ -12,6 +12,8 @@ use crate::plan::{Home, Plan, Step};
 pub struct CostModel {
     /// A scalar operation on an element, nanoseconds per byte of the element: vectors hold fewer of the wide ones.
     pub op_ns: f64,
+    /// An operation of a step that computes one element after the other.
+    pub single_ns: f64,
     /// An FMA of a matrix product, nanoseconds per byte of an element.
     pub fma_ns: f64,
     /// A byte read from or written to cache, in nanoseconds.
@@ -53,6 +55,7 @@ impl Default for CostModel {
     fn default() -> Self {
         CostModel {
             op_ns: 0.0075,
+            single_ns: 1.0,
             fma_ns: 0.0065,
             near_byte_ns: 0.015,
             far_byte_ns: 0.08,
@@ -116,6 +119,10 @@ impl CostModel {
                 let result = &plan.buffers[c.index()];
                 let stored = if result.home == Home::Rows { 0 } else { result.n_bytes() as u64 };
                 fmas + (1.0 - self.hidden) * computing.max(self.bytes_time(finished + stored))
+            }
+            Step::Op(op) => {
+                let n_ops = op.how().map_or(0.0, |how| how.n_ops(&op.cx()));
+                self.bytes_time(plan.step_bytes(step)) + n_ops * self.single_ns
             }
             _ => computing.max(self.bytes_time(plan.step_bytes(step))),
         };

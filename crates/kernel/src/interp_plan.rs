@@ -11,8 +11,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
+use cotangent_graph::op::EvalCx;
 use cotangent_graph::tensor::{bits_of_native, write_native_bits};
-use cotangent_graph::{Code, CompilerBug, Counters, DType, Diag, Loc, Shape, TensorData};
+use cotangent_graph::{Code, CompilerBug, Counters, DType, Diag, Loc, Shape, TensorData, Type};
 use cotangent_host::Memory;
 use cotangent_host::float::in_default;
 use cotangent_scalar::{ScalarOp, eval::apply, order};
@@ -83,7 +84,13 @@ impl<'p> PlanMachine<'p> {
         let handed_out = plan.outputs.iter().map(|output| output.buffer).chain(plan.updated.iter().copied());
         let handed_out = handed_out.filter_map(|id| plan.buffers.get(id.index()));
         let buffers = elsewhere.chain(handed_out).map(BufferDecl::n_bytes);
-        let beside = plan.kernels.iter().map(interp::bytes_beside).max().unwrap_or(0);
+        // Operands and result of what is not loops are tensors, too.
+        let of_op = |step: &Step| match step {
+            Step::Op(op) => op.operands.iter().map(|(_, ty)| ty).chain([&op.ty]).map(Type::n_bytes).sum(),
+            _ => 0,
+        };
+        let beside =
+            plan.kernels.iter().map(interp::bytes_beside).chain(plan.steps.iter().map(of_op)).max().unwrap_or(0);
         let n_bytes = buffers.chain([beside]).fold(plan.arena_bytes, usize::saturating_add);
         Memory::default().ask(n_bytes).map_err(|refused| {
             let largest = plan.buffers.iter().max_by_key(|decl| decl.n_bytes()).map(|decl| &decl.name);
@@ -207,29 +214,15 @@ impl<'p> PlanMachine<'p> {
                 }
                 Ok(())
             }
-            Step::Gather { table, indices, out, row } => {
-                let dtype = plan.buffers[out.index()].dtype;
-                for (k, index) in self.indices(*indices)?.into_iter().enumerate() {
-                    for j in 0..*row as i64 {
-                        let bits = self.read(*table, dtype, index * *row as i64 + j)?;
-                        self.write(*out, dtype, (k * row) as i64 + j, bits)?;
-                    }
-                }
-                Ok(())
-            }
-            Step::ScatterAdd { updates, indices, out, row } => {
-                let decl = &plan.buffers[out.index()];
-                for i in 0..decl.n_elements {
-                    self.write(*out, decl.dtype, i as i64, 0)?;
-                }
-                for (k, index) in self.indices(*indices)?.into_iter().enumerate() {
-                    for j in 0..*row as i64 {
-                        let at = index * *row as i64 + j;
-                        let add = self.read(*updates, decl.dtype, (k * row) as i64 + j)?;
-                        let old = self.read(*out, decl.dtype, at)?;
-                        let sum = cotangent_scalar::ReduceOp::Sum.combine(decl.dtype, old, add);
-                        self.write(*out, decl.dtype, at, sum)?;
-                    }
+            Step::Op(step) => {
+                let value = |(id, ty): &(BufferId, Type)| self.tensor(*id, ty.dtype(), ty.shape());
+                let operands = step.operands.iter().map(value).collect::<Result<Vec<_>, _>>()?;
+                let operands: Vec<&TensorData> = operands.iter().collect();
+                let counters = Counters::default();
+                let cx = EvalCx { op: step.op.0, attrs: &step.attrs, ty: &step.ty, counters, bodies: &[] };
+                let result = step.op.0.eval(&cx, &operands).map_err(|fault| bug(fault.message))?;
+                for (i, bits) in result.bits().into_iter().enumerate() {
+                    self.write(step.out, step.ty.dtype(), i as i64, bits)?;
                 }
                 Ok(())
             }

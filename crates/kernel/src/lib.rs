@@ -20,7 +20,8 @@ pub use cost::CostModel;
 pub use interp_plan::{PlanMachine, RunError};
 pub use ir::Kernel;
 pub use plan::{
-    BufferDecl, BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, Plan, PlanOutput, Step, plan,
+    BufferDecl, BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, OpStep, Plan, PlanOutput, Step,
+    plan,
 };
 pub use report::explain;
 pub use verify_plan::verify_plan;

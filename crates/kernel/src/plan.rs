@@ -16,7 +16,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cotangent_graph::eval::reduction_groups;
-use cotangent_graph::{CompilerBug, DType, Graph, Lower, NodeId, OpRef, Origin, TensorData, Type};
+use cotangent_graph::{
+    Attrs, CompilerBug, DType, Graph, Lower, NodeId, OpRef, Origin, StepCx, StepOp, TensorData, Type,
+};
 
 use crate::cluster::{self, ClusterOptions, Edge};
 use crate::ir::Kernel;
@@ -152,6 +154,46 @@ pub enum CheckWhat {
     Finite,
 }
 
+/// A node that is not loops, with its memory.
+#[derive(Clone, Debug)]
+pub struct OpStep {
+    /// The op; it lowers as [`Lower::Step`].
+    pub op: OpRef,
+    /// Its attributes.
+    pub attrs: Attrs,
+    /// The operands, row-major, and their types.
+    pub operands: Vec<(BufferId, Type)>,
+    /// The result, row-major.
+    pub out: BufferId,
+    /// Its type.
+    pub ty: Type,
+}
+
+impl OpStep {
+    /// How the step is done; `None` if the op is done otherwise, which the verifier refuses.
+    pub fn how(&self) -> Option<&'static dyn StepOp> {
+        match self.op.0.lower {
+            Lower::Step(how) => Some(how),
+            _ => None,
+        }
+    }
+
+    /// What the op knows of its node.
+    pub fn cx(&self) -> StepCx<'_> {
+        StepCx { attrs: &self.attrs, inputs: self.operands.iter().map(|(_, ty)| ty).collect(), ty: &self.ty }
+    }
+
+    /// The buffer that the result starts as, if it starts as an operand.
+    pub fn start(&self) -> Option<BufferId> {
+        self.operands.get(self.how()?.starts_as()?).map(|(id, _)| *id)
+    }
+
+    /// The operand in whose memory the result may be made: the one that it starts as, if nothing else is read there.
+    pub fn in_place_of(&self) -> Option<BufferId> {
+        self.start().filter(|start| self.operands.iter().filter(|(id, _)| id == start).count() == 1)
+    }
+}
+
 /// One step of a plan.
 #[derive(Clone, Debug)]
 pub enum Step {
@@ -172,28 +214,8 @@ pub enum Step {
         /// What finishes the tiles.
         epilogue: Option<Epilogue>,
     },
-    /// Rows of a table by index.
-    Gather {
-        /// The table.
-        table: BufferId,
-        /// The indices.
-        indices: BufferId,
-        /// The rows picked.
-        out: BufferId,
-        /// Elements of a row.
-        row: usize,
-    },
-    /// Rows added to zeros by index.
-    ScatterAdd {
-        /// The rows.
-        updates: BufferId,
-        /// The indices.
-        indices: BufferId,
-        /// The sums.
-        out: BufferId,
-        /// Elements of a row.
-        row: usize,
-    },
+    /// What is not loops.
+    Op(OpStep),
     /// All bytes of one buffer into another.
     Copy {
         /// Read.
@@ -240,8 +262,7 @@ impl Step {
                 reads.extend(epilogue.iter().flat_map(Epilogue::kernels).flat_map(kernel_reads));
                 reads
             }
-            Step::Gather { table, indices, .. } => vec![*table, *indices],
-            Step::ScatterAdd { updates, indices, .. } => vec![*updates, *indices],
+            Step::Op(step) => step.operands.iter().map(|(id, _)| *id).collect(),
             Step::Copy { from, .. } => vec![*from],
             Step::Check { values, .. } => vec![*values],
         }
@@ -261,7 +282,7 @@ impl Step {
                 writes.extend(epilogue.iter().flat_map(|epilogue| kernel_writes(&epilogue.call)));
                 writes
             }
-            Step::Gather { out, .. } | Step::ScatterAdd { out, .. } => vec![*out],
+            Step::Op(step) => vec![step.out],
             Step::Copy { to, .. } => vec![*to],
             Step::Check { .. } => Vec::new(),
         }

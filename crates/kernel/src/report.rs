@@ -75,11 +75,23 @@ impl Plan {
                 let finished: u64 = step.calls().map(|call| self.call_bytes(call, Some(*c))).sum();
                 operand(a, dims.m, dims.k) + operand(b, dims.k, dims.n) + result + finished
             }
-            Step::Gather { indices, out, .. } => whole(*indices) + 2 * whole(*out),
-            Step::ScatterAdd { updates, indices, out, .. } => whole(*indices) + whole(*updates) * 3 + whole(*out),
+            Step::Op(op) => {
+                let copied =
+                    if op.start().is_some_and(|from| !self.in_one_place(from, op.out)) { 2 * whole(op.out) } else { 0 };
+                copied + op.how().map_or(0, |how| how.n_bytes(&op.cx()))
+            }
             Step::Copy { from, to, .. } => whole(*from) + whole(*to),
             Step::Check { values, .. } => whole(*values),
         }
+    }
+
+    /// Whether two buffers are the same memory.
+    pub(crate) fn in_one_place(&self, a: BufferId, b: BufferId) -> bool {
+        let offset = |id: BufferId| match self.buffers[id.index()].home {
+            Home::Arena { offset } => Some(offset),
+            _ => None,
+        };
+        a == b || offset(a).is_some() && offset(a) == offset(b)
     }
 
     /// Bytes that a kernel touches; `in_cache` is a buffer that need not be counted.
@@ -126,16 +138,17 @@ impl Plan {
     pub fn in_place(&self) -> Vec<(usize, BufferId, BufferId)> {
         let mut found = Vec::new();
         for (s, step) in self.steps.iter().enumerate() {
+            if let Step::Op(op) = step {
+                let start = op.start().filter(|&from| self.in_one_place(from, op.out));
+                found.extend(start.map(|from| (s, from, op.out)));
+            }
             let Some(call) = step.calls().next() else { continue };
             let args = &self.kernels[call.kernel].args;
             for (to_arg, &to) in args.iter().zip(&call.args).filter(|(a, _)| a.written) {
                 for (from_arg, &from) in args.iter().zip(&call.args).filter(|(a, _)| a.read) {
-                    let place = |id: BufferId| match self.buffers[id.index()].home {
-                        Home::Arena { offset } => Some(offset),
-                        _ => None,
-                    };
-                    let shared = place(from).is_some() && place(from) == place(to) && from != to;
-                    let updated = from == to && place(from).is_none() && !std::ptr::eq(from_arg, to_arg);
+                    let shared = from != to && self.in_one_place(from, to);
+                    let in_arena = matches!(self.buffers[from.index()].home, Home::Arena { .. });
+                    let updated = from == to && !in_arena && !std::ptr::eq(from_arg, to_arg);
                     if shared || updated {
                         found.push((s, from, to));
                     }
@@ -265,8 +278,7 @@ impl Plan {
                     step.calls().next().map_or(String::new(), |call| format!(", finished by {}", kernel(call)));
                 format!("product {batch}{}×{}×{} of {dtype}{finish}", dims.m, dims.k, dims.n)
             }
-            Step::Gather { row, .. } => format!("gather rows of {row}"),
-            Step::ScatterAdd { row, .. } => format!("scatter_add rows of {row}"),
+            Step::Op(op) => op.how().map_or_else(String::new, |how| how.text(&op.cx())),
             Step::Copy { reason, .. } => format!("copy ({reason})"),
             Step::Check { what: CheckWhat::Below(bound), op, .. } => format!("check of `{op}`: indices below {bound}"),
             Step::Check { what: CheckWhat::Finite, op, .. } => format!("check of `{op}`: finite values"),

@@ -11,21 +11,24 @@
 //!    columns, it does so block by block: of as many rows as the order of reductions has in a block, or all; no block
 //!    reaches from one product of a batch into the next; a last block of fewer rows is finished by the same kernel over
 //!    those; and each block stores its results apart.
-//! 5. Rows picked or added by index: sizes fit, and a check of the very indices against the table's rows comes before, with
-//!    no write to the indices between. Truth values are not added.
+//! 5. What is not loops: the buffers are of the types of an op's operands and of what the op infers from these, and a check of
+//!    the very operands that are indices comes before, with no write to them between.
 //! 6. Copies are between buffers of one type and size; checks are of integers, or of floats.
-//! 7. Results of products, of rows picked or added, and of copies are none of their operands.
+//! 7. Results of products, of what is not loops, and of copies are none of their operands; but a result may be the operand that
+//!    its op says it starts as, if no other operand is that.
 //! 8. Nothing is read before all of it is written (inputs, constants, counters, parameters and states are there from the start).
 //! 9. Inputs, constants and counters are never written, nor parameters and states that are not declared updated.
 //! 10. Every declared update is written, all of it, by one step (or neighboring steps that make one value together).
 //! 11. A parameter or state is written only after the last read of its old value; in the same step only by a
-//!     kernel that visits each element once and reads the one it writes: elementwise, or after a reduction.
+//!     kernel that visits each element once and reads the one it writes: elementwise, or after a reduction; or by what is not
+//!     loops, as in 7.
 //! 12. Every check comes before the first write to a parameter or state.
 //! 13. A kernel's arguments that share memory with one it writes are read at the element under way only.
 //! 14. Lifetimes cover every use; outputs live to the end, are written, all of them, and lie where they stay: not in memory that
 //!     the caller has lent, nor in that of a thread.
 //! 15. Arena slices are aligned, lie inside the arena, and do not overlap while both are alive, except that the result of
-//!     an elementwise kernel may take over the memory of an operand that dies there.
+//!     an elementwise kernel may take over the memory of an operand that dies there, and what is not loops that of the operand
+//!     of 7.
 //! 16. What is kept row by row is used by one step only: the result of a product by its epilogue, in one argument; or a row by
 //!     the kernel that sweeps it, which reads only what it has stored there before.
 //! 17. Homes outside of the arena are distinct: one buffer for each name. Constants are of their buffers' types, and counters
@@ -36,13 +39,16 @@ mod stores;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 
-use cotangent_graph::DType;
+use cotangent_graph::op::InferCx;
+use cotangent_graph::{DType, Type};
 use cotangent_scalar::order::COLUMN_BLOCK;
 
 use crate::arena::{self, ALIGNMENT};
 use crate::ir::{Input, Kernel, Space, Sweep};
 use crate::lattice::Lattice;
-use crate::plan::{BufferDecl, BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
+use crate::plan::{
+    BufferDecl, BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, OpStep, Plan, Step,
+};
 use stores::Coverage;
 
 /// Everything that is wrong with a plan, as sentences; empty if it may be run.
@@ -83,8 +89,7 @@ fn named(step: &Step) -> Vec<BufferId> {
         Step::Gemm { a, b, c, .. } => {
             [a.buffer, b.buffer, *c].into_iter().chain(step.calls().flat_map(|call| call.args.clone())).collect()
         }
-        Step::Gather { table, indices, out, .. } => vec![*table, *indices, *out],
-        Step::ScatterAdd { updates, indices, out, .. } => vec![*updates, *indices, *out],
+        Step::Op(op) => op.operands.iter().map(|(id, _)| *id).chain([op.out]).collect(),
         Step::Copy { from, to, .. } => vec![*from, *to],
         Step::Check { values, .. } => vec![*values],
     }
@@ -204,20 +209,7 @@ impl Verifier<'_> {
         match step {
             Step::Kernel(_) => {}
             Step::Gemm { dims, dtype, a, b, c, epilogue } => self.gemm(s, *dims, *dtype, [a, b], *c, epilogue.as_ref()),
-            Step::Gather { table, indices, out, row } => {
-                self.same_dtype(s, *table, *out);
-                self.rows(s, *indices, *row, *table, *out);
-                self.apart(s, *out, &[*table, *indices]);
-            }
-            Step::ScatterAdd { updates, indices, out, row } => {
-                self.same_dtype(s, *updates, *out);
-                self.rows(s, *indices, *row, *out, *updates);
-                self.apart(s, *out, &[*updates, *indices]);
-                if self.decl(*out).dtype == DType::Bool {
-                    let name = self.name(*out);
-                    self.wrong(format!("step {s}: {name} is a sum of truth values"));
-                }
-            }
+            Step::Op(op) => self.op(s, op),
             Step::Copy { from, to, .. } => {
                 self.same_dtype(s, *from, *to);
                 self.apart(s, *to, &[*from]);
@@ -382,23 +374,38 @@ impl Verifier<'_> {
         (!alone && !stores.clone().all(is_apart)).then_some("its blocks store to the same places")
     }
 
-    /// Indices into the rows of `table`; `picked` has one row for each index.
-    fn rows(&mut self, s: usize, indices: BufferId, row: usize, table: BufferId, picked: BufferId) {
-        self.integers(s, indices);
-        let (n, n_table) = (self.decl(indices).n_elements, self.decl(table).n_elements);
-        if Some(self.decl(picked).n_elements) != n.checked_mul(row) {
-            let name = self.name(picked);
-            self.wrong(format!("step {s}: {name} does not hold {n} rows of {row}"));
-        }
-        let name = self.name(indices);
-        match self.checked.get(&indices).copied() {
-            None if n > 0 => self.wrong(format!("step {s}: {name} are not checked")),
-            Some(bound) if bound.checked_mul(row).is_none_or(|most| most > n_table) => {
-                self.wrong(format!(
-                    "step {s}: {name} are checked against {bound}, but the table has {n_table} elements"
-                ));
+    fn op(&mut self, s: usize, step: &OpStep) {
+        let op = step.op.0;
+        let Some(how) = step.how() else { return self.wrong(format!("step {s}: `{}` is done in loops", op.name)) };
+        let operands: Vec<BufferId> = step.operands.iter().map(|(id, _)| *id).collect();
+        let starts_as = how.starts_as().filter(|_| step.in_place_of() == Some(step.out));
+        let others = operands.iter().enumerate().filter(|&(k, _)| Some(k) != starts_as);
+        self.apart(s, step.out, &others.map(|(_, &id)| id).collect::<Vec<_>>());
+        for (id, ty) in step.operands.iter().chain([&(step.out, step.ty.clone())]) {
+            let decl = self.decl(*id);
+            if ty.as_tensor().map(|(dtype, shape)| (dtype, shape.n_elements())) != Some((decl.dtype, decl.n_elements)) {
+                let (name, got, n) = (self.name(*id), decl.dtype, decl.n_elements);
+                return self.wrong(format!("step {s}: {name} of {n} elements of {got} is no {ty}"));
             }
-            _ => {}
+        }
+        let types: Vec<&Type> = step.operands.iter().map(|(_, ty)| ty).collect();
+        let cx = InferCx { op, inputs: &types, attrs: &step.attrs, declared: None, bodies: &[] };
+        let inferred = if op.arity.allows(types.len()) { (op.infer)(&cx).ok() } else { None };
+        if inferred.as_ref() != Some(&step.ty) {
+            let types = types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return self.wrong(format!("step {s}: `{}` of {types} is no {}", op.name, step.ty));
+        }
+        for (k, bound) in how.indices(&step.cx()) {
+            let indices = operands[k];
+            self.integers(s, indices);
+            let name = self.name(indices);
+            match self.checked.get(&indices).copied() {
+                None if self.decl(indices).n_elements > 0 => self.wrong(format!("step {s}: {name} are not checked")),
+                Some(known) if known > bound => {
+                    self.wrong(format!("step {s}: {name} are checked against {known}, not against {bound}"));
+                }
+                _ => {}
+            }
         }
     }
 
@@ -442,8 +449,12 @@ impl Verifier<'_> {
                     Home::Param | Home::State if updated.contains(&id) => {
                         is_new[id.index()] = true;
                         first_write.get_or_insert(s);
-                        let elementwise = matches!(step, Step::Kernel(_) | Step::Gemm { .. });
-                        if plan.old_reads[s].contains(&id) && !elementwise {
+                        let may_read = match step {
+                            Step::Kernel(_) | Step::Gemm { .. } => true,
+                            Step::Op(op) => op.in_place_of() == Some(id),
+                            _ => false,
+                        };
+                        if plan.old_reads[s].contains(&id) && !may_read {
                             let name = self.name(id);
                             self.wrong(format!("step {s}: {name} is read and written by one step"));
                         }
@@ -584,7 +595,8 @@ impl Verifier<'_> {
         kernel.sweep == Sweep::Row && args.clone().count() == 1 && args.clone().all(|(arg, _)| arg.written && !arg.read)
     }
 
-    /// Whether `to` is made where `from` dies, by an elementwise kernel that reads the element it writes.
+    /// Whether `to` is made where `from` dies, by an elementwise kernel that reads the element it writes, or by what is not loops
+    /// and starts as `from`.
     fn is_taken_over(&self, from: BufferId, to: BufferId) -> bool {
         let (a, b) = (self.decl(from), self.decl(to));
         let place = |decl: &BufferDecl| match decl.home {
@@ -592,7 +604,12 @@ impl Verifier<'_> {
             _ => None,
         };
         let s = b.live.start;
-        let Some(Step::Kernel(call)) = self.plan.steps.get(s) else { return false };
+        let in_one_place = a.live.end == s + 1 && place(a) == place(b);
+        let call = match self.plan.steps.get(s) {
+            Some(Step::Kernel(call)) => call,
+            Some(Step::Op(op)) => return in_one_place && op.out == to && op.in_place_of() == Some(from),
+            _ => return false,
+        };
         let kernel = &self.plan.kernels[call.kernel];
         let find = |id: BufferId| {
             let mut at = call.args.iter().enumerate().filter(move |&(_, &arg)| arg == id).map(|(k, _)| k);
@@ -601,7 +618,7 @@ impl Verifier<'_> {
         let (Some(j), Some(k)) = (find(from), find(to)) else { return false };
         let arg = |k: usize| &kernel.args[k];
         let roles = arg(j).read && !arg(j).written && arg(k).written && !arg(k).read;
-        a.live.end == s + 1 && place(a) == place(b) && roles && arena::aligned(kernel, j, k)
+        in_one_place && roles && arena::aligned(kernel, j, k)
     }
 
     // ---- 17 ------------------------------------------------------------------------------------------------------

@@ -64,8 +64,7 @@ pub static ROWS: &[Rule] = &[Rule {
                 | Lower::View(_)
                 | Lower::Join
                 | Lower::Gemm
-                | Lower::Gather
-                | Lower::ScatterAdd
+                | Lower::Step(_)
                 | Lower::Check(_)
         );
         // A broadcast of a constant is in normal form.

@@ -23,6 +23,7 @@ use smallvec::SmallVec;
 
 use cotangent_graph::ops::arithmetic::{ADD, AND, DIV, MUL, NEG, NOT, OR, SUB};
 use cotangent_graph::ops::compare::{CAST, SELECT};
+use cotangent_graph::ops::index::SCATTER_ADD;
 use cotangent_graph::ops::reduce::{MEAN, REDUCE_SUM};
 use cotangent_graph::ops::view::{BROADCAST, PAD, RESHAPE, SLICE};
 use cotangent_graph::{Attr, Attrs, DType, GraphBuilder, Lower, Node, NodeId, OpRef, Shape, Tensor};
@@ -488,7 +489,7 @@ impl<'g> Analysis<'g, '_> {
                 };
                 Zeros { support, kept }
             }
-            Lower::ScatterAdd => {
+            _ if is(&SCATTER_ADD) => {
                 let Some(Zeros { support, kept }) = of(0) else { return unknown };
                 let rows = |of| Support::of(Kind::Rows { indices: tensor(1), of }, shape);
                 let support = match support {

@@ -2,8 +2,10 @@
 //!
 //! Every run-time index passes a check before a step changes anything; no option removes it.
 
+use std::ops::Range;
+
 use cotangent_scalar::DType;
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::attrs::{AttrKind, AttrSpec, Attrs};
 use crate::builder::Tensor;
@@ -11,7 +13,9 @@ use crate::eval;
 use crate::op::{Arity, Check, Fault, InferCx, Lower, OpDef, OpTraits, Vjp};
 use crate::ops::reduce::index_type;
 use crate::samples::Sample;
+use crate::step::{Elements, ElementsMut, StepCx, StepOp};
 use crate::types::{Shape, Type};
+use crate::with_elements;
 
 pub(crate) fn require_indices(cx: &InferCx<'_>, dtype: DType) -> Result<(), Fault> {
     if matches!(dtype, DType::I32 | DType::I64) {
@@ -37,9 +41,54 @@ pub static GATHER: OpDef = OpDef {
     },
     eval: eval::gather,
     vjp: Vjp::Rule(|cx| smallvec![Some(cx.dy.scatter_add(cx.inputs[1], cx.x().dim(0))), None]),
-    lower: Lower::Gather,
+    lower: Lower::Step(&Gather),
     samples: |s| vec![Sample::new(vec![s.float_in(-2.0..2.0, [5, 3]), s.ints(DType::I64, 0..5, [2, 2])])],
 };
+
+/// The step of [`GATHER`].
+struct Gather;
+
+impl StepOp for Gather {
+    fn doc(&self) -> &'static str {
+        "copies rows, after a check of the indices"
+    }
+
+    fn text(&self, cx: &StepCx<'_>) -> String {
+        format!("gather rows of {}", row(cx.shape(0)))
+    }
+
+    fn indices(&self, cx: &StepCx<'_>) -> SmallVec<[(usize, usize); 4]> {
+        smallvec![(1, cx.shape(0)[0])]
+    }
+
+    fn n_bytes(&self, cx: &StepCx<'_>) -> u64 {
+        cx.n_bytes(1) + 2 * cx.ty.n_bytes() as u64
+    }
+
+    fn n_pieces(&self, cx: &StepCx<'_>) -> usize {
+        cx.shape(1).n_elements()
+    }
+
+    fn run(&self, cx: &StepCx<'_>, operands: &[Elements<'_>], pieces: Range<usize>, out: ElementsMut<'_>) {
+        let (indices, n) = (operands[1], row(cx.shape(0)));
+        with_elements!(out, out: T => {
+            let table = operands[0].of::<T>();
+            match n {
+                0 => {}
+                // A copy of one element is shorter than a call for it.
+                1 => pieces.zip(out).for_each(|(k, place)| *place = table[indices.index(k)]),
+                _ => pieces.zip(out.chunks_exact_mut(n)).for_each(|(k, place)| {
+                    place.copy_from_slice(&table[indices.index(k) * n..][..n]);
+                }),
+            }
+        });
+    }
+}
+
+/// The elements of a row: all but the first axis.
+fn row(shape: &Shape) -> usize {
+    shape[1..].iter().product()
+}
 
 /// Rows added by index.
 pub static SCATTER_ADD: OpDef = OpDef {
@@ -68,12 +117,62 @@ pub static SCATTER_ADD: OpDef = OpDef {
     },
     eval: eval::scatter_add,
     vjp: Vjp::Rule(|cx| smallvec![Some(cx.dy.gather(cx.inputs[1])), None]),
-    lower: Lower::ScatterAdd,
+    lower: Lower::Step(&ScatterAdd),
     samples: |s| {
         let inputs = vec![s.float_in(-2.0..2.0, [4, 3]), s.ints(DType::I64, 0..5, [4])];
         vec![Sample::new(inputs).attrs(Attrs::none().with("rows", 5))]
     },
 };
+
+/// The step of [`SCATTER_ADD`].
+struct ScatterAdd;
+
+impl StepOp for ScatterAdd {
+    fn doc(&self) -> &'static str {
+        "adds rows in the order of the indices, after a check of the indices"
+    }
+
+    fn text(&self, cx: &StepCx<'_>) -> String {
+        format!("scatter_add rows of {}", row(cx.ty.shape()))
+    }
+
+    fn indices(&self, cx: &StepCx<'_>) -> SmallVec<[(usize, usize); 4]> {
+        smallvec![(1, cx.ty.shape()[0])]
+    }
+
+    fn n_bytes(&self, cx: &StepCx<'_>) -> u64 {
+        3 * cx.n_bytes(0) + cx.n_bytes(1) + cx.ty.n_bytes() as u64
+    }
+
+    fn n_pieces(&self, cx: &StepCx<'_>) -> usize {
+        cx.ty.shape()[0]
+    }
+
+    fn run(&self, cx: &StepCx<'_>, operands: &[Elements<'_>], pieces: Range<usize>, out: ElementsMut<'_>) {
+        let n = row(cx.ty.shape());
+        let indices = (0..cx.shape(1).n_elements()).map(|k| operands[1].index(k));
+        // Every piece of work looks at all indices and adds the rows that are its own: in their order, whoever does it.
+        macro_rules! add {
+            ($out:expr, $t:ty, $plus:expr) => {{
+                $out.fill(<$t>::default());
+                for (k, i) in indices.enumerate().filter(|(_, i)| pieces.contains(i)) {
+                    let rows = &operands[0].of::<$t>()[k * n..][..n];
+                    let sums = &mut $out[(i - pieces.start) * n..][..n];
+                    sums.iter_mut().zip(rows).for_each(|(sum, &value)| *sum = $plus(*sum, value));
+                }
+            }};
+        }
+        match out {
+            ElementsMut::F32(out) => add!(out, f32, |a: f32, b: f32| a + b),
+            ElementsMut::F64(out) => add!(out, f64, |a: f64, b: f64| a + b),
+            ElementsMut::I32(out) => add!(out, i32, i32::wrapping_add),
+            ElementsMut::I64(out) => add!(out, i64, i64::wrapping_add),
+            ElementsMut::U8(out) => add!(out, u8, u8::wrapping_add),
+            // The op takes none.
+            ElementsMut::Bool(_) => {}
+        }
+    }
+}
 
 /// Indices, checked.
 pub static CHECK_INDEX: OpDef = OpDef {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use cotangent_graph::eval::reduction_groups;
 use cotangent_graph::op::{Fault, ScalarCx, ViewMap};
-use cotangent_graph::{Graph, Lower, Node, NodeId, Role, Shape, Source};
+use cotangent_graph::{Graph, Lower, Node, NodeId, Role, Shape, Source, StepCx};
 use cotangent_scalar::BodyBuilder;
 use smallvec::SmallVec;
 
@@ -54,13 +54,11 @@ impl Roles {
         let bases = roles.assign(graph, options, forced);
         for id in graph.ids().filter(|id| roles.parts[id.index()] != Part::Dead) {
             let node = graph.node(id);
-            let indices = match &node.op.lower {
-                Lower::Check(_) => Some(node.inputs[0]),
-                Lower::Gather | Lower::ScatterAdd => Some(node.inputs[1]),
-                _ => None,
-            };
-            if let Some(indices) = indices {
-                roles.wanted[bases[indices.index()].index()] = true;
+            let mut want = |k: usize| roles.wanted[bases[node.inputs[k].index()].index()] = true;
+            match &node.op.lower {
+                Lower::Check(_) => want(0),
+                Lower::Step(step) => step.indices(&StepCx::of(graph, node)).iter().for_each(|&(k, _)| want(k)),
+                _ => {}
             }
             if !matches!(roles.parts[id.index()], Part::View | Part::Buffer) {
                 for input in &node.inputs {
@@ -170,7 +168,7 @@ fn stored_anyway(graph: &Graph, live: &[bool]) -> Vec<bool> {
     for id in graph.ids().rev().filter(|id| live[id.index()]) {
         let node = graph.node(id);
         let passes_on = match &node.op.lower {
-            Lower::Gemm | Lower::Gather | Lower::ScatterAdd | Lower::Join => true,
+            Lower::Gemm | Lower::Step(_) | Lower::Join => true,
             // A view that is an output itself is a copy.
             Lower::View(_) | Lower::Check(_) | Lower::Identity => stored[id.index()],
             _ => false,

@@ -8,7 +8,7 @@ use cotangent_graph::{DType, Graph, Lower, NodeId, Role, Source, TensorData, Typ
 use smallvec::SmallVec;
 
 use super::units::{Operand, Unit, Work};
-use super::{BufferDecl, BufferId, Epilogue, GemmDims, Home, KernelCall, MatrixView, Plan, PlanOutput, Step};
+use super::{BufferDecl, BufferId, Epilogue, GemmDims, Home, KernelCall, MatrixView, OpStep, Plan, PlanOutput, Step};
 use crate::arena;
 use crate::cluster::{Clusters, Part};
 use crate::ir::{Kernel, Sweep};
@@ -320,17 +320,13 @@ impl<'a> Builder<'a> {
     fn emit_opaque(&mut self, unit: Unit, id: NodeId) {
         let node = self.graph.node(id);
         match &node.op.lower {
-            Lower::Gather => {
-                let (table, indices) = (self.node_buffer(unit.reads[0]), self.node_buffer(unit.reads[1]));
-                let row = self.graph.ty(node.inputs[0]).shape()[1..].iter().product();
-                let out = self.node_buffer(id);
-                self.push(Step::Gather { table, indices, out, row }, id, unit.reads.iter().copied(), [id]);
-            }
-            Lower::ScatterAdd => {
-                let (from, indices) = (self.node_buffer(unit.reads[0]), self.node_buffer(unit.reads[1]));
-                let row = node.ty.shape()[1..].iter().product();
-                let out = self.node_buffer(id);
-                self.push(Step::ScatterAdd { updates: from, indices, out, row }, id, unit.reads.iter().copied(), [id]);
+            Lower::Step(_) => {
+                let operand =
+                    |(&base, input): (&NodeId, &NodeId)| (self.node_buffer(base), self.graph.ty(*input).clone());
+                let operands = unit.reads.iter().zip(&node.inputs).map(operand).collect();
+                let (out, attrs, ty) = (self.node_buffer(id), node.attrs.clone(), node.ty.clone());
+                let step = OpStep { op: node.op, attrs, operands, out, ty };
+                self.push(Step::Op(step), id, unit.reads.iter().copied(), [id]);
             }
             _ => {
                 let n = unit.lowered.len();

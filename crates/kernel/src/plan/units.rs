@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use cotangent_graph::op::Check;
 use cotangent_graph::ops::view::PAD;
-use cotangent_graph::{Graph, Lower, NodeId};
+use cotangent_graph::{Graph, Lower, NodeId, StepCx};
+use smallvec::{SmallVec, smallvec};
 
 use crate::arena;
 use crate::cluster::{Clusters, Part};
@@ -65,14 +66,16 @@ pub(super) fn units(graph: &Graph, clusters: &Clusters) -> Result<Vec<Unit>, Vec
     let mut checks: HashSet<(NodeId, CheckWhat)> = HashSet::new();
     for id in graph.ids().filter(|id| live[id.index()]) {
         let node = graph.node(id);
-        let check = match &node.op.lower {
-            Lower::Check(Check::Index) => Some((node.inputs[0], CheckWhat::Below(node.attrs.size("bound")))),
-            Lower::Check(Check::Finite) => Some((node.inputs[0], CheckWhat::Finite)),
-            Lower::Gather => Some((node.inputs[1], CheckWhat::Below(graph.ty(node.inputs[0]).shape()[0]))),
-            Lower::ScatterAdd => Some((node.inputs[1], CheckWhat::Below(node.attrs.size("rows")))),
-            _ => None,
+        let demanded: SmallVec<[(NodeId, CheckWhat); 4]> = match &node.op.lower {
+            Lower::Check(Check::Index) => smallvec![(node.inputs[0], CheckWhat::Below(node.attrs.size("bound")))],
+            Lower::Check(Check::Finite) => smallvec![(node.inputs[0], CheckWhat::Finite)],
+            Lower::Step(step) => {
+                let indices = step.indices(&StepCx::of(graph, node)).into_iter();
+                indices.map(|(k, bound)| (node.inputs[k], CheckWhat::Below(bound))).collect()
+            }
+            _ => SmallVec::new(),
         };
-        if let Some((values, what)) = check {
+        for (values, what) in demanded {
             match contiguous(graph, clusters, values) {
                 Err(force) => keep(Err(force), None),
                 Ok(base) if checks.insert((base, what)) => {
@@ -198,10 +201,18 @@ fn opaque_unit(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Unit, F
     let node = graph.node(id);
     let mut unit = Unit::new(Work::Opaque(id), id, Vec::new(), vec![id]);
     match &node.op.lower {
-        Lower::Gather | Lower::ScatterAdd => {
+        Lower::Step(step) => {
             for &input in &node.inputs {
                 unit.reads.push(contiguous(graph, clusters, input)?);
             }
+            unit.reads_apart = unit.reads.iter().copied().collect();
+            if let Some(start) = step.starts_as().map(|k| unit.reads[k])
+                && unit.reads.iter().filter(|&&read| read == start).count() == 1
+            {
+                // The result may be made in its place.
+                unit.reads_apart.remove(&start);
+            }
+            return Ok(unit);
         }
         Lower::Join => {
             let strides = node.ty.shape().strides();

@@ -88,7 +88,7 @@ impl Verifier<'_> {
         let mut whole = |id: BufferId| coverage.add(id, Stored::All, 0);
         match step {
             Step::Gemm { c, .. } => whole(*c),
-            Step::Gather { out, .. } | Step::ScatterAdd { out, .. } => whole(*out),
+            Step::Op(op) => whole(op.out),
             Step::Copy { to, .. } => whole(*to),
             Step::Kernel(_) | Step::Check { .. } => {}
         }

@@ -1,7 +1,9 @@
 //! Plans broken on purpose: the verifier sees each.
 
-use cotangent_graph::{DType, Graph, Init, TensorData};
-use cotangent_kernel::{BufferId, CheckWhat, Home, Plan, Step, verify_plan};
+use cotangent_graph::ops::arithmetic::ADD;
+use cotangent_graph::ops::index::{GATHER, SCATTER_ADD};
+use cotangent_graph::{DType, Graph, Init, OpRef, TensorData, Type};
+use cotangent_kernel::{BufferId, CheckWhat, Home, OpStep, Plan, Step, verify_plan};
 
 use crate::common::{planned, primitive};
 
@@ -65,7 +67,7 @@ fn is_check(step: &Step) -> bool {
 }
 
 fn is_gather(step: &Step) -> bool {
-    matches!(step, Step::Gather { .. })
+    matches!(step, Step::Op(op) if op.op.is(&GATHER))
 }
 
 fn is_kernel(step: &Step) -> bool {
@@ -80,8 +82,8 @@ fn is_finished_product(step: &Step) -> bool {
 fn ids() {
     refused("is named", |plan| {
         let s = find(plan, is_gather);
-        if let Step::Gather { table, .. } = &mut plan.steps[s] {
-            *table = BufferId(99);
+        if let Step::Op(op) = &mut plan.steps[s] {
+            op.operands[0].0 = BufferId(99);
         }
     });
     refused("is called", |plan| {
@@ -189,10 +191,29 @@ fn rows_by_index() {
             *bound += 1;
         }
     });
-    refused("does not hold", |plan| {
+    refused("is no f32[2,3]", |plan| {
         let s = find(plan, is_gather);
-        if let Step::Gather { row, .. } = &mut plan.steps[s] {
-            *row -= 1;
+        if let Step::Op(op) = &mut plan.steps[s] {
+            op.ty = Type::tensor(DType::F32, [2, 3]);
+        }
+    });
+    refused("`gather` of", |plan| {
+        let s = find(plan, is_gather);
+        if let Step::Op(op) = &mut plan.steps[s] {
+            // As many elements, but not what the op makes of its operands.
+            op.ty = Type::tensor(DType::F32, [op.ty.shape().n_elements()]);
+        }
+    });
+    refused("`gather` of", |plan| {
+        let s = find(plan, is_gather);
+        if let Step::Op(op) = &mut plan.steps[s] {
+            op.operands.pop();
+        }
+    });
+    refused("is done in loops", |plan| {
+        let s = find(plan, is_gather);
+        if let Step::Op(op) = &mut plan.steps[s] {
+            op.op = OpRef(&ADD);
         }
     });
     refused("indices `x` are f32", |plan| {
@@ -215,9 +236,9 @@ fn flow() {
     });
     refused("and must not change", |plan| {
         let x = buffer(plan, "x");
-        let s = find(plan, |step| matches!(step, Step::Gather { .. }));
-        if let Step::Gather { out, .. } = &mut plan.steps[s] {
-            *out = x;
+        let s = find(plan, is_gather);
+        if let Step::Op(op) = &mut plan.steps[s] {
+            op.out = x;
         }
     });
     refused("the old value of `w` is read after it was written", |plan| {
@@ -348,7 +369,7 @@ fn refused_of(graph: &Graph, text: &str, break_it: impl FnOnce(&mut Plan)) {
 }
 
 fn is_scatter(step: &Step) -> bool {
-    matches!(step, Step::ScatterAdd { .. })
+    matches!(step, Step::Op(op) if op.op.is(&SCATTER_ADD))
 }
 
 fn is_copy(step: &Step) -> bool {
@@ -404,15 +425,15 @@ fn results_are_not_operands() {
     let text = "is the result of the step and one of its operands";
     refused(text, |plan| {
         let s = find(plan, is_gather);
-        if let Step::Gather { table, out, .. } = &mut plan.steps[s] {
-            *out = *table;
+        if let Step::Op(op) = &mut plan.steps[s] {
+            op.out = op.operands[0].0;
         }
     });
     for k in 0..2 {
         refused_of(&more(), text, |plan| {
             let s = find(plan, is_scatter);
-            if let Step::ScatterAdd { updates, indices, out, .. } = &mut plan.steps[s] {
-                *out = [*updates, *indices][k];
+            if let Step::Op(op) = &mut plan.steps[s] {
+                op.out = op.operands[k].0;
             }
         });
     }
@@ -426,8 +447,8 @@ fn results_are_not_operands() {
     refused(text, |plan| {
         let table = buffer(plan, "table");
         let s = find(plan, is_gather);
-        if let Step::Gather { out, .. } = &mut plan.steps[s] {
-            *out = table;
+        if let Step::Op(op) = &mut plan.steps[s] {
+            op.out = table;
         }
         assert!(plan.updated.contains(&table));
     });
@@ -445,7 +466,7 @@ fn results_are_not_operands() {
     // Not even where the arena puts them into one place.
     refused_of(&more(), "overlap in the arena", |plan| {
         let s = find(plan, is_scatter);
-        let Step::ScatterAdd { out, .. } = plan.steps[s] else { return };
+        let Step::Op(OpStep { out, .. }) = plan.steps[s] else { return };
         let place = plan.buffers[out.index()].home.clone();
         let other = plan
             .buffers
@@ -505,12 +526,6 @@ fn sizes_and_types() {
             (dims.m, dims.n) = (1 << 32, 1 << 32);
         }
     });
-    refused("does not hold", |plan| {
-        let s = find(plan, is_gather);
-        if let Step::Gather { row, .. } = &mut plan.steps[s] {
-            *row = usize::MAX;
-        }
-    });
     refused_of(&more(), "overflow", |plan| {
         let k = storing(plan);
         let kernel = &mut plan.kernels[k];
@@ -533,11 +548,14 @@ fn sizes_and_types() {
             *values = index;
         }
     });
-    refused_of(&more(), "is a sum of truth values", |plan| {
+    // A sum of truth values.
+    refused_of(&more(), "`scatter_add` of bool", |plan| {
         let s = find(plan, is_scatter);
-        let Step::ScatterAdd { updates, out, .. } = plan.steps[s] else { return };
-        plan.buffers[updates.index()].dtype = DType::Bool;
-        plan.buffers[out.index()].dtype = DType::Bool;
+        let Step::Op(op) = &mut plan.steps[s] else { return };
+        let truth = |ty: &Type| Type::tensor(DType::Bool, ty.shape());
+        (op.operands[0].1, op.ty) = (truth(&op.operands[0].1), truth(&op.ty));
+        let changed = [op.operands[0].0, op.out];
+        changed.iter().for_each(|id| plan.buffers[id.index()].dtype = DType::Bool);
     });
 }
 

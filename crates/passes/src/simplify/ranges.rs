@@ -5,6 +5,7 @@
 use cotangent_graph::op::Check;
 use cotangent_graph::ops::arithmetic::{ADD, MAXIMUM, MINIMUM, OR};
 use cotangent_graph::ops::compare::{CAST, EQ, NE, SELECT};
+use cotangent_graph::ops::index::GATHER;
 use cotangent_graph::ops::reduce::REDUCE_MAX;
 use cotangent_graph::ops::source::IOTA;
 use cotangent_graph::ops::view::BROADCAST;
@@ -43,13 +44,14 @@ fn range_within(graph: &Graph, id: NodeId, depth: u32) -> Option<Range> {
             let (low, high) = of(0).unwrap_or((0, last));
             Some((low.max(0), high.min(last)))
         }
-        Lower::View(_) | Lower::Gather => of(0),
+        Lower::View(_) => of(0),
         Lower::Reduce(ReduceOp::Min) if is_argmax(graph, id) => {
             // The index along the reduced axis of an element that is there.
             let place = graph.node(graph.node(node.inputs[0]).inputs[1]);
             Some((0, place.ty.shape()[place.attrs.size("axis")] as i64 - 1))
         }
         Lower::Reduce(ReduceOp::Max | ReduceOp::Min) => of(0),
+        _ if is(&GATHER) => of(0),
         _ if is(&CAST) => {
             let (low, high) = of(0)?;
             let (least, most) = limits(dtype);

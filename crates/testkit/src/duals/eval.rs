@@ -7,6 +7,7 @@ use cotangent_graph::expand::one_op_graph;
 use cotangent_graph::op::{EvalCx, Source};
 use cotangent_graph::ops::arithmetic::{ADD, DIV, MAXIMUM, MINIMUM, MUL, SUB};
 use cotangent_graph::ops::compare::{CAST, EQ, GE, GT, LE, LT, NE, SELECT};
+use cotangent_graph::ops::index::{GATHER, SCATTER_ADD};
 use cotangent_graph::ops::math::{EXP, LOG, POW, SQRT};
 use cotangent_graph::ops::norm::{LOG_SUM_EXP, VARIANCE};
 use cotangent_graph::ops::view::{BROADCAST, PAD, SLICE};
@@ -284,10 +285,11 @@ impl Writer {
         let (dtype, shape) = (node.ty.dtype(), node.ty.shape().clone());
         let ids = match &node.op.lower {
             Lower::Scalar(_) => self.scalar(node, operands)?,
-            Lower::View(_) | Lower::Join | Lower::Gather => return self.places(node, operands),
+            Lower::View(_) | Lower::Join => return self.places(node, operands),
+            Lower::Step(_) if node.is(&GATHER) => return self.places(node, operands),
             Lower::Reduce(how) => self.reduce(node, *how, operands)?,
             Lower::Gemm => self.product(node, operands)?,
-            Lower::ScatterAdd => self.scatter(node, operands)?,
+            Lower::Step(_) if node.is(&SCATTER_ADD) => self.scatter(node, operands)?,
             _ => return Err(format!("`{}` is not known to the tape", node.op.name)),
         };
         Ok(Value::Floats(dtype, shape, ids))
@@ -418,7 +420,7 @@ impl Writer {
                 Value::Many(_) => return Err(format!("`{}` of a tuple", node.op.name)),
             }
         }
-        let is_gather = matches!(node.op.lower, Lower::Gather);
+        let is_gather = node.is(&GATHER);
         // Not for good at order 2 what lies between the elements of a slice.
         let has_steps = node.is(&SLICE) && node.attrs.sizes("step").iter().any(|&step| step > 1);
         if let (true, Value::Floats(_, shape, ids)) = (has_steps, &operands[0]) {
