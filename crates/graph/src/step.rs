@@ -66,6 +66,11 @@ pub trait StepOp: Sync {
         None
     }
 
+    /// The least and the largest value that an integer result may have, if the op knows.
+    fn range(&self, _: &StepCx<'_>) -> Option<(i64, i64)> {
+        None
+    }
+
     /// Bytes that [`StepOp::run`] reads and writes.
     fn n_bytes(&self, cx: &StepCx<'_>) -> u64 {
         cx.inputs.iter().map(|ty| ty.n_bytes() as u64).sum::<u64>() + cx.ty.n_bytes() as u64
@@ -122,11 +127,62 @@ impl<'a> Elements<'a> {
     }
 }
 
+/// Elements that are added and multiplied: integers wrap.
+pub(crate) trait Arithmetic: Element {
+    const ZERO: Self;
+    const ONE: Self;
+    fn plus(self, other: Self) -> Self;
+    fn times(self, other: Self) -> Self;
+}
+
+macro_rules! arithmetic {
+    ($($t:ty, $one:expr, $plus:expr, $times:expr;)*) => {
+        $(impl Arithmetic for $t {
+            const ZERO: Self = $one - $one;
+            const ONE: Self = $one;
+            fn plus(self, other: Self) -> Self { $plus(self, other) }
+            fn times(self, other: Self) -> Self { $times(self, other) }
+        })*
+    };
+}
+arithmetic! {
+    f32, 1.0, std::ops::Add::add, std::ops::Mul::mul;
+    f64, 1.0, std::ops::Add::add, std::ops::Mul::mul;
+    i32, 1, i32::wrapping_add, i32::wrapping_mul;
+    i64, 1, i64::wrapping_add, i64::wrapping_mul;
+    u8, 1, u8::wrapping_add, u8::wrapping_mul;
+}
+
+/// Runs an expression on the slice inside [`Elements`].
+macro_rules! with_slice {
+    ($elements:expr, $slice:ident => $body:expr) => {
+        match $elements {
+            $crate::step::Elements::F32($slice) => $body,
+            $crate::step::Elements::F64($slice) => $body,
+            $crate::step::Elements::I32($slice) => $body,
+            $crate::step::Elements::I64($slice) => $body,
+            $crate::step::Elements::U8($slice) => $body,
+            $crate::step::Elements::Bool($slice) => $body,
+        }
+    };
+}
+
+/// As [`with_elements`], for numbers; truth values, which ops of numbers do not take, are left alone.
+macro_rules! with_numbers {
+    ($out:expr, $slice:ident: $t:ident => $body:expr) => {
+        $crate::step::with_numbers!(@ $out, $slice: $t => $body; F32 f32, F64 f64, I32 i32, I64 i64, U8 u8)
+    };
+    (@ $out:expr, $slice:ident: $t:ident => $body:expr; $($variant:ident $type:ty),*) => {
+        match $out {
+            $($crate::step::ElementsMut::$variant($slice) => { type $t = $type; $body })*
+            $crate::step::ElementsMut::Bool(_) => {}
+        }
+    };
+}
 /// Runs an expression on the slice inside an [`ElementsMut`], as a slice of `$t`, whatever that is.
-#[macro_export]
 macro_rules! with_elements {
     ($out:expr, $slice:ident: $t:ident => $body:expr) => {
-        $crate::with_elements!(@ $out, $slice: $t => $body;
+        $crate::step::with_elements!(@ $out, $slice: $t => $body;
             F32 f32, F64 f64, I32 i32, I64 i64, U8 u8, Bool bool)
     };
     (@ $out:expr, $slice:ident: $t:ident => $body:expr; $($variant:ident $type:ty),*) => {
@@ -135,3 +191,4 @@ macro_rules! with_elements {
         }
     };
 }
+pub(crate) use {with_elements, with_numbers, with_slice};

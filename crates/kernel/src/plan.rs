@@ -15,7 +15,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use cotangent_graph::eval::reduction_groups;
+use cotangent_graph::eval::{checked_indices, reduction_groups};
 use cotangent_graph::{
     Attrs, CompilerBug, DType, Graph, Lower, NodeId, OpRef, Origin, StepCx, StepOp, TensorData, Type,
 };
@@ -152,6 +152,16 @@ pub enum CheckWhat {
     Below(usize),
     /// To be neither infinite nor NaN.
     Finite,
+}
+
+impl CheckWhat {
+    /// Whether it is known of a constant, so that nothing is left for the step to check.
+    pub(crate) fn holds_of(self, constant: Option<&Arc<TensorData>>) -> bool {
+        match (self, constant) {
+            (CheckWhat::Below(bound), Some(indices)) => checked_indices("", indices, bound).is_ok(),
+            _ => false,
+        }
+    }
 }
 
 /// A node that is not loops, with its memory.

@@ -12,7 +12,7 @@
 //!    reaches from one product of a batch into the next; a last block of fewer rows is finished by the same kernel over
 //!    those; and each block stores its results apart.
 //! 5. What is not loops: the buffers are of the types of an op's operands and of what the op infers from these, and a check of
-//!    the very operands that are indices comes before, with no write to them between.
+//!    the very operands that are indices comes before, with no write to them between, unless they are constants in range.
 //! 6. Copies are between buffers of one type and size; checks are of integers, or of floats.
 //! 7. Results of products, of what is not loops, and of copies are none of their operands; but a result may be the operand that
 //!    its op says it starts as, if no other operand is that.
@@ -398,6 +398,13 @@ impl Verifier<'_> {
         for (k, bound) in how.indices(&step.cx()) {
             let indices = operands[k];
             self.integers(s, indices);
+            let known = match &self.decl(indices).home {
+                Home::Const(value) => Some(value),
+                _ => None,
+            };
+            if CheckWhat::Below(bound).holds_of(known) {
+                continue;
+            }
             let name = self.name(indices);
             match self.checked.get(&indices).copied() {
                 None if self.decl(indices).n_elements > 0 => self.wrong(format!("step {s}: {name} are not checked")),

@@ -13,9 +13,8 @@ use crate::eval;
 use crate::op::{Arity, Check, Fault, InferCx, Lower, OpDef, OpTraits, Vjp};
 use crate::ops::reduce::index_type;
 use crate::samples::Sample;
-use crate::step::{Elements, ElementsMut, StepCx, StepOp};
+use crate::step::{Arithmetic, Elements, ElementsMut, StepCx, StepOp, with_elements, with_numbers};
 use crate::types::{Shape, Type};
-use crate::with_elements;
 
 pub(crate) fn require_indices(cx: &InferCx<'_>, dtype: DType) -> Result<(), Fault> {
     if matches!(dtype, DType::I32 | DType::I64) {
@@ -86,7 +85,7 @@ impl StepOp for Gather {
 }
 
 /// The elements of a row: all but the first axis.
-fn row(shape: &Shape) -> usize {
+pub(crate) fn row(shape: &Shape) -> usize {
     shape[1..].iter().product()
 }
 
@@ -152,25 +151,14 @@ impl StepOp for ScatterAdd {
         let n = row(cx.ty.shape());
         let indices = (0..cx.shape(1).n_elements()).map(|k| operands[1].index(k));
         // Every piece of work looks at all indices and adds the rows that are its own: in their order, whoever does it.
-        macro_rules! add {
-            ($out:expr, $t:ty, $plus:expr) => {{
-                $out.fill(<$t>::default());
-                for (k, i) in indices.enumerate().filter(|(_, i)| pieces.contains(i)) {
-                    let rows = &operands[0].of::<$t>()[k * n..][..n];
-                    let sums = &mut $out[(i - pieces.start) * n..][..n];
-                    sums.iter_mut().zip(rows).for_each(|(sum, &value)| *sum = $plus(*sum, value));
-                }
-            }};
-        }
-        match out {
-            ElementsMut::F32(out) => add!(out, f32, |a: f32, b: f32| a + b),
-            ElementsMut::F64(out) => add!(out, f64, |a: f64, b: f64| a + b),
-            ElementsMut::I32(out) => add!(out, i32, i32::wrapping_add),
-            ElementsMut::I64(out) => add!(out, i64, i64::wrapping_add),
-            ElementsMut::U8(out) => add!(out, u8, u8::wrapping_add),
-            // The op takes none.
-            ElementsMut::Bool(_) => {}
-        }
+        with_numbers!(out, out: T => {
+            out.fill(T::ZERO);
+            for (k, i) in indices.enumerate().filter(|(_, i)| pieces.contains(i)) {
+                let rows = &operands[0].of::<T>()[k * n..][..n];
+                let sums = &mut out[(i - pieces.start) * n..][..n];
+                sums.iter_mut().zip(rows).for_each(|(sum, &value)| *sum = sum.plus(value));
+            }
+        });
     }
 }
 

@@ -10,6 +10,8 @@ pub mod activation;
 pub mod along;
 pub mod arithmetic;
 pub mod compare;
+pub mod cumulative;
+pub mod dynamic;
 pub mod einsum;
 pub mod index;
 pub mod loss;
@@ -19,6 +21,7 @@ pub mod norm;
 pub mod piecewise;
 pub mod reduce;
 pub mod region;
+pub mod sort;
 pub mod source;
 pub mod view;
 
@@ -33,6 +36,9 @@ pub(crate) static FAMILIES: &[&[&OpDef]] = &[
     matmul::OPS,
     index::OPS,
     along::OPS,
+    dynamic::OPS,
+    cumulative::OPS,
+    sort::OPS,
     activation::OPS,
     piecewise::OPS,
     norm::OPS,

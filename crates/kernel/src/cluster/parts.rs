@@ -110,6 +110,8 @@ impl Roles {
             let mut part = match &node.op.lower {
                 Lower::Source(Source::Input | Source::Param | Source::State) => Part::Buffer,
                 Lower::Source(Source::Constant) if node.ty.shape().rank() > 0 => Part::Buffer,
+                // For a step that reads memory.
+                Lower::Source(Source::Constant) if forced.contains(&id) && !self.wanted[i] => Part::Buffer,
                 Lower::Source(Source::Constant) => unless_needed(Part::Virtual),
                 Lower::Source(Source::Iota | Source::Rng) if !recomputes => Part::Value,
                 Lower::Source(Source::Iota | Source::Rng) => unless_needed(Part::Virtual),

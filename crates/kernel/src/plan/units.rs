@@ -78,6 +78,8 @@ pub(super) fn units(graph: &Graph, clusters: &Clusters) -> Result<Vec<Unit>, Vec
         for (values, what) in demanded {
             match contiguous(graph, clusters, values) {
                 Err(force) => keep(Err(force), None),
+                Ok(base)
+                    if clusters.parts[base.index()] == Part::Buffer && what.holds_of(graph.node(base).constant()) => {}
                 Ok(base) if checks.insert((base, what)) => {
                     let work = Work::Check { node: id, values: base, what };
                     keep(Ok(Unit::new(work, id, vec![base], Vec::new())), None);

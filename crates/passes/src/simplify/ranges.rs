@@ -9,7 +9,7 @@ use cotangent_graph::ops::index::GATHER;
 use cotangent_graph::ops::reduce::REDUCE_MAX;
 use cotangent_graph::ops::source::IOTA;
 use cotangent_graph::ops::view::BROADCAST;
-use cotangent_graph::{DType, Graph, Lower, NodeId, Source};
+use cotangent_graph::{DType, Graph, Lower, NodeId, Source, StepCx};
 use cotangent_scalar::ReduceOp;
 
 /// Nodes looked through before the proof is given up.
@@ -51,7 +51,8 @@ fn range_within(graph: &Graph, id: NodeId, depth: u32) -> Option<Range> {
             Some((0, place.ty.shape()[place.attrs.size("axis")] as i64 - 1))
         }
         Lower::Reduce(ReduceOp::Max | ReduceOp::Min) => of(0),
-        _ if is(&GATHER) => of(0),
+        Lower::Step(_) if is(&GATHER) => of(0),
+        Lower::Step(step) => step.range(&StepCx::of(graph, node)),
         _ if is(&CAST) => {
             let (low, high) = of(0)?;
             let (least, most) = limits(dtype);

@@ -7,9 +7,12 @@ use cotangent_graph::expand::one_op_graph;
 use cotangent_graph::op::{EvalCx, Source};
 use cotangent_graph::ops::arithmetic::{ADD, DIV, MAXIMUM, MINIMUM, MUL, SUB};
 use cotangent_graph::ops::compare::{CAST, EQ, GE, GT, LE, LT, NE, SELECT};
+use cotangent_graph::ops::cumulative::{CUMPROD, CUMSUM, LINEAR_RECURRENCE};
+use cotangent_graph::ops::dynamic::{DYNAMIC_SLICE, DYNAMIC_UPDATE_SLICE, SCATTER_SET};
 use cotangent_graph::ops::index::{GATHER, SCATTER_ADD};
 use cotangent_graph::ops::math::{EXP, LOG, POW, SQRT};
 use cotangent_graph::ops::norm::{LOG_SUM_EXP, VARIANCE};
+use cotangent_graph::ops::sort::{ARG_TOP_K, ARGSORT};
 use cotangent_graph::ops::view::{BROADCAST, PAD, SLICE};
 use cotangent_graph::{
     Attrs, Counters, DType, Env, Graph, Lower, Node, NodeId, Number, OpDef, OpTraits, Shape, TensorData, Type, Vjp,
@@ -68,6 +71,9 @@ pub fn tape(graph: &Graph, env: &Env) -> Result<Taped, String> {
 pub fn function_of(op: &OpDef) -> Option<Function> {
     FUNCTIONS.iter().find(|(known, _)| std::ptr::eq(*known, op)).map(|(_, f)| *f)
 }
+
+/// Steps that move elements to places known at run time.
+static MOVES: [&OpDef; 4] = [&GATHER, &DYNAMIC_SLICE, &DYNAMIC_UPDATE_SLICE, &SCATTER_SET];
 
 struct Writer {
     tape: Tape,
@@ -261,6 +267,20 @@ impl Writer {
                     unknown.push(order == Order::Unknown);
                 }
             }
+            [Value::Floats(_, shape, ids)] if node.op.is_any(&[&ARGSORT, &ARG_TOP_K]) => {
+                let values: Vec<f64> = ids.iter().map(|&id| self.tape.value(id).value.to_f64()).collect();
+                let bits = values.iter().map(|v| v.to_bits()).collect::<Vec<u64>>();
+                let places =
+                    self.moved(node, dtype, &node.attrs, &[&TensorData::from_bits(DType::F64, shape, &bits)])?;
+                // Whoever of a row is not told apart from another may be anywhere.
+                let is_unsure = |row: &[Id]| {
+                    let pairs = || row.iter().enumerate().flat_map(|(k, &a)| row[..k].iter().map(move |&b| (a, b)));
+                    pairs().any(|(a, b)| self.tape.compare(a, b) == Order::Unknown)
+                };
+                let n = shape[shape.rank() - 1].max(1);
+                let unsure = ids.chunks(n).any(is_unsure);
+                return Ok(Value::Plain(places, vec![unsure; node.ty.shape().n_elements()]));
+            }
             [Value::Floats(from, _, ids)] if node.is(&CAST) => {
                 let zero = self.tape.leaf(*from, 0.0, true);
                 for &id in ids {
@@ -286,10 +306,11 @@ impl Writer {
         let ids = match &node.op.lower {
             Lower::Scalar(_) => self.scalar(node, operands)?,
             Lower::View(_) | Lower::Join => return self.places(node, operands),
-            Lower::Step(_) if node.is(&GATHER) => return self.places(node, operands),
             Lower::Reduce(how) => self.reduce(node, *how, operands)?,
             Lower::Gemm => self.product(node, operands)?,
             Lower::Step(_) if node.is(&SCATTER_ADD) => self.scatter(node, operands)?,
+            Lower::Step(_) if node.op.is_any(&[&CUMSUM, &CUMPROD, &LINEAR_RECURRENCE]) => self.along(node, operands)?,
+            Lower::Step(_) if node.op.is_any(&MOVES) => return self.places(node, operands),
             _ => return Err(format!("`{}` is not known to the tape", node.op.name)),
         };
         Ok(Value::Floats(dtype, shape, ids))
@@ -420,7 +441,7 @@ impl Writer {
                 Value::Many(_) => return Err(format!("`{}` of a tuple", node.op.name)),
             }
         }
-        let is_gather = node.is(&GATHER);
+        let is_gather = node.op.is_any(&MOVES);
         // Not for good at order 2 what lies between the elements of a slice.
         let has_steps = node.is(&SLICE) && node.attrs.sizes("step").iter().any(|&step| step > 1);
         if let (true, Value::Floats(_, shape, ids)) = (has_steps, &operands[0]) {
@@ -429,11 +450,13 @@ impl Writer {
         }
         if is_gather || inputs.iter().any(|input| is_repeated(node, &input.shape())) {
             // What comes back to an element that is used several times is a sum.
-            if let (Value::Floats(_, shape, ids), false) = (&operands[0], matches!(node.op.lower, Lower::Join)) {
-                let is_used = node.ty.shape().n_elements() > 0;
-                let how = if is_used { Dense::Sum } else { Dense::Product };
-                let places: Vec<u64> = ids.iter().map(|&id| u64::from(self.dense(id, how))).collect();
-                inputs[0] = TensorData::from_bits(DType::I64, shape, &places);
+            for (operand, input) in operands.iter().zip(&mut inputs) {
+                if let (Value::Floats(_, shape, ids), false) = (operand, matches!(node.op.lower, Lower::Join)) {
+                    let is_used = node.ty.shape().n_elements() > 0;
+                    let how = if is_used { Dense::Sum } else { Dense::Product };
+                    let places: Vec<u64> = ids.iter().map(|&id| u64::from(self.dense(id, how))).collect();
+                    *input = TensorData::from_bits(DType::I64, shape, &places);
+                }
             }
         }
         let inputs: Vec<&TensorData> = inputs.iter().collect();
@@ -445,6 +468,44 @@ impl Writer {
         }
         let unknown = vec![is_unknown; ids.len()];
         Ok(self.with_unknown(Value::Floats(node.ty.dtype(), node.ty.shape().clone(), ids), &unknown))
+    }
+
+    /// Running sums and products, and linear recurrences: element by element along an axis.
+    fn along(&mut self, node: &Node, operands: &[Value]) -> Result<Vec<Id>> {
+        let mut all: Vec<&[Id]> = Vec::new();
+        for operand in operands {
+            let Value::Floats(_, _, ids) = operand else { return Err("a recurrence of no floats".into()) };
+            all.push(ids);
+        }
+        let (dtype, shape, axis) = (node.ty.dtype(), node.ty.shape(), node.attrs.size("axis"));
+        let (mut results, mut places) = (vec![0; shape.n_elements()], vec![0; shape.n_elements()]);
+        places.iter_mut().enumerate().for_each(|(k, place)| *place = k as Id);
+        for mut line in groups(shape, &[axis], &places) {
+            if node.attrs.bool("reverse") {
+                line.reverse();
+            }
+            let mut before: Vec<Id> = Vec::new();
+            for at in line {
+                let at = at as usize;
+                let y = if node.is(&LINEAR_RECURRENCE) {
+                    match before.last() {
+                        None => all[1][at],
+                        Some(&y) => {
+                            let term = self.tape.binary(slopes::product, all[0][at], y, self.tag);
+                            self.tape.note_dense(term, Dense::Product);
+                            self.add(term, all[1][at])
+                        }
+                    }
+                } else {
+                    let exclusive = node.attrs.bool("exclusive");
+                    let factors: Vec<Id> = before.iter().copied().chain((!exclusive).then_some(all[0][at])).collect();
+                    self.reduced(if node.is(&CUMSUM) { ReduceOp::Sum } else { ReduceOp::Prod }, dtype, &factors)
+                };
+                results[at] = self.dense(y, Dense::Sum);
+                before.push(if node.is(&LINEAR_RECURRENCE) { results[at] } else { all[0][at] });
+            }
+        }
+        Ok(results)
     }
 
     /// A number to which a zero comes back where nothing does.

@@ -18,7 +18,7 @@ impl<'g, 'o> Pool<'g, 'o> {
     pub(super) fn grow(&mut self, n: usize) {
         let options = self.options;
         let on = |flag: bool, weight: u32| if flag { weight } else { 0 };
-        let families: [Family<'g, 'o>; 17] = [
+        let families: [Family<'g, 'o>; 19] = [
             (22, Self::unary),
             (22, Self::binary),
             (6, Self::literal),
@@ -32,6 +32,8 @@ impl<'g, 'o> Pool<'g, 'o> {
             (on(options.composites, 6), Self::normalization),
             (on(options.composites && options.integers, 3), Self::class_loss),
             (on(options.gathers && options.integers, 5), Self::gather),
+            (on(options.gathers && options.integers, 4), Self::moved),
+            (on(options.recurrences, 4), Self::along),
             (on(options.integers, 8), Self::integer),
             (on(options.integers || options.mixed_floats, 4), Self::cast),
             (on(options.random_numbers && self.depth == 0, 4), Self::random),
@@ -475,6 +477,72 @@ impl<'g, 'o> Pool<'g, 'o> {
                 }
                 let indices = self.indices(extent, &shape);
                 (x.scatter_along_axis(indices, axis, extent), most_added)
+            }
+            _ => return None,
+        };
+        self.push(tensor, magnitude);
+        Some(())
+    }
+
+    /// Slices and rows whose places are known at run time.
+    fn moved(&mut self) -> Option<()> {
+        let item = self.item(|i| i.tensor.rank() >= 1 && !i.tensor.shape().contains(&0))?;
+        let (x, shape) = (item.tensor, item.tensor.shape());
+        let sizes: Vec<usize> = shape.iter().map(|&n| 1 + self.rng.below(n)).collect();
+        let part = |pool: &mut Self, shape: &Shape| match x.is_float() {
+            true => pool.constant(x.dtype(), shape, -2.0, 2.0),
+            false => pool.constant(x.dtype(), shape, 0.0, 2.0),
+        };
+        let tensor = match self.rng.below(3) {
+            0 | 1 => {
+                let scalar = Shape::default();
+                let starts: Vec<Tensor<'g>> =
+                    shape.iter().zip(&sizes).map(|(n, size)| self.indices(n - size + 1, &scalar)).collect();
+                if self.rng.chance(0.5) {
+                    x.dynamic_slice(&starts, sizes)
+                } else {
+                    let part = part(self, &Shape::new(&sizes));
+                    x.dynamic_update_slice(part, &starts)
+                }
+            }
+            _ => {
+                let n = 1 + self.rng.below(5);
+                let rows: Shape = [n].iter().chain(&shape[1..]).copied().collect();
+                if rows.n_elements() > self.options.max_elements {
+                    return None;
+                }
+                let (rows, indices) = (part(self, &rows), self.indices(shape[0], &Shape::new(&[n])));
+                x.scatter_set(rows, indices)
+            }
+        };
+        self.push(tensor, item.magnitude.max(2.0));
+        Some(())
+    }
+
+    /// Running sums and products, recurrences, and orders along an axis.
+    fn along(&mut self) -> Option<()> {
+        let item = self.item(|i| i.tensor.rank() >= 1)?;
+        let item = if item.tensor.is_float() { self.squashed(item) } else { item };
+        let (x, shape) = (item.tensor, item.tensor.shape());
+        let axis = self.rng.below(shape.rank());
+        let (n, reverse, exclusive) = (shape[axis], self.rng.chance(0.3), self.rng.chance(0.3));
+        let (is_bool, with_orders) = (x.dtype() == DType::Bool, self.options.composites && self.options.integers);
+        let (tensor, magnitude) = match self.rng.below(6) {
+            0 if !is_bool => (x.cumsum_with(axis, reverse, exclusive), item.magnitude * n.max(1) as f64),
+            1 if !is_bool && n <= 8 => {
+                (x.cumprod_with(axis, reverse, exclusive), item.magnitude.max(1.0).powi(n as i32))
+            }
+            2 if x.is_float() => {
+                let a = self.item(|i| i.tensor.dtype() == x.dtype() && i.tensor.shape() == shape)?;
+                let (a, y) = (a.tensor.tanh(), item.magnitude * n.max(1) as f64);
+                (x.linear_recurrence_with(a, axis, reverse), y)
+            }
+            3 if with_orders => (x.argsort_with(axis, reverse), n as f64),
+            4 if with_orders => (x.sort_with(axis, reverse), item.magnitude),
+            5 if with_orders => {
+                let (values, places) = x.top_k(self.rng.below(n + 1), axis);
+                self.push(places, n as f64);
+                (values, item.magnitude)
             }
             _ => return None,
         };

@@ -42,6 +42,8 @@ pub struct Options {
     pub doubles: f64,
     /// Whether gathers and scatters occur.
     pub gathers: bool,
+    /// Whether running sums and products, recurrences and orders occur.
+    pub recurrences: bool,
     /// Whether matrix products occur.
     pub matmuls: bool,
     /// The probability that a graph has train steps in small, where products occur.
@@ -66,6 +68,7 @@ impl Default for Options {
             mixed_floats: true,
             doubles: 0.12,
             gathers: true,
+            recurrences: true,
             matmuls: true,
             training: 0.25,
             empty: true,
