@@ -160,6 +160,33 @@ fn the_readmes_first_net_is_the_crate_that_the_tests_run() {
     assert!(read("README.md").contains(program.trim_end()), "README.md has another program than examples/first-net");
 }
 
+/// Code on a page that says which file it is from stands there, part by part where `// …` leaves something out.
+#[test]
+fn quoted_source_is_in_its_file() {
+    let mut n_quoted = 0;
+    for page in pages() {
+        let text = read(&page);
+        for block in text.split("```rust,ignore\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            let Some((path, code)) = block.strip_prefix("// crates/").and_then(|rest| rest.split_once('\n')) else {
+                continue;
+            };
+            let source = read(root().join("crates").join(path));
+            let mut rest = source.as_str();
+            let is_gap = |line: &&str| line.trim() == "// …";
+            for part in code.lines().collect::<Vec<&str>>().split(|line| is_gap(line)) {
+                let part = part.join("\n");
+                let at = rest.find(&part);
+                rest = at.map_or_else(
+                    || panic!("{}: not in {path}:\n{part}", page.display()),
+                    |at| &rest[at + part.len()..],
+                );
+            }
+            n_quoted += 1;
+        }
+    }
+    assert!(n_quoted >= 3, "{n_quoted}");
+}
+
 #[test]
 fn links_lead_somewhere() {
     let mut broken = Vec::new();

@@ -15,6 +15,7 @@
 //! libraries, so each type says what it does by default and has a method for the other convention.
 
 mod adam;
+mod lazy;
 mod length;
 mod minimize;
 mod prune;
@@ -29,6 +30,7 @@ pub use recipe::{Group, ParamInfo, Recipe, Tuned, global_norm};
 pub use rules::{AdaDelta, AdaGrad, Momentum, Nesterov, RmsProp, Sgd};
 pub use schedule::Schedule;
 
+use self::lazy::Rows;
 use cotangent_graph::ops::source::STATE;
 use cotangent_graph::{Code, DType, Diag, GraphBuilder, Init, Role, Tensor};
 
@@ -48,6 +50,12 @@ pub trait Optimizer {
     /// The next value of the parameter `cx.param`, whose gradient is `cx.grad`. Declares the updates of its own states.
     #[track_caller]
     fn step<'g>(&self, cx: &UpdateCx<'g>) -> Tensor<'g>;
+
+    /// Whether the formula treats every element of a parameter by itself, so that some rows can be updated and others not
+    /// ([`Group::lazy`]). An optimiser has to say so.
+    fn is_elementwise(&self) -> bool {
+        false
+    }
 
     /// What stands around the formula; nothing by default.
     fn recipe(&self) -> Option<&Recipe> {
@@ -80,6 +88,9 @@ macro_rules! forward {
             fn step<'g>(&self, cx: &UpdateCx<'g>) -> Tensor<'g> {
                 (**self).step(cx)
             }
+            fn is_elementwise(&self) -> bool {
+                (**self).is_elementwise()
+            }
             fn recipe(&self) -> Option<&Recipe> {
                 (**self).recipe()
             }
@@ -91,10 +102,11 @@ forward!(&O, Box<O>);
 /// What an optimiser sees of one parameter.
 #[derive(Clone, Debug)]
 pub struct UpdateCx<'g> {
-    /// The parameter's value in this step.
+    /// The parameter's value in this step; of a lazy one the rows that the loss picks, one for each index.
     pub param: Tensor<'g>,
-    /// The gradient, of the parameter's type.
+    /// The gradient, of the type of `param`.
     pub grad: Tensor<'g>,
+    rows: Option<Rows<'g>>,
     rate: Tensor<'g>,
     regularized: bool,
     optimizer: &'static str,
@@ -138,11 +150,42 @@ impl<'g> UpdateCx<'g> {
         hyper(self.builder(), name, start, self.hyper_dtype).cast(self.param.dtype())
     }
 
-    /// A state of the parameter's type that starts at zero, named `<optimizer>.<slot>.<param>`.
+    /// The value before this step of a state of the parameter's type that starts at zero, named `<optimizer>.<slot>.<param>`; of
+    /// a lazy parameter the rows of `param`. [`UpdateCx::update_slot`] declares its next value.
     #[track_caller]
     pub fn slot(&self, slot: &str) -> Tensor<'g> {
-        let name = format!("{}.{slot}.{}", self.optimizer, self.param_name);
-        self.builder().state(&name, self.param.dtype(), self.param.shape(), Init::ZEROS)
+        let whole = self.rows.as_ref().map_or(self.param, |rows| rows.table);
+        let state = self.builder().state(&self.slot_name(slot), whole.dtype(), whole.shape(), Init::ZEROS);
+        self.rows.as_ref().map_or(state, |rows| rows.of(state))
+    }
+
+    /// Declares the next value of a slot.
+    #[track_caller]
+    pub fn update_slot(&self, slot: &str, next: Tensor<'g>) {
+        if let Some(state) = known_state(self.builder(), &self.slot_name(slot)) {
+            self.update(state, next);
+        }
+    }
+
+    fn slot_name(&self, slot: &str) -> String {
+        format!("{}.{slot}.{}", self.optimizer, self.param_name)
+    }
+
+    /// Declares the next value of the parameter.
+    #[track_caller]
+    fn update_param(&self, next: Tensor<'g>) {
+        self.update(self.rows.as_ref().map_or(self.param, |rows| rows.table), next);
+    }
+
+    #[track_caller]
+    fn update(&self, whole: Tensor<'g>, next: Tensor<'g>) {
+        self.builder().update(whole, self.rows.as_ref().map_or(next, |rows| rows.put(whole, next)));
+    }
+
+    /// The gradient with each row once, for lengths.
+    #[track_caller]
+    fn grad_once(&self) -> Tensor<'g> {
+        self.rows.as_ref().map_or(self.grad, |rows| rows.once(self.grad))
     }
 
     /// The number of this step, 1 at first, as a scalar f64. The state `optimizer.t` (i64, the steps taken) is made and

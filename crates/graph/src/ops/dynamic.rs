@@ -164,15 +164,19 @@ impl StepOp for SetRows {
         2 * cx.n_bytes(1) + cx.n_bytes(2)
     }
 
-    fn n_pieces(&self, _: &StepCx<'_>) -> usize {
-        1
+    fn n_pieces(&self, cx: &StepCx<'_>) -> usize {
+        cx.ty.shape()[0]
     }
 
-    fn run(&self, cx: &StepCx<'_>, operands: &[Elements<'_>], _: Range<usize>, out: ElementsMut<'_>) {
+    fn run(&self, cx: &StepCx<'_>, operands: &[Elements<'_>], pieces: Range<usize>, out: ElementsMut<'_>) {
         let n = row(cx.ty.shape());
+        // Every piece of work looks at all indices and copies the rows that are its own.
         with_elements!(out, out: T => {
             for (k, from) in operands[1].of::<T>().chunks_exact(n.max(1)).enumerate() {
-                out[operands[2].index(k) * n..][..n].copy_from_slice(from);
+                let i = operands[2].index(k);
+                if pieces.contains(&i) {
+                    out[(i - pieces.start) * n..][..n].copy_from_slice(from);
+                }
             }
         });
     }

@@ -75,18 +75,17 @@ impl Adam {
     /// The states' next values, with their updates declared: `m`, and `v` or the largest so far.
     #[track_caller]
     fn moments<'g>(&self, cx: &UpdateCx<'g>) -> [Tensor<'g>; 2] {
-        let g = cx.builder();
         let (m, v) = (cx.slot("m"), cx.slot("v"));
         let m_next = m * self.beta1 + cx.grad * (1.0 - self.beta1);
         let v_next = v * self.beta2 + cx.grad * cx.grad * (1.0 - self.beta2);
-        g.update(m, m_next);
-        g.update(v, v_next);
+        cx.update_slot("m", m_next);
+        cx.update_slot("v", v_next);
         if !self.max {
             return [m_next, v_next];
         }
         let most = cx.slot("vmax");
         let most_next = most.maximum(v_next);
-        g.update(most, most_next);
+        cx.update_slot("vmax", most_next);
         [m_next, most_next]
     }
 
@@ -128,6 +127,10 @@ impl Optimizer for Adam {
 
     fn learning_rate(&self) -> f64 {
         self.rate
+    }
+
+    fn is_elementwise(&self) -> bool {
+        true
     }
 
     fn check(&self) -> Result<(), String> {
@@ -197,6 +200,10 @@ impl Optimizer for AdamW {
         self.adam.rate
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Result<(), String> {
         self.adam.check_all().and(not_negative("decay", self.decay))
     }
@@ -245,6 +252,10 @@ impl Optimizer for NAdam {
 
     fn learning_rate(&self) -> f64 {
         self.adam.rate
+    }
+
+    fn is_elementwise(&self) -> bool {
+        true
     }
 
     fn check(&self) -> Result<(), String> {
@@ -307,6 +318,10 @@ impl Optimizer for Lion {
         self.rate
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Result<(), String> {
         fraction("beta1", self.beta1).and(fraction("beta2", self.beta2)).and(not_negative("decay", self.decay))
     }
@@ -315,7 +330,7 @@ impl Optimizer for Lion {
     fn step<'g>(&self, cx: &UpdateCx<'g>) -> Tensor<'g> {
         let m = cx.slot("m");
         let direction = (m * self.beta1 + cx.grad * (1.0 - self.beta1)).sign();
-        cx.builder().update(m, m * self.beta2 + cx.grad * (1.0 - self.beta2));
+        cx.update_slot("m", m * self.beta2 + cx.grad * (1.0 - self.beta2));
         decayed(cx, self.decay) - cx.rate() * direction
     }
 }

@@ -6,7 +6,8 @@
 use cotangent_graph::ops::source::PARAM;
 use cotangent_graph::{Code, DType, Diag, Graph, GraphBuilder, NodeId, Origin, Shape, Tensor, Vjp};
 
-use super::recipe::{ParamInfo, accumulator};
+use super::lazy::{self, Rows};
+use super::recipe::{ParamInfo, Treatment, accumulator};
 use super::{Optimizer, Recipe, UpdateCx, hyper, is_updated, step_number};
 
 /// Training as methods of the builder.
@@ -42,7 +43,8 @@ impl Minimize for GraphBuilder {
     #[track_caller]
     fn minimize(&self, loss: Tensor<'_>, optimizer: impl Optimizer) {
         let Some((loss, params)) = trained(self, loss, &optimizer, "minimize") else { return };
-        apply(self, &with_gradients(self, loss, &params, &optimizer), &optimizer, "minimize");
+        let Some(pairs) = with_gradients(self, loss, &params, &optimizer, "minimize") else { return };
+        apply(self, pairs, &optimizer, "minimize");
     }
 
     #[track_caller]
@@ -65,7 +67,8 @@ impl Minimize for GraphBuilder {
             }
             chosen.push(param);
         }
-        apply(self, &with_gradients(self, loss, &chosen, &optimizer), &optimizer, CALL);
+        let Some(pairs) = with_gradients(self, loss, &chosen, &optimizer, CALL) else { return };
+        apply(self, pairs, &optimizer, CALL);
     }
 
     #[track_caller]
@@ -81,18 +84,21 @@ impl Minimize for GraphBuilder {
                 self.error(diag.made("the gradient", grad).made("the parameter", param));
                 continue;
             }
-            pairs.push((param, grad));
+            if treatment_of(self, param, &optimizer).lazy && !allowed_here(param, &optimizer, CALL) {
+                return;
+            }
+            pairs.push(Pair { param, grad, rows: None });
         }
-        apply(self, &pairs, &optimizer, CALL);
+        apply(self, pairs, &optimizer, CALL);
     }
 
     #[track_caller]
     fn accumulate(&self, loss: Tensor<'_>, optimizer: impl Optimizer) {
         const CALL: &str = "accumulate";
         let Some((loss, params)) = trained(self, loss, &optimizer, CALL) else { return };
-        let pairs = with_gradients(self, loss, &params, &optimizer);
+        let Some(pairs) = with_gradients(self, loss, &params, &optimizer, CALL) else { return };
         let outer = self.set_origin(Some(origin(self, &optimizer)));
-        if let Some(updates) = contexts(self, &pairs, &optimizer, CALL) {
+        if let Some(updates) = contexts(self, pairs, &optimizer, CALL) {
             optimizer.recipe().into_iter().for_each(|recipe| recipe.check_finite(self, &updates));
             for cx in updates {
                 let sum = accumulator(self, &cx);
@@ -115,7 +121,7 @@ impl Minimize for GraphBuilder {
 }
 
 /// For each node, whether a gradient of `from` flows to it.
-fn reached(graph: &Graph, from: NodeId) -> Vec<bool> {
+pub(super) fn reached(graph: &Graph, from: NodeId) -> Vec<bool> {
     let mut reached = vec![false; graph.n_nodes()];
     reached[from.index()] = true;
     for id in graph.ids().rev() {
@@ -169,7 +175,7 @@ fn checked_param<'g>(g: &'g GraphBuilder, param: Tensor<'_>, call: &str) -> Opti
     None
 }
 
-fn param_name(g: &GraphBuilder, param: Tensor<'_>) -> Option<String> {
+pub(super) fn param_name(g: &GraphBuilder, param: Tensor<'_>) -> Option<String> {
     g.with_graph(|graph| {
         let node = graph.node(param.id());
         node.name().filter(|_| node.is(&PARAM) && node.ty.dtype().is_float()).map(str::to_owned)
@@ -182,11 +188,51 @@ fn with_gradients<'g>(
     loss: Tensor<'g>,
     params: &[Tensor<'g>],
     optimizer: &impl Optimizer,
-) -> Vec<(Tensor<'g>, Tensor<'g>)> {
+    call: &str,
+) -> Option<Vec<Pair<'g>>> {
+    // What is differentiated for each parameter: itself, or the rows of it that the loss picks.
+    let mut values: Vec<(Tensor<'g>, Option<Vec<Tensor<'g>>>)> = Vec::new();
+    for &param in params {
+        let is_lazy = treatment_of(g, param, optimizer).lazy;
+        if is_lazy && !allowed_here(param, optimizer, call) {
+            return None;
+        }
+        values.push((param, if is_lazy { Some(lazy::picked(g, loss, param)?) } else { None }));
+    }
+    let wanted: Vec<Tensor<'g>> =
+        values.iter().flat_map(|(param, picked)| picked.clone().unwrap_or_else(|| vec![*param])).collect();
     let outer = g.set_origin(Some(origin(g, optimizer)));
-    let gradients = g.grad(loss, params);
+    let mut gradients = g.grad(loss, &wanted).into_iter();
+    let mut pair = |(param, picked): (Tensor<'g>, Option<Vec<Tensor<'g>>>)| match picked {
+        Some(picked) => {
+            let own: Vec<Tensor<'g>> = gradients.by_ref().take(picked.len()).collect();
+            Some(lazy::summed(param, &picked, &own))
+        }
+        None => Some(Pair { param, grad: gradients.next()?, rows: None }),
+    };
+    let pairs = values.into_iter().filter_map(&mut pair).collect();
     g.set_origin(outer);
-    params.iter().copied().zip(gradients).collect()
+    Some(pairs)
+}
+
+/// A parameter, or the rows of it that a loss picks, with the gradient.
+pub(super) struct Pair<'g> {
+    pub(super) param: Tensor<'g>,
+    pub(super) grad: Tensor<'g>,
+    pub(super) rows: Option<Rows<'g>>,
+}
+
+/// What the optimiser's recipe says about a parameter.
+fn treatment_of<'a>(g: &GraphBuilder, param: Tensor<'_>, optimizer: &'a impl Optimizer) -> Treatment<'a> {
+    match (optimizer.recipe(), param_name(g, param)) {
+        (Some(recipe), Some(name)) => recipe.treatment(&ParamInfo { name: &name, shape: &param.shape() }),
+        _ => Treatment::default(),
+    }
+}
+
+#[track_caller]
+fn allowed_here(param: Tensor<'_>, optimizer: &impl Optimizer, call: &str) -> bool {
+    optimizer.recipe().is_none_or(|recipe| lazy::allowed(param, optimizer, recipe, call))
 }
 
 #[track_caller]
@@ -220,15 +266,14 @@ fn trained<'g>(
 }
 
 fn is_frozen(g: &GraphBuilder, param: Tensor<'_>, optimizer: &impl Optimizer) -> bool {
-    let (Some(recipe), Some(name)) = (optimizer.recipe(), param_name(g, param)) else { return false };
-    recipe.treatment(&ParamInfo { name: &name, shape: &param.shape() }).frozen
+    treatment_of(g, param, optimizer).frozen
 }
 
 /// What the optimiser sees of each parameter that is to be updated. The origin must be set.
 #[track_caller]
 fn contexts<'g>(
     g: &'g GraphBuilder,
-    pairs: &[(Tensor<'g>, Tensor<'g>)],
+    pairs: Vec<Pair<'g>>,
     optimizer: &impl Optimizer,
     call: &str,
 ) -> Option<Vec<UpdateCx<'g>>> {
@@ -248,11 +293,11 @@ fn contexts<'g>(
     if !groups_have_params(g, recipe) {
         return None;
     }
-    let wide = pairs.iter().any(|(param, _)| param.dtype() == DType::F64);
+    let wide = pairs.iter().any(|pair| pair.param.dtype() == DType::F64);
     let hyper_dtype = if wide { DType::F64 } else { DType::F32 };
     let mut common: Option<Tensor<'g>> = None;
     let mut updates = Vec::new();
-    for &(param, grad) in pairs {
+    for Pair { param, grad, rows } in pairs {
         let Some(param_name) = param_name(g, param) else { continue };
         if is_updated(g, param) {
             let text = format!("`{call}` would update `{param_name}` twice");
@@ -277,7 +322,8 @@ fn contexts<'g>(
             rate = rate.cast(DType::F64) * factor.cast(DType::F64);
         }
         let (regularized, optimizer) = (treatment.regularized, optimizer.name());
-        updates.push(UpdateCx { param, grad, rate, regularized, optimizer, param_name, hyper_dtype });
+        let param = rows.as_ref().map_or(param, |rows| rows.of(param));
+        updates.push(UpdateCx { param, grad, rows, rate, regularized, optimizer, param_name, hyper_dtype });
     }
     Some(updates)
 }
@@ -313,7 +359,7 @@ fn scheduled_rate<'g>(g: &'g GraphBuilder, rate: f64, dtype: DType, recipe: &Rec
 
 /// Declares the updates of parameters by their gradients.
 #[track_caller]
-fn apply<'g>(g: &'g GraphBuilder, pairs: &[(Tensor<'g>, Tensor<'g>)], optimizer: &impl Optimizer, call: &str) {
+fn apply<'g>(g: &'g GraphBuilder, pairs: Vec<Pair<'g>>, optimizer: &impl Optimizer, call: &str) {
     let outer = g.set_origin(Some(origin(g, optimizer)));
     if let Some(mut updates) = contexts(g, pairs, optimizer, call) {
         let plain = Recipe::new();
@@ -321,7 +367,7 @@ fn apply<'g>(g: &'g GraphBuilder, pairs: &[(Tensor<'g>, Tensor<'g>)], optimizer:
         recipe.shape_gradients(g, &mut updates);
         for cx in &updates {
             let formula = optimizer.step(cx);
-            g.update(cx.param, recipe.finish(cx, formula));
+            cx.update_param(recipe.finish(cx, formula));
         }
     }
     g.set_origin(outer);

@@ -52,18 +52,26 @@ pub struct Group {
     rate: Option<f64>,
     frozen: bool,
     regularized: Option<bool>,
+    lazy: bool,
 }
 
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Group({:?}, rate {:?}, frozen {}, {:?})", self.name, self.rate, self.frozen, self.regularized)
+        f.debug_struct("Group")
+            .field("name", &self.name)
+            .field("rate", &self.rate)
+            .field("frozen", &self.frozen)
+            .field("regularized", &self.regularized)
+            .field("lazy", &self.lazy)
+            .finish_non_exhaustive()
     }
 }
 
 impl Group {
     /// The parameters for which `contains` is true, under a name; nothing special about them yet.
     pub fn new(name: &str, contains: impl Fn(&ParamInfo<'_>) -> bool + Send + Sync + 'static) -> Self {
-        Group { name: name.to_owned(), contains: Arc::new(contains), rate: None, frozen: false, regularized: None }
+        let (name, contains) = (name.to_owned(), Arc::new(contains));
+        Group { name, contains, rate: None, frozen: false, regularized: None, lazy: false }
     }
 
     /// The parameters whose dotted names start with `prefix`, which is also the group's name.
@@ -81,6 +89,34 @@ impl Group {
     /// Not trained at all: no gradient, no update.
     pub fn frozen(mut self) -> Self {
         self.frozen = true;
+        self
+    }
+
+    /// Tables that the loss reads by `gather` alone, as embeddings are: a step changes the rows that it picks and touches no others,
+    /// so that its time depends on the batch and not on the table.
+    ///
+    /// That is another algorithm than without, unless the formula has no slots and nothing decays: a row that is not picked keeps
+    /// its slots as they are (the moments of Adam do not fade, and nothing moves it), and penalties, decay and noise are for the rows
+    /// picked alone. Corrections count all steps. So do PyTorch's `SparseAdam` and TensorFlow's `LazyAdam`. A row that is picked
+    /// several times is changed once, by the sum of its gradients.
+    ///
+    /// It is an error if the loss reads such a parameter otherwise, if the optimiser is not
+    /// [element by element](Optimizer::is_elementwise) ([`Lamb`](super::Lamb) is not), and beside [`Recipe::accumulate`],
+    /// [`Recipe::max_norm`], [`Recipe::masked`] and [`Recipe::average`], which need all rows.
+    ///
+    /// ```
+    /// use cotangent_graph::{DType::{F32, I64}, build};
+    /// use cotangent_nn::{Adam, Group, Layers, Minimize, Optimizer, Recipe};
+    ///
+    /// let graph = build(|g| {
+    ///     let words = g.input("words", I64, [32, 16]).embedding("words", 500_000, 32);
+    ///     let loss = words.mean_over(1).dense("out", 10).cross_entropy(g.input("y", I64, [32])).mean();
+    ///     g.minimize(loss, Adam::new(1e-3).with(Recipe::new().group(Group::named("words").lazy())));
+    /// })?;
+    /// # Ok::<(), cotangent_graph::Diags>(())
+    /// ```
+    pub fn lazy(mut self) -> Self {
+        self.lazy = true;
         self
     }
 
@@ -111,8 +147,10 @@ pub struct Recipe {
 }
 
 /// What a recipe says about one parameter.
+#[derive(Default)]
 pub(super) struct Treatment<'a> {
     pub(super) frozen: bool,
+    pub(super) lazy: bool,
     pub(super) regularized: bool,
     /// Names and starts of factors of the rate.
     pub(super) rates: Vec<(&'a str, f64)>,
@@ -263,9 +301,10 @@ impl Recipe {
     }
 
     pub(super) fn treatment(&self, param: &ParamInfo<'_>) -> Treatment<'_> {
-        let mut treatment = Treatment { frozen: false, regularized: !param.is_vector(), rates: Vec::new() };
+        let mut treatment = Treatment { regularized: !param.is_vector(), ..Treatment::default() };
         for group in self.groups.iter().filter(|group| (group.contains)(param)) {
             treatment.frozen |= group.frozen;
+            treatment.lazy |= group.lazy;
             treatment.regularized = group.regularized.unwrap_or(treatment.regularized);
             treatment.rates.extend(group.rate.map(|rate| (group.name.as_str(), rate)));
         }
@@ -299,7 +338,7 @@ impl Recipe {
         }
         if let (Some(limit), Some(first)) = (self.clip_norm, updates.first()) {
             let limit = hyper(g, "clip_norm", limit, first.hyper_dtype).cast(DType::F64);
-            let norm = global_norm(g, &updates.iter().map(|cx| cx.grad).collect::<Vec<_>>());
+            let norm = global_norm(g, &updates.iter().map(UpdateCx::grad_once).collect::<Vec<_>>());
             let scale = norm.gt(limit).select(limit / norm, g.scalar(1.0, DType::F64));
             updates.iter_mut().for_each(|cx| cx.grad = times(cx.grad, scale, |t, shape| t.broadcast_to(shape)));
         }
@@ -315,8 +354,19 @@ impl Recipe {
     #[track_caller]
     pub(super) fn check_finite<'g>(&self, g: &'g GraphBuilder, updates: &[UpdateCx<'g>]) {
         if self.checked {
-            global_norm(g, &updates.iter().map(|cx| cx.grad).collect::<Vec<_>>()).check_finite();
+            global_norm(g, &updates.iter().map(UpdateCx::grad_once).collect::<Vec<_>>()).check_finite();
         }
+    }
+
+    /// A setting that needs all rows of a parameter.
+    pub(super) fn needs_whole(&self) -> Option<&'static str> {
+        let settings = [
+            (self.accumulate.is_some(), "accumulate"),
+            (self.max_norm.is_some(), "max_norm"),
+            (self.masked, "masked"),
+            (self.average.is_some(), "average"),
+        ];
+        settings.into_iter().find(|setting| setting.0).map(|setting| setting.1)
     }
 
     /// The groups that contain none of these parameters.
@@ -394,6 +444,10 @@ impl<O: Optimizer> Optimizer for Tuned<O> {
 
     fn check(&self) -> Result<(), String> {
         self.optimizer.check()
+    }
+
+    fn is_elementwise(&self) -> bool {
+        self.optimizer.is_elementwise()
     }
 
     #[track_caller]

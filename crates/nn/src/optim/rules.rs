@@ -55,6 +55,10 @@ impl Optimizer for Sgd {
         self.rate
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     #[track_caller]
     fn step<'g>(&self, cx: &UpdateCx<'g>) -> Tensor<'g> {
         cx.param - cx.rate() * cx.grad
@@ -84,6 +88,10 @@ impl Optimizer for Momentum {
         self.rate
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Result<(), String> {
         fraction("rho", self.rho)
     }
@@ -92,7 +100,7 @@ impl Optimizer for Momentum {
     fn step<'g>(&self, cx: &UpdateCx<'g>) -> Tensor<'g> {
         let m = cx.slot("m");
         let m_next = m * self.rho + cx.grad;
-        cx.builder().update(m, m_next);
+        cx.update_slot("m", m_next);
         cx.param - cx.rate() * m_next
     }
 }
@@ -136,6 +144,10 @@ impl Optimizer for Nesterov {
         self.rate
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Result<(), String> {
         fraction("rho", self.rho)
     }
@@ -144,7 +156,7 @@ impl Optimizer for Nesterov {
     fn step<'g>(&self, cx: &UpdateCx<'g>) -> Tensor<'g> {
         let m = cx.slot("m");
         let m_next = m * self.rho + cx.grad;
-        cx.builder().update(m, m_next);
+        cx.update_slot("m", m_next);
         let direction = if self.full { m_next * 2.0 - m } else { m_next * self.rho + cx.grad };
         cx.param - cx.rate() * direction
     }
@@ -186,6 +198,10 @@ impl Optimizer for AdaGrad {
         self.rate
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Result<(), String> {
         above_zero("eps", self.eps)
     }
@@ -194,7 +210,7 @@ impl Optimizer for AdaGrad {
     fn step<'g>(&self, cx: &UpdateCx<'g>) -> Tensor<'g> {
         let v = cx.slot("v");
         let v_next = v + cx.grad * cx.grad;
-        cx.builder().update(v, v_next);
+        cx.update_slot("v", v_next);
         cx.param - cx.rate() * cx.grad / root(v_next, self.eps, self.outside)
     }
 }
@@ -242,6 +258,10 @@ impl Optimizer for RmsProp {
         self.rate
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Result<(), String> {
         fraction("beta", self.beta).and(above_zero("eps", self.eps))
     }
@@ -250,7 +270,7 @@ impl Optimizer for RmsProp {
     fn step<'g>(&self, cx: &UpdateCx<'g>) -> Tensor<'g> {
         let v = cx.slot("v");
         let v_next = v * self.beta + cx.grad * cx.grad * (1.0 - self.beta);
-        cx.builder().update(v, v_next);
+        cx.update_slot("v", v_next);
         cx.param - cx.rate() * cx.grad / root(v_next, self.eps, self.outside)
     }
 }
@@ -306,6 +326,10 @@ impl Optimizer for AdaDelta {
         self.rate
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Result<(), String> {
         fraction("beta", self.beta).and(fraction("gamma", self.gamma)).and(above_zero("eps", self.eps))
     }
@@ -316,8 +340,8 @@ impl Optimizer for AdaDelta {
         let square = cx.grad * cx.grad;
         let v_next = if self.sums { v + square } else { v * self.beta + square * (1.0 - self.beta) };
         let change = -((h + self.eps).sqrt() / (v_next + self.eps).sqrt() * cx.grad);
-        cx.builder().update(v, v_next);
-        cx.builder().update(h, h * self.gamma + change * change * (1.0 - self.gamma));
+        cx.update_slot("v", v_next);
+        cx.update_slot("h", h * self.gamma + change * change * (1.0 - self.gamma));
         cx.param + cx.rate() * change
     }
 }
