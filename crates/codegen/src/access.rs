@@ -24,6 +24,8 @@ pub(crate) struct Access {
     pub(crate) inner: Stride,
     /// Whether it moves along the reduced dim of a `Column` sweep.
     pub(crate) steps: bool,
+    /// Where the layout holds each of its clamps.
+    pub(crate) clamps: SmallVec<[usize; 2]>,
 }
 
 /// The accesses of a phase.
@@ -39,24 +41,28 @@ impl Accesses {
     pub(crate) fn of(kernel: &Kernel) -> Vec<Accesses> {
         let n = kernel.dims.len();
         let mut position = 1 + n;
-        let mut access = |arg: Option<usize>, dtype: DType, map: &IndexMap| {
+        let mut access = |arg: Option<usize>, dtype: DType, map: &IndexMap, n_clamps: usize| {
             let layout = position;
             position += 1 + n;
             let steps = kernel.sweep == Sweep::Column && map.strides[n - 2] != 0;
-            Access { arg, dtype, layout, inner: Stride::of(map.strides[n - 1]), steps }
+            position += n_clamps * (1 + n + 2);
+            let clamps = (0..n_clamps).map(|k| layout + (1 + n) + k * (1 + n + 2)).collect();
+            Access { arg, dtype, layout, inner: Stride::of(map.strides[n - 1]), steps, clamps }
         };
         let mut of_phase = |phase: &Phase| {
             let inputs = phase.inputs.iter().map(|input| match input {
-                Input::Load { arg, map } | Input::Carried { arg, map, .. } => {
-                    Some(access(Some(arg.0 as usize), kernel.args[arg.0 as usize].dtype, map))
+                Input::Load { arg, map } | Input::Clamped { arg, map, .. } | Input::Carried { arg, map, .. } => {
+                    let n_clamps = input.clamps().len();
+                    Some(access(Some(arg.0 as usize), kernel.args[arg.0 as usize].dtype, map, n_clamps))
                 }
-                Input::Index { map, dtype } => Some(access(None, *dtype, map)),
+                Input::Index { map, dtype } => Some(access(None, *dtype, map, 0)),
                 Input::Reduced(_) => None,
             });
             let inputs = inputs.collect();
             let stores = phase.stores.iter();
-            let stores =
-                stores.map(|s| access(Some(s.arg.0 as usize), kernel.args[s.arg.0 as usize].dtype, &s.map)).collect();
+            let stores = stores
+                .map(|s| access(Some(s.arg.0 as usize), kernel.args[s.arg.0 as usize].dtype, &s.map, 0))
+                .collect();
             Accesses { inputs, stores }
         };
         kernel.phases.iter().map(&mut of_phase).collect()

@@ -242,13 +242,28 @@ impl<'k> Nest<'k, '_> {
         Sites { inputs, stores: accesses.stores.iter().map(|access| self.site(access, index)).collect() }
     }
 
+    /// What the map at a position of the layout is for a row.
+    fn at_row(&mut self, layout: usize, index: &RowIndex) -> Value {
+        let mut at = self.layout_at(layout);
+        for (dim, &i) in index.dims.iter().enumerate() {
+            let stride = self.layout_at(layout + 1 + dim);
+            let distance = self.e.b.ins().imul(i, stride);
+            at = self.e.b.ins().iadd(at, distance);
+        }
+        at
+    }
+
     fn site(&mut self, access: &Access, index: &RowIndex) -> Site {
         let n_dims = self.kernel.dims.len();
         let shift = access.arg.map_or(0, |_| access.dtype.size_bytes().trailing_zeros());
-        let mut at = self.layout_at(access.layout);
-        for (dim, &i) in index.dims.iter().enumerate() {
-            let stride = self.layout_at(access.layout + 1 + dim);
-            let distance = self.e.b.ins().imul(i, stride);
+        let mut at = self.at_row(access.layout, index);
+        for &clamp in &access.clamps {
+            let along = self.at_row(clamp, index);
+            let (zero, last) = (self.e.iconst(0), self.layout_at(clamp + 1 + n_dims));
+            let along = self.e.b.ins().smin(along, last);
+            let along = self.e.b.ins().smax(along, zero);
+            let stride = self.layout_at(clamp + 2 + n_dims);
+            let distance = self.e.b.ins().imul(along, stride);
             at = self.e.b.ins().iadd(at, distance);
         }
         let scaled = |nest: &mut Self, value: Value| match shift {

@@ -116,7 +116,9 @@ pub fn view(cx: &EvalCx<'_>, inputs: &[&TensorData]) -> Result<TensorData, Fault
         let place: i64 = axes
             .iter()
             .zip(&strides)
-            .map(|(m, stride)| stride * (m.offset + if m.step == 0 { 0 } else { m.step * index[m.axis] }))
+            .map(|(m, stride)| {
+                stride * (m.offset + m.moves.iter().map(|&(axis, step)| step * index[axis]).sum::<i64>())
+            })
             .sum();
         out.push(bits[place as usize]);
         for axis in (0..index.len()).rev() {

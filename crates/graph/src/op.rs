@@ -222,15 +222,28 @@ pub struct ScalarCx<'a> {
     pub dtype: DType,
 }
 
-/// How an axis of a view's operand is indexed: `offset + step · index[axis of the view]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How an axis of a view's operand is indexed: `offset + Σ step · index[axis of the view]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AxisMap {
     /// Index at 0.
     pub offset: i64,
-    /// Step; 0 if the axis does not move.
-    pub step: i64,
-    /// The axis of the view that moves it.
-    pub axis: usize,
+    /// The axes of the view that move it, each at most once, with their steps, none of which is 0.
+    pub moves: SmallVec<[(usize, i64); 1]>,
+}
+
+impl AxisMap {
+    /// An axis that one axis of the view moves, or none if `step` is 0.
+    pub fn new(offset: i64, axis: usize, step: i64) -> Self {
+        AxisMap { offset, moves: (step != 0).then_some((axis, step)).into_iter().collect() }
+    }
+
+    /// The axis of the view whose index is this one's, if it is as simple as that.
+    pub fn same(&self) -> Option<usize> {
+        match self.moves[..] {
+            [(axis, 1)] if self.offset == 0 => Some(axis),
+            _ => None,
+        }
+    }
 }
 
 /// How a view finds its elements in its operand.

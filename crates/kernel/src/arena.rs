@@ -156,6 +156,10 @@ pub(crate) fn aligned(kernel: &Kernel, from: usize, to: usize) -> bool {
     let mut accesses = stores.clone().chain(loads.clone()).map(|access| access.1);
     let first = stores.clone().map(|store| store.1).next();
     let is_carried = |input: &Input| matches!(input, Input::Carried { arg, .. } if arg.0 as usize == to);
+    let is_clamped = |input: &Input| matches!(input, Input::Clamped { arg, .. } if arg.0 as usize == from);
+    if kernel.phases.iter().flat_map(|p| &p.inputs).any(is_clamped) {
+        return stores.clone().next().is_none();
+    }
     if from != to && kernel.phases.iter().flat_map(|p| &p.inputs).any(is_carried) {
         return false;
     }

@@ -31,7 +31,7 @@ use smallvec::SmallVec;
 pub use self::fusions::{Choice, Fusion, Fusions};
 use crate::cost::CostModel;
 
-pub(crate) use parts::{own_ops, scalar_ops};
+pub(crate) use parts::{memory_of, own_ops, scalar_ops};
 
 /// What a node is to the clusterer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +176,9 @@ pub struct Clusters {
     pub reads: Vec<SmallVec<[Read; 4]>>,
     /// For each node, whether it reduces (a reduction over axes of extent 1 does not: it is a view).
     pub reduces: Vec<bool>,
+    /// For each node, whether it reduces the few elements of a window: its readers' loops run over its own elements, and the
+    /// reduction is written out in the body.
+    pub unrolled: Vec<bool>,
     /// The constants of decisions.
     pub cost: CostModel,
     /// For each node, whether somebody needs it in memory: it is an output, checked, or read outside of its cluster.

@@ -191,6 +191,14 @@ impl Machine<'_, '_, '_> {
                     let start = self.start_of(map, row, step);
                     cols.clone().map(|c| self.memory.read(arg.0 as usize, dtype, at(start, map, c))).collect()
                 }
+                Input::Clamped { arg, map, clamps } => {
+                    let mut start = self.start_of(map, row, step);
+                    for clamp in clamps {
+                        let index = self.start_of(&clamp.map, row, step).min(clamp.last).max(0);
+                        start = start.wrapping_add(index.wrapping_mul(clamp.stride));
+                    }
+                    cols.clone().map(|c| self.memory.read(arg.0 as usize, dtype, at(start, map, c))).collect()
+                }
                 Input::Carried { start, .. } if row.is_multiple_of(block) => Ok(vec![*start; cols.len()]),
                 Input::Carried { arg, map, .. } => {
                     let start = self.start_of(map, row, step);

@@ -47,6 +47,18 @@ pub struct IndexMap {
     pub strides: SmallVec<[i64; 4]>,
 }
 
+/// An axis of an access whose index is held inside of it, for loops that reach beyond: the border around a tensor, and windows
+/// that are not there. It adds `stride · min(max(index, 0), last)`, in elements.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Clamp {
+    /// The index along the axis: stride 0 along the inner dim.
+    pub map: IndexMap,
+    /// The last index of the axis.
+    pub last: i64,
+    /// From one index to the next.
+    pub stride: i64,
+}
+
 /// The number of an argument of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ArgId(pub u32);
@@ -71,6 +83,16 @@ pub enum Input {
         arg: ArgId,
         /// The element.
         map: IndexMap,
+    },
+    /// An element of an argument, the indices of some of whose axes are held inside. Only in `Elementwise` kernels; whether what
+    /// was loaded is meant is for the body to decide, by indices of its own.
+    Clamped {
+        /// The argument.
+        arg: ArgId,
+        /// The element without those axes.
+        map: IndexMap,
+        /// These axes.
+        clamps: Vec<Clamp>,
     },
     /// The integer that the map computes (an index, not memory), as `I32` (wrapping) or `I64`.
     Index {
@@ -97,7 +119,10 @@ impl Input {
     /// The map of an access or index.
     pub fn map(&self) -> Option<&IndexMap> {
         match self {
-            Input::Load { map, .. } | Input::Index { map, .. } | Input::Carried { map, .. } => Some(map),
+            Input::Load { map, .. }
+            | Input::Clamped { map, .. }
+            | Input::Index { map, .. }
+            | Input::Carried { map, .. } => Some(map),
             Input::Reduced(_) => None,
         }
     }
@@ -105,15 +130,30 @@ impl Input {
     /// The same, to be changed.
     pub fn map_mut(&mut self) -> Option<&mut IndexMap> {
         match self {
-            Input::Load { map, .. } | Input::Index { map, .. } | Input::Carried { map, .. } => Some(map),
+            Input::Load { map, .. }
+            | Input::Clamped { map, .. }
+            | Input::Index { map, .. }
+            | Input::Carried { map, .. } => Some(map),
             Input::Reduced(_) => None,
         }
+    }
+
+    /// The axes whose indices are held inside.
+    pub fn clamps(&self) -> &[Clamp] {
+        if let Input::Clamped { clamps, .. } = self { clamps } else { &[] }
+    }
+
+    /// The same, to be changed.
+    pub fn clamps_mut(&mut self) -> &mut [Clamp] {
+        if let Input::Clamped { clamps, .. } = self { clamps } else { &mut [] }
     }
 
     /// The argument and element of an access to memory.
     pub fn access(&self) -> Option<(ArgId, &IndexMap)> {
         match self {
-            Input::Load { arg, map } | Input::Carried { arg, map, .. } => Some((*arg, map)),
+            Input::Load { arg, map } | Input::Clamped { arg, map, .. } | Input::Carried { arg, map, .. } => {
+                Some((*arg, map))
+            }
             Input::Index { .. } | Input::Reduced(_) => None,
         }
     }
@@ -121,7 +161,7 @@ impl Input {
     /// The argument of an access to memory, to be changed.
     pub fn arg_mut(&mut self) -> Option<&mut ArgId> {
         match self {
-            Input::Load { arg, .. } | Input::Carried { arg, .. } => Some(arg),
+            Input::Load { arg, .. } | Input::Clamped { arg, .. } | Input::Carried { arg, .. } => Some(arg),
             Input::Index { .. } | Input::Reduced(_) => None,
         }
     }
@@ -228,6 +268,7 @@ pub struct CodeKey {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum InputKey {
     Load(ArgId, AccessKey),
+    Clamped(ArgId, AccessKey, usize),
     Index(DType, AccessKey),
     Reduced(u32),
     Carried(ArgId, AccessKey, u64),
@@ -295,13 +336,24 @@ impl Kernel {
     }
 
     /// The run-time integers that generated code reads: `total`, the extents of all dims, then for each access (in the
-    /// order of [`Kernel::accesses`]) its offset and its strides, one per dim.
+    /// order of [`Kernel::accesses`]) its offset and its strides, one per dim; behind those of an input come its clamps, each
+    /// with offset and strides of its index, its last index, and its stride.
     pub fn layout(&self) -> Vec<i64> {
         let mut layout = vec![self.total as i64];
         layout.extend(self.dims.iter().map(|&d| d as i64));
-        for map in self.accesses() {
+        let put = |layout: &mut Vec<i64>, map: &IndexMap| {
             layout.push(map.offset);
             layout.extend(&map.strides);
+        };
+        for phase in &self.phases {
+            for input in &phase.inputs {
+                input.map().into_iter().for_each(|map| put(&mut layout, map));
+                for clamp in input.clamps() {
+                    put(&mut layout, &clamp.map);
+                    layout.extend([clamp.last, clamp.stride]);
+                }
+            }
+            phase.stores.iter().for_each(|store| put(&mut layout, &store.map));
         }
         layout
     }
@@ -332,6 +384,7 @@ impl Kernel {
         let phases = self.phases.iter().map(|phase| {
             let inputs = phase.inputs.iter().map(|input| match input {
                 Input::Load { arg, map } => InputKey::Load(*arg, class(map)),
+                Input::Clamped { arg, map, clamps } => InputKey::Clamped(*arg, class(map), clamps.len()),
                 Input::Index { map, dtype } => InputKey::Index(*dtype, class(map)),
                 Input::Reduced(slot) => InputKey::Reduced(*slot),
                 Input::Carried { arg, map, start } => InputKey::Carried(*arg, class(map), *start),
@@ -354,7 +407,9 @@ impl Kernel {
     /// The type of a body input of a phase.
     pub fn input_dtype(&self, phase: &Phase, number: usize) -> DType {
         match &phase.inputs[number] {
-            Input::Load { arg, .. } | Input::Carried { arg, .. } => self.args[arg.0 as usize].dtype,
+            Input::Load { arg, .. } | Input::Clamped { arg, .. } | Input::Carried { arg, .. } => {
+                self.args[arg.0 as usize].dtype
+            }
             Input::Index { dtype, .. } => *dtype,
             Input::Reduced(slot) => self.reduced_dtype(*slot).unwrap_or(DType::F32),
         }
@@ -412,6 +467,13 @@ impl fmt::Display for Kernel {
             for (k, input) in phase.inputs.iter().enumerate() {
                 match input {
                     Input::Load { arg, map } => writeln!(f, "    input {k} = arg {} [{map}]", arg.0)?,
+                    Input::Clamped { arg, map, clamps } => {
+                        write!(f, "    input {k} = arg {} [{map}", arg.0)?;
+                        for Clamp { map, last, stride } in clamps {
+                            write!(f, "; [{map}] within 0..={last} by {stride}")?;
+                        }
+                        writeln!(f, "]")?;
+                    }
                     Input::Index { map, dtype } => writeln!(f, "    input {k} = index {dtype} [{map}]")?,
                     Input::Reduced(slot) => writeln!(f, "    input {k} = reduced {slot}")?,
                     Input::Carried { arg, map, start } => {

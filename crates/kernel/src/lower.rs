@@ -12,21 +12,22 @@ mod split;
 
 use std::collections::{HashMap, HashSet};
 
+use cotangent_graph::eval::reduction_groups;
 use cotangent_graph::op::ScalarCx;
 use cotangent_graph::ops::arithmetic::SUB;
 use cotangent_graph::ops::reduce::REDUCE_MAX;
 use cotangent_graph::ops::view::BROADCAST;
 use cotangent_graph::{Graph, Lower, Node, NodeId, Shape, Source, rng};
-use cotangent_scalar::order::{COLUMN_BLOCK, FULL_CHUNK};
+use cotangent_scalar::order::{self, COLUMN_BLOCK, FULL_CHUNK};
 use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId};
 use smallvec::SmallVec;
 
 pub(crate) use copy::{lower_copy, lower_fill};
 pub(crate) use index::{Affine, Index, flat, identity, through_view};
-use index::{loop_index, on_loops};
+use index::{is_inside, loop_index, on_loops};
 
 use crate::cluster::{Cluster, Clusters, Part};
-use crate::ir::{Arg, ArgId, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
+use crate::ir::{Arg, ArgId, Clamp, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
 
 /// What a kernel's argument is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,6 +82,8 @@ impl Force {
 const RESHAPED: &str = "it is reshaped, and its own indices are no simple function of the new ones";
 const READ_AS_MEMORY: &str = "its reader needs it in memory";
 const PROGRAM: &str = "its scalar program is wrong";
+const BORDERED: &str = "its border runs along the innermost loop, or its reader reduces";
+const BORDER: &str = "it is reshaped, and read beyond its border";
 const LOOPS: &str = "the loops of its reader do not merge into one";
 
 /// Where a node's elements lie in memory: the node that has the memory and the position for loops over the node's axes.
@@ -370,6 +373,74 @@ impl Lowerer<'_> {
         (shape, IndexMap { offset: place.offset, strides: place.coeffs })
     }
 
+    /// The element of a node in memory at an index, which is held inside of the node's shape.
+    fn load_at(&mut self, draft: &mut Draft, node: NodeId, index: &Index, via: Option<NodeId>) -> ValueId {
+        let shape = self.graph.ty(node).shape();
+        if is_inside(index, shape, &self.extents) {
+            return self.load(draft, node, flat(index, shape, self.extents.len()), via);
+        }
+        let mut place = Affine::constant(self.extents.len());
+        let mut clamps = Vec::new();
+        for ((affine, &stride), &n) in index.iter().zip(&shape.strides()).zip(shape.iter()) {
+            if affine.is_within(n, &self.extents) {
+                place.add_scaled(affine, stride);
+            } else if n > 1 {
+                let map = IndexMap { offset: affine.offset, strides: affine.coeffs.clone() };
+                clamps.push(Clamp { map, last: n as i64 - 1, stride });
+            }
+        }
+        if clamps.is_empty() {
+            return self.load(draft, node, place, via);
+        }
+        let dtype = self.graph.ty(node).dtype();
+        let arg = self.args.read(ArgRef::Node(node), dtype);
+        let map = IndexMap { offset: place.offset, strides: place.coeffs };
+        draft.input(Input::Clamped { arg, map, clamps }, dtype, via)
+    }
+
+    /// A tensor with a border: elements of the operand where the index is one, the border's value elsewhere.
+    fn bordered(&mut self, draft: &mut Draft, id: NodeId, index: &Index) -> Result<ValueId, Force> {
+        let node = self.graph.node(id);
+        let (operand, dtype) = (node.inputs[0], node.ty.dtype());
+        let border = draft.s.const_from_bits(node.attrs.number("value").bits(dtype), dtype);
+        let shape = self.graph.ty(operand).shape();
+        if shape.contains(&0) || self.extents.contains(&0) {
+            return Ok(border);
+        }
+        let mut inner = index.clone();
+        let mut inside: Option<ValueId> = None;
+        for ((affine, &low), &n) in inner.iter_mut().zip(node.attrs.ints("low")).zip(shape.iter()) {
+            affine.offset -= low;
+            let (least, most) = affine.range(&self.extents);
+            if most < 0 || least >= n as i64 {
+                return Ok(border);
+            }
+            if least >= 0 && most < n as i64 {
+                continue;
+            }
+            let map = IndexMap { offset: affine.offset, strides: affine.coeffs.clone() };
+            // Wide numbers would halve the vectors of the whole kernel.
+            let fits = |v: i64| i32::try_from(v).is_ok();
+            let index = if fits(least) && fits(most) && fits(n as i64) { DType::I32 } else { DType::I64 };
+            let position = draft.input(Input::Index { map, dtype: index }, index, Some(id));
+            let mut need = |draft: &mut Draft, condition: ValueId| {
+                inside = Some(inside.map_or(condition, |others| draft.s.and(others, condition)));
+            };
+            if least < 0 {
+                let first = draft.s.const_from_bits(0, index);
+                let condition = draft.s.ge(position, first);
+                need(draft, condition);
+            }
+            if most >= n as i64 {
+                let end = draft.s.const_from_bits(n as u64, index);
+                let condition = draft.s.lt(position, end);
+                need(draft, condition);
+            }
+        }
+        let value = self.value(draft, operand, &inner, Some(id))?;
+        Ok(inside.map_or(value, |inside| draft.s.select(inside, value, border)))
+    }
+
     fn load(&mut self, draft: &mut Draft, node: NodeId, place: Affine, via: Option<NodeId>) -> ValueId {
         let dtype = self.graph.ty(node).dtype();
         // A sweep over no elements computes nothing, so it must not load either: code hoists what its loops do not change,
@@ -424,8 +495,7 @@ impl Lowerer<'_> {
             Part::View | Part::Virtual | Part::Dead => false,
         };
         if in_memory {
-            let place = flat(index, shape, n_loops);
-            return Ok(Found::Value(self.load(draft, id, place, via)));
+            return Ok(Found::Value(self.load_at(draft, id, index, via)));
         }
         match &node.op.lower {
             Lower::Reduce(_) if self.clusters.reduces[id.index()] => {
@@ -437,6 +507,9 @@ impl Lowerer<'_> {
                 let slot = slot.ok_or(Force::new(id, READ_AS_MEMORY))?.number;
                 Ok(Found::Value(draft.input(Input::Reduced(slot), node.ty.dtype(), None)))
             }
+            Lower::Reduce(op) if self.clusters.unrolled[id.index()] => {
+                Ok(Found::Value(self.written_out(draft, id, *op, index, via)?))
+            }
             Lower::View(_) | Lower::Reduce(_) => {
                 let via = via.or(Some(id));
                 let operand = node.inputs[0];
@@ -445,6 +518,10 @@ impl Lowerer<'_> {
                     Part::Value => self.clusters.of[operand.index()] != Some(self.index),
                     _ => false,
                 };
+                // Row-major positions would run from one axis into the next.
+                if node.is_reshape() && !is_inside(index, shape, &self.extents) {
+                    return Err(Force::new(id, BORDER));
+                }
                 if memory && node.is_reshape() {
                     let place = flat(index, shape, n_loops);
                     return Ok(Found::Value(self.load(draft, operand, place, via)));
@@ -452,6 +529,7 @@ impl Lowerer<'_> {
                 let inner = through_view(graph, id, index, &self.extents);
                 Ok(Found::At(operand, inner.ok_or(Force::new(operand, RESHAPED))?, via))
             }
+            Lower::Join if part == Part::Virtual => Ok(Found::Value(self.bordered(draft, id, index)?)),
             Lower::Identity | Lower::Check(_) => Ok(Found::At(node.inputs[0], index.clone(), via)),
             Lower::Source(Source::Constant) => {
                 let bits = node.constant().and_then(|t| t.bits().first().copied()).unwrap_or(0);
@@ -490,6 +568,45 @@ impl Lowerer<'_> {
             }
             _ => Err(Force::new(id, READ_AS_MEMORY)),
         }
+    }
+}
+
+impl Lowerer<'_> {
+    /// A reduction of few elements, one after the other in the order that its extent states.
+    fn written_out(
+        &mut self,
+        draft: &mut Draft,
+        id: NodeId,
+        op: ReduceOp,
+        index: &Index,
+        via: Option<NodeId>,
+    ) -> Result<ValueId, Force> {
+        let node = self.graph.node(id);
+        let (operand, axes, dtype) = (node.inputs[0], node.attrs.sizes("axes"), node.ty.dtype());
+        let from = self.graph.ty(operand).shape();
+        let n: usize = axes.iter().map(|&axis| from[axis]).product();
+        let mut values = Vec::with_capacity(n);
+        for position in 0..n {
+            let (mut rest, mut kept) = (position, index.len());
+            let mut at: Index = SmallVec::from_elem(Affine::constant(self.extents.len()), from.rank());
+            for axis in (0..from.rank()).rev() {
+                if axes.contains(&axis) {
+                    at[axis].offset = (rest % from[axis]) as i64;
+                    rest /= from[axis];
+                } else {
+                    kept -= 1;
+                    at[axis] = index[kept].clone();
+                }
+            }
+            values.push(self.value(draft, operand, &at, via)?);
+        }
+        let is_row = reduction_groups(from, &axes).first().is_some_and(|&(_, _, inner)| inner == 1);
+        let identity = draft.s.const_from_bits(op.identity(dtype), dtype);
+        let combine = |acc: ValueId, value: ValueId| draft.s.combine(op, acc, value);
+        Ok(match is_row {
+            true => order::row_of(order::n_lanes(n, dtype), identity, values.into_iter(), combine),
+            false => order::column_of(identity, values.into_iter(), combine),
+        })
     }
 }
 
@@ -540,7 +657,8 @@ fn merge(cluster: &Cluster, drafts: &mut [Draft]) -> Result<Merged, Force> {
         let mut all = Vec::new();
         for d in drafts {
             for (input, blame) in d.inputs.iter().zip(&d.blame) {
-                all.extend(input.map().map(|map| (map.clone(), *blame)));
+                let clamps = input.clamps().iter().map(|clamp| &clamp.map);
+                all.extend(input.map().into_iter().chain(clamps).map(|map| (map.clone(), *blame)));
             }
             all.extend(d.stores.iter().map(|s| (s.2.clone(), None)));
         }
@@ -596,7 +714,15 @@ fn merge(cluster: &Cluster, drafts: &mut [Draft]) -> Result<Merged, Force> {
     };
     for draft in drafts.iter_mut() {
         draft.inputs.iter_mut().filter_map(Input::map_mut).for_each(rewrite);
+        draft.inputs.iter_mut().flat_map(Input::clamps_mut).for_each(|clamp| rewrite(&mut clamp.map));
         draft.stores.iter_mut().for_each(|s| rewrite(&mut s.2));
+    }
+    // A border is told once for each row.
+    for (input, blame) in drafts.iter().flat_map(|draft| draft.inputs.iter().zip(&draft.blame)) {
+        let moves = |clamp: &Clamp| clamp.map.strides.last().is_some_and(|&stride| stride != 0);
+        if !input.clamps().is_empty() && (sweep != Sweep::Elementwise || input.clamps().iter().any(moves)) {
+            return Err(Force::new(blame.unwrap_or(cluster.nodes[0]), BORDERED));
+        }
     }
     Ok(Merged { sweep, dims: order.iter().map(|g| g.1).collect() })
 }

@@ -24,7 +24,7 @@
 
 use cotangent_scalar::{DType, ReduceOp, ScalarOp};
 
-use crate::ir::{ArgId, IndexMap, Input, Kernel, Phase, Space, Sweep};
+use crate::ir::{ArgId, Clamp, IndexMap, Input, Kernel, Phase, Space, Sweep};
 
 /// Slots index tables, so they are below this.
 const MAX_SLOTS: u32 = 1 << 12;
@@ -61,10 +61,18 @@ impl Kernel {
             return Err(vec![format!("the kernel has {} arguments, got {} lengths", self.args.len(), lengths.len())]);
         }
         for (number, phase) in self.phases.iter().enumerate() {
-            let loads = phase.inputs.iter().filter_map(Input::access).map(|(arg, map)| (arg, map, true));
-            for (arg, map, hoists) in loads.chain(phase.stores.iter().map(|s| (s.arg, &s.map, false))) {
+            let loads = phase.inputs.iter().filter_map(|input| {
+                let (arg, map) = input.access()?;
+                Some((arg, map, input.clamps(), true))
+            });
+            let stores = phase.stores.iter().map(|s| (s.arg, &s.map, &[][..], false));
+            for (arg, map, clamps, hoists) in loads.chain(stores) {
                 let length = lengths.get(arg.0 as usize).copied().unwrap_or(0) as i128;
-                if let Some((low, high)) = self.span(phase.space, map, hoists)
+                let reach = |clamp: &Clamp| i128::from(clamp.last) * i128::from(clamp.stride);
+                let below: i128 = clamps.iter().map(|clamp| reach(clamp).min(0)).sum();
+                let above: i128 = clamps.iter().map(|clamp| reach(clamp).max(0)).sum();
+                let span = self.span(phase.space, map, hoists).map(|(low, high)| (low + below, high + above));
+                if let Some((low, high)) = span
                     && (low < 0 || high >= length)
                 {
                     errors.push(format!(
@@ -160,10 +168,10 @@ impl Kernel {
         };
         for (number, phase) in self.phases.iter().enumerate() {
             for input in &phase.inputs {
-                if let Input::Load { arg, map } = input
-                    && !self.loads_own(number, *arg, map)
-                {
-                    mark(&mut read, *arg);
+                match input {
+                    Input::Load { arg, map } if !self.loads_own(number, *arg, map) => mark(&mut read, *arg),
+                    Input::Clamped { arg, .. } => mark(&mut read, *arg),
+                    _ => {}
                 }
             }
             for store in &phase.stores {
@@ -185,7 +193,7 @@ impl Kernel {
             let ScalarOp::Input(k) = inst.op else { continue };
             let declared = match phase.inputs.get(k as usize) {
                 None => None,
-                Some(Input::Load { arg, .. } | Input::Carried { arg, .. }) => {
+                Some(Input::Load { arg, .. } | Input::Clamped { arg, .. } | Input::Carried { arg, .. }) => {
                     self.args.get(arg.0 as usize).map(|a| a.dtype)
                 }
                 Some(Input::Index { dtype, .. }) => Some(*dtype),
@@ -199,6 +207,16 @@ impl Kernel {
             match input {
                 Input::Index { dtype, .. } if !matches!(dtype, DType::I32 | DType::I64) => {
                     errors.push(format!("phase {number}: index input {k} has type {dtype}, expected i32 or i64"));
+                }
+                Input::Clamped { clamps, .. } => {
+                    let n = self.dims.len();
+                    let inside = |c: &Clamp| c.last >= 0 && c.map.strides.len() == n && c.map.strides[n - 1] == 0;
+                    if self.sweep != Sweep::Elementwise || !clamps.iter().all(inside) {
+                        errors.push(format!(
+                            "phase {number}: input {k} holds indices inside that move along the inner dim, or of an empty axis, \
+                             or not in an elementwise sweep"
+                        ));
+                    }
                 }
                 Input::Reduced(slot) => {
                     let known = self.phases[..number].iter().any(|p| p.reduces.iter().any(|r| r.slot == *slot));

@@ -664,6 +664,7 @@ fn at_own_element(kernel: &Kernel, arg: usize) -> bool {
     kernel.phases.iter().all(|phase| {
         let loads = phase.inputs.iter().all(|input| match input {
             crate::ir::Input::Load { arg: a, map } if a.0 as usize == arg => own(map),
+            crate::ir::Input::Clamped { arg: a, .. } => a.0 as usize != arg,
             _ => true,
         });
         loads && phase.stores.iter().all(|s| s.arg.0 as usize != arg || own(&s.map))

@@ -31,8 +31,8 @@ pub mod optim;
 mod summary;
 
 pub use layers::{
-    BatchNorm, Dense, Dropout, Embedding, GaussianNoise, GroupNorm, InstanceNorm, Layer, LayerNorm, Layers, PRelu,
-    RmsNorm, Sequential, Statistics, Whitening, function, model,
+    BatchNorm, Conv, Dense, Dropout, Embedding, GaussianNoise, GroupNorm, InstanceNorm, Layer, LayerNorm, Layers,
+    MaxPool, MeanPool, PRelu, Padding, RmsNorm, Sequential, Statistics, Whitening, function, model,
 };
 pub use losses::{CrossEntropyOptions, Losses};
 pub use metrics::Metrics;

@@ -117,37 +117,51 @@ pub fn product_element<T: Copy>(
     lanes[0]
 }
 
-/// The row rule.
-pub fn reduce_row(op: ReduceOp, dtype: DType, values: &[u64]) -> u64 {
-    let n = n_lanes(values.len(), dtype);
-    let mut lanes = vec![op.identity(dtype); n];
-    for (i, &value) in values.iter().enumerate() {
-        let lane = &mut lanes[i % n];
-        *lane = op.combine(dtype, *lane, value);
+/// The row rule on anything that can be combined.
+pub fn row_of<T: Clone>(
+    n_lanes: usize,
+    identity: T,
+    values: impl Iterator<Item = T>,
+    mut combine: impl FnMut(T, T) -> T,
+) -> T {
+    let mut lanes = vec![identity; n_lanes];
+    for (i, value) in values.enumerate() {
+        let lane = &mut lanes[i % n_lanes];
+        *lane = combine(lane.clone(), value);
     }
-    let mut width = n / 2;
+    let mut width = n_lanes / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] = op.combine(dtype, lanes[i], lanes[i + width]);
+            lanes[i] = combine(lanes[i].clone(), lanes[i + width].clone());
         }
         width /= 2;
     }
-    lanes[0]
+    lanes.swap_remove(0)
+}
+
+/// The column rule on anything that can be combined, from the first row to the last.
+pub fn column_of<T: Clone>(identity: T, values: impl Iterator<Item = T>, mut combine: impl FnMut(T, T) -> T) -> T {
+    let (mut total, mut partial, mut in_block) = (identity.clone(), identity.clone(), 0);
+    for value in values {
+        partial = combine(partial, value);
+        in_block += 1;
+        if in_block == COLUMN_BLOCK {
+            total = combine(total, partial);
+            (partial, in_block) = (identity.clone(), 0);
+        }
+    }
+    if in_block > 0 { combine(total, partial) } else { total }
+}
+
+/// The row rule.
+pub fn reduce_row(op: ReduceOp, dtype: DType, values: &[u64]) -> u64 {
+    let combine = |acc, value| op.combine(dtype, acc, value);
+    row_of(n_lanes(values.len(), dtype), op.identity(dtype), values.iter().copied(), combine)
 }
 
 /// The column rule for one inner element, given its values from the first row to the last.
 pub fn reduce_column(op: ReduceOp, dtype: DType, values: impl Iterator<Item = u64>) -> u64 {
-    let identity = op.identity(dtype);
-    let (mut total, mut partial, mut in_block) = (identity, identity, 0);
-    for value in values {
-        partial = op.combine(dtype, partial, value);
-        in_block += 1;
-        if in_block == COLUMN_BLOCK {
-            total = op.combine(dtype, total, partial);
-            (partial, in_block) = (identity, 0);
-        }
-    }
-    if in_block > 0 { op.combine(dtype, total, partial) } else { total }
+    column_of(op.identity(dtype), values, |acc, value| op.combine(dtype, acc, value))
 }
 
 /// The full rule.

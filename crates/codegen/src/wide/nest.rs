@@ -40,6 +40,18 @@ struct Track {
     shift: u32,
     /// The word with the address of the row, if [`Site::word`] moves along the reduced dim, and that with its stride.
     step: Option<(i32, i32)>,
+    /// The word with the address of the row without clamps, if there are any.
+    unclamped: Option<i32>,
+}
+
+/// An axis of a site whose index is held inside.
+#[derive(Clone, Copy, Debug)]
+struct ClampCode {
+    /// The site it belongs to, and the one that is its index.
+    site: usize,
+    index: usize,
+    /// Where the layout holds its last index; its stride follows.
+    layout: usize,
 }
 
 /// Words of the frame that every kernel has.
@@ -70,6 +82,7 @@ pub(crate) struct Nest<'k> {
     /// What of the next row the phase under way fetches.
     pub(crate) fetches: Vec<Fetch>,
     tracks: Vec<Track>,
+    clamps: Vec<ClampCode>,
     words: Words,
     frame: i32,
     /// The words of a half-used slot.
@@ -150,6 +163,7 @@ fn translate_with(kernel: &Kernel, isa: Isa, most_groups: usize) -> Result<Vec<u
         limit: 0,
         fetches: vec![],
         tracks: vec![],
+        clamps: vec![],
         words,
         frame: (SPILL_SLOTS * isa.vector_bytes()) as i32,
         word: 0,
@@ -212,9 +226,46 @@ impl<'k> Nest<'k> {
         let stride = (access.arg.is_none() && access.inner == Stride::Any).then(|| self.new_word());
         let step = access.steps.then(|| (self.new_word(), self.new_word()));
         let site = Site { word, register: None, size, moves: access.inner == Stride::One, stride };
+        let unclamped = (!access.clamps.is_empty()).then(|| self.new_word());
         self.out.sites.push(site);
-        self.tracks.push(Track { arg: access.arg, layout: access.layout, shift: size.trailing_zeros(), step });
-        self.tracks.len() - 1
+        let (layout, shift) = (access.layout, size.trailing_zeros());
+        self.tracks.push(Track { arg: access.arg, layout, shift, step, unclamped });
+        let number = self.tracks.len() - 1;
+        for &layout in &access.clamps {
+            let word = self.new_word();
+            self.out.sites.push(Site { word, register: None, size: 1, moves: false, stride: None });
+            self.tracks.push(Track { arg: None, layout, shift: 0, step: None, unclamped: None });
+            let last = layout + 1 + self.kernel.dims.len();
+            self.clamps.push(ClampCode { site: number, index: self.tracks.len() - 1, layout: last });
+        }
+        number
+    }
+
+    /// The addresses of sites with clamps, from those without and the indices of the row.
+    fn clamp(&mut self) {
+        for number in 0..self.tracks.len() {
+            let Some(unclamped) = self.tracks[number].unclamped else { continue };
+            self.load(SCRATCH, frame(unclamped));
+            let word = self.out.sites[number].word;
+            self.store(frame(word), SCRATCH);
+        }
+        for k in 0..self.clamps.len() {
+            let ClampCode { site, index, layout } = self.clamps[k];
+            let index = self.out.sites[index].word;
+            self.load(SECOND, frame(index));
+            let last = self.layout_at(layout);
+            self.load(SCRATCH, last);
+            self.out.asm.rr(Code::Cmp_r64_rm64, SCRATCH, SECOND);
+            self.out.asm.rr(Code::Cmovl_r64_rm64, SECOND, SCRATCH);
+            self.out.asm.rr(Code::Xor_r32_rm32, Register::EAX, Register::EAX);
+            self.out.asm.rr(Code::Cmp_r64_rm64, SECOND, SCRATCH);
+            self.out.asm.rr(Code::Cmovl_r64_rm64, SECOND, SCRATCH);
+            let stride = self.layout_at(layout + 1);
+            self.out.asm.rm(Code::Imul_r64_rm64, SECOND, stride);
+            self.shift(SECOND, self.tracks[site].shift);
+            let word = self.out.sites[site].word;
+            self.out.asm.mr(Code::Add_rm64_r64, frame(word), SECOND);
+        }
     }
 
     /// `[layout + 8 * position]`.
@@ -358,6 +409,7 @@ impl<'k> Nest<'k> {
             self.store(frame(word), SCRATCH);
         }
         let again = self.out.asm.here();
+        self.clamp();
         match self.kernel.sweep {
             Sweep::Elementwise | Sweep::Row => self.row(phases)?,
             Sweep::Column => self.columns(phases)?,
@@ -414,7 +466,8 @@ impl<'k> Nest<'k> {
 
     /// The word with an access's address at inner index 0 and step 0 of the row.
     fn row_word(&self, number: usize) -> i32 {
-        self.tracks[number].step.map_or(self.out.sites[number].word, |(word, _)| word)
+        let track = &self.tracks[number];
+        track.step.map(|(word, _)| word).or(track.unclamped).unwrap_or(self.out.sites[number].word)
     }
 
     /// Sets the inner index to the start of the range, and its end.

@@ -24,6 +24,7 @@ pub mod region;
 pub mod sort;
 pub mod source;
 pub mod view;
+pub mod windows;
 
 /// All built-in ops by family.
 pub(crate) static FAMILIES: &[&[&OpDef]] = &[
@@ -33,6 +34,7 @@ pub(crate) static FAMILIES: &[&[&OpDef]] = &[
     compare::OPS,
     reduce::OPS,
     view::OPS,
+    windows::OPS,
     matmul::OPS,
     index::OPS,
     along::OPS,

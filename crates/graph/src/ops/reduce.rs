@@ -83,15 +83,14 @@ fn spread<'g>(cx: &VjpCx<'g, '_>, value: Tensor<'g>) -> Tensor<'g> {
 }
 
 /// The gradient of an extreme goes to the element that attains it first in row-major order within each group, or to the first
-/// NaN.
+/// NaN. That place alone decides, so what spreads the gradient reads the places and not the elements again.
 fn extreme_vjp<'g>(cx: &VjpCx<'g, '_>) -> Tensor<'g> {
     let x = cx.x();
     let axes = cx.attrs.sizes("axes");
     let attains = x.eq(spread(cx, cx.output)) | x.ne(x);
     let place = linear_index(x, &axes);
     let first = first_place(attains, place, &axes);
-    let hit = attains & place.eq(spread(cx, first));
-    hit.select(spread(cx, cx.dy), x.constant_like(0.0))
+    place.eq(spread(cx, first)).select(spread(cx, cx.dy), x.constant_like(0.0))
 }
 
 /// The least of the places where `hit` holds, which it does somewhere in each group.

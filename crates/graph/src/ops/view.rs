@@ -13,11 +13,12 @@ use crate::ops::reduce::{axis_fault, checked_axes, checked_axis};
 use crate::samples::Sample;
 use crate::types::{Shape, Type};
 
-fn ints(values: impl IntoIterator<Item = usize>) -> Attr {
-    Attr::Ints(values.into_iter().map(|v| v as i64).collect())
+pub(crate) fn ints(values: impl IntoIterator<Item = usize>) -> Attr {
+    // What is too much for an attribute is too much for a tensor.
+    Attr::Ints(values.into_iter().map(|v| i64::try_from(v).unwrap_or(i64::MAX)).collect())
 }
 
-fn listed(cx: &InferCx<'_>, name: &str, n: usize) -> Result<SmallVec<[usize; 4]>, Fault> {
+pub(crate) fn listed(cx: &InferCx<'_>, name: &str, n: usize) -> Result<SmallVec<[usize; 4]>, Fault> {
     let list = cx.attrs.sizes(name);
     if list.len() != n {
         return Err(cx.attr_fault(format_args!("requires {n} numbers in `{name}`, got {:?}", cx.attrs.ints(name))));
@@ -29,7 +30,7 @@ fn listed(cx: &InferCx<'_>, name: &str, n: usize) -> Result<SmallVec<[usize; 4]>
 }
 
 /// The attribute `shape`.
-fn new_shape(cx: &InferCx<'_>) -> Result<Shape, Fault> {
+pub(crate) fn new_shape(cx: &InferCx<'_>) -> Result<Shape, Fault> {
     let shape = listed(cx, "shape", cx.attrs.ints("shape").len())?;
     Ok(Shape::new(&shape))
 }
@@ -86,10 +87,9 @@ pub static TRANSPOSE: OpDef = OpDef {
     }),
     lower: Lower::View(|attrs, from, _| {
         let perm = attrs.sizes("perm");
-        let mut axes: SmallVec<[AxisMap; 4]> =
-            SmallVec::from_elem(AxisMap { offset: 0, step: 1, axis: 0 }, from.rank());
+        let mut axes: SmallVec<[AxisMap; 4]> = SmallVec::from_elem(AxisMap::default(), from.rank());
         for (i, &p) in perm.iter().enumerate() {
-            axes[p].axis = i;
+            axes[p] = AxisMap::new(0, i, 1);
         }
         ViewMap::Affine(axes)
     }),
@@ -133,7 +133,7 @@ pub static BROADCAST: OpDef = OpDef {
         smallvec![Some(cx.dy.sum_over(&repeated).reshape(from))]
     }),
     lower: Lower::View(|attrs, from, to| {
-        let map = |(&axis, &n): (&usize, &usize)| AxisMap { offset: 0, step: i64::from(n == to[axis] && n != 1), axis };
+        let map = |(&axis, &n): (&usize, &usize)| AxisMap::new(0, axis, i64::from(n == to[axis] && n != 1));
         ViewMap::Affine(attrs.sizes("axes").iter().zip(from.iter()).map(map).collect())
     }),
     samples: |s| {
@@ -200,7 +200,7 @@ pub static SLICE: OpDef = OpDef {
     lower: Lower::View(|attrs, _, to| {
         let map = |(axis, (&start, &step)): (usize, (&i64, &i64))| {
             let step = if to[axis] > 1 { step } else { 0 };
-            AxisMap { offset: start, step, axis }
+            AxisMap::new(start, axis, step)
         };
         ViewMap::Affine(attrs.ints("start").iter().zip(attrs.ints("step")).enumerate().map(map).collect())
     }),
@@ -232,8 +232,8 @@ pub static FLIP: OpDef = OpDef {
     lower: Lower::View(|attrs, from, _| {
         let axes = attrs.sizes("axes");
         let map = |axis: usize| match axes.contains(&axis) {
-            true => AxisMap { offset: from[axis] as i64 - 1, step: -1, axis },
-            false => AxisMap { offset: 0, step: 1, axis },
+            true => AxisMap::new(from[axis] as i64 - 1, axis, -1),
+            false => AxisMap::new(0, axis, 1),
         };
         ViewMap::Affine((0..from.rank()).map(map).collect())
     }),

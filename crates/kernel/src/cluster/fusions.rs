@@ -30,13 +30,15 @@ pub enum Fusion {
     Update,
     /// Columns are reduced by the kernel that reduces the rows of the same elements.
     ColumnsWithRows,
+    /// The elements of a window are computed where they are combined, one window after the other.
+    Windows,
     /// Nothing connects the two, but they run over the same elements and read the same values, or are tiny.
     Siblings,
 }
 
 impl Fusion {
     /// All kinds.
-    pub const ALL: [Fusion; 11] = [
+    pub const ALL: [Fusion; 12] = [
         Fusion::SameElements,
         Fusion::Recompute,
         Fusion::IntoReduction,
@@ -47,6 +49,7 @@ impl Fusion {
         Fusion::ColumnSums,
         Fusion::Update,
         Fusion::ColumnsWithRows,
+        Fusion::Windows,
         Fusion::Siblings,
     ];
 
@@ -63,6 +66,7 @@ impl Fusion {
             Fusion::ColumnSums => "column-sums",
             Fusion::Update => "update",
             Fusion::ColumnsWithRows => "columns-with-rows",
+            Fusion::Windows => "windows",
             Fusion::Siblings => "siblings",
         }
     }
@@ -80,6 +84,7 @@ impl Fusion {
             Fusion::ColumnSums => "sums the product's columns while its tiles are in cache",
             Fusion::Update => "updates a parameter or state while the product's tiles are in cache",
             Fusion::ColumnsWithRows => "columns are reduced as the rows of the same elements are",
+            Fusion::Windows => "combined window by window as it is made",
             Fusion::Siblings => "runs over the same elements and reads the same values, or is tiny",
         }
     }

@@ -191,11 +191,10 @@ impl Clusterer<'_> {
     fn run(mut self) -> Clusters {
         let mut edges = Vec::new();
         for id in self.graph.ids() {
-            let verdict = Verdict::Fuse(Fusion::Recompute);
-            edges.extend(self.roles.recomputes[id.index()].iter().map(|&from| Edge {
-                from,
-                to: id,
-                verdict: verdict.clone(),
+            edges.extend(self.roles.recomputes[id.index()].iter().map(|&from| {
+                let of_window = self.roles.windows.inlined[from.index()];
+                let fusion = if of_window { Fusion::Windows } else { Fusion::Recompute };
+                Edge { from, to: id, verdict: Verdict::Fuse(fusion) }
             }));
             if self.topology.is_computed[id.index()] {
                 for read in self.topology.reads[id.index()].clone() {
@@ -249,7 +248,17 @@ impl Clusterer<'_> {
         }
         let Topology { reads, .. } = self.topology;
         let cost = self.options.cost.clone();
-        Clusters { parts: self.roles.parts, of, clusters, edges, reads, reduces: self.roles.reduces, cost, needed }
+        Clusters {
+            parts: self.roles.parts,
+            of,
+            clusters,
+            edges,
+            reads,
+            reduces: self.roles.reduces,
+            unrolled: self.roles.windows.unrolled,
+            cost,
+            needed,
+        }
     }
 
     /// The sweep that makes each of a cluster's members, which are in topological order.

@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 
 use cotangent_graph::eval::reduction_groups;
-use cotangent_graph::op::{Fault, ScalarCx, ViewMap};
-use cotangent_graph::{Graph, Lower, Node, NodeId, Role, Shape, Source, StepCx};
-use cotangent_scalar::BodyBuilder;
+use cotangent_graph::op::{AxisMap, Fault, ScalarCx, ViewMap};
+use cotangent_graph::ops::view::PAD;
+use cotangent_graph::{Graph, Lower, Node, NodeId, Output, Role, Shape, Source, StepCx};
+use cotangent_scalar::order::COLUMN_BLOCK;
+use cotangent_scalar::{BodyBuilder, DType};
 use smallvec::SmallVec;
 
 use super::{At, ClusterOptions, Fusion, Part, Read};
@@ -19,6 +21,8 @@ pub(super) struct Roles {
     pub(super) parts: Vec<Part>,
     /// Whether a node reduces more than axes of extent 1.
     pub(super) reduces: Vec<bool>,
+    /// What is computed window by window.
+    pub(super) windows: Windows,
     /// Scalar operations of each value, those of the virtual values it reads included.
     pub(super) ops: Vec<usize>,
     /// What each node that is computed reads.
@@ -36,21 +40,26 @@ pub(super) struct Roles {
 impl Roles {
     pub(super) fn new(graph: &Graph, options: &ClusterOptions, forced: &HashSet<NodeId>) -> Self {
         let n = graph.n_nodes();
-        let reduces: Vec<bool> = graph.ids().map(|id| is_reduction(graph, id)).collect();
+        let mut wanted = vec![false; n];
+        let mut updates = vec![false; n];
+        for output in graph.outputs() {
+            wanted[memory_of(graph, output).index()] = true;
+            updates[output.value.index()] |= matches!(output.role, Role::Update(_));
+        }
+        let windows = Windows::new(graph, options, |id| wanted[id.index()] || forced.contains(&id));
+        let reduces: Vec<bool> =
+            graph.ids().map(|id| is_reduction(graph, id) && !windows.unrolled[id.index()]).collect();
         let mut roles = Roles {
             parts: vec![Part::Dead; n],
             reduces,
+            windows,
             ops: vec![0; n],
             reads: Vec::new(),
             recomputes: vec![SmallVec::new(); n],
-            wanted: vec![false; n],
+            wanted,
             finishes: vec![None; n],
-            updates: vec![false; n],
+            updates,
         };
-        for output in graph.outputs() {
-            roles.wanted[output.value.index()] = true;
-            roles.updates[output.value.index()] |= matches!(output.role, Role::Update(_));
-        }
         let bases = roles.assign(graph, options, forced);
         for id in graph.ids().filter(|id| roles.parts[id.index()] != Part::Dead) {
             let node = graph.node(id);
@@ -63,7 +72,7 @@ impl Roles {
             if !matches!(roles.parts[id.index()], Part::View | Part::Buffer) {
                 for input in &node.inputs {
                     let base = bases[input.index()];
-                    let scalar = matches!(graph.node(base).op.lower, Lower::Scalar(_));
+                    let scalar = matches!(graph.node(base).op.lower, Lower::Scalar(_) | Lower::Join);
                     if roles.parts[base.index()] == Part::Virtual && scalar {
                         roles.recomputes[id.index()].push(base);
                     }
@@ -116,13 +125,16 @@ impl Roles {
                 Lower::Source(Source::Iota | Source::Rng) if !recomputes => Part::Value,
                 Lower::Source(Source::Iota | Source::Rng) => unless_needed(Part::Virtual),
                 Lower::View(_) | Lower::Check(_) | Lower::Identity => unless_needed(Part::View),
-                Lower::Reduce(_) if !self.reduces[i] => unless_needed(Part::View),
+                Lower::Reduce(_) if !self.reduces[i] && !self.windows.unrolled[i] => unless_needed(Part::View),
                 Lower::Gemm => Part::Product,
                 Lower::Reduce(_) | Lower::Scalar(_) => Part::Value,
                 _ => Part::Opaque,
             };
             leaves[i] = 1.0;
             self.ops[i] = own_ops(graph, id) + node.inputs.iter().map(|k| repeated[k.index()]).sum::<usize>();
+            if self.windows.unrolled[i] {
+                self.ops[i] *= graph.ty(node.inputs[0]).shape().n_elements() / node.ty.shape().n_elements().max(1);
+            }
             match (part, &node.op.lower) {
                 (Part::View, _) => {
                     let operand = node.inputs[0];
@@ -134,6 +146,11 @@ impl Roles {
                 (Part::Virtual, lower) => {
                     leaves[i] = 0.0;
                     repeated[i] = if matches!(lower, Lower::Source(Source::Rng)) { RNG_OPS } else { 0 };
+                }
+                (Part::Value | Part::Opaque, _) if self.windows.inlined[i] && !needs_memory => {
+                    part = Part::Virtual;
+                    leaves[i] = node.inputs.iter().map(|k| leaves[k.index()]).sum();
+                    repeated[i] = self.ops[i];
                 }
                 (Part::Value, Lower::Scalar(_)) if recomputes && !needs_memory => {
                     let n_leaves: f64 = node.inputs.iter().map(|k| leaves[k.index()]).sum();
@@ -161,11 +178,106 @@ impl Roles {
     }
 }
 
+/// Reductions of the few elements of windows, and what they reduce.
+pub(super) struct Windows {
+    /// Whether a node is such a reduction: it is written out in the body of a kernel over its own elements, for loops over the
+    /// elements of overlapping windows do not merge into one, and windows in memory are many times what they are views of.
+    pub(super) unrolled: Vec<bool>,
+    /// Whether a pointwise node is computed where such reductions combine it, and nowhere else.
+    pub(super) inlined: Vec<bool>,
+}
+
+/// Elements of a window that is written out at most: as many as the order of column reductions combines one after the other.
+const MOST_TAPS: usize = COLUMN_BLOCK;
+
+impl Windows {
+    fn new(graph: &Graph, options: &ClusterOptions, needs_memory: impl Fn(NodeId) -> bool) -> Self {
+        let n = graph.n_nodes();
+        let mut windows = Windows { unrolled: vec![false; n], inlined: vec![false; n] };
+        if !options.fusions.allows(Fusion::Windows) {
+            return windows;
+        }
+        // The operations on the way from a view of windows, for what is made of one element by element.
+        let mut ops: Vec<Option<usize>> = vec![None; n];
+        for id in graph.ids() {
+            let node = graph.node(id);
+            let below = node.inputs.iter().filter_map(|input| ops[input.index()]).reduce(|a, b| a.saturating_add(b));
+            match &node.op.lower {
+                Lower::View(map) => {
+                    let map = map(&node.attrs, graph.ty(node.inputs[0]).shape(), node.ty.shape());
+                    let overlaps = matches!(map, ViewMap::Affine(axes) if axes.iter().any(|a| a.moves.len() > 1));
+                    ops[id.index()] = if overlaps { Some(0) } else { below };
+                }
+                Lower::Join if node.is(&PAD) => ops[id.index()] = below,
+                Lower::Scalar(_) => ops[id.index()] = below.map(|ops| ops.saturating_add(own_ops(graph, id))),
+                Lower::Identity => ops[id.index()] = below,
+                Lower::Reduce(_) => {
+                    let from = graph.ty(node.inputs[0]).shape();
+                    let groups = reduction_groups(from, &node.attrs.sizes("axes"));
+                    let (&[(_, n_taps, _)], Some(ops)) = (groups.as_slice(), below) else { continue };
+                    let fits = n_taps <= MOST_TAPS && n_taps.saturating_mul(ops + 1) <= options.cost.max_ops;
+                    windows.unrolled[id.index()] = fits && node.ty.dtype() != DType::Bool && !from.contains(&0);
+                }
+                _ => {}
+            }
+        }
+        // Upwards from the reductions, and from copies that keep elements side by side: what nothing else reads.
+        let (live, readers) = (graph.live(), graph.readers());
+        // Whether a node is read so, and whether some elements of it are read several times.
+        let (mut leads, mut repeats) = (vec![false; n], vec![false; n]);
+        for id in graph.ids().rev().filter(|id| live[id.index()]) {
+            let (node, i) = (graph.node(id), id.index());
+            let grows = || node.ty.shape().n_elements() > graph.ty(node.inputs[0]).shape().n_elements();
+            if needs_memory(id) {
+                leads[i] = is_copy(graph, node) && !grows();
+                continue;
+            }
+            let by_windows = |r: &NodeId| windows.unrolled[r.index()] || leads[r.index()];
+            let sees = |r: &NodeId| graph.node(*r).is(&PAD) || sees_through(graph, id, *r);
+            let mut read_by = readers[i].iter().filter(|r| live[r.index()]).peekable();
+            if read_by.peek().is_none() || !read_by.clone().all(|r| by_windows(r) && sees(r)) {
+                continue;
+            }
+            repeats[i] = read_by.any(|r| leads[r.index()] && repeats[r.index()]);
+            leads[i] = match &node.op.lower {
+                Lower::Scalar(_) => !repeats[i],
+                Lower::Identity => true,
+                Lower::Join => node.is(&PAD),
+                Lower::View(_) => {
+                    repeats[i] |= grows();
+                    true
+                }
+                _ => false,
+            };
+            windows.inlined[i] = leads[i] && matches!(node.op.lower, Lower::Scalar(_) | Lower::Join);
+        }
+        windows
+    }
+}
+
+/// Whether a node is a view whose last axis is that of its operand: a copy of it is made by whole runs of elements.
+fn is_copy(graph: &Graph, node: &Node) -> bool {
+    let Lower::View(map) = &node.op.lower else { return false };
+    match map(&node.attrs, graph.ty(node.inputs[0]).shape(), node.ty.shape()) {
+        ViewMap::Affine(axes) => axes.last().and_then(AxisMap::same) == node.ty.shape().rank().checked_sub(1),
+        ViewMap::Reshape => false,
+    }
+}
+
+/// The node in whose memory an output is found: what a result only reshapes has the same elements in the same order.
+pub(crate) fn memory_of(graph: &Graph, output: &Output) -> NodeId {
+    let mut at = output.value;
+    while output.role == Role::Result && graph.node(at).is_reshape() {
+        at = graph.node(at).inputs[0];
+    }
+    if matches!(graph.node(at).op.lower, Lower::Source(_)) { output.value } else { at }
+}
+
 /// For each node, whether an output or a step that reads memory needs it whatever is fused.
 fn stored_anyway(graph: &Graph, live: &[bool]) -> Vec<bool> {
     let mut stored = vec![false; graph.n_nodes()];
     for output in graph.outputs() {
-        stored[output.value.index()] = true;
+        stored[memory_of(graph, output).index()] = true;
     }
     for id in graph.ids().rev().filter(|id| live[id.index()]) {
         let node = graph.node(id);
@@ -247,7 +359,7 @@ fn reads(graph: &Graph, parts: &[Part], reduces: &[bool]) -> Vec<SmallVec<[Read;
                 _ => SmallVec::from_iter([Read { node: input, at: At::Own }]),
             };
             for mut read in inner {
-                if elsewhere {
+                if elsewhere || matches!(lower, Lower::Join) {
                     read.at = At::Other;
                 } else if is_view {
                     read.at = through_view(graph, id, read.node, &read.at);
@@ -278,6 +390,10 @@ fn through_view(graph: &Graph, view: NodeId, node: NodeId, at: &At) -> At {
     let shape = graph.ty(node).shape();
     // What has extent 1 may have the number of no axis.
     let axes: SmallVec<[usize; 4]> = axes.iter().map(|&a| map.get(a).copied().unwrap_or(usize::MAX)).collect();
+    // A reduction that is written out reads every element along these.
+    if axes.iter().zip(shape.iter()).any(|(&axis, &extent)| axis == usize::MAX && extent != 1) {
+        return At::Other;
+    }
     let stands = |(i, &axis): (usize, &usize)| axis == i || shape[i] == 1;
     if shape == to && axes.iter().enumerate().all(stands) { At::Own } else { At::Along(axes) }
 }
@@ -291,11 +407,7 @@ fn axes_through(graph: &Graph, view: NodeId, from: &Shape, to: &Shape) -> Option
             ViewMap::Affine(axes) => axes
                 .iter()
                 .zip(from.iter())
-                .map(|(m, &extent)| match (m.offset, m.step) {
-                    _ if extent == 1 => Some(usize::MAX),
-                    (0, 1) => Some(m.axis),
-                    _ => None,
-                })
+                .map(|(m, &extent)| if extent == 1 { Some(usize::MAX) } else { m.same() })
                 .collect(),
             ViewMap::Reshape if is_squeeze(from, to) => {
                 let mut long = (0..to.rank()).filter(|&a| to[a] != 1);
@@ -305,7 +417,7 @@ fn axes_through(graph: &Graph, view: NodeId, from: &Shape, to: &Shape) -> Option
             }
             ViewMap::Reshape => None,
         },
-        // A reduction over axes of extent 1 only drops them.
+        // A reduction over axes of extent 1 only drops them; one that is written out is read along the others as if it did.
         _ => {
             let axes = node.attrs.sizes("axes");
             let mut kept = 0..to.rank();

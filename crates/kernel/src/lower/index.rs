@@ -24,6 +24,29 @@ impl Affine {
     }
 }
 
+impl Affine {
+    /// The least and the largest value in loops of these extents, of which none is 0.
+    pub(super) fn range(&self, extents: &[usize]) -> (i64, i64) {
+        let (mut least, mut most) = (self.offset, self.offset);
+        for (&c, &extent) in self.coeffs.iter().zip(extents) {
+            let reach = c * (extent as i64 - 1).max(0);
+            (least, most) = (least + reach.min(0), most + reach.max(0));
+        }
+        (least, most)
+    }
+
+    /// Whether it is an index of an axis of so many elements all along.
+    pub(super) fn is_within(&self, n: usize, extents: &[usize]) -> bool {
+        let (least, most) = self.range(extents);
+        least >= 0 && most < n as i64
+    }
+}
+
+/// Whether an index is one of a tensor of this shape, all along the loops; around a border it need not be.
+pub(super) fn is_inside(index: &Index, shape: &Shape, extents: &[usize]) -> bool {
+    extents.contains(&0) || index.iter().zip(shape.iter()).all(|(affine, &n)| affine.is_within(n, extents))
+}
+
 /// The index of a value: one affine form for each axis.
 pub(crate) type Index = SmallVec<[Affine; 4]>;
 
@@ -104,8 +127,8 @@ pub(crate) fn through_view(graph: &Graph, view: NodeId, index: &Index, extents: 
                 .map(|m| {
                     let mut affine = Affine::constant(extents.len());
                     affine.offset = m.offset;
-                    if m.step != 0 {
-                        affine.add_scaled(&index[m.axis], m.step);
+                    for &(axis, step) in &m.moves {
+                        affine.add_scaled(&index[axis], step);
                     }
                     affine
                 })

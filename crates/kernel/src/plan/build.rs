@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::units::{Operand, Unit, Work};
 use super::{BufferDecl, BufferId, Epilogue, GemmDims, Home, KernelCall, MatrixView, OpStep, Plan, PlanOutput, Step};
 use crate::arena;
-use crate::cluster::{Clusters, Part};
+use crate::cluster::{Clusters, Part, memory_of};
 use crate::ir::{Kernel, Sweep};
 use crate::lower::{ArgRef, Lowered};
 
@@ -225,7 +225,8 @@ impl<'a> Builder<'a> {
         }
         let mut outputs = Vec::new();
         for output in self.graph.outputs().iter().filter(|o| o.role == Role::Result) {
-            let buffer = kept.get(&output.value).copied().unwrap_or_else(|| self.node_buffer(output.value));
+            let memory = memory_of(self.graph, output);
+            let buffer = kept.get(&memory).copied().unwrap_or_else(|| self.node_buffer(memory));
             outputs.push(PlanOutput { name: output.name.clone(), buffer, ty: self.graph.ty(output.value).clone() });
         }
         let mut plan = Plan {

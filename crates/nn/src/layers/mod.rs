@@ -10,6 +10,7 @@
 //!
 //! No closure stands between the user's call and the nodes, because a closure would hide the user's line from errors.
 
+mod conv;
 mod dense;
 mod functions;
 mod noise;
@@ -17,6 +18,7 @@ mod norm;
 mod sequential;
 mod whitening;
 
+pub use conv::{Conv, MaxPool, MeanPool, Padding};
 pub use dense::{Dense, Embedding, PRelu};
 pub use functions::{function, model};
 pub use noise::{Dropout, GaussianNoise};

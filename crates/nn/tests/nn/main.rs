@@ -2,6 +2,7 @@
 //! to end without the compiler's passes.
 
 mod averages;
+mod conv;
 mod errors;
 mod layers;
 mod losses;

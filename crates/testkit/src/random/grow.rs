@@ -3,7 +3,8 @@
 //! A step picks a family by weight and operands that fit; where none fit it does nothing, and the next step tries again.
 
 use cotangent_graph::ops::math::SQRT_OF_SQUARES;
-use cotangent_graph::{DType, Init, Shape, Tensor, TensorData};
+use cotangent_graph::ops::windows::{STRIDED, Windows};
+use cotangent_graph::{Attr, Attrs, DType, Init, Shape, Tensor, TensorData};
 
 use super::{Item, Pool};
 
@@ -18,12 +19,13 @@ impl<'g, 'o> Pool<'g, 'o> {
     pub(super) fn grow(&mut self, n: usize) {
         let options = self.options;
         let on = |flag: bool, weight: u32| if flag { weight } else { 0 };
-        let families: [Family<'g, 'o>; 19] = [
+        let families: [Family<'g, 'o>; 20] = [
             (22, Self::unary),
             (22, Self::binary),
             (6, Self::literal),
             (6, Self::compare_and_select),
             (14, Self::view),
+            (4, Self::windows),
             (4, Self::broadcast),
             (3, Self::concat),
             (12, Self::reduce),
@@ -284,6 +286,53 @@ impl<'g, 'o> Pool<'g, 'o> {
             _ => return None,
         };
         self.push(tensor, item.magnitude.max(2.0));
+        Some(())
+    }
+
+    /// Overlapping pieces of a tensor: themselves, reduced, or added up again.
+    fn windows(&mut self) -> Option<()> {
+        let item = self.item(|i| i.tensor.dtype() != DType::Bool && i.tensor.rank() >= 1)?;
+        let (x, shape) = (item.tensor, item.tensor.shape());
+        let axes: Vec<usize> = (0..shape.rank()).filter(|&a| shape[a] > 0 && self.rng.chance(0.6)).take(2).collect();
+        let mut numbers = |most: usize| -> Vec<usize> { axes.iter().map(|_| 1 + self.rng.below(most)).collect() };
+        let (mut size, stride, dilation) = (numbers(3), numbers(3), numbers(2));
+        for (k, &axis) in axes.iter().enumerate() {
+            if (size[k] - 1) * dilation[k] >= shape[axis] {
+                size[k] = 1;
+            }
+        }
+        if axes.is_empty() || shape.n_elements() * size.iter().product::<usize>() > self.options.max_elements {
+            return None;
+        }
+        let w = Windows::new(&axes, &size).stride(&stride).dilation(&dilation);
+        let extents: Vec<usize> = axes.iter().map(|&axis| shape[axis]).collect();
+        let padding: Vec<(usize, usize)> = axes.iter().map(|_| (self.rng.below(3), self.rng.below(3))).collect();
+        let padded = w.clone().padding(&padding);
+        let n = size.iter().product::<usize>() as f64;
+        let (tensor, magnitude) = match self.rng.below(5) {
+            0 if self.options.composites => (x.windows(&w), item.magnitude),
+            1 if self.options.composites => (x.windows(&w).overlap_add(&w, &extents), item.magnitude * n),
+            2 if self.options.composites => (x.max_pool(&padded), item.magnitude),
+            3 if self.options.composites && x.is_float() => (x.mean_pool(&padded), item.magnitude),
+            // The pieces of one axis, from the last backwards.
+            _ => {
+                let (axis, last) = (axes[0], shape[axes[0]] as i64 - 1);
+                let mut to = shape.to_vec();
+                (to[axis], _) = (shape[axis] - size[0] + 1, to.push(size[0]));
+                let mut offset = vec![0; shape.rank()];
+                offset[axis] = last;
+                let mut steps = vec![0; shape.rank() * to.len()];
+                for a in 0..shape.rank() {
+                    steps[a * to.len() + a] = if a == axis { -1 } else { 1 };
+                }
+                steps[axis * to.len() + shape.rank()] = -1;
+                let attrs = Attrs::none().with("shape", &to[..]);
+                let list = |values: Vec<i64>| Attr::Ints(values.into_iter().collect());
+                let attrs = attrs.with("offset", list(offset)).with("steps", list(steps));
+                (x.unary_with(&STRIDED, attrs), item.magnitude)
+            }
+        };
+        self.push(tensor, magnitude.max(2.0));
         Some(())
     }
 
