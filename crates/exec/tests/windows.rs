@@ -112,7 +112,7 @@ fn pooling_and_its_gradient_are_those_of_the_definition() {
             let mut session = Session::new(&Runtime::new(Threads::Exactly(threads)), program, Seed(0)).unwrap();
             let out = session.step((("x", &x), ("dy", &dy))).unwrap();
             for (name, want) in names.iter().zip(&wanted) {
-                let got = out.view::<f64>(*name).unwrap();
+                let got = out.view::<f64>(name).unwrap();
                 let close = |(a, b): (&f64, &f64)| a == b || (a - b).abs() < 1e-14 || a.is_nan() && b.is_nan();
                 assert!(got.iter().zip(want).all(close), "{name} of {case:?}: {got} but {want}");
             }

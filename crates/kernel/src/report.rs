@@ -12,7 +12,7 @@ use cotangent_host::Bytes;
 use cotangent_scalar::plain;
 
 use crate::cluster::{Edge, Fusion, Verdict};
-use crate::ir::{IndexMap, Input, Kernel, Space, Sweep};
+use crate::ir::{Clamp, IndexMap, Kernel, Space, Sweep};
 use crate::plan::{BufferDecl, BufferId, CheckWhat, Home, KernelCall, MatrixView, Plan, Step};
 
 /// The figures of a plan.
@@ -159,28 +159,31 @@ impl Plan {
     }
 }
 
-/// Elements of an argument that a kernel touches: the product of the extents along which the widest access moves.
+/// Elements of an argument that a kernel touches: for each of its different accesses the product of the extents along which it
+/// moves. What several of them touch is counted for each, so the argument's own length is the limit.
 fn elements_touched(kernel: &Kernel, arg: usize) -> usize {
-    let count = |space: Space, map: &IndexMap| {
+    let count = |space: Space, map: &IndexMap, clamps: &[Clamp]| {
         let n = kernel.dims.len();
         let skipped = match (space, kernel.sweep) {
             (Space::Reduced, Sweep::Row) => Some(n - 1),
             (Space::Reduced, Sweep::Column) => Some(n - 2),
             _ => None,
         };
-        let moves = (0..n).filter(|&d| map.strides[d] != 0 && Some(d) != skipped);
-        moves.map(|d| kernel.dims[d]).product::<usize>()
+        let moves = |d: &usize| map.strides[*d] != 0 || clamps.iter().any(|clamp| clamp.map.strides[*d] != 0);
+        (0..n).filter(moves).filter(|&d| Some(d) != skipped).map(|d| kernel.dims[d]).product::<usize>()
     };
-    let mut most = 0;
+    let mut known: Vec<(&IndexMap, &[Clamp])> = Vec::new();
+    let mut touched = 0usize;
     for phase in &kernel.phases {
-        let loads = phase.inputs.iter().filter_map(Input::access);
-        for (a, map) in loads.chain(phase.stores.iter().map(|s| (s.arg, &s.map))) {
-            if a.0 as usize == arg {
-                most = most.max(count(phase.space, map));
+        let loads = phase.inputs.iter().filter_map(|input| Some((input.access()?, input.clamps())));
+        for ((a, map), clamps) in loads.chain(phase.stores.iter().map(|s| ((s.arg, &s.map), &[][..]))) {
+            if a.0 as usize == arg && !known.contains(&(map, clamps)) {
+                known.push((map, clamps));
+                touched = touched.saturating_add(count(phase.space, map, clamps));
             }
         }
     }
-    most
+    touched
 }
 
 impl fmt::Display for Plan {

@@ -1,7 +1,7 @@
 //! The kernel interpreter on kernels whose results are known, and the verifier on kernels that break its rules.
 
 use cotangent_kernel::interp::{self, Place};
-use cotangent_kernel::ir::{Arg, ArgId, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
+use cotangent_kernel::ir::{Arg, ArgId, Clamp, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
 use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ScalarBody, ValueId, order};
 use smallvec::SmallVec;
 
@@ -300,4 +300,45 @@ fn bounds_are_proved_from_extents() {
         map.strides[1] = -3;
     }
     assert!(backwards.check_bounds(&[6, 6]).is_err());
+}
+
+/// Two rows of three before a table of four rows, and one behind: rows 0 and 3 stand for those beyond.
+#[test]
+fn indices_beyond_a_border_are_held_inside() {
+    let (body, root) = body(|s| s.input(0, F32));
+    let clamps = vec![Clamp { map: map(-2, &[1, 0]), last: 3, stride: 3 }];
+    let phase = Phase {
+        space: Space::Full,
+        body,
+        inputs: vec![Input::Clamped { arg: ArgId(0), map: map(0, &[0, 1]), clamps }],
+        stores: vec![store(root, 1, map(0, &[3, 1]))],
+        reduces: vec![],
+    };
+    let kernel = Kernel {
+        name: "clamped".into(),
+        sweep: Sweep::Elementwise,
+        dims: SmallVec::from_slice(&[7, 3]),
+        total: 21,
+        args: vec![input(true), input(false)],
+        phases: vec![phase],
+    };
+    kernel.verify().unwrap();
+    let table: Vec<f32> = (0..12).map(|i| i as f32).collect();
+    let (mut table, mut out) = (bytes(&table), vec![0; 84]);
+    interp::run(&kernel, &mut [&mut table, &mut out]).unwrap();
+    let rows: Vec<f32> = floats(&out).chunks(3).map(|row| row[0]).collect();
+    assert_eq!(rows, [0.0, 0.0, 0.0, 3.0, 6.0, 9.0, 9.0]);
+    kernel.check_bounds(&[12, 21]).unwrap();
+    // The table is too short, the last index too large, an axis empty, the index moves along the inner dim.
+    assert!(kernel.check_bounds(&[11, 21]).is_err());
+    let broken = |change: &dyn Fn(&mut Clamp)| {
+        let mut kernel = kernel.clone();
+        change(&mut kernel.phases[0].inputs[0].clamps_mut()[0]);
+        kernel.verify().and_then(|()| kernel.check_bounds(&[12, 21]))
+    };
+    assert!(broken(&|_| {}).is_ok());
+    assert!(broken(&|clamp| clamp.last = 4).is_err());
+    assert!(broken(&|clamp| clamp.stride = -3).is_err());
+    assert!(broken(&|clamp| clamp.last = -1).is_err());
+    assert!(broken(&|clamp| clamp.map.strides[1] = 1).is_err());
 }

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use cotangent_codegen::{Backend, CraneliftBackend, MadeBy, Options};
-use cotangent_kernel::ir::{Input, Kernel, Phase, Reduce, Space, Store, Sweep};
+use cotangent_kernel::ir::{Clamp, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
 use cotangent_scalar::{BodyBuilder, DType, LibmFn, ReduceOp, ValueId};
 
 use crate::common::*;
@@ -144,11 +144,29 @@ impl Generator<'_> {
             DType::I64,
         ]);
         let strides = self.load_strides(space);
-        let (map, length) = self.fit(strides);
+        let (mut map, mut length) = self.fit(strides);
+        let mut clamps = Vec::new();
+        while self.sweep == Sweep::Elementwise && clamps.len() < 2 && self.random.one_in(4) {
+            // One more axis around what there is, either way round, whose index leaves it at times.
+            let last = self.random.below(4) as i64;
+            let mut strides: Vec<i64> = self.dims.iter().map(|_| self.random.below(4) as i64 - 1).collect();
+            strides[self.dims.len() - 1] = 0;
+            let mut stride = length as i64;
+            if self.random.one_in(3) {
+                map.offset += last * stride;
+                stride = -stride;
+            }
+            clamps.push(Clamp { map: self::map(self.random.below(7) as i64 - 3, &strides), last, stride });
+            length *= last as usize + 1;
+        }
         let buffer = self.buffer(dtype, length);
         self.args.push(arg(dtype, true, false));
         self.binding.push(buffer);
-        inputs.push(Input::Load { arg: id(self.args.len() - 1), map });
+        let arg = id(self.args.len() - 1);
+        inputs.push(match clamps.is_empty() {
+            true => Input::Load { arg, map },
+            false => Input::Clamped { arg, map, clamps },
+        });
         (s.input(number, dtype), true)
     }
 

@@ -419,6 +419,9 @@ pub struct Windows {
     inside_only: bool,
 }
 
+/// An axis, and the elements before and behind it.
+type AxisPadding = (usize, (usize, usize));
+
 impl Windows {
     /// Windows of so many elements along each of the axes: one at every place where it fits, of adjacent elements.
     pub fn new(axes: impl Into<Axes>, size: &[usize]) -> Self {
@@ -459,7 +462,7 @@ impl Windows {
     }
 
     /// The attributes and the paddings by axis, for a tensor of a rank; or what is wrong.
-    fn resolve(&self, rank: usize) -> Result<(Attrs, Vec<(usize, (usize, usize))>), String> {
+    fn resolve(&self, rank: usize) -> Result<(Attrs, Vec<AxisPadding>), String> {
         let axes = self.axes.number(rank);
         let n = axes.len();
         for (what, len) in [

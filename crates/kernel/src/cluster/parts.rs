@@ -199,6 +199,8 @@ impl Windows {
         }
         // The operations on the way from a view of windows, for what is made of one element by element.
         let mut ops: Vec<Option<usize>> = vec![None; n];
+        // How often the body of whoever combines a node has it, and the operations of that body.
+        let mut body: Vec<(usize, usize)> = vec![(1, 0); n];
         for id in graph.ids() {
             let node = graph.node(id);
             let below = node.inputs.iter().filter_map(|input| ops[input.index()]).reduce(|a, b| a.saturating_add(b));
@@ -215,7 +217,8 @@ impl Windows {
                     let from = graph.ty(node.inputs[0]).shape();
                     let groups = reduction_groups(from, &node.attrs.sizes("axes"));
                     let (&[(_, n_taps, _)], Some(ops)) = (groups.as_slice(), below) else { continue };
-                    let fits = n_taps <= MOST_TAPS && n_taps.saturating_mul(ops + 1) <= options.cost.max_ops;
+                    body[id.index()] = (n_taps, n_taps.saturating_mul(ops.saturating_add(1)));
+                    let fits = n_taps <= MOST_TAPS && body[id.index()].1 <= options.cost.max_ops;
                     windows.unrolled[id.index()] = fits && node.ty.dtype() != DType::Bool && !from.contains(&0);
                 }
                 _ => {}
@@ -236,6 +239,14 @@ impl Windows {
             let sees = |r: &NodeId| graph.node(*r).is(&PAD) || sees_through(graph, id, *r);
             let mut read_by = readers[i].iter().filter(|r| live[r.index()]).peekable();
             if read_by.peek().is_none() || !read_by.clone().all(|r| by_windows(r) && sees(r)) {
+                continue;
+            }
+            let of_readers = read_by.clone().map(|r| body[r.index()]);
+            let (taps, n_ops) = of_readers.fold((1, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)));
+            let is_new = ops[i].is_none() && matches!(node.op.lower, Lower::Scalar(_) | Lower::Join);
+            let own = if is_new { taps.saturating_mul(own_ops(graph, id)) } else { 0 };
+            body[i] = (taps, n_ops.saturating_add(own));
+            if body[i].1 > options.cost.max_ops {
                 continue;
             }
             repeats[i] = read_by.any(|r| leads[r.index()] && repeats[r.index()]);

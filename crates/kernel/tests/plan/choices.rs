@@ -1,5 +1,6 @@
 //! Kinds of fusion, forbidden and forced by name.
 
+use cotangent_graph::ops::windows::Windows;
 use cotangent_graph::{DType, Graph, Init};
 use cotangent_kernel::{Choice, ClusterOptions, Fusion, Fusions, explain, plan};
 use cotangent_testkit::random;
@@ -26,6 +27,7 @@ fn every_kind() -> Graph {
         let shares = rows.exp() / rows.exp().sum_over([1]).reshape([128, 1]);
         g.output("shares", shares);
         g.output("columns", shares.sum_over([0]));
+        g.output("pooled", x.windows(&Windows::new([1], &[3])).exp().sum_over([2]));
         g.output("loudness", (x * 2.0).exp());
         g.output("contrast", (x * 3.0).tanh());
         for (param, d) in [w0, b0, w1].into_iter().zip(g.grad(loss, &[w0, b0, w1])) {
@@ -46,9 +48,9 @@ fn each_kind_of_fusion_can_be_forbidden() {
         assert!(!without.fusions().contains(&kind), "{}", explain(&graph, &without));
         let edge =
             without.edges.iter().any(|edge| edge.verdict.to_string().contains(&format!("`{kind}` is turned off")));
-        // What is not recomputed is one op more; siblings have no edge.
+        // What is not recomputed is one op more, what windows are made of is reduced otherwise; siblings have no edge.
         assert!(
-            edge || matches!(kind, Fusion::Recompute | Fusion::ColumnsWithRows | Fusion::Siblings),
+            edge || matches!(kind, Fusion::Recompute | Fusion::ColumnsWithRows | Fusion::Windows | Fusion::Siblings),
             "{}",
             explain(&graph, &without)
         );
