@@ -284,6 +284,25 @@ fn activations_far_out() {
     assert_near("softsign", &gradient(|x| x.softsign(), floats(F32, &[2], &[1e15, -1e18])), &[1e-30, 1e-36], 1e-6);
 }
 
+/// Functions written as they are defined, where an exponential overflows: the value and the derivatives are those of the op.
+#[test]
+fn sigmoids_by_hand_level_off() {
+    let by_hand: [(&str, Function, Function); 4] = [
+        ("1/(1 + e^-x)", |x| 1.0 / (1.0 + (-x).exp()), |x| x.sigmoid()),
+        ("1/(e^x + 1)", |x| 1.0 / (x.exp() + 1.0), |x| (-x).sigmoid()),
+        ("e^x/(1 + e^x)", |x| x.exp() / (1.0 + x.exp()), |x| x.sigmoid()),
+        ("tanh", |x| (x.exp() - (-x).exp()) / ((-x).exp() + x.exp()), |x| x.tanh()),
+    ];
+    for dtype in [F32, F64] {
+        let x = || floats(dtype, &[7], &[-2000.0, -200.0, -66.6, 0.0, 1.0, 200.0, 2000.0]);
+        for (what, hand, op) in by_hand {
+            assert_near(what, &value(hand, x()), &value(op, x()), 0.0);
+            assert_near(what, &gradient(hand, x()), &gradient(op, x()), 0.0);
+            assert_near(what, &curvature(hand, x()), &curvature(op, x()), 0.0);
+        }
+    }
+}
+
 // ---- losses --------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -302,6 +321,31 @@ fn only_a_target_of_zero_counts_as_nothing() {
     assert_near("terms", &got["loss"].to_f64(), &[NAN, NAN, 0.0, 0.0, INF, 1.0], 1e-15);
     assert_near("by q", &got["dq"].to_f64(), &[NAN, 2.0, 0.0, 0.0, -1.0, -1.0], 1e-15);
     assert_near("by y", &got["dy"].to_f64(), &[NAN, NAN, 0.0, 0.0, INF, 2.0], 1e-15);
+}
+
+/// Infinite logits, as masks make them, cost nothing where they are right; of large ones no digits cancel.
+#[test]
+fn binary_cross_entropy_of_large_logits() {
+    let make = |g: &GraphBuilder| {
+        let (z, y) = (g.input("z", F64, [10]), g.input("y", F64, [10]));
+        let loss = z.bce_with_logits(y);
+        g.output("loss", loss);
+        let d = g.grad(loss.sum(), &[z, y]);
+        g.output("dz", d[0]);
+        g.output("dy", d[1]);
+        g.output("second", g.grad(d[0].sum(), &[z])[0]);
+    };
+    let z = floats(F64, &[10], &[INF, -INF, INF, -INF, INF, 50.0, -50.0, 0.0, 2.0, NAN]);
+    let y = floats(F64, &[10], &[1.0, 0.0, 0.0, 1.0, 0.5, 1.0, 0.0, 0.25, 3.0, 0.0]);
+    let got = run(make, &[("z", z), ("y", y)]);
+    let (tail, log2, sigmoid) = ((-50f64).exp(), std::f64::consts::LN_2, 1.0 / (1.0 + (-2f64).exp()));
+    let loss = [0.0, 0.0, INF, INF, INF, tail, tail, log2, 2.0 + (-2f64).exp().ln_1p() - 6.0, NAN];
+    assert_near("loss", &got["loss"].to_f64(), &loss, 1e-15);
+    let slopes = [0.0, 0.0, 1.0, -1.0, 0.5, -tail, tail, 0.25, sigmoid - 3.0, NAN];
+    assert_near("by z", &got["dz"].to_f64(), &slopes, 1e-15);
+    assert_near("by y", &got["dy"].to_f64(), &[0.0, 0.0, -INF, INF, -INF, -50.0, 50.0, 0.0, -2.0, NAN], 0.0);
+    let second = [0.0, 0.0, 0.0, 0.0, 0.0, tail, tail, 0.25, sigmoid * (1.0 - sigmoid), NAN];
+    assert_near("order 2", &got["second"].to_f64(), &second, 1e-14);
 }
 
 #[test]

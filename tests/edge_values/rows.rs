@@ -1,5 +1,6 @@
 //! Rows: means of equal elements, rows with infinities, softmax written by hand in every form.
 
+use cotangent::nn::{CrossEntropyOptions, Losses};
 use cotangent::prelude::*;
 
 use crate::{Function, assert_near, floats, gradient, run, value};
@@ -182,5 +183,27 @@ fn log_sum_exp_by_hand_is_found_with_its_axis_kept() {
             let got = value(f, x.clone());
             assert!(got.iter().all(|v| (v - want).abs() < 1e-4), "{rows} × {n}: {got:?}");
         }
+    }
+}
+
+/// A class without weight does not count, however wrong the logits are: 0 times infinity is nothing there.
+#[test]
+fn classes_without_weight_do_not_count() {
+    for smoothing in [0.0, 0.1] {
+        let of = |first: f64| {
+            let make = |g: &GraphBuilder| {
+                let (z, y) = (g.input("z", F64, [2, 3]), g.input("y", I64, [2]));
+                let weights = g.constant(floats(F64, &[3], &[0.0, 1.0, 2.0]));
+                let loss = z.mean_cross_entropy(y, CrossEntropyOptions::new().weights(weights).smoothing(smoothing));
+                g.output("loss", loss);
+                g.output("d", g.grad(loss, &[z])[0]);
+            };
+            let z = floats(F64, &[2, 3], &[first, 1.0, 0.0, first, 0.5, 1.0]);
+            let out = run(make, &[("z", z), ("y", ndarray::array![0i64, 2].into_dyn().into())]);
+            [out["loss"].to_f64(), out["d"].to_f64()].concat()
+        };
+        let masked = of(-INF);
+        assert_near("masked", &masked, &of(-800.0), 0.0);
+        assert!(masked.iter().all(|v| v.is_finite()), "{masked:?}");
     }
 }

@@ -362,9 +362,13 @@ fn ordered<T: Copy + PartialOrd, R: Rng + ?Sized>(order: Order, labels: &[T], rn
     }
 }
 
-/// The places of each label, in the order given.
+/// The places of each label, in the order given. Labels that are not even equal to themselves, NaN, are one class, the last.
 fn classes<T: Copy + PartialOrd>(labels: &[T], mut places: Vec<usize>) -> Vec<Vec<usize>> {
-    let compare = |a: usize, b: usize| labels[a].partial_cmp(&labels[b]).unwrap_or(std::cmp::Ordering::Equal);
+    let is_nan = |a: T| a.partial_cmp(&a).is_none();
+    let compare = |a: usize, b: usize| {
+        let (a, b) = (labels[a], labels[b]);
+        a.partial_cmp(&b).unwrap_or_else(|| is_nan(a).cmp(&is_nan(b)))
+    };
     // The sort is stable, so that each class stays shuffled.
     places.sort_by(|&a, &b| compare(a, b));
     places.chunk_by(|&a, &b| compare(a, b).is_eq()).map(<[usize]>::to_vec).collect()
@@ -501,6 +505,25 @@ mod tests {
         let mut first: Vec<i64> = rare.take(10).collect();
         first.sort_unstable();
         assert_eq!(first, (90..100).collect::<Vec<_>>());
+    }
+
+    /// Labels that cannot be compared are a class, too; that they are no numbers is for others to say.
+    #[test]
+    fn labels_that_are_nan_are_one_class() {
+        let labels: Array1<f32> = (0..999).map(|i| if i % 3 == 0 { f32::NAN } else { (i * 53 % 97) as f32 }).collect();
+        let set = Dataset::new(Array2::zeros((999, 1)).into_dyn(), labels).unwrap();
+        for (_, labels) in set.shuffled_batches(99, 1).order(Order::Stratified) {
+            let n_nan = labels.iter().filter(|label| label.is_nan()).count();
+            // The other classes have seven examples each, so how many of theirs a batch has is a matter of chance.
+            assert!(n_nan.abs_diff(labels.len() / 3) <= 8, "{labels}");
+        }
+        let balanced: usize = set
+            .shuffled_batches(980, 1)
+            .order(Order::Balanced)
+            .take(1)
+            .map(|(_, labels)| labels.iter().filter(|label| label.is_nan()).count())
+            .sum();
+        assert_eq!(balanced, 10, "one of 98 classes");
     }
 
     #[test]

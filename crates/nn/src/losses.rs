@@ -94,12 +94,12 @@ impl<'g> Losses<'g> for Tensor<'g> {
             hit.select(of_class, of_class.constant_like(0.0)).sum_over([last])
         });
         if let Some(weights) = weights {
-            rows *= weights;
+            rows = weighted(rows, weights);
         }
         if eps > 0.0 {
             let mut spread = -self.log_softmax(last);
             if let Some(of_class) = options.weights {
-                spread *= of_class;
+                spread = weighted(spread, of_class.broadcast_to(self.shape()));
             }
             rows = rows * (1.0 - eps) + spread.sum_over([last]) * (eps / n_classes as f64);
         }
@@ -137,4 +137,11 @@ impl<'g> Losses<'g> for Tensor<'g> {
         let targets = (teacher.stop_gradient() / temperature).softmax(self.rank() - 1);
         (self / temperature).soft_cross_entropy(targets).mean() * (temperature * temperature)
     }
+}
+
+/// `losses · weights`, 0 where the weight is, also of an infinite loss: what has no weight does not count.
+#[track_caller]
+fn weighted<'g>(losses: Tensor<'g>, weights: Tensor<'g>) -> Tensor<'g> {
+    let zero = losses.constant_like(0.0);
+    weights.eq(zero).select(zero, losses * weights)
 }

@@ -110,6 +110,34 @@ pub static PRIMITIVE: &[Rule] = &[
         apply: |cx| cx.arg(cx.x(), &EXP),
     },
     Rule {
+        name: "sigmoid_by_hand",
+        equation: "1 / (1 + exp(x)) = σ(-x); exp(x) / (1 + exp(x)) = σ(x)",
+        safety: Stabilizes,
+        roots: Roots::Ops(&[&DIV]),
+        apply: |cx| {
+            let e = one_plus(cx, cx.y())?;
+            let x = cx.arg(e, &EXP)?;
+            match () {
+                () if cx.is_splat(cx.x(), 1.0) => Some((-x).sigmoid()),
+                () if cx.x().id() == e.id() => Some(x.sigmoid()),
+                () => None,
+            }
+        },
+    },
+    Rule {
+        name: "tanh_by_hand",
+        equation: "(exp(x) - exp(-x)) / (exp(x) + exp(-x)) = tanh(x)",
+        safety: Stabilizes,
+        roots: Roots::Ops(&[&DIV]),
+        apply: |cx| {
+            let (over, under) = (cx.args(cx.x(), &SUB)?, cx.args(cx.y(), &ADD)?);
+            let same = |a: usize| over[0].id() == under[a].id() && over[1].id() == under[1 - a].id();
+            let (x, minus) = (cx.arg(over[0], &EXP)?, cx.arg(over[1], &EXP)?);
+            let is_minus = |a: Tensor<'_>, b| cx.arg(a, &NEG).is_some_and(|of| of.id() == b);
+            ((same(0) || same(1)) && (is_minus(minus, x.id()) || is_minus(x, minus.id()))).then(|| x.tanh())
+        },
+    },
+    Rule {
         name: "log_of_sigmoid",
         equation: "log(σ(x)) = -softplus(-x)",
         safety: Stabilizes,

@@ -449,7 +449,9 @@ impl ReduceOnPlateau {
         self.patience.note(value, &mut store)?;
         if self.patience.is_over(&store) {
             let rate = store.get(&self.name)?;
-            let next = (rate.as_scalar().unwrap_or(0.0) * self.factor).max(self.min_rate);
+            let old = rate.as_scalar().unwrap_or(0.0);
+            // A rate that is below the least one already, by a schedule or by hand, stays.
+            let next = (old * self.factor).max(self.min_rate).min(old);
             match rate.dtype() {
                 DType::F64 => store.set(&self.name, next)?,
                 _ => store.set(&self.name, next as f32)?,

@@ -7,9 +7,10 @@ use std::process::Command;
 
 use cotangent_data::Dataset;
 use cotangent_data::synthetic::two_moons;
-use cotangent_exec::{Compiler, Runtime, Seed, Threads};
-use cotangent_graph::{GraphBuilder, Tensor};
-use cotangent_nn::{Adam, Group, Layers, Optimizer, Recipe, Sgd};
+use cotangent_exec::{Compiler, Runtime, Seed, Session, Threads};
+use cotangent_graph::DType::F32;
+use cotangent_graph::{GraphBuilder, Init, Tensor, build};
+use cotangent_nn::{Adam, Group, Layers, Minimize, Optimizer, Recipe, Sgd};
 use cotangent_train::callbacks::{after_epoch, after_step};
 use cotangent_train::checkpoint::{renamed, tensors_under};
 use cotangent_train::{
@@ -88,6 +89,19 @@ fn the_rate_falls_on_a_plateau() {
     assert!(set && rates.iter().all(|epoch| epoch.validation_loss == rates[0].validation_loss));
     let rate = trainer.store().get("optimizer.lr").unwrap().as_scalar().unwrap();
     assert!((rate - 3e-31).abs() < 1e-36, "halved after epochs 3 and 5, and not below the least: {rate}");
+}
+
+/// A rate that a schedule or somebody has made smaller than the least one is not raised.
+#[test]
+fn a_plateau_never_raises_the_rate() {
+    let graph = build(|g| g.minimize(g.param("w", F32, [], Init::ONES).square(), Sgd::new(1e-5))).unwrap();
+    let program = Compiler::new().compile(&graph).unwrap();
+    let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(1)).unwrap();
+    let plateau = ReduceOnPlateau::new(0.5, 1).min_rate(1e-3);
+    for loss in [1.0, 1.0, f64::NAN, f64::INFINITY] {
+        plateau.observe(loss, session.store_mut()).unwrap();
+        assert_eq!(session.store().get("optimizer.lr").unwrap().as_scalar(), Some(f64::from(1e-5f32)));
+    }
 }
 
 #[test]

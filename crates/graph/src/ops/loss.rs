@@ -66,22 +66,47 @@ pub static CROSS_ENTROPY: OpDef = OpDef {
 pub static BCE_WITH_LOGITS: OpDef = OpDef {
     name: "bce_with_logits",
     doc: "Binary cross-entropy `softplus(z) - z·y` of logits `z` and targets `y` in [0, 1], element by element; equals \
-          `-(y log σ(z) + (1-y) log(1-σ(z)))` and is finite for any finite logits.",
+          `-(y log σ(z) + (1-y) log(1-σ(z)))`, is finite for any finite logits and 0 at infinite ones that are right.",
     arity: Arity::Exact(2),
     attrs: &[],
     traits: OpTraits::POINTWISE,
     infer: infer_float,
     eval: eval::unbound,
     vjp: Vjp::Rule(|cx| {
-        let (z, y) = (cx.inputs[0], cx.inputs[1]);
-        smallvec![Some(cx.dy * (z.sigmoid() - y)), Some(-(cx.dy * z))]
+        let z = cx.inputs[0];
+        let Doubt { minus, missed, dropped } = Doubt::of(z, cx.inputs[1]);
+        let s = minus.sigmoid();
+        let slope = z.gt(0.0).select(missed - s, s - missed);
+        smallvec![Some(cx.dy * dropped.select(0.0, slope)), Some(dropped.select(0.0, -(cx.dy * z)))]
     }),
     lower: Lower::Expand(|cx| {
-        let (z, y) = (cx.inputs[0], cx.inputs[1]);
-        smallvec![z.softplus() - z * y]
+        let Doubt { minus, missed, dropped } = Doubt::of(cx.inputs[0], cx.inputs[1]);
+        smallvec![minus.softplus() - dropped.select(0.0, minus * missed)]
     }),
     samples: |s| vec![Sample::new(vec![s.float_in(-4.0..4.0, [3, 4]), s.float_in(0.0..1.0, [3, 4])])],
 };
+
+/// Logits and targets in numbers in which nothing cancels: `softplus(z) - z·y` is `softplus(-|z|) + |z|·missed`, and `σ(z) - y` is
+/// `±(σ(-|z|) - missed)`.
+struct Doubt<'g> {
+    /// `-|z|`.
+    minus: Tensor<'g>,
+    /// How much of the target is on the other side than the logit.
+    missed: Tensor<'g>,
+    /// Whether an infinite logit is right: its product with nothing is nothing.
+    dropped: Tensor<'g>,
+}
+
+impl<'g> Doubt<'g> {
+    #[track_caller]
+    fn of(z: Tensor<'g>, y: Tensor<'g>) -> Self {
+        let positive = z.gt(0.0);
+        // Not `-z.abs()`, which has the derivative 0 at 0.
+        let (minus, missed) = (positive.select(-z, z), positive.select(1.0 - y, y));
+        let dropped = missed.eq(0.0) & minus.eq(f64::NEG_INFINITY);
+        Doubt { minus, missed, dropped }
+    }
+}
 
 /// Mean squared error.
 pub static MSE: OpDef = OpDef {

@@ -177,6 +177,9 @@ static SIMPLE: &[Case] = &[
 static STABLE: &[Case] = &[
     case("log_of_exp", |g| out(g, x(g).exp().log()), ""),
     case("log_of_sigmoid", |g| out(g, x(g).sigmoid().log()), "neg softplus neg"),
+    case("sigmoid_by_hand", |g| out(g, 1.0 / (1.0 + (-x(g)).exp())), "neg neg sigmoid"),
+    case("sigmoid_by_hand", |g| out(g, with(x(g).exp(), |e| e / (e + 1.0f64))), "sigmoid"),
+    case("tanh_by_hand", |g| out(g, with(x(g), |x| (x.exp() - (-x).exp()) / (x.exp() + (-x).exp()))), "tanh"),
     case("log_of_one_minus_sigmoid", |g| out(g, (1.0f64 - x(g).sigmoid()).log()), "softplus neg"),
     case("log_of_one_plus_exp", |g| out(g, (1.0f64 + x(g).exp()).log()), "softplus"),
     case("log1p_of_exp", |g| out(g, x(g).exp().log1p()), "softplus"),
@@ -221,6 +224,11 @@ fn truth(g: &GraphBuilder, value: bool) -> Tensor<'_> {
 
 fn raw_cast(t: Tensor<'_>, to: DType) -> Tensor<'_> {
     t.unary_with(&cotangent_graph::ops::compare::CAST, cotangent_graph::Attrs::none().with("to", to))
+}
+
+/// A function of a tensor that is named once.
+fn with<'g>(t: Tensor<'g>, f: impl FnOnce(Tensor<'g>) -> Tensor<'g>) -> Tensor<'g> {
+    f(t)
 }
 
 fn check(cases: &[Case], passes: &[&str], tables: &[&'static [Rule]]) {
