@@ -107,6 +107,39 @@ pub(crate) fn in_memory(graph: &Graph, clusters: &Clusters, id: NodeId) -> Resul
     }
 }
 
+/// What stands in the way of making a node's memory, once it has its own: the nodes below it that need memory first. It goes the
+/// way that lowering goes, from the node's own indices down to memory.
+pub(crate) fn behind(graph: &Graph, clusters: &Clusters, root: NodeId) -> Vec<Force> {
+    let is_reduction = clusters.reduces[root.index()];
+    let start = if is_reduction { graph.node(root).inputs[0] } else { root };
+    let extents = graph.ty(start).shape().to_vec();
+    let mut forces = Vec::new();
+    let mut visited: HashSet<(NodeId, Index)> = HashSet::new();
+    let mut stack = vec![(start, identity(extents.len()))];
+    while let Some((at, index)) = stack.pop() {
+        let has_memory = |id: NodeId| !matches!(clusters.parts[id.index()], Part::View | Part::Virtual | Part::Dead);
+        if has_memory(at) && at != root || !visited.insert((at, index.clone())) {
+            continue;
+        }
+        let node = graph.node(at);
+        match &node.op.lower {
+            Lower::View(_) | Lower::Reduce(_) if !clusters.reduces[at.index()] => {
+                let operand = node.inputs[0];
+                match through_view(graph, at, &index, &extents) {
+                    _ if has_memory(operand) => {}
+                    Some(inner) => stack.push((operand, inner)),
+                    None => forces.push(Force::new(operand, RESHAPED)),
+                }
+            }
+            Lower::Identity | Lower::Check(_) | Lower::Scalar(_) => {
+                stack.extend(node.inputs.iter().map(|&input| (input, index.clone())));
+            }
+            _ => {}
+        }
+    }
+    forces
+}
+
 /// The arguments of the kernel under construction.
 #[derive(Default)]
 struct Args {
@@ -192,6 +225,18 @@ enum Found {
     Value(ValueId),
     /// The value of another node at an index of its own, by way of a view.
     At(NodeId, Index, Option<NodeId>),
+    /// What its scalar program makes of its operands at the same index.
+    Computed,
+}
+
+/// A node that waits for the values of its operands at an index.
+struct Waiting {
+    node: NodeId,
+    index: Index,
+    via: Option<NodeId>,
+    /// Views of it, and itself, that have its value.
+    passed: SmallVec<[(NodeId, Index); 1]>,
+    operands: SmallVec<[ValueId; 3]>,
 }
 
 struct Lowerer<'a> {
@@ -454,31 +499,69 @@ impl Lowerer<'_> {
 
     /// The value of a node at an index. `via` is the outermost view on the way here.
     ///
-    /// It calls itself for the operands of what a kernel computes, of which there are not many; views, which may be any number,
-    /// are gone through one after the other.
+    /// Views are gone through one after the other, and what waits for the values of its operands stands on a stack of its
+    /// own: a kernel may compute very many nodes one after the other.
     fn value(&mut self, draft: &mut Draft, id: NodeId, index: &Index, via: Option<NodeId>) -> Result<ValueId, Force> {
-        let (mut id, mut index, mut via) = (id, index.clone(), via);
-        let mut passed: SmallVec<[(NodeId, Index); 1]> = SmallVec::new();
-        let value = loop {
-            if let Some(&known) = draft.known.get(&(id, index.clone())) {
-                break known;
+        let mut waiting: Vec<Waiting> = Vec::new();
+        let (mut at, mut index, mut via) = (id, index.clone(), via);
+        loop {
+            let mut passed: SmallVec<[(NodeId, Index); 1]> = SmallVec::new();
+            let mut value = loop {
+                if let Some(known) = self.known(draft, at, &index) {
+                    break Some(known);
+                }
+                let found = self.find(draft, at, &index, via)?;
+                passed.push((at, index.clone()));
+                match found {
+                    Found::Value(value) => break Some(value),
+                    Found::At(operand, inner, through) => (at, index, via) = (operand, inner, through),
+                    Found::Computed => break None,
+                }
+            };
+            match value {
+                Some(value) => draft.known.extend(passed.into_iter().map(|at| (at, value))),
+                None => waiting.push(Waiting { node: at, index, via, passed, operands: SmallVec::new() }),
             }
-            let is_later = draft.space == Space::Full && self.kept.get(&id).is_some_and(|&first| first < draft.sweep);
-            if is_later && index == identity(self.extents.len()) {
-                let axes = &self.clusters.clusters[self.index].axes;
-                let (_, map) = self.row_of(&on_loops(axes, self.extents.len()));
-                let dtype = self.graph.ty(id).dtype();
-                let arg = self.args.write(ArgRef::Row(id), dtype);
-                break draft.input(Input::Load { arg, map }, dtype, None);
+            // A value may be the last operand of what waits for it, and that of something else.
+            loop {
+                let Some(reader) = waiting.last_mut() else { return value.ok_or(Force::new(id, READ_AS_MEMORY)) };
+                reader.operands.extend(value.take());
+                if let Some(&next) = self.graph.node(reader.node).inputs.get(reader.operands.len()) {
+                    (at, index, via) = (next, reader.index.clone(), reader.via);
+                    break;
+                }
+                let Some(Waiting { node, passed, operands, .. }) = waiting.pop() else { continue };
+                let computed = self.computed(draft, node, &operands)?;
+                draft.known.extend(passed.into_iter().map(|at| (at, computed)));
+                value = Some(computed);
             }
-            let found = self.find(draft, id, &index, via)?;
-            passed.push((id, index));
-            match found {
-                Found::Value(value) => break value,
-                Found::At(operand, inner, through) => (id, index, via) = (operand, inner, through),
-            }
-        };
-        draft.known.extend(passed.into_iter().map(|at| (at, value)));
+        }
+    }
+
+    /// A value that the draft has, or that an earlier sweep has kept.
+    fn known(&mut self, draft: &mut Draft, id: NodeId, index: &Index) -> Option<ValueId> {
+        if let Some(&known) = draft.known.get(&(id, index.clone())) {
+            return Some(known);
+        }
+        let is_later = draft.space == Space::Full && self.kept.get(&id).is_some_and(|&first| first < draft.sweep);
+        if !is_later || *index != identity(self.extents.len()) {
+            return None;
+        }
+        let axes = &self.clusters.clusters[self.index].axes;
+        let (_, map) = self.row_of(&on_loops(axes, self.extents.len()));
+        let dtype = self.graph.ty(id).dtype();
+        let arg = self.args.write(ArgRef::Row(id), dtype);
+        Some(draft.input(Input::Load { arg, map }, dtype, None))
+    }
+
+    /// The value of a node that is computed of these operands.
+    fn computed(&self, draft: &mut Draft, id: NodeId, operands: &[ValueId]) -> Result<ValueId, Force> {
+        let node = self.graph.node(id);
+        let cx = ScalarCx { attrs: &node.attrs, dtype: node.ty.dtype() };
+        let value = node.op.0.scalar(&mut draft.s, operands, &cx).map_err(|_| Force::new(id, PROGRAM))?;
+        if is_below_maximum(self.graph, node) {
+            draft.s.note_not_positive(value);
+        }
         Ok(value)
     }
 
@@ -554,18 +637,7 @@ impl Lowerer<'_> {
                 let value = rng::body(&mut draft.s, &node.attrs, node.ty.dtype(), counters, position);
                 Ok(Found::Value(value))
             }
-            Lower::Scalar(_) => {
-                let mut operands: SmallVec<[ValueId; 3]> = SmallVec::new();
-                for &input in &node.inputs {
-                    operands.push(self.value(draft, input, index, via)?);
-                }
-                let cx = ScalarCx { attrs: &node.attrs, dtype: node.ty.dtype() };
-                let value = node.op.0.scalar(&mut draft.s, &operands, &cx).map_err(|_| Force::new(id, PROGRAM))?;
-                if is_below_maximum(graph, node) {
-                    draft.s.note_not_positive(value);
-                }
-                Ok(Found::Value(value))
-            }
+            Lower::Scalar(_) => Ok(Found::Computed),
             _ => Err(Force::new(id, READ_AS_MEMORY)),
         }
     }

@@ -11,7 +11,7 @@ mod schedule;
 mod streams;
 mod units;
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use cotangent_graph::{
 
 use crate::cluster::{self, ClusterOptions, Edge};
 use crate::ir::Kernel;
-use crate::lower::Force;
+use crate::lower::{self, Force};
 
 /// A buffer of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -371,9 +371,13 @@ pub fn plan(graph: &Graph, options: &ClusterOptions) -> Result<Plan, CompilerBug
             Err(failures) => failures,
         };
         let n_before = forced.len();
-        for (Force { node, why }, _) in &failures {
-            if forced.insert(*node) {
-                reasons.push((*node, why));
+        // What making the memory of these will find in its way is forced with them: a chain of views has many such places, and
+        // every round takes all of the graph.
+        let mut todo: VecDeque<Force> = failures.iter().map(|(force, _)| *force).collect();
+        while let Some(Force { node, why }) = todo.pop_front() {
+            if forced.insert(node) {
+                reasons.push((node, why));
+                todo.extend(lower::behind(graph, &clusters, node));
             }
         }
         if forced.len() == n_before {

@@ -27,13 +27,22 @@ pub(super) struct Order {
     /// The number of the last search that visited a cluster.
     visited: Vec<u32>,
     search: u32,
+    /// Clusters that one search visits at most.
     limit: usize,
+    /// Edges that all searches together may still look at. Once they are used up, a search looks at [`FEW`] clusters.
+    left: usize,
 }
 
+/// What a search may visit when the others have been long: enough for neighbors to find each other.
+const FEW: usize = 64;
+
 impl Order {
-    /// The order in which every cluster is one node and nodes are in topological order already.
+    /// The order in which every cluster is one node and nodes are in topological order already. One search visits at most
+    /// `limit` clusters; all of them look at a number of edges that is linear in that of nodes, and far more than graphs of
+    /// thousands of nodes ask for.
     pub(super) fn new(n_nodes: usize, limit: usize) -> Self {
-        Order { position: (0..n_nodes as u32).collect(), visited: vec![0; n_nodes], search: 0, limit }
+        let left = limit.saturating_mul(1024).saturating_add(n_nodes.saturating_mul(FEW));
+        Order { position: (0..n_nodes as u32).collect(), visited: vec![0; n_nodes], search: 0, limit, left }
     }
 
     /// The position of a cluster.
@@ -74,6 +83,7 @@ impl Order {
         neighbors: impl Fn(u32, &mut Vec<u32>),
     ) -> Result<Vec<u32>, Obstacle> {
         self.search += 1;
+        let limit = if self.left == 0 { self.limit.min(FEW) } else { self.limit };
         let (start, end) = (self.position(from), self.position(to));
         let inside = |p: u32| if start < end { p > start && p < end } else { p < start && p > end };
         let mut found: Vec<u32> = Vec::new();
@@ -82,6 +92,7 @@ impl Order {
         while let Some(current) = stack.pop() {
             next.clear();
             neighbors(current, &mut next);
+            self.left = self.left.saturating_sub(1 + next.len());
             for &c in &next {
                 if c == to {
                     // An edge from one to the other is what merging dissolves; a longer path is not.
@@ -94,7 +105,7 @@ impl Order {
                     stack.push(c);
                 }
             }
-            if found.len() > self.limit {
+            if found.len() > limit {
                 return Err(Obstacle::TooFar);
             }
         }

@@ -55,12 +55,12 @@ pub(super) type Failure = (Force, Option<usize>);
 pub(super) fn units(graph: &Graph, clusters: &Clusters) -> Result<Vec<Unit>, Vec<Failure>> {
     let mut units = Vec::new();
     let mut failures: Vec<Failure> = Vec::new();
-    let mut keep = |made: Result<Unit, Force>, cluster: Option<usize>| match made {
+    let mut keep = |made: Result<Unit, Vec<Force>>, cluster: Option<usize>| match made {
         Ok(unit) => units.push(unit),
-        Err(force) => failures.push((force, cluster)),
+        Err(forces) => failures.extend(forces.into_iter().map(|force| (force, cluster))),
     };
     for index in 0..clusters.clusters.len() {
-        keep(cluster_unit(graph, clusters, index), Some(index));
+        keep(cluster_unit(graph, clusters, index).map_err(|force| vec![force]), Some(index));
     }
     let live = graph.live();
     let mut checks: HashSet<(NodeId, CheckWhat)> = HashSet::new();
@@ -77,7 +77,7 @@ pub(super) fn units(graph: &Graph, clusters: &Clusters) -> Result<Vec<Unit>, Vec
         };
         for (values, what) in demanded {
             match contiguous(graph, clusters, values) {
-                Err(force) => keep(Err(force), None),
+                Err(force) => keep(Err(vec![force]), None),
                 Ok(base)
                     if clusters.parts[base.index()] == Part::Buffer && what.holds_of(graph.node(base).constant()) => {}
                 Ok(base) if checks.insert((base, what)) => {
@@ -199,13 +199,17 @@ fn matrix(graph: &Graph, clusters: &Clusters, id: NodeId, transposed: bool) -> R
     Ok(Operand { base, offset: place.offset, batch_stride, row_stride: row, col_stride: col })
 }
 
-fn opaque_unit(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Unit, Force> {
+fn opaque_unit(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Unit, Vec<Force>> {
     let node = graph.node(id);
     let mut unit = Unit::new(Work::Opaque(id), id, Vec::new(), vec![id]);
+    let mut forces = Vec::new();
     match &node.op.lower {
         Lower::Step(step) => {
             for &input in &node.inputs {
-                unit.reads.push(contiguous(graph, clusters, input)?);
+                match contiguous(graph, clusters, input) {
+                    Ok(base) => unit.reads.push(base),
+                    Err(force) => forces.push(force),
+                }
             }
             unit.reads_apart = unit.reads.iter().copied().collect();
             if let Some(start) = step.starts_as().map(|k| unit.reads[k])
@@ -232,7 +236,10 @@ fn opaque_unit(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Unit, F
                     (start - graph.ty(input).shape()[axis] as i64) * strides[axis]
                 };
                 let place = IndexMap { offset, strides: strides.clone() };
-                unit.lowered.push(lower::lower_copy(graph, clusters, input, id, place)?);
+                match lower::lower_copy(graph, clusters, input, id, place) {
+                    Ok(copy) => unit.lowered.push(copy),
+                    Err(force) => forces.push(force),
+                }
             }
             for l in &unit.lowered {
                 for (arg, reference) in l.kernel.args.iter().zip(&l.args) {
@@ -242,8 +249,8 @@ fn opaque_unit(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Unit, F
                 }
             }
         }
-        _ => return Err(Force::new(id, "its op has no step")),
+        _ => forces.push(Force::new(id, "its op has no step")),
     }
     unit.reads_apart = unit.reads.iter().copied().collect();
-    Ok(unit)
+    if forces.is_empty() { Ok(unit) } else { Err(forces) }
 }
