@@ -1,29 +1,35 @@
-//! Deep graphs on a small stack: chains of 10,000 nodes of every kind, their gradients, and bodies nested as deep as they may be,
-//! are built, printed, parsed, drawn, interpreted, differentiated, compiled, explained, run and dropped on a thread with 2 MiB.
-//! Nothing aborts; what is deeper than the limits is an error.
+//! Deep graphs on a small stack: chains of 10,000 nodes of every kind, some of 100,000, their gradients, and bodies nested as
+//! deep as they may be, are built, printed, parsed, drawn, interpreted, differentiated, compiled, explained, run and dropped on a
+//! thread with 256 KiB. Nothing aborts; what is deeper than the limits is an error. `work.rs` sees to it that the work grows no
+//! faster than the chains.
 
 use cotangent::graph::interp::interpret;
 use cotangent::graph::{Body, Code, Env, Registry, text};
 use cotangent::prelude::*;
 use ndarray::array;
 
-const STACK: usize = 2 << 20;
+const STACK: usize = 256 << 10;
 const LENGTH: usize = 10_000;
+const LONG: usize = 100_000;
 
-/// Runs something on a thread with 2 MiB of stack, however deep the caller is.
+/// Runs something on a thread with 256 KiB of stack, however deep the caller is.
 fn on_a_small_stack<R: Send + 'static>(f: impl FnOnce() -> R + Send + 'static) -> R {
     let thread = std::thread::Builder::new().stack_size(STACK).spawn(f).expect("a thread");
     thread.join().expect("no panic")
 }
 
-/// All that is done with a graph. Running is compared with the interpreter on the optimized graph.
+/// All that is done with a graph, fused and unfused. Running is compared with the interpreter on the optimized graph.
 fn everything(graph: &Graph) {
+    with_fusions(graph, &[true, false]);
+}
+
+fn with_fusions(graph: &Graph, choices: &[bool]) {
     let printed = graph.to_string();
     let parsed = text::parse(&printed, "deep.ct", &Registry::builtin()).unwrap_or_else(|diags| panic!("{diags}"));
     assert_eq!(parsed.to_string(), printed);
     let x = array![[0.5f32, -0.25], [0.125, 0.75]];
     let env = Env::default().with("x", x.clone());
-    for fuse in [true, false] {
+    for &fuse in choices {
         let program = Compiler::new().fuse(fuse).compile(graph).unwrap_or_else(|error| panic!("{error}"));
         for stage in [StageView::Source, StageView::Optimized, StageView::Fused] {
             assert!(!program.dot(stage).is_empty() && !program.text(stage).is_empty());
@@ -64,12 +70,50 @@ chains! {
     pointwise_ops: LENGTH, false, |k, y| if k % 2 == 0 { y.tanh() } else { y * 1.5 };
     gradients_of_pointwise_ops: LENGTH, true, |k, y| if k % 2 == 0 { y.tanh() } else { y * 1.5 };
     views: LENGTH, false, |k, y| if k % 2 == 0 { y.t() } else { y.flip([0]) };
+    views_that_need_memory: LENGTH, false, through_memory;
+    gradients_of_views_that_need_memory: LENGTH, true, through_memory;
     gradients_of_views: LENGTH, true, |k, y| if k % 2 == 0 { y.t() } else { y.flip([0]) };
     products: LENGTH, false, |_, y| y.matmul(y);
     gradients_of_products: LENGTH / 2, true, |_, y| y.matmul(y).tanh();
     reductions_and_broadcasts: LENGTH, false, |k, y| if k % 2 == 0 { y - y.max_over([1]).repeat_along(&[2, 2].into(), [1]) } else { y.tanh() };
     random_numbers: LENGTH, false, |k, y| if k % 2 == 0 { y + y.builder().uniform(&format!("u{k}"), F32, [2, 2]) } else { y.tanh() };
+    gradients_of_reductions: LENGTH / 2, true, |k, y| if k % 2 == 0 { y - y.mean_over([1]).repeat_along(&[2, 2].into(), [1]) } else { y.tanh() };
+    gradients_of_rows: LENGTH / 4, true, |k, y| if k % 2 == 0 { y.softmax(1) } else { y.tanh() };
+    gradients_of_slices_and_joins: LENGTH / 4, true, |k, y| if k % 2 == 0 { turned(y) } else { y.tanh() };
+    gradients_of_selections: LENGTH / 2, true, |k, y| if k % 2 == 0 { y.gt(0.1).select(y, y * 0.5) } else { y.tanh() };
+    squares: LENGTH / 2, true, |_, y| y * y;
+    sums_with_itself: LENGTH, true, |_, y| y + y;
     stops_of_gradients: LENGTH, false, |k, y| if k % 2 == 0 { y.stop_gradient() } else { y + 0.5 };
+}
+
+/// A link that cannot be seen through: other loops than those of its reader go through the elements.
+fn through_memory(k: usize, y: Tensor<'_>) -> Tensor<'_> {
+    match k % 3 {
+        0 => y.t(),
+        1 => y.reshape([4]).flip([0]),
+        _ => y.reshape([2, 2]),
+    }
+}
+
+/// The rows in the other order, as two slices that are joined.
+fn turned(y: Tensor<'_>) -> Tensor<'_> {
+    let rows = y.split(2, 0);
+    y.builder().concat(&[rows[1], rows[0]], 0)
+}
+
+macro_rules! long_chains {
+    ($($name:ident: $gradient:expr, $link:expr;)*) => {
+        $(#[test] fn $name() {
+            on_a_small_stack(|| with_fusions(&chain(LONG, $gradient, $link), &[true]));
+        })*
+    };
+}
+
+long_chains! {
+    a_hundred_thousand_functions: false, |k, y| if k % 2 == 0 { y.tanh() } else { y * 1.5 };
+    a_hundred_thousand_sums: true, |_, y| y + y;
+    a_hundred_thousand_views: true, |k, y| if k % 2 == 0 { y.t() } else { y.flip([0]) };
+    a_hundred_thousand_views_that_need_memory: true, through_memory;
 }
 
 /// Views below reductions: what several sweeps over a row need is asked for through all of them.

@@ -274,3 +274,28 @@ fn slugs_are_those_of_renderers() {
     assert_eq!(slug("1 A graph of three nodes"), "1-a-graph-of-three-nodes");
     assert_eq!(slug("Matrix products: `gemm`"), "matrix-products-gemm");
 }
+
+/// The page for newcomers names an item and its file for every station: the file defines the item.
+#[test]
+fn stations_from_dense_to_the_instruction_are_where_the_page_says() {
+    let page = read("docs/from-dense-to-instruction.md");
+    // Line breaks may be anywhere.
+    let text = page.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut n_stations = 0;
+    for (at, _) in text.match_indices("` in [`") {
+        let item = text[..at].rsplit('`').next().unwrap_or_default();
+        let file = text[at + "` in [`".len()..].split('`').next().unwrap_or_default();
+        let source = read(file);
+        let kinds = ["fn", "struct", "enum", "trait", "static", "macro_rules!"];
+        let is_defined = kinds.iter().any(|kind| {
+            let definition = format!("{kind} {item}");
+            source.match_indices(&definition).any(|(at, _)| {
+                let next = source[at + definition.len()..].chars().next();
+                !next.is_some_and(|c| c.is_alphanumeric() || c == '_')
+            })
+        });
+        assert!(is_defined, "docs/from-dense-to-instruction.md says that {file} defines `{item}`");
+        n_stations += 1;
+    }
+    assert!(n_stations >= 25, "{n_stations}");
+}

@@ -84,6 +84,8 @@ mod pages {
     struct AddingAnOp;
     #[doc = include_str!("../../../docs/adding-a-pass.md")]
     struct AddingAPass;
+    #[doc = include_str!("../../../docs/from-dense-to-instruction.md")]
+    struct FromDenseToInstruction;
     #[doc = include_str!("../../../docs/limits.md")]
     struct Limits;
 }

@@ -1,6 +1,6 @@
 //! Clusters: which ops run in one kernel, and the reason for every edge.
 //!
-//! Nodes of a primitive graph play one of a few [`Part`]s. *Views* and *virtual* values have no memory: whoever reads them
+//! Nodes of a primitive graph play one of a few [`Part`]s. *Aliases* and *virtual* values have no memory: whoever reads them
 //! computes indices or recomputes them. *Values* are computed by kernels, *opaque* nodes by steps of their own. Clusters
 //! are sets of values (with at most one matrix product) that share loops: they grow along producer–consumer edges by
 //! union-find, unless that would make a cluster wait for itself. Every edge between two nodes with memory gets a
@@ -40,8 +40,9 @@ pub enum Part {
     Dead,
     /// A buffer that exists before the step: input, parameter, state or constant tensor.
     Buffer,
-    /// Other indices into its operand.
-    View,
+    /// The elements of its operand, which have memory or are recomputed, at the same or other indices: views, reductions over axes
+    /// of one element, checks, and the ends of gradients.
+    Alias,
     /// Recomputed by every reader: scalar constants, indices, random numbers, cheap pointwise values.
     Virtual,
     /// Computed by a kernel.
@@ -79,8 +80,9 @@ pub enum Reason {
     TooFarApart,
     /// The kernel would be larger than the cost model allows.
     TooLarge,
-    /// An earlier attempt could not be lowered: these loops do not merge.
-    CannotMerge,
+    /// One of the two was given memory of its own, because a reader could not be lowered otherwise: the plan lists it, with the
+    /// reason, as forced.
+    OwnMemory,
 }
 
 /// A decision about an edge.
@@ -111,7 +113,9 @@ impl fmt::Display for Verdict {
                 f.write_str("keep: too far apart to see whether the kernel would wait for itself")
             }
             Verdict::Keep(Reason::TooLarge) => f.write_str("keep: the kernel would be too large"),
-            Verdict::Keep(Reason::CannotMerge) => f.write_str("keep: the loops do not merge into one"),
+            Verdict::Keep(Reason::OwnMemory) => {
+                f.write_str("keep: one of them has memory of its own, without which a reader could not be lowered")
+            }
         }
     }
 }

@@ -28,8 +28,9 @@ pub struct CostModel {
     pub near_bytes: usize,
     /// Two kernels that nothing connects are joined if that saves this share of the shorter one's time.
     pub worth: f64,
-    /// Scalar operations that one kernel may hold; bounds compile time and register pressure.
-    pub max_ops: usize,
+    /// Scalar operations of all members of a cluster, times its sweeps, from which on nothing joins it but what is forced; bounds
+    /// compile time and register pressure. A value that is recomputed has at most as many.
+    pub max_kernel_ops: usize,
     /// Buffers that one kernel may touch.
     pub max_args: usize,
     /// Clusters that a cycle test visits before it gives up and keeps the edge.
@@ -63,7 +64,7 @@ impl Default for CostModel {
             hidden: 0.5,
             near_bytes: 1 << 20,
             worth: 0.05,
-            max_ops: 600,
+            max_kernel_ops: 600,
             max_args: 40,
             max_search: 4096,
             keep_ops: 10,

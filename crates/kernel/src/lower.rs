@@ -92,9 +92,9 @@ pub(crate) fn in_memory(graph: &Graph, clusters: &Clusters, id: NodeId) -> Resul
     let (mut at, mut index) = (id, identity(extents.len()));
     loop {
         match clusters.parts[at.index()] {
-            Part::View => {
+            Part::Alias => {
                 let operand = graph.node(at).inputs[0];
-                let has_memory = !matches!(clusters.parts[operand.index()], Part::View | Part::Virtual);
+                let has_memory = !matches!(clusters.parts[operand.index()], Part::Alias | Part::Virtual);
                 if graph.node(at).is_reshape() && has_memory {
                     return Ok((operand, flat(&index, graph.ty(at).shape(), extents.len())));
                 }
@@ -117,7 +117,7 @@ pub(crate) fn behind(graph: &Graph, clusters: &Clusters, root: NodeId) -> Vec<Fo
     let mut visited: HashSet<(NodeId, Index)> = HashSet::new();
     let mut stack = vec![(start, identity(extents.len()))];
     while let Some((at, index)) = stack.pop() {
-        let has_memory = |id: NodeId| !matches!(clusters.parts[id.index()], Part::View | Part::Virtual | Part::Dead);
+        let has_memory = |id: NodeId| !matches!(clusters.parts[id.index()], Part::Alias | Part::Virtual | Part::Dead);
         if has_memory(at) && at != root || !visited.insert((at, index.clone())) {
             continue;
         }
@@ -575,7 +575,7 @@ impl Lowerer<'_> {
         let in_memory = match part {
             Part::Buffer | Part::Product | Part::Opaque => true,
             Part::Value => !mine,
-            Part::View | Part::Virtual | Part::Dead => false,
+            Part::Alias | Part::Virtual | Part::Dead => false,
         };
         if in_memory {
             return Ok(Found::Value(self.load_at(draft, id, index, via)));

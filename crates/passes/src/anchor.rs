@@ -7,12 +7,13 @@
 //! it equals nothing else (`support.rs`).
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use cotangent_graph::ops::region::ANCHOR;
 use cotangent_graph::{Attrs, Graph, GraphBuilder, Lower, Node, NodeId, Tensor};
 
 use crate::pass::PassError;
-use crate::rebuild::{Copier, map_bodies};
+use crate::rebuild::{Copier, bottom_up};
 
 fn is_anchor(node: &Node) -> bool {
     node.is(&ANCHOR)
@@ -33,7 +34,10 @@ pub fn anchored(tensor: Tensor<'_>, number: i64) -> Tensor<'_> {
 /// The graph with an anchor at every intermediate value that a gradient is taken with respect to, or `None` if there is
 /// none to set; in bodies as well.
 pub fn set_anchors(graph: &Graph) -> Result<Option<Graph>, PassError> {
-    let (bodies, bodies_changed) = map_bodies(graph, set_anchors)?;
+    bottom_up(graph, with_anchors)
+}
+
+fn with_anchors(graph: &Graph, bodies: &[Arc<Graph>], bodies_changed: bool) -> Result<Option<Graph>, PassError> {
     let unnamed = |id: &NodeId| !graph.node(*id).op.is_named() && !is_anchor(graph.node(*id));
     let gradients = graph.nodes().iter().filter(|node| matches!(node.op.lower, Lower::Grad));
     let targets: HashSet<NodeId> = gradients.filter_map(|node| node.inputs.get(1).copied()).filter(unnamed).collect();
@@ -42,7 +46,7 @@ pub fn set_anchors(graph: &Graph) -> Result<Option<Graph>, PassError> {
     }
     let mut numbers = free_numbers(graph);
     let builder = GraphBuilder::like(graph);
-    let mut copier = Copier::new(graph, &bodies, &builder);
+    let mut copier = Copier::new(graph, bodies, &builder);
     for id in copier.order() {
         let tensor = copier.copy(id);
         if targets.contains(&id) {

@@ -6,7 +6,7 @@
 use cotangent_graph::{Attr, Graph, GraphBuilder, NodeId, Stage};
 
 use crate::pass::{Pass, PassCx, PassError};
-use crate::rebuild::{Copier, kept, map_bodies};
+use crate::rebuild::{Copier, bottom_up, kept};
 
 /// The pass.
 #[derive(Clone, Copy, Debug)]
@@ -32,18 +32,19 @@ impl Pass for Dce {
 
 /// The graph without what no output needs, or `None` if there is nothing of the kind; in bodies as well.
 pub fn without_dead(graph: &Graph) -> Result<Option<Graph>, PassError> {
-    let (bodies, changed) = map_bodies(graph, without_dead)?;
-    let order = kept(graph);
-    if !changed && order.len() == graph.n_nodes() && all_named(graph, &order) {
-        return Ok(None);
-    }
-    let builder = GraphBuilder::like(graph);
-    let mut copier = Copier::new(graph, &bodies, &builder);
-    for id in order {
-        copier.copy(id);
-    }
-    copier.outputs();
-    Ok(Some(builder.into_graph()?))
+    bottom_up(graph, |graph, bodies, changed| {
+        let order = kept(graph);
+        if !changed && order.len() == graph.n_nodes() && all_named(graph, &order) {
+            return Ok(None);
+        }
+        let builder = GraphBuilder::like(graph);
+        let mut copier = Copier::new(graph, bodies, &builder);
+        for id in order {
+            copier.copy(id);
+        }
+        copier.outputs();
+        Ok(Some(builder.into_graph()?))
+    })
 }
 
 /// Whether some kept node names each body.

@@ -27,7 +27,7 @@ use cotangent_graph::{
 use crate::anchor::{anchored, free_numbers, set_anchors, weigh_anchors};
 use crate::expand::expand_in;
 use crate::pass::{Pass, PassCx, PassError};
-use crate::rebuild::{Copier, map_bodies, origin_of};
+use crate::rebuild::{Copier, bottom_up, origin_of};
 use crate::rules::made_of;
 use crate::support::{Support, Supports, bound};
 
@@ -62,11 +62,17 @@ type Key = (NodeId, Option<NodeId>);
 /// `graph` without `grad`, or `None` if it has none; in bodies as well.
 pub fn differentiate(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
     let anchored = set_anchors(graph)?;
-    replace_gradients(anchored.as_ref().unwrap_or(graph), cx)?.map(weigh_anchors).transpose()
+    bottom_up(anchored.as_ref().unwrap_or(graph), |graph, bodies, changed| {
+        replace_gradients(graph, bodies, changed, cx)?.map(weigh_anchors).transpose()
+    })
 }
 
-fn replace_gradients(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
-    let (bodies, bodies_changed) = map_bodies(graph, |body| differentiate(body, cx))?;
+fn replace_gradients(
+    graph: &Graph,
+    bodies: &[Arc<Graph>],
+    bodies_changed: bool,
+    cx: &mut PassCx<'_>,
+) -> Result<Option<Graph>, PassError> {
     let mut wanted: HashMap<Key, Vec<NodeId>> = HashMap::new();
     for (id, node) in graph.ids().zip(graph.nodes()).filter(|(_, node)| matches!(node.op.lower, Lower::Grad)) {
         debug_assert!(node.inputs.len() >= 2, "{id} is verified");
@@ -77,7 +83,7 @@ fn replace_gradients(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>
     }
     cx.rounds += 1;
     let builder = cx.builder(graph);
-    let mut copier = Copier::new(graph, &bodies, &builder);
+    let mut copier = Copier::new(graph, bodies, &builder);
     let mut found: HashMap<Key, HashMap<NodeId, Tensor<'_>>> = HashMap::new();
     let mut numbers = free_numbers(graph);
     let order = copier.order();

@@ -123,21 +123,32 @@ pub fn rebuild(
     Ok(builder.into_graph()?)
 }
 
-/// The one driver that takes a pass through the bodies of a graph: what `pass` makes of each, and whether any changed.
-pub fn map_bodies(
+/// A graph on the way through its bodies: what became of the first of them, and whether any changed.
+struct Level<'a> {
+    graph: &'a Graph,
+    bodies: Vec<Arc<Graph>>,
+    changed: bool,
+}
+
+/// The one driver that takes a pass through a graph and its bodies, the innermost first: what `pass` makes of the graph. `pass` is
+/// given a graph, what became of its bodies, in their places, and whether any of them changed.
+pub fn bottom_up(
     graph: &Graph,
-    mut pass: impl FnMut(&Graph) -> Result<Option<Graph>, PassError>,
-) -> Result<(Vec<Arc<Graph>>, bool), PassError> {
-    let mut changed = false;
-    let mut bodies = Vec::with_capacity(graph.bodies().len());
-    for body in graph.bodies() {
-        bodies.push(match pass(body)? {
-            Some(new) => {
-                changed = true;
-                Arc::new(new)
-            }
-            None => Arc::clone(body),
-        });
+    mut pass: impl FnMut(&Graph, &[Arc<Graph>], bool) -> Result<Option<Graph>, PassError>,
+) -> Result<Option<Graph>, PassError> {
+    let level = |graph| Level { graph, bodies: Vec::new(), changed: false };
+    let mut above: Vec<Level<'_>> = Vec::new();
+    let mut current = level(graph);
+    loop {
+        if let Some(body) = current.graph.bodies().get(current.bodies.len()) {
+            above.push(std::mem::replace(&mut current, level(body)));
+            continue;
+        }
+        let new = pass(current.graph, &current.bodies, current.changed)?;
+        let Some(outer) = above.pop() else { return Ok(new) };
+        current = outer;
+        current.changed |= new.is_some();
+        let old = &current.graph.bodies()[current.bodies.len()];
+        current.bodies.push(new.map_or_else(|| Arc::clone(old), Arc::new));
     }
-    Ok((bodies, changed))
 }

@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -19,7 +20,7 @@ use cotangent_graph::{
 };
 
 use crate::pass::{PassCx, PassError, StopReason};
-use crate::rebuild::{Copier, Operands, map_bodies};
+use crate::rebuild::{Copier, Operands, bottom_up};
 
 /// Sweeps over a graph before a pass gives up.
 const ROUND_LIMIT: u32 = 32;
@@ -304,7 +305,10 @@ pub fn apply_rules(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Resul
             cx.stop = Some(StopReason::RoundLimit);
             break;
         }
-        match sweep(current.as_ref().unwrap_or(graph), rules, cx)? {
+        let swept = bottom_up(current.as_ref().unwrap_or(graph), |graph, bodies, changed| {
+            sweep(graph, bodies, changed, rules, cx)
+        });
+        match swept? {
             Some(new) => current = Some(new),
             None => break,
         }
@@ -315,12 +319,17 @@ pub fn apply_rules(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Resul
     Ok(current)
 }
 
-/// One sweep; `None` if no rule applied.
-fn sweep(graph: &Graph, rules: &RuleSet, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
+/// One sweep over a graph, whose bodies have been swept; `None` if no rule applied.
+fn sweep(
+    graph: &Graph,
+    bodies: &[Arc<Graph>],
+    mut changed: bool,
+    rules: &RuleSet,
+    cx: &mut PassCx<'_>,
+) -> Result<Option<Graph>, PassError> {
     cx.rounds += 1;
-    let (bodies, mut changed) = map_bodies(graph, |body| sweep(body, rules, cx))?;
     let builder = cx.builder(graph);
-    let mut copier = Copier::new(graph, &bodies, &builder);
+    let mut copier = Copier::new(graph, bodies, &builder);
     let keys = RefCell::default();
     let order = copier.order();
     let n_uses = uses(graph, &order);

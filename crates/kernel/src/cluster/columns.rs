@@ -73,7 +73,7 @@ impl Clusterer<'_> {
             return Err(Reason::OtherLoops);
         }
         if !self.counts_rows(r, along) || !self.counts_rows(c, along) {
-            return Err(Reason::CannotMerge);
+            return Err(Reason::OtherIndices);
         }
         let mut now_inside: HashMap<NodeId, u32> = HashMap::new();
         let mut sweeps_again = false;

@@ -290,7 +290,7 @@ impl Clusterer<'_> {
             return Verdict::Fuse(self.joined(from, to));
         }
         if self.forced.contains(&from) || self.forced.contains(&to) {
-            return Verdict::Keep(Reason::CannotMerge);
+            return Verdict::Keep(Reason::OwnMemory);
         }
         let done = self.joint(read, to).and_then(|joint| {
             let (a, b) = (self.topology.find(from), self.topology.find(to));
@@ -474,7 +474,7 @@ impl Clusterer<'_> {
         let is_freed = |(n, k): &(&NodeId, &u32)| self.n_outside[n.index()] == **k && !self.roles.wanted[n.index()];
         let n_stored = s.n_stored + l.n_stored - now_inside.iter().filter(is_freed).count();
         let (n_ops, n_args) = (s.n_ops + l.n_ops, l.inputs.len() + n_new - n_gone + n_stored);
-        let is_large = n_ops * n_sweeps > self.options.cost.max_ops || n_args > self.options.cost.max_args;
+        let is_large = n_ops * n_sweeps > self.options.cost.max_kernel_ops || n_args > self.options.cost.max_args;
         if is_large && !is_forced {
             return Err(Reason::TooLarge);
         }

@@ -146,6 +146,38 @@ mod tests {
         assert!(edges.0.iter().all(|&(a, b)| order.position(a) < order.position(b)));
     }
 
+    /// A chain and its mirror image, each member of which reads one of the chain: what a gradient looks like. No two of a pair can
+    /// merge, and every search goes round by the far end.
+    #[test]
+    fn all_searches_together_are_bounded() {
+        struct Mirror {
+            n: u32,
+            looked_at: std::cell::Cell<usize>,
+        }
+        impl Neighbors for Mirror {
+            fn readers(&self, root: u32, out: &mut Vec<u32>) {
+                let mirror = 2 * self.n - 1 - root;
+                out.extend([root + 1, mirror].into_iter().filter(|&r| r > root && r < 2 * self.n));
+                self.looked_at.set(self.looked_at.get() + 1);
+            }
+            fn operands(&self, root: u32, out: &mut Vec<u32>) {
+                let mirror = 2 * self.n - 1 - root;
+                out.extend([root.wrapping_sub(1), mirror].into_iter().filter(|&r| r < root));
+                self.looked_at.set(self.looked_at.get() + 1);
+            }
+        }
+        let n = 20_000;
+        let edges = Mirror { n, looked_at: std::cell::Cell::new(0) };
+        let mut order = Order::new(2 * n as usize, 4096);
+        let whole = order.left;
+        assert!(whole > 4000 * 1000, "graphs of thousands of nodes are searched whole");
+        for a in 0..n - 1 {
+            assert!(order.merge(&edges, a, 2 * n - 1 - a, a).is_err());
+        }
+        let looked_at = edges.looked_at.get();
+        assert!(looked_at < whole + 2 * FEW * n as usize, "{looked_at}");
+    }
+
     #[test]
     fn long_searches_end() {
         let n = 100;

@@ -69,7 +69,7 @@ impl Roles {
                 Lower::Step(step) => step.indices(&StepCx::of(graph, node)).iter().for_each(|&(k, _)| want(k)),
                 _ => {}
             }
-            if !matches!(roles.parts[id.index()], Part::View | Part::Buffer) {
+            if !matches!(roles.parts[id.index()], Part::Alias | Part::Buffer) {
                 for input in &node.inputs {
                     let base = bases[input.index()];
                     let scalar = matches!(graph.node(base).op.lower, Lower::Scalar(_) | Lower::Join);
@@ -124,8 +124,8 @@ impl Roles {
                 Lower::Source(Source::Constant) => unless_needed(Part::Virtual),
                 Lower::Source(Source::Iota | Source::Rng) if !recomputes => Part::Value,
                 Lower::Source(Source::Iota | Source::Rng) => unless_needed(Part::Virtual),
-                Lower::View(_) | Lower::Check(_) | Lower::Identity => unless_needed(Part::View),
-                Lower::Reduce(_) if !self.reduces[i] && !self.windows.unrolled[i] => unless_needed(Part::View),
+                Lower::View(_) | Lower::Check(_) | Lower::Identity => unless_needed(Part::Alias),
+                Lower::Reduce(_) if !self.reduces[i] && !self.windows.unrolled[i] => unless_needed(Part::Alias),
                 Lower::Gemm => Part::Product,
                 Lower::Reduce(_) | Lower::Scalar(_) => Part::Value,
                 _ => Part::Opaque,
@@ -136,7 +136,7 @@ impl Roles {
                 self.ops[i] *= graph.ty(node.inputs[0]).shape().n_elements() / node.ty.shape().n_elements().max(1);
             }
             match (part, &node.op.lower) {
-                (Part::View, _) => {
+                (Part::Alias, _) => {
                     let operand = node.inputs[0];
                     bases[i] = bases[operand.index()];
                     let (from, to) = (graph.ty(operand).n_bytes().max(1) as f64, node.ty.n_bytes().max(1) as f64);
@@ -163,7 +163,8 @@ impl Roles {
                         self.parts[base] != Part::Value || self.reduces[base] || in_memory[base]
                     });
                     let cheap = options.cost.recomputing_pays(self.ops[i]) && k * n_leaves <= n_leaves + 1.0 + k;
-                    let forced = options.fusions.forces(Fusion::Recompute) && self.ops[i] <= options.cost.max_ops;
+                    let forced =
+                        options.fusions.forces(Fusion::Recompute) && self.ops[i] <= options.cost.max_kernel_ops;
                     if k > 0.0 && (forced || cheap && from_memory) && live_readers().all(|r| sees_through(graph, id, r))
                     {
                         part = Part::Virtual;
@@ -366,7 +367,7 @@ fn reads(graph: &Graph, parts: &[Part], reduces: &[bool]) -> Vec<SmallVec<[Read;
         let mut found: SmallVec<[Read; 4]> = SmallVec::new();
         for &input in &graph.node(id).inputs {
             let inner: SmallVec<[Read; 4]> = match parts[input.index()] {
-                Part::View | Part::Virtual => reads[input.index()].clone(),
+                Part::Alias | Part::Virtual => reads[input.index()].clone(),
                 _ => SmallVec::from_iter([Read { node: input, at: At::Own }]),
             };
             for mut read in inner {

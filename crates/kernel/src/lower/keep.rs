@@ -100,7 +100,7 @@ impl Evaluations<'_> {
         let node = graph.node(id);
         let is_member = clusters.of[id.index()] == Some(self.index);
         match clusters.parts[id.index()] {
-            Part::View => graph.ty(node.inputs[0]).shape().n_elements() < node.ty.shape().n_elements(),
+            Part::Alias => graph.ty(node.inputs[0]).shape().n_elements() < node.ty.shape().n_elements(),
             Part::Virtual => matches!(node.op.lower, Lower::Source(Source::Constant | Source::Iota)),
             Part::Value => !is_member || clusters.reduces[id.index()],
             _ => true,

@@ -211,6 +211,9 @@ fn opaque_unit(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Unit, V
                     Err(force) => forces.push(force),
                 }
             }
+            if !forces.is_empty() {
+                return Err(forces);
+            }
             unit.reads_apart = unit.reads.iter().copied().collect();
             if let Some(start) = step.starts_as().map(|k| unit.reads[k])
                 && unit.reads.iter().filter(|&&read| read == start).count() == 1

@@ -68,7 +68,7 @@ fn limits_of_the_cost_model_do_not_hold_for_what_is_forced() {
     let graph = optimized(&graph);
     let mut options = ClusterOptions::default();
     options.cost.near_bytes = 50 * 32;
-    options.cost.max_ops = 1;
+    options.cost.max_kernel_ops = 1;
     let n_kernels = |options: &ClusterOptions| {
         check(&graph, options);
         plan(&graph, options).unwrap().figures().n_kernels
