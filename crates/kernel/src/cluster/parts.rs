@@ -191,6 +191,9 @@ pub(super) struct Windows {
 /// Elements of a window that is written out at most: as many as the order of column reductions combines one after the other.
 const MOST_TAPS: usize = COLUMN_BLOCK;
 
+/// Operations that a border is taken to cost in the body of its reader.
+const BORDER_OPS: usize = 8;
+
 impl Windows {
     fn new(graph: &Graph, options: &ClusterOptions, needs_memory: impl Fn(NodeId) -> bool) -> Self {
         let n = graph.n_nodes();
@@ -219,7 +222,7 @@ impl Windows {
                     let groups = reduction_groups(from, &node.attrs.sizes("axes"));
                     let (&[(_, n_taps, _)], Some(ops)) = (groups.as_slice(), below) else { continue };
                     body[id.index()] = (n_taps, n_taps.saturating_mul(ops.saturating_add(1)));
-                    let fits = n_taps <= MOST_TAPS && body[id.index()].1 <= options.cost.max_ops;
+                    let fits = n_taps <= MOST_TAPS && body[id.index()].1 <= options.cost.max_kernel_ops;
                     windows.unrolled[id.index()] = fits && node.ty.dtype() != DType::Bool && !from.contains(&0);
                 }
                 _ => {}
@@ -244,10 +247,14 @@ impl Windows {
             }
             let of_readers = read_by.clone().map(|r| body[r.index()]);
             let (taps, n_ops) = of_readers.fold((1, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)));
-            let is_new = ops[i].is_none() && matches!(node.op.lower, Lower::Scalar(_) | Lower::Join);
-            let own = if is_new { taps.saturating_mul(own_ops(graph, id)) } else { 0 };
+            let own = match node.op.lower {
+                Lower::Scalar(_) if ops[i].is_none() => taps.saturating_mul(own_ops(graph, id)),
+                // A border is a choice by index for each axis.
+                Lower::Join => taps.saturating_mul(BORDER_OPS),
+                _ => 0,
+            };
             body[i] = (taps, n_ops.saturating_add(own));
-            if body[i].1 > options.cost.max_ops {
+            if body[i].1 > options.cost.max_kernel_ops {
                 continue;
             }
             repeats[i] = read_by.any(|r| leads[r.index()] && repeats[r.index()]);
