@@ -119,6 +119,24 @@ fn running_products_have_gradients_at_zeros() {
     assert_eq!(out.view::<f64>("ddx").unwrap().as_slice().unwrap(), second);
 }
 
+/// What an exclusive product does not use has no derivative and spoils none, whatever it is.
+#[test]
+fn the_last_factor_of_an_exclusive_product_is_not_looked_at() {
+    let graph = build(|g| {
+        let x = g.input("x", F64, [3]);
+        for (name, reverse) in [("forward", false), ("reverse", true)] {
+            g.output(name, g.grad(x.cumprod_with(0, reverse, true).sum(), &[x])[0]);
+        }
+    });
+    let mut session = session(&graph.unwrap(), 1);
+    let mut of = |x: [f64; 3], name: &str| {
+        let out = session.step(("x", &Array1::from(x.to_vec()))).unwrap();
+        out.view::<f64>(name).unwrap().iter().copied().collect::<Vec<f64>>()
+    };
+    assert_eq!(of([2.0, 3.0, f64::INFINITY], "forward"), [1.0 + 3.0, 2.0, 0.0]);
+    assert_eq!(of([f64::NAN, 3.0, 2.0], "reverse"), [0.0, 2.0, 1.0 + 3.0]);
+}
+
 #[test]
 fn orders_are_stable_with_nan_last() {
     let x = [3.0f32, NAN, -0.0, INF, 0.0, -INF, 3.0, -NAN, 1e-45, -1e-45, f32::MAX, f32::MIN];

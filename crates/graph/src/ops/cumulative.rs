@@ -274,26 +274,38 @@ fn infer(cx: &InferCx<'_>) -> Result<Type, Fault> {
     infer_number(cx)
 }
 
-/// `x` where each element is the one that comes after it along the axis, in this order; the last is `rest`.
-fn after<'g>(x: Tensor<'g>, axis: usize, reverse: bool, rest: f64) -> Tensor<'g> {
-    let shape = x.shape();
-    if shape[axis] == 0 {
-        return x;
-    }
-    let (mut low, mut high) = (vec![0; shape.rank()], shape.to_vec());
+/// All elements but the first along the axis, in this order.
+fn but_first<'g>(x: Tensor<'g>, axis: usize, reverse: bool) -> Tensor<'g> {
+    let (mut low, mut high) = (vec![0; x.rank()], x.shape().to_vec());
     if reverse {
         high[axis] -= 1
     } else {
         low[axis] = 1
     }
-    let others = x.slice(&low, &high);
-    let (mut before, mut behind) = (vec![0; shape.rank()], vec![0; shape.rank()]);
+    x.slice(&low, &high)
+}
+
+/// One element more, the last along the axis in this order.
+fn and_last<'g>(x: Tensor<'g>, axis: usize, reverse: bool) -> Tensor<'g> {
+    let (mut before, mut behind) = (vec![0; x.rank()], vec![0; x.rank()]);
     if reverse {
         before[axis] = 1
     } else {
         behind[axis] = 1
     }
-    others.pad(&before, &behind, rest)
+    x.pad(&before, &behind, 0.0)
+}
+
+/// `x` where each element is the one that comes after it along the axis, in this order; the last is 0.
+fn after<'g>(x: Tensor<'g>, axis: usize, reverse: bool) -> Tensor<'g> {
+    if x.shape()[axis] == 0 { x } else { and_last(but_first(x, axis, reverse), axis, reverse) }
+}
+
+/// The cotangent of a running product's factors:
+/// Σ_{j ≥ i} dy[j] Π_{k ≤ j, k ≠ i} x[k] = Π_{k < i} x[k] · r[i], where r[i] = dy[i] + x[i+1] · r[i+1].
+fn product_vjp<'g>(x: Tensor<'g>, dy: Tensor<'g>, axis: usize, reverse: bool) -> Tensor<'g> {
+    let rest = dy.linear_recurrence_with(after(x, axis, reverse), axis, !reverse);
+    x.cumprod_with(axis, reverse, true) * rest
 }
 
 fn samples(s: &mut Sampler) -> Vec<Sample> {
@@ -336,12 +348,14 @@ pub static CUMPROD: OpDef = OpDef {
     traits: OpTraits::NONE,
     infer,
     eval: |cx, inputs| running(cx, inputs[0], ReduceOp::Prod),
-    // Σ_{j ≥ i} dy[j] Π_{k ≤ j, k ≠ i} x[k] = Π_{k < i} x[k] · r[i], where r[i] = dy[i] + x[i+1] · r[i+1].
     vjp: Vjp::Rule(|cx| {
         let (x, (axis, reverse, exclusive)) = (cx.x(), order(cx.attrs));
-        let dy = if exclusive { after(cx.dy, axis, reverse, 0.0) } else { cx.dy };
-        let rest = dy.linear_recurrence_with(after(x, axis, reverse, 0.0), axis, !reverse);
-        smallvec![Some(x.cumprod_with(axis, reverse, true) * rest)]
+        if !exclusive || x.shape()[axis] == 0 {
+            return smallvec![Some(product_vjp(x, cx.dy, axis, reverse))];
+        }
+        // The last element is not used, whatever it is, and the first result is 1.
+        let (used, dy) = (but_first(x, axis, !reverse), but_first(cx.dy, axis, reverse));
+        smallvec![Some(and_last(product_vjp(used, dy, axis, reverse), axis, reverse))]
     }),
     lower: Lower::Step(&Running(ReduceOp::Prod)),
     samples,
@@ -373,8 +387,8 @@ pub static LINEAR_RECURRENCE: OpDef = OpDef {
     },
     vjp: Vjp::Rule(|cx| {
         let (axis, reverse) = (cx.attrs.size("axis"), cx.attrs.bool("reverse"));
-        let dx = cx.dy.linear_recurrence_with(after(cx.inputs[0], axis, reverse, 0.0), axis, !reverse);
-        let before = after(cx.output, axis, !reverse, 0.0);
+        let dx = cx.dy.linear_recurrence_with(after(cx.inputs[0], axis, reverse), axis, !reverse);
+        let before = after(cx.output, axis, !reverse);
         smallvec![Some(dx * before), Some(dx)]
     }),
     lower: Lower::Step(&Linear),

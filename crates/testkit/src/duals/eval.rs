@@ -441,19 +441,20 @@ impl Writer {
                 Value::Many(_) => return Err(format!("`{}` of a tuple", node.op.name)),
             }
         }
-        let is_gather = node.op.is_any(&MOVES);
+        let is_moved = node.op.is_any(&MOVES);
         // Not for good at order 2 what lies between the elements of a slice.
         let has_steps = node.is(&SLICE) && node.attrs.sizes("step").iter().any(|&step| step > 1);
         if let (true, Value::Floats(_, shape, ids)) = (has_steps, &operands[0]) {
             let places: Vec<u64> = ids.iter().map(|&id| u64::from(self.dense(id, Dense::Second))).collect();
             inputs[0] = TensorData::from_bits(DType::I64, shape, &places);
         }
-        if is_gather || inputs.iter().any(|input| is_repeated(node, &input.shape())) {
+        if is_moved || inputs.iter().any(|input| is_repeated(node, &input.shape())) {
             // What comes back to an element that is used several times is a sum.
             for (operand, input) in operands.iter().zip(&mut inputs) {
                 if let (Value::Floats(_, shape, ids), false) = (operand, matches!(node.op.lower, Lower::Join)) {
-                    let is_used = node.ty.shape().n_elements() > 0;
-                    let how = if is_used { Dense::Sum } else { Dense::Product };
+                    // Which elements a slice at a place known at run time takes is not followed.
+                    let is_followed = node.ty.shape().n_elements() > 0 && (!is_moved || node.is(&GATHER));
+                    let how = if is_followed { Dense::Sum } else { Dense::Product };
                     let places: Vec<u64> = ids.iter().map(|&id| u64::from(self.dense(id, how))).collect();
                     *input = TensorData::from_bits(DType::I64, shape, &places);
                 }
@@ -472,10 +473,11 @@ impl Writer {
 
     /// Running sums and products, and linear recurrences: element by element along an axis.
     fn along(&mut self, node: &Node, operands: &[Value]) -> Result<Vec<Id>> {
-        let mut all: Vec<&[Id]> = Vec::new();
+        let mut all: Vec<Vec<Id>> = Vec::new();
         for operand in operands {
             let Value::Floats(_, _, ids) = operand else { return Err("a recurrence of no floats".into()) };
-            all.push(ids);
+            // Zeros come back to what is not used, and along the line to what is before something that is dropped.
+            all.push(ids.iter().map(|&id| self.dense(id, Dense::Product)).collect());
         }
         let (dtype, shape, axis) = (node.ty.dtype(), node.ty.shape(), node.attrs.size("axis"));
         let (mut results, mut places) = (vec![0; shape.n_elements()], vec![0; shape.n_elements()]);
@@ -485,6 +487,7 @@ impl Writer {
                 line.reverse();
             }
             let mut before: Vec<Id> = Vec::new();
+            let places = line.clone();
             for at in line {
                 let at = at as usize;
                 let y = if node.is(&LINEAR_RECURRENCE) {
@@ -501,8 +504,16 @@ impl Writer {
                     let factors: Vec<Id> = before.iter().copied().chain((!exclusive).then_some(all[0][at])).collect();
                     self.reduced(if node.is(&CUMSUM) { ReduceOp::Sum } else { ReduceOp::Prod }, dtype, &factors)
                 };
-                results[at] = self.dense(y, Dense::Sum);
+                results[at] = self.dense(y, Dense::Product);
                 before.push(if node.is(&LINEAR_RECURRENCE) { results[at] } else { all[0][at] });
+            }
+            // Along a line with an infinity, zeros that come back from what is dropped meet it.
+            let is_finite = |id: &Id| self.tape.value(*id).value.to_f64().is_finite();
+            let links = places.iter().map(|&at| all[0][at as usize]).chain(before);
+            if node.is(&LINEAR_RECURRENCE) && !links.collect::<Vec<Id>>().iter().all(is_finite) {
+                for at in places {
+                    results[at as usize] = self.tape.lost(results[at as usize]);
+                }
             }
         }
         Ok(results)
