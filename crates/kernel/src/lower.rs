@@ -8,26 +8,28 @@
 mod copy;
 mod index;
 mod keep;
+mod merge;
 mod split;
+mod windows;
 
 use std::collections::{HashMap, HashSet};
 
-use cotangent_graph::eval::reduction_groups;
 use cotangent_graph::op::ScalarCx;
 use cotangent_graph::ops::arithmetic::SUB;
 use cotangent_graph::ops::reduce::REDUCE_MAX;
 use cotangent_graph::ops::view::BROADCAST;
 use cotangent_graph::{Graph, Lower, Node, NodeId, Shape, Source, rng};
-use cotangent_scalar::order::{self, COLUMN_BLOCK, FULL_CHUNK};
+use cotangent_scalar::order::{COLUMN_BLOCK, FULL_CHUNK};
 use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId};
 use smallvec::SmallVec;
 
 pub(crate) use copy::{lower_copy, lower_fill};
 pub(crate) use index::{Affine, Index, flat, identity, through_view};
 use index::{is_inside, loop_index, on_loops};
+use merge::merge;
 
 use crate::cluster::{Cluster, Clusters, Part};
-use crate::ir::{Arg, ArgId, Clamp, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
+use crate::ir::{Arg, ArgId, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
 
 /// What a kernel's argument is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -418,74 +420,6 @@ impl Lowerer<'_> {
         (shape, IndexMap { offset: place.offset, strides: place.coeffs })
     }
 
-    /// The element of a node in memory at an index, which is held inside of the node's shape.
-    fn load_at(&mut self, draft: &mut Draft, node: NodeId, index: &Index, via: Option<NodeId>) -> ValueId {
-        let shape = self.graph.ty(node).shape();
-        if is_inside(index, shape, &self.extents) {
-            return self.load(draft, node, flat(index, shape, self.extents.len()), via);
-        }
-        let mut place = Affine::constant(self.extents.len());
-        let mut clamps = Vec::new();
-        for ((affine, &stride), &n) in index.iter().zip(&shape.strides()).zip(shape.iter()) {
-            if affine.is_within(n, &self.extents) {
-                place.add_scaled(affine, stride);
-            } else if n > 1 {
-                let map = IndexMap { offset: affine.offset, strides: affine.coeffs.clone() };
-                clamps.push(Clamp { map, last: n as i64 - 1, stride });
-            }
-        }
-        if clamps.is_empty() {
-            return self.load(draft, node, place, via);
-        }
-        let dtype = self.graph.ty(node).dtype();
-        let arg = self.args.read(ArgRef::Node(node), dtype);
-        let map = IndexMap { offset: place.offset, strides: place.coeffs };
-        draft.input(Input::Clamped { arg, map, clamps }, dtype, via)
-    }
-
-    /// A tensor with a border: elements of the operand where the index is one, the border's value elsewhere.
-    fn bordered(&mut self, draft: &mut Draft, id: NodeId, index: &Index) -> Result<ValueId, Force> {
-        let node = self.graph.node(id);
-        let (operand, dtype) = (node.inputs[0], node.ty.dtype());
-        let border = draft.s.const_from_bits(node.attrs.number("value").bits(dtype), dtype);
-        let shape = self.graph.ty(operand).shape();
-        if shape.contains(&0) || self.extents.contains(&0) {
-            return Ok(border);
-        }
-        let mut inner = index.clone();
-        let mut inside: Option<ValueId> = None;
-        for ((affine, &low), &n) in inner.iter_mut().zip(node.attrs.ints("low")).zip(shape.iter()) {
-            affine.offset -= low;
-            let (least, most) = affine.range(&self.extents);
-            if most < 0 || least >= n as i64 {
-                return Ok(border);
-            }
-            if least >= 0 && most < n as i64 {
-                continue;
-            }
-            let map = IndexMap { offset: affine.offset, strides: affine.coeffs.clone() };
-            // Wide numbers would halve the vectors of the whole kernel.
-            let fits = |v: i64| i32::try_from(v).is_ok();
-            let index = if fits(least) && fits(most) && fits(n as i64) { DType::I32 } else { DType::I64 };
-            let position = draft.input(Input::Index { map, dtype: index }, index, Some(id));
-            let mut need = |draft: &mut Draft, condition: ValueId| {
-                inside = Some(inside.map_or(condition, |others| draft.s.and(others, condition)));
-            };
-            if least < 0 {
-                let first = draft.s.const_from_bits(0, index);
-                let condition = draft.s.ge(position, first);
-                need(draft, condition);
-            }
-            if most >= n as i64 {
-                let end = draft.s.const_from_bits(n as u64, index);
-                let condition = draft.s.lt(position, end);
-                need(draft, condition);
-            }
-        }
-        let value = self.value(draft, operand, &inner, Some(id))?;
-        Ok(inside.map_or(value, |inside| draft.s.select(inside, value, border)))
-    }
-
     fn load(&mut self, draft: &mut Draft, node: NodeId, place: Affine, via: Option<NodeId>) -> ValueId {
         let dtype = self.graph.ty(node).dtype();
         // A sweep over no elements computes nothing, so it must not load either: code hoists what its loops do not change,
@@ -643,45 +577,6 @@ impl Lowerer<'_> {
     }
 }
 
-impl Lowerer<'_> {
-    /// A reduction of few elements, one after the other in the order that its extent states.
-    fn written_out(
-        &mut self,
-        draft: &mut Draft,
-        id: NodeId,
-        op: ReduceOp,
-        index: &Index,
-        via: Option<NodeId>,
-    ) -> Result<ValueId, Force> {
-        let node = self.graph.node(id);
-        let (operand, axes, dtype) = (node.inputs[0], node.attrs.sizes("axes"), node.ty.dtype());
-        let from = self.graph.ty(operand).shape();
-        let n: usize = axes.iter().map(|&axis| from[axis]).product();
-        let mut values = Vec::with_capacity(n);
-        for position in 0..n {
-            let (mut rest, mut kept) = (position, index.len());
-            let mut at: Index = SmallVec::from_elem(Affine::constant(self.extents.len()), from.rank());
-            for axis in (0..from.rank()).rev() {
-                if axes.contains(&axis) {
-                    at[axis].offset = (rest % from[axis]) as i64;
-                    rest /= from[axis];
-                } else {
-                    kept -= 1;
-                    at[axis] = index[kept].clone();
-                }
-            }
-            values.push(self.value(draft, operand, &at, via)?);
-        }
-        let is_row = reduction_groups(from, &axes).first().is_some_and(|&(_, _, inner)| inner == 1);
-        let identity = draft.s.const_from_bits(op.identity(dtype), dtype);
-        let combine = |acc: ValueId, value: ValueId| draft.s.combine(op, acc, value);
-        Ok(match is_row {
-            true => order::row_of(order::n_lanes(n, dtype), identity, values.into_iter(), combine),
-            false => order::column_of(identity, values.into_iter(), combine),
-        })
-    }
-}
-
 /// Whether a node is elements minus the largest of those that some axes reach from each.
 fn is_below_maximum(graph: &Graph, node: &Node) -> bool {
     let &[x, greatest] = node.inputs.as_slice() else { return false };
@@ -702,108 +597,4 @@ fn is_below_maximum(graph: &Graph, node: &Node) -> bool {
     // Each axis is either reduced or the operand's own.
     let (axes, kept) = (reduced.attrs.sizes("axes"), repeated.attrs.sizes("axes"));
     (0..node.ty.shape().rank()).filter(|axis| !axes.contains(axis)).eq(kept.iter().copied())
-}
-
-struct Merged {
-    sweep: Sweep,
-    dims: SmallVec<[usize; 4]>,
-}
-
-/// Merges loops: axes of extent 1 go, neighbours join where every map allows it. Rewrites all maps.
-fn merge(cluster: &Cluster, drafts: &mut [Draft]) -> Result<Merged, Force> {
-    let extents = &cluster.domain;
-    let rank = extents.rank();
-    // The section of each axis: rows, reduced, inner. Sections never merge with each other.
-    let (sweep, sections): (Sweep, Vec<u8>) = match cluster.loops {
-        None if cluster.product.is_some() => (Sweep::Elementwise, (0..rank).map(|a| u8::from(a + 1 == rank)).collect()),
-        None => (Sweep::Elementwise, vec![0; rank]),
-        Some(loops) => {
-            let last = cluster.axes.last().copied().unwrap_or(0);
-            let section = |a: usize| if cluster.axes.contains(&a) { 1 } else { u8::from(a > last) * 2 };
-            let sweep = if loops.inner == 1 { Sweep::Row } else { Sweep::Column };
-            let flatten = |a: usize| if sweep == Sweep::Row && section(a) == 2 { 0 } else { section(a) };
-            (sweep, (0..rank).map(flatten).collect())
-        }
-    };
-    let maps = |drafts: &[Draft]| -> Vec<(IndexMap, Option<NodeId>)> {
-        let mut all = Vec::new();
-        for d in drafts {
-            for (input, blame) in d.inputs.iter().zip(&d.blame) {
-                let clamps = input.clamps().iter().map(|clamp| &clamp.map);
-                all.extend(input.map().into_iter().chain(clamps).map(|map| (map.clone(), *blame)));
-            }
-            all.extend(d.stores.iter().map(|s| (s.2.clone(), None)));
-        }
-        all
-    };
-    let all = maps(drafts);
-    // Groups of axes that become one dim, outermost first: (section, extent, the axis whose stride counts).
-    let mut groups: Vec<(u8, usize, usize)> = Vec::new();
-    for (axis, &section) in sections.iter().enumerate() {
-        let extent = extents[axis];
-        if extent == 1 {
-            continue;
-        }
-        let joins = groups.last().is_some_and(|&(s, _, _)| s == section);
-        if joins {
-            let (_, size, previous) = groups[groups.len() - 1];
-            let stands = all.iter().find(|(m, _)| m.strides[previous] != m.strides[axis] * extent as i64);
-            match stands {
-                None => {
-                    let last = groups.len() - 1;
-                    groups[last] = (section, size * extent, axis);
-                    continue;
-                }
-                // Reduced and inner loops must be one; rows need not.
-                Some((_, blame)) if must_be_one(sweep, section, cluster) => {
-                    return Err(Force::new(blame.unwrap_or(cluster.nodes[0]), LOOPS));
-                }
-                Some(_) => {}
-            }
-        }
-        groups.push((section, extent, axis));
-    }
-    // Sections that must exist although all their axes have extent 1.
-    let wanted: &[u8] = match (sweep, cluster.product.is_some()) {
-        (Sweep::Elementwise, true) => &[0, 1],
-        (Sweep::Elementwise, false) => &[0],
-        (Sweep::Row, _) => &[1],
-        (Sweep::Column, _) => &[1, 2],
-    };
-    let mut order: Vec<(u8, usize, Option<usize>)> = groups.iter().map(|&(s, n, a)| (s, n, Some(a))).collect();
-    for &section in wanted {
-        if !order.iter().any(|g| g.0 == section) {
-            let at = order.iter().position(|g| g.0 > section).unwrap_or(order.len());
-            order.insert(at, (section, 1, None));
-        }
-    }
-    if sweep == Sweep::Row {
-        // Rows come first, the reduced loop last, whatever the position of axes of extent 1.
-        order.sort_by_key(|g| g.0);
-    }
-    let rewrite = |map: &mut IndexMap| {
-        map.strides = order.iter().map(|g| g.2.map_or(0, |axis| map.strides[axis])).collect();
-    };
-    for draft in drafts.iter_mut() {
-        draft.inputs.iter_mut().filter_map(Input::map_mut).for_each(rewrite);
-        draft.inputs.iter_mut().flat_map(Input::clamps_mut).for_each(|clamp| rewrite(&mut clamp.map));
-        draft.stores.iter_mut().for_each(|s| rewrite(&mut s.2));
-    }
-    // A border is told once for each row.
-    for (input, blame) in drafts.iter().flat_map(|draft| draft.inputs.iter().zip(&draft.blame)) {
-        let moves = |clamp: &Clamp| clamp.map.strides.last().is_some_and(|&stride| stride != 0);
-        if !input.clamps().is_empty() && (sweep != Sweep::Elementwise || input.clamps().iter().any(moves)) {
-            return Err(Force::new(blame.unwrap_or(cluster.nodes[0]), BORDERED));
-        }
-    }
-    Ok(Merged { sweep, dims: order.iter().map(|g| g.1).collect() })
-}
-
-fn must_be_one(sweep: Sweep, section: u8, cluster: &Cluster) -> bool {
-    match sweep {
-        // The rows of a product's tiles are counted linearly.
-        Sweep::Elementwise => cluster.product.is_some() && section == 0,
-        Sweep::Row => section == 1 || cluster.is_column.contains(&true),
-        Sweep::Column => section >= 1,
-    }
 }
