@@ -461,6 +461,10 @@ impl Machine {
         if let Some(start) = op.start() {
             // SAFETY: both buffers are of the result's type (*places*); they may be one.
             unsafe { std::ptr::copy(self.buffers[start.index()], self.buffers[op.out.index()], op.ty.n_bytes()) };
+        } else if op.ty.dtype() == DType::Bool && op.ty.n_bytes() > 0 {
+            // What other buffers have left there need not be truth values, and a slice of these has no others.
+            // SAFETY: the result's memory has so many bytes (*places*), and no operand lies there (*slices*).
+            unsafe { std::ptr::write_bytes(self.buffers[op.out.index()], 0, op.ty.n_bytes()) };
         }
         let cx = op.cx();
         let (n_pieces, n_elements) = (how.n_pieces(&cx), op.ty.shape().n_elements());
@@ -547,7 +551,8 @@ unsafe impl Sync for Shared<'_> {}
 /// Some elements of memory, to be written; empty if there are none.
 ///
 /// # Safety
-/// The memory has these elements, nobody else has them for as long as they are borrowed, and they are initialized.
+/// The memory has these elements, nobody else has them for as long as they are borrowed, and they are initialized: with truth
+/// values, if they are such.
 unsafe fn elements_at<'a, T: Element>(start: *mut u8, at: Range<usize>) -> &'a mut [T] {
     if at.is_empty() || start.is_null() {
         return &mut [];

@@ -1,7 +1,7 @@
 //! Windows, what is made of them, and their adjoint, against loops over their definition.
 
 use cotangent_exec::{Compiler, Runtime, Seed, Session, Threads};
-use cotangent_graph::interp::interpret_named;
+use cotangent_graph::interp::{interpret, interpret_named};
 use cotangent_graph::ops::windows::Windows;
 use cotangent_graph::{DType, Env, Tensor, build};
 use ndarray::{ArrayD, Dimension, IxDyn};
@@ -214,6 +214,53 @@ fn windows_and_their_adjoint_differentiate_into_each_other() {
         let want = (moved(1e-5) - moved(-1e-5)) / 2e-5;
         assert!((got - want).abs() < 1e-7, "{got} but {want}");
     }
+}
+
+/// The operand dies where a result of its size is made: at other elements, so not in its place.
+#[test]
+fn what_windows_read_is_not_overwritten_by_their_result() {
+    let shape = [2, 5, 7, 16];
+    let graph = build(|g| {
+        let x = g.input("x", DType::F32, shape);
+        let w = Windows::new([1, 2], &[3, 3]).padding(&[(1, 1); 2]);
+        g.output("y", x.exp().max_pool(&w));
+    })
+    .unwrap();
+    let program = Compiler::new().compile(&graph).unwrap();
+    let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program.clone(), Seed(0)).unwrap();
+    let x = values(&shape, 0.7).mapv(|v| v as f32);
+    let out = session.step(("x", &x)).unwrap();
+    let want = interpret(program.optimized(), &Env::default().with("x", x)).unwrap();
+    assert!(out.tensor("y").unwrap().same_bits(&want[0]), "{}", program.plan_text());
+    assert_eq!(program.plan().steps.len(), 2, "the operand is in memory: {}", program.plan_text());
+}
+
+/// Windows of windows and borders of borders, as many as a kernel takes, on little stack.
+#[test]
+fn many_windows_and_borders_need_no_deep_stack() {
+    let many = || {
+        for kind in 0..3 {
+            let graph = build(|g| {
+                let x = g.input("x", DType::F32, [4, 8]);
+                let w = Windows::new([0], &[3]).padding(&[(1, 1)]);
+                let y = (0..200).fold(x, |y, k| match kind {
+                    0 => y.max_pool(&w),
+                    1 => y.pad(&[k % 2, 0], &[(k + 1) % 2, 0], k as f64),
+                    // Each reduction has the one before at its own elements.
+                    _ => (x.windows(&w) * y.repeat_along(&[4, 3, 8].into(), [1])).sum_over([1]),
+                });
+                g.output("y", if kind == 1 { y.max_pool(&w) } else { y });
+            })
+            .unwrap();
+            let program = Compiler::new().compile(&graph).unwrap_or_else(|error| panic!("{error}"));
+            let x = values(&[4, 8], 0.7).mapv(|v| v as f32 / 4.0);
+            let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program.clone(), Seed(0)).unwrap();
+            let out = session.step(("x", &x)).unwrap();
+            let want = interpret(program.optimized(), &Env::default().with("x", x)).unwrap();
+            assert!(out.tensor("y").unwrap().same_bits(&want[0]), "kind {kind}");
+        }
+    };
+    std::thread::Builder::new().stack_size(256 << 10).spawn(many).unwrap().join().unwrap();
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod fusions;
 mod grow;
 mod order;
 mod parts;
+mod windows;
 
 use std::collections::HashSet;
 use std::fmt;

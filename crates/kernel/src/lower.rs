@@ -222,23 +222,33 @@ impl Draft {
 }
 
 /// What stands for a node at an index.
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 enum Found {
     Value(ValueId),
     /// The value of another node at an index of its own, by way of a view.
     At(NodeId, Index, Option<NodeId>),
-    /// What its scalar program makes of its operands at the same index.
-    Computed,
+    /// What is made of values that are still to be found.
+    Made(Of),
 }
 
-/// A node that waits for the values of its operands at an index.
+/// What a value is made of.
+enum Of {
+    /// Its operands at the same index, by its scalar program.
+    Operands,
+    /// So many elements of its operand, combined.
+    Taps(usize),
+    /// Its operand at another index, where the condition holds, if there is one; the value of a border elsewhere.
+    Bordered(Index, Option<ValueId>),
+}
+
+/// A node that waits for the values that it is made of at an index.
 struct Waiting {
     node: NodeId,
     index: Index,
     via: Option<NodeId>,
     /// Views of it, and itself, that have its value.
     passed: SmallVec<[(NodeId, Index); 1]>,
-    operands: SmallVec<[ValueId; 3]>,
+    of: Of,
+    values: SmallVec<[ValueId; 3]>,
 }
 
 struct Lowerer<'a> {
@@ -449,26 +459,48 @@ impl Lowerer<'_> {
                 match found {
                     Found::Value(value) => break Some(value),
                     Found::At(operand, inner, through) => (at, index, via) = (operand, inner, through),
-                    Found::Computed => break None,
+                    Found::Made(of) => {
+                        let (index, passed) = (index.clone(), std::mem::take(&mut passed));
+                        waiting.push(Waiting { node: at, index, via, passed, of, values: SmallVec::new() });
+                        break None;
+                    }
                 }
             };
-            match value {
-                Some(value) => draft.known.extend(passed.into_iter().map(|at| (at, value))),
-                None => waiting.push(Waiting { node: at, index, via, passed, operands: SmallVec::new() }),
+            if let Some(value) = value {
+                draft.known.extend(passed.into_iter().map(|at| (at, value)));
             }
-            // A value may be the last operand of what waits for it, and that of something else.
+            // A value may be the last one that somebody waits for, and that one's the last of somebody else.
             loop {
                 let Some(reader) = waiting.last_mut() else { return value.ok_or(Force::new(id, READ_AS_MEMORY)) };
-                reader.operands.extend(value.take());
-                if let Some(&next) = self.graph.node(reader.node).inputs.get(reader.operands.len()) {
-                    (at, index, via) = (next, reader.index.clone(), reader.via);
+                reader.values.extend(value.take());
+                if let Some(next) = self.next(reader) {
+                    (at, index, via) = next;
                     break;
                 }
-                let Some(Waiting { node, passed, operands, .. }) = waiting.pop() else { continue };
-                let computed = self.computed(draft, node, &operands)?;
-                draft.known.extend(passed.into_iter().map(|at| (at, computed)));
-                value = Some(computed);
+                let Some(reader) = waiting.pop() else { continue };
+                let made = self.made(draft, &reader)?;
+                draft.known.extend(reader.passed.into_iter().map(|at| (at, made)));
+                value = Some(made);
             }
+        }
+    }
+
+    /// What has to be found next for a node that waits.
+    fn next(&self, waiting: &Waiting) -> Option<(NodeId, Index, Option<NodeId>)> {
+        let (inputs, k) = (&self.graph.node(waiting.node).inputs, waiting.values.len());
+        match &waiting.of {
+            Of::Operands => Some((*inputs.get(k)?, waiting.index.clone(), waiting.via)),
+            Of::Taps(n) => (k < *n).then(|| (inputs[0], self.tap(waiting.node, &waiting.index, k), waiting.via)),
+            Of::Bordered(inner, _) => (k == 0).then(|| (inputs[0], inner.clone(), Some(waiting.node))),
+        }
+    }
+
+    /// The value of a node that has all that it is made of.
+    fn made(&self, draft: &mut Draft, waiting: &Waiting) -> Result<ValueId, Force> {
+        match waiting.of {
+            Of::Operands => self.computed(draft, waiting.node, &waiting.values),
+            Of::Taps(_) => Ok(self.combined(draft, waiting.node, &waiting.values)),
+            Of::Bordered(_, inside) => Ok(self.bordered(draft, waiting.node, inside, waiting.values[0])),
         }
     }
 
@@ -524,8 +556,9 @@ impl Lowerer<'_> {
                 let slot = slot.ok_or(Force::new(id, READ_AS_MEMORY))?.number;
                 Ok(Found::Value(draft.input(Input::Reduced(slot), node.ty.dtype(), None)))
             }
-            Lower::Reduce(op) if self.clusters.unrolled[id.index()] => {
-                Ok(Found::Value(self.written_out(draft, id, *op, index, via)?))
+            Lower::Reduce(_) if self.clusters.unrolled[id.index()] => {
+                let n = graph.ty(node.inputs[0]).shape().n_elements() / shape.n_elements().max(1);
+                Ok(Found::Made(Of::Taps(n)))
             }
             Lower::View(_) | Lower::Reduce(_) => {
                 let via = via.or(Some(id));
@@ -546,7 +579,7 @@ impl Lowerer<'_> {
                 let inner = through_view(graph, id, index, &self.extents);
                 Ok(Found::At(operand, inner.ok_or(Force::new(operand, RESHAPED))?, via))
             }
-            Lower::Join if part == Part::Virtual => Ok(Found::Value(self.bordered(draft, id, index)?)),
+            Lower::Join if part == Part::Virtual => Ok(self.border(draft, id, index)),
             Lower::Identity | Lower::Check(_) => Ok(Found::At(node.inputs[0], index.clone(), via)),
             Lower::Source(Source::Constant) => {
                 let bits = node.constant().and_then(|t| t.bits().first().copied()).unwrap_or(0);
@@ -571,7 +604,7 @@ impl Lowerer<'_> {
                 let value = rng::body(&mut draft.s, &node.attrs, node.ty.dtype(), counters, position);
                 Ok(Found::Value(value))
             }
-            Lower::Scalar(_) => Ok(Found::Computed),
+            Lower::Scalar(_) => Ok(Found::Made(Of::Operands)),
             _ => Err(Force::new(id, READ_AS_MEMORY)),
         }
     }

@@ -60,7 +60,8 @@ fn drop_outputs(best: &mut Graph, accept: &mut Accept<'_>) {
     }
 }
 
-/// Puts an operand of equal type, or an input, in the place of each computed node, the last first.
+/// Puts an operand of equal type, or an input, in the place of each computed node, the last first; if what is below it is needed, an
+/// input, with its operands as results.
 fn cut_nodes(best: &mut Graph, accept: &mut Accept<'_>) {
     let mut next = best.n_nodes();
     while next > 0 {
@@ -76,12 +77,27 @@ fn cut_nodes(best: &mut Graph, accept: &mut Accept<'_>) {
         let mut done = by_operand.is_some_and(|candidate| accept(candidate, best));
         if !done && node.ty.as_tensor().is_some() {
             let name = fresh_name(best);
-            let by_input = copy(
+            let mut operands = Vec::new();
+            let mut by_input = copy(
                 best,
                 |_, o| Some(o.clone()),
-                |out, at, node| (at == id).then(|| add_input(out, &name, node.ty.clone())),
+                |out, at, node| {
+                    (at == id).then(|| {
+                        operands = node.inputs.to_vec();
+                        add_input(out, &name, node.ty.clone())
+                    })
+                },
             );
             done = accept(clean(&by_input), best);
+            operands.retain(|operand| by_input.ty(*operand).as_tensor().is_some());
+            if !done && !operands.is_empty() {
+                for (k, &value) in operands.iter().enumerate() {
+                    // A graph that refuses a result is no smaller graph.
+                    let name = format!("{name}_{k}").into();
+                    let _ = by_input.add_output(Output { name, value, role: Role::Result });
+                }
+                done = accept(clean(&by_input), best);
+            }
         }
         if done {
             next = next.min(best.n_nodes());

@@ -59,7 +59,7 @@ fn shrinking_keeps_the_failure_and_drops_the_rest() {
         let small = shrink(&graph, fails);
         assert!(fails(&small));
         assert_eq!(verify(&small, Stage::Source), Vec::<String>::new(), "{small}");
-        assert!(small.n_nodes() <= 20 && small.outputs().len() <= 2, "seed {seed}: still large\n{small}");
+        assert!(small.n_nodes() <= 16 && small.outputs().len() <= 2, "seed {seed}: still large\n{small}");
         assert!(interpret(&small, &random::env(&small, 0)).is_ok());
     }
     assert!(n_tried > 20, "{n_tried}");

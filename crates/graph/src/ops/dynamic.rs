@@ -261,7 +261,7 @@ pub static DYNAMIC_SLICE: OpDef = OpDef {
     },
     eval: eval_cut,
     vjp: Vjp::Rule(|cx| {
-        let zeros = cx.x().constant_like(0.0).broadcast_to(cx.x().shape());
+        let zeros = cx.x().constant_like(0.0);
         let dx = zeros.dynamic_update_slice(cx.dy, &cx.inputs[1..]);
         std::iter::once(Some(dx)).chain(cx.inputs[1..].iter().map(|_| None)).collect()
     }),
@@ -298,7 +298,7 @@ pub static DYNAMIC_UPDATE_SLICE: OpDef = OpDef {
     eval: eval_paste,
     vjp: Vjp::Rule(|cx| {
         let (part, starts) = (cx.inputs[1], &cx.inputs[2..]);
-        let zeros = part.constant_like(0.0).broadcast_to(part.shape());
+        let zeros = part.constant_like(0.0);
         let dx = cx.dy.dynamic_update_slice(zeros, starts);
         let dpart = cx.dy.dynamic_slice(starts, part.shape());
         [Some(dx), Some(dpart)].into_iter().chain(starts.iter().map(|_| None)).collect()
@@ -343,7 +343,7 @@ pub static SCATTER_SET: OpDef = OpDef {
     // What is overwritten has no derivative, and of equal indices the last alone has one.
     vjp: Vjp::Rule(|cx| {
         let (rows, indices) = (cx.inputs[1], cx.inputs[2]);
-        let zeros = rows.constant_like(0.0).broadcast_to(rows.shape());
+        let zeros = rows.constant_like(0.0);
         let dx = cx.dy.scatter_set(zeros, indices);
         let n = indices.shape().n_elements();
         let number = dx.builder().iota(DType::I64, [n], 0).reshape(indices.shape());

@@ -3,13 +3,12 @@
 use std::collections::HashSet;
 
 use cotangent_graph::eval::reduction_groups;
-use cotangent_graph::op::{AxisMap, Fault, ScalarCx, ViewMap};
-use cotangent_graph::ops::view::PAD;
+use cotangent_graph::op::{Fault, ScalarCx, ViewMap};
 use cotangent_graph::{Graph, Lower, Node, NodeId, Output, Role, Shape, Source, StepCx};
-use cotangent_scalar::order::COLUMN_BLOCK;
-use cotangent_scalar::{BodyBuilder, DType};
+use cotangent_scalar::BodyBuilder;
 use smallvec::SmallVec;
 
+use super::windows::WrittenOut;
 use super::{At, ClusterOptions, Fusion, Part, Read};
 
 /// Scalar operations that a random number is taken to cost.
@@ -22,7 +21,7 @@ pub(super) struct Roles {
     /// Whether a node reduces more than axes of extent 1.
     pub(super) reduces: Vec<bool>,
     /// What is computed window by window.
-    pub(super) windows: Windows,
+    pub(super) windows: WrittenOut,
     /// Scalar operations of each value, those of the virtual values it reads included.
     pub(super) ops: Vec<usize>,
     /// What each node that is computed reads.
@@ -46,7 +45,7 @@ impl Roles {
             wanted[memory_of(graph, output).index()] = true;
             updates[output.value.index()] |= matches!(output.role, Role::Update(_));
         }
-        let windows = Windows::new(graph, options, |id| wanted[id.index()] || forced.contains(&id));
+        let windows = WrittenOut::new(graph, options, |id| wanted[id.index()] || forced.contains(&id));
         let reduces: Vec<bool> =
             graph.ids().map(|id| is_reduction(graph, id) && !windows.unrolled[id.index()]).collect();
         let mut roles = Roles {
@@ -179,110 +178,6 @@ impl Roles {
     }
 }
 
-/// Reductions of the few elements of windows, and what they reduce.
-pub(super) struct Windows {
-    /// Whether a node is such a reduction: it is written out in the body of a kernel over its own elements, for loops over the
-    /// elements of overlapping windows do not merge into one, and windows in memory are many times what they are views of.
-    pub(super) unrolled: Vec<bool>,
-    /// Whether a pointwise node is computed where such reductions combine it, and nowhere else.
-    pub(super) inlined: Vec<bool>,
-}
-
-/// Elements of a window that is written out at most: as many as the order of column reductions combines one after the other.
-const MOST_TAPS: usize = COLUMN_BLOCK;
-
-/// Operations that a border is taken to cost in the body of its reader.
-const BORDER_OPS: usize = 8;
-
-impl Windows {
-    fn new(graph: &Graph, options: &ClusterOptions, needs_memory: impl Fn(NodeId) -> bool) -> Self {
-        let n = graph.n_nodes();
-        let mut windows = Windows { unrolled: vec![false; n], inlined: vec![false; n] };
-        if !options.fusions.allows(Fusion::Windows) {
-            return windows;
-        }
-        // The operations on the way from a view of windows, for what is made of one element by element.
-        let mut ops: Vec<Option<usize>> = vec![None; n];
-        // How often the body of whoever combines a node has it, and the operations of that body.
-        let mut body: Vec<(usize, usize)> = vec![(1, 0); n];
-        for id in graph.ids() {
-            let node = graph.node(id);
-            let below = node.inputs.iter().filter_map(|input| ops[input.index()]).reduce(|a, b| a.saturating_add(b));
-            match &node.op.lower {
-                Lower::View(map) => {
-                    let map = map(&node.attrs, graph.ty(node.inputs[0]).shape(), node.ty.shape());
-                    let overlaps = matches!(map, ViewMap::Affine(axes) if axes.iter().any(|a| a.moves.len() > 1));
-                    ops[id.index()] = if overlaps { Some(0) } else { below };
-                }
-                Lower::Join if node.is(&PAD) => ops[id.index()] = below,
-                Lower::Scalar(_) => ops[id.index()] = below.map(|ops| ops.saturating_add(own_ops(graph, id))),
-                Lower::Identity => ops[id.index()] = below,
-                Lower::Reduce(_) => {
-                    let from = graph.ty(node.inputs[0]).shape();
-                    let groups = reduction_groups(from, &node.attrs.sizes("axes"));
-                    let (&[(_, n_taps, _)], Some(ops)) = (groups.as_slice(), below) else { continue };
-                    body[id.index()] = (n_taps, n_taps.saturating_mul(ops.saturating_add(1)));
-                    let fits = n_taps <= MOST_TAPS && body[id.index()].1 <= options.cost.max_kernel_ops;
-                    windows.unrolled[id.index()] = fits && node.ty.dtype() != DType::Bool && !from.contains(&0);
-                }
-                _ => {}
-            }
-        }
-        // Upwards from the reductions, and from copies that keep elements side by side: what nothing else reads.
-        let (live, readers) = (graph.live(), graph.readers());
-        // Whether a node is read so, and whether some elements of it are read several times.
-        let (mut leads, mut repeats) = (vec![false; n], vec![false; n]);
-        for id in graph.ids().rev().filter(|id| live[id.index()]) {
-            let (node, i) = (graph.node(id), id.index());
-            let grows = || node.ty.shape().n_elements() > graph.ty(node.inputs[0]).shape().n_elements();
-            if needs_memory(id) {
-                leads[i] = is_copy(graph, node) && !grows();
-                continue;
-            }
-            let by_windows = |r: &NodeId| windows.unrolled[r.index()] || leads[r.index()];
-            let sees = |r: &NodeId| graph.node(*r).is(&PAD) || sees_through(graph, id, *r);
-            let mut read_by = readers[i].iter().filter(|r| live[r.index()]).peekable();
-            if read_by.peek().is_none() || !read_by.clone().all(|r| by_windows(r) && sees(r)) {
-                continue;
-            }
-            let of_readers = read_by.clone().map(|r| body[r.index()]);
-            let (taps, n_ops) = of_readers.fold((1, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)));
-            let own = match node.op.lower {
-                Lower::Scalar(_) if ops[i].is_none() => taps.saturating_mul(own_ops(graph, id)),
-                // A border is a choice by index for each axis.
-                Lower::Join => taps.saturating_mul(BORDER_OPS),
-                _ => 0,
-            };
-            body[i] = (taps, n_ops.saturating_add(own));
-            if body[i].1 > options.cost.max_kernel_ops {
-                continue;
-            }
-            repeats[i] = read_by.any(|r| leads[r.index()] && repeats[r.index()]);
-            leads[i] = match &node.op.lower {
-                Lower::Scalar(_) => !repeats[i],
-                Lower::Identity => true,
-                Lower::Join => node.is(&PAD),
-                Lower::View(_) => {
-                    repeats[i] |= grows();
-                    true
-                }
-                _ => false,
-            };
-            windows.inlined[i] = leads[i] && matches!(node.op.lower, Lower::Scalar(_) | Lower::Join);
-        }
-        windows
-    }
-}
-
-/// Whether a node is a view whose last axis is that of its operand: a copy of it is made by whole runs of elements.
-fn is_copy(graph: &Graph, node: &Node) -> bool {
-    let Lower::View(map) = &node.op.lower else { return false };
-    match map(&node.attrs, graph.ty(node.inputs[0]).shape(), node.ty.shape()) {
-        ViewMap::Affine(axes) => axes.last().and_then(AxisMap::same) == node.ty.shape().rank().checked_sub(1),
-        ViewMap::Reshape => false,
-    }
-}
-
 /// The node in whose memory an output is found: what a result only reshapes has the same elements in the same order.
 pub(crate) fn memory_of(graph: &Graph, output: &Output) -> NodeId {
     let mut at = output.value;
@@ -314,7 +209,7 @@ fn stored_anyway(graph: &Graph, live: &[bool]) -> Vec<bool> {
 }
 
 /// Whether a reader can recompute a value at whatever index it reads.
-fn sees_through(graph: &Graph, value: NodeId, reader: NodeId) -> bool {
+pub(super) fn sees_through(graph: &Graph, value: NodeId, reader: NodeId) -> bool {
     let node = graph.node(reader);
     match &node.op.lower {
         Lower::Scalar(_) | Lower::Reduce(_) => true,

@@ -1,13 +1,12 @@
 //! Reductions of windows, written out, and the borders beneath them.
 
-use cotangent_graph::NodeId;
 use cotangent_graph::eval::reduction_groups;
-use cotangent_scalar::order;
-use cotangent_scalar::{DType, ReduceOp, ValueId};
+use cotangent_graph::{Lower, NodeId};
+use cotangent_scalar::{DType, ValueId, order};
 use smallvec::SmallVec;
 
 use super::index::is_inside;
-use super::{Affine, ArgRef, Draft, Force, Index, Lowerer, flat};
+use super::{Affine, ArgRef, Draft, Found, Index, Lowerer, Of, flat};
 use crate::ir::{Clamp, IndexMap, Input};
 
 impl Lowerer<'_> {
@@ -36,83 +35,82 @@ impl Lowerer<'_> {
         draft.input(Input::Clamped { arg, map, clamps }, dtype, via)
     }
 
-    /// A tensor with a border: elements of the operand where the index is one, the border's value elsewhere.
-    pub(super) fn bordered(&mut self, draft: &mut Draft, id: NodeId, index: &Index) -> Result<ValueId, Force> {
+    /// A tensor with a border at an index: the border's value, or what the operand has there, if that is known to be inside or on
+    /// a condition.
+    pub(super) fn border(&mut self, draft: &mut Draft, id: NodeId, index: &Index) -> Found {
         let node = self.graph.node(id);
-        let (operand, dtype) = (node.inputs[0], node.ty.dtype());
-        let border = draft.s.const_from_bits(node.attrs.number("value").bits(dtype), dtype);
-        let shape = self.graph.ty(operand).shape();
-        if shape.contains(&0) || self.extents.contains(&0) {
-            return Ok(border);
-        }
+        let shape = self.graph.ty(node.inputs[0]).shape();
         let mut inner = index.clone();
+        let lows = node.attrs.ints("low");
+        inner.iter_mut().zip(lows).for_each(|(affine, &low)| affine.offset -= low);
+        let ranges: SmallVec<[(i64, i64); 4]> = inner.iter().map(|affine| affine.range(&self.extents)).collect();
+        let never = |(&(least, most), &n): (&(i64, i64), &usize)| n == 0 || most < 0 || least >= n as i64;
+        if self.extents.contains(&0) || ranges.iter().zip(shape.iter()).any(never) {
+            return Found::Value(self.border_value(draft, id));
+        }
         let mut inside: Option<ValueId> = None;
-        for ((affine, &low), &n) in inner.iter_mut().zip(node.attrs.ints("low")).zip(shape.iter()) {
-            affine.offset -= low;
-            let (least, most) = affine.range(&self.extents);
-            if most < 0 || least >= n as i64 {
-                return Ok(border);
-            }
-            if least >= 0 && most < n as i64 {
+        for ((affine, (least, most)), &n) in inner.iter().zip(ranges).zip(shape.iter()) {
+            let end = n as i64;
+            if least >= 0 && most < end {
                 continue;
             }
-            let map = IndexMap { offset: affine.offset, strides: affine.coeffs.clone() };
             // Wide numbers would halve the vectors of the whole kernel.
-            let fits = |v: i64| i32::try_from(v).is_ok();
-            let index = if fits(least) && fits(most) && fits(n as i64) { DType::I32 } else { DType::I64 };
-            let position = draft.input(Input::Index { map, dtype: index }, index, Some(id));
-            let mut need = |draft: &mut Draft, condition: ValueId| {
-                inside = Some(inside.map_or(condition, |others| draft.s.and(others, condition)));
-            };
-            if least < 0 {
-                let first = draft.s.const_from_bits(0, index);
-                let condition = draft.s.ge(position, first);
-                need(draft, condition);
-            }
-            if most >= n as i64 {
-                let end = draft.s.const_from_bits(n as u64, index);
-                let condition = draft.s.lt(position, end);
-                need(draft, condition);
+            let is_short = [least, most, end].iter().all(|&v| i32::try_from(v).is_ok());
+            let dtype = if is_short { DType::I32 } else { DType::I64 };
+            let map = IndexMap { offset: affine.offset, strides: affine.coeffs.clone() };
+            let position = draft.input(Input::Index { map, dtype }, dtype, Some(id));
+            let s = &mut draft.s;
+            let (first, end) = (s.const_from_bits(0, dtype), s.const_from_bits(end as u64, dtype));
+            let conditions =
+                [(least < 0).then(|| s.ge(position, first)), (most >= n as i64).then(|| s.lt(position, end))];
+            for condition in conditions.into_iter().flatten() {
+                inside = Some(inside.map_or(condition, |others| s.and(others, condition)));
             }
         }
-        let value = self.value(draft, operand, &inner, Some(id))?;
-        Ok(inside.map_or(value, |inside| draft.s.select(inside, value, border)))
+        Found::Made(Of::Bordered(inner, inside))
     }
 
-    /// A reduction of few elements, one after the other in the order that its extent states.
-    pub(super) fn written_out(
-        &mut self,
-        draft: &mut Draft,
-        id: NodeId,
-        op: ReduceOp,
-        index: &Index,
-        via: Option<NodeId>,
-    ) -> Result<ValueId, Force> {
+    fn border_value(&self, draft: &mut Draft, id: NodeId) -> ValueId {
         let node = self.graph.node(id);
-        let (operand, axes, dtype) = (node.inputs[0], node.attrs.sizes("axes"), node.ty.dtype());
-        let from = self.graph.ty(operand).shape();
-        let n: usize = axes.iter().map(|&axis| from[axis]).product();
-        let mut values = Vec::with_capacity(n);
-        for position in 0..n {
-            let (mut rest, mut kept) = (position, index.len());
-            let mut at: Index = SmallVec::from_elem(Affine::constant(self.extents.len()), from.rank());
-            for axis in (0..from.rank()).rev() {
-                if axes.contains(&axis) {
-                    at[axis].offset = (rest % from[axis]) as i64;
-                    rest /= from[axis];
-                } else {
-                    kept -= 1;
-                    at[axis] = index[kept].clone();
-                }
+        draft.s.const_from_bits(node.attrs.number("value").bits(node.ty.dtype()), node.ty.dtype())
+    }
+
+    /// The operand's value where it counts, that of the border elsewhere.
+    pub(super) fn bordered(&self, draft: &mut Draft, id: NodeId, inside: Option<ValueId>, value: ValueId) -> ValueId {
+        let border = self.border_value(draft, id);
+        inside.map_or(value, |inside| draft.s.select(inside, value, border))
+    }
+
+    /// The index of the operand's element of this number, in row-major order, that a reduction at an index combines.
+    pub(super) fn tap(&self, id: NodeId, index: &Index, number: usize) -> Index {
+        let node = self.graph.node(id);
+        let (axes, from) = (node.attrs.sizes("axes"), self.graph.ty(node.inputs[0]).shape());
+        let (mut rest, mut kept) = (number, index.len());
+        let mut at: Index = SmallVec::from_elem(Affine::constant(self.extents.len()), from.rank());
+        for axis in (0..from.rank()).rev() {
+            if axes.contains(&axis) {
+                at[axis].offset = (rest % from[axis]) as i64;
+                rest /= from[axis];
+            } else {
+                kept -= 1;
+                at[axis] = index[kept].clone();
             }
-            values.push(self.value(draft, operand, &at, via)?);
         }
-        let is_row = reduction_groups(from, &axes).first().is_some_and(|&(_, _, inner)| inner == 1);
+        at
+    }
+
+    /// A reduction of few elements, in the order that its extent states.
+    pub(super) fn combined(&self, draft: &mut Draft, id: NodeId, elements: &[ValueId]) -> ValueId {
+        let node = self.graph.node(id);
+        let (dtype, from) = (node.ty.dtype(), self.graph.ty(node.inputs[0]).shape());
+        let Lower::Reduce(op) = node.op.lower else { return elements[0] };
+        let is_row = reduction_groups(from, &node.attrs.sizes("axes")).first().is_some_and(|group| group.2 == 1);
         let identity = draft.s.const_from_bits(op.identity(dtype), dtype);
+        let elements = elements.iter().copied();
         let combine = |acc: ValueId, value: ValueId| draft.s.combine(op, acc, value);
-        Ok(match is_row {
-            true => order::row_of(order::n_lanes(n, dtype), identity, values.into_iter(), combine),
-            false => order::column_of(identity, values.into_iter(), combine),
-        })
+        match is_row {
+            true => order::row_of(order::n_lanes(elements.len(), dtype), identity, elements, combine),
+            false => order::column_of(identity, elements, combine),
+        }
     }
 }

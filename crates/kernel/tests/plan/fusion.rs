@@ -1,5 +1,6 @@
 //! What fuses with what: the verdict on every edge of small graphs, and the kernels that come out.
 
+use cotangent_graph::ops::windows::Windows;
 use cotangent_graph::{DType, Graph, GraphBuilder, Init};
 use cotangent_kernel::ir::{Space, Sweep};
 use cotangent_kernel::{Plan, Step, explain, plan};
@@ -683,4 +684,23 @@ fn fusion_moves_fewer_bytes() {
     });
     let (fused, unfused) = (plan(&graph, &fusion(true)).unwrap(), plan(&graph, &fusion(false)).unwrap());
     assert_eq!((fused.bytes_moved(), unfused.bytes_moved()), (800, 3200));
+}
+
+/// Every element of the operand is counted once, whichever of the windows' loads touches it; a result that is only reshaped is
+/// where it was made; and a gradient that only permutes what it is made of is one kernel.
+#[test]
+fn pooling_touches_each_element_once() {
+    let windows = || Windows::new([1, 2], &[2, 2]).stride(&[2, 2]);
+    let graph = optimized(&primitive(|g| {
+        let x = g.input("x", F32, [2, 6, 8, 16]);
+        g.output("y", x.max_pool(&windows()).reshape([2, 12, 16]));
+    }));
+    let pooled = planned(&graph);
+    assert_eq!((pooled.steps.len(), pooled.bytes_moved()), (1, 4 * (1536 + 384)), "{pooled}");
+    let graph = optimized(&primitive(|g| {
+        let (x, dy) = (g.input("x", F32, [2, 6, 8, 16]), g.input("dy", F32, [2, 3, 4, 16]));
+        g.output("dx", g.grad((x.mean_pool(&windows()) * dy).sum(), &[x])[0]);
+    }));
+    let gradient = planned(&graph);
+    assert_eq!((gradient.steps.len(), gradient.bytes_moved()), (1, 4 * (1536 + 384)), "{gradient}");
 }

@@ -71,11 +71,38 @@ impl Moves {
     }
 }
 
+/// The settings of the windows of a layer.
+macro_rules! moves {
+    ($layer:ident) => {
+        impl $layer {
+            /// From one window to the next, at least 1, for each spatial axis.
+            pub fn stride(mut self, stride: &[usize]) -> Self {
+                self.moves.stride = stride.to_vec();
+                self
+            }
+
+            /// From one element of a window to the next, at least 1, for each spatial axis.
+            pub fn dilation(mut self, dilation: &[usize]) -> Self {
+                self.moves.dilation = dilation.to_vec();
+                self
+            }
+
+            /// What is put around the spatial axes.
+            pub fn padding(mut self, padding: Padding) -> Self {
+                self.moves.padding = padding;
+                self
+            }
+        }
+    };
+}
+moves!(Conv);
+
 /// Convolution (cross-correlation, as everywhere in this field) of `[n, spatial.., channels]` with `n_filters` filters, into
 /// `[n, spatial.., n_filters]`: `y[.., f] = Σ x[window, c] · w[window, c, f] + b[f]`.
 ///
 /// Makes `name.weight` `[size.., channels, n_filters]` and `name.bias` `[n_filters]` of the operand's own element type. An axis of
-/// `n` elements becomes one of `(n + padding - (size - 1)·dilation - 1) / stride + 1`.
+/// `n` elements becomes one of `(n + padding - (size - 1)·dilation - 1) / stride + 1`. Another rank than `size` says, settings of
+/// another length or of 0, windows that do not fit, and what has no floats are errors.
 ///
 /// ```
 /// use cotangent_graph::{DType::F32, build};
@@ -99,29 +126,12 @@ pub struct Conv {
 }
 
 impl Conv {
-    /// A layer of filters of this size along the spatial axes, moved by one element, without padding, with Glorot uniform weights
-    /// (fans times the elements of a filter) and biases of zero.
+    /// A layer of filters of this size along the spatial axes, moved by one element, without padding (which is of zeros), with
+    /// biases of zero and Glorot uniform weights, ±√(6/(k·(channels + filters))) for filters of `k` elements: every place of a window
+    /// counts as a neuron of its own, as in Keras and PyTorch.
     pub fn new(n_filters: usize, size: &[usize]) -> Self {
         let moves = Moves::new(size, &vec![1; size.len()]);
         Conv { n_filters, moves, init: Init::GlorotUniform, bias: Some(Init::ZEROS) }
-    }
-
-    /// From one window to the next, for each spatial axis.
-    pub fn stride(mut self, stride: &[usize]) -> Self {
-        self.moves.stride = stride.to_vec();
-        self
-    }
-
-    /// From one element of a window to the next, for each spatial axis.
-    pub fn dilation(mut self, dilation: &[usize]) -> Self {
-        self.moves.dilation = dilation.to_vec();
-        self
-    }
-
-    /// Zeros around the spatial axes.
-    pub fn padding(mut self, padding: Padding) -> Self {
-        self.moves.padding = padding;
-        self
     }
 
     /// Another start of the weights.
@@ -161,7 +171,9 @@ impl Layer for Conv {
         }
         let filter: Vec<usize> = self.moves.size.iter().copied().chain([n_channels]).collect();
         let shape: Shape = filter.iter().copied().chain([self.n_filters]).collect();
-        let weight = g.param(&format!("{name}.weight"), x.dtype(), shape, self.init);
+        let fan = |channels: usize| self.moves.size.iter().fold(channels, |n, &size| n.saturating_mul(size));
+        let start = self.init.law(&Shape::new(&[fan(n_channels), fan(self.n_filters)]));
+        let weight = g.param(&format!("{name}.weight"), x.dtype(), shape, start);
         let bias = self.bias.map(|init| g.param(&format!("{name}.bias"), x.dtype(), [self.n_filters], init));
         let pieces = x.windows(&windows);
         if pieces.is_poisoned() {
@@ -191,25 +203,8 @@ macro_rules! pooling {
                 pub fn new(size: &[usize]) -> Self {
                     $name { moves: Moves::new(size, size) }
                 }
-
-                /// From one window to the next, for each spatial axis.
-                pub fn stride(mut self, stride: &[usize]) -> Self {
-                    self.moves.stride = stride.to_vec();
-                    self
-                }
-
-                /// From one element of a window to the next, for each spatial axis.
-                pub fn dilation(mut self, dilation: &[usize]) -> Self {
-                    self.moves.dilation = dilation.to_vec();
-                    self
-                }
-
-                /// What is put around the spatial axes.
-                pub fn padding(mut self, padding: Padding) -> Self {
-                    self.moves.padding = padding;
-                    self
-                }
             }
+            moves!($name);
 
             impl Layer for $name {
                 #[track_caller]

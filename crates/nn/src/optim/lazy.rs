@@ -40,7 +40,7 @@ impl<'g> Rows<'g> {
     pub(super) fn once(&self, rows: Tensor<'g>) -> Tensor<'g> {
         let axes: Vec<usize> = (1..rows.rank()).collect();
         let first = if axes.is_empty() { self.first } else { self.first.repeat_along(&rows.shape(), &axes) };
-        first.select(rows, rows.constant_like(0.0).broadcast_to(rows.shape()))
+        first.select(rows, rows.constant_like(0.0))
     }
 }
 
@@ -86,7 +86,7 @@ pub(super) fn summed<'g>(table: Tensor<'g>, picked: &[Tensor<'g>], gradients: &[
     let order = indices.argsort(0);
     let sorted = indices.gather(order);
     let is_new = sorted.ne(sorted.slice(&[0], &[n - 1]).pad(&[1], &[0], -1));
-    let back = |x: Tensor<'g>| x.constant_like(0).broadcast_to([n]).scatter_set(x, order);
+    let back = |x: Tensor<'g>| x.constant_like(0).scatter_set(x, order);
     let group = back(is_new.cast(DType::I64).cumsum(0) - 1);
     let grad = rows.scatter_add(group, n).gather(group);
     let first = back(is_new.cast(DType::I64)).ne(indices.constant_like(0));

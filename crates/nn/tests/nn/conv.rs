@@ -2,7 +2,7 @@
 
 use cotangent_graph::DType::{F32, I32};
 use cotangent_graph::interp::interpret_named;
-use cotangent_graph::{Code, Env, Tensor, build};
+use cotangent_graph::{Code, Env, Init, Shape, Tensor, build};
 use cotangent_nn::{Conv, Layer, Layers, MaxPool, MeanPool, Padding};
 use ndarray::{Array, Array4, Ix4};
 
@@ -76,6 +76,21 @@ fn values_are_those_of_the_definition() {
         let sum: f64 = places.filter_map(|(i, j)| at(n, (2 * h + i) as isize - 1, (2 * col + j) as isize, c)).sum();
         assert!((got - sum / 4.0).abs() < 1e-12, "{got} but {}", sum / 4.0);
     }
+}
+
+/// As in Keras: a fan is the elements of a filter times the channels on that side.
+#[test]
+fn filters_start_by_the_fans_of_a_convolution() {
+    let graph = build(|g| {
+        let x = g.input("x", F32, [2, 8, 8, 3]);
+        g.output("y", x.layer("plain", Conv::new(16, &[3, 5])));
+        g.output("z", x.layer("normal", Conv::new(16, &[3, 5]).init(Init::HeNormal)));
+    })
+    .unwrap();
+    let start = |name: &str| graph.node(graph.source(name).unwrap()).init().unwrap().law(&Shape::new(&[3, 5, 3, 16]));
+    let limit = (6.0f64 / (15.0 * (3.0 + 16.0))).sqrt();
+    assert_eq!(start("plain.weight"), Init::uniform(-limit, limit));
+    assert_eq!(start("normal.weight"), Init::normal(0.0, (2.0f64 / 45.0).sqrt()));
 }
 
 #[test]
