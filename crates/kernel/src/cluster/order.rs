@@ -157,12 +157,13 @@ mod tests {
         impl Neighbors for Mirror {
             fn readers(&self, root: u32, out: &mut Vec<u32>) {
                 let mirror = 2 * self.n - 1 - root;
-                out.extend([root + 1, mirror].into_iter().filter(|&r| r > root && r < 2 * self.n));
+                // The last of them is gone on with first: along the chain.
+                out.extend([mirror, root + 1].into_iter().filter(|&r| r > root && r < 2 * self.n));
                 self.looked_at.set(self.looked_at.get() + 1);
             }
             fn operands(&self, root: u32, out: &mut Vec<u32>) {
                 let mirror = 2 * self.n - 1 - root;
-                out.extend([root.wrapping_sub(1), mirror].into_iter().filter(|&r| r < root));
+                out.extend([mirror, root.wrapping_sub(1)].into_iter().filter(|&r| r < root));
                 self.looked_at.set(self.looked_at.get() + 1);
             }
         }
