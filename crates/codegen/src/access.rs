@@ -4,7 +4,7 @@
 //! is where it stands at run time for the current row. Offsets and outer strides are read from the layout where they
 //! are needed, so that they occupy no registers inside the inner loops.
 
-use cotangent_kernel::ir::{IndexMap, Input, Kernel, Phase, Stride, Sweep};
+use cotangent_kernel::ir::{Clamp, IndexMap, Input, Kernel, Phase, Stride, Sweep};
 use cotangent_scalar::DType;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::{F32X4, I8X16, I16X8, I32, I32X4, I64, I64X2};
@@ -24,8 +24,10 @@ pub(crate) struct Access {
     pub(crate) inner: Stride,
     /// Whether it moves along the reduced dim of a `Column` sweep.
     pub(crate) steps: bool,
-    /// Where the layout holds each of its clamps.
-    pub(crate) clamps: SmallVec<[usize; 2]>,
+    /// Whether it moves along the last row dim.
+    pub(crate) by_row: bool,
+    /// Where the layout holds each of its clamps, and whether that moves along the last row dim.
+    pub(crate) clamps: SmallVec<[(usize, bool); 2]>,
 }
 
 /// The accesses of a phase.
@@ -41,27 +43,28 @@ impl Accesses {
     pub(crate) fn of(kernel: &Kernel) -> Vec<Accesses> {
         let n = kernel.dims.len();
         let mut position = 1 + n;
-        let mut access = |arg: Option<usize>, dtype: DType, map: &IndexMap, n_clamps: usize| {
+        let mut access = |arg: Option<usize>, dtype: DType, map: &IndexMap, clamps: &[Clamp]| {
             let layout = position;
             position += 1 + n;
             let steps = kernel.sweep == Sweep::Column && map.strides[n - 2] != 0;
-            position += n_clamps * (1 + n + 2);
-            let clamps = (0..n_clamps).map(|k| layout + (1 + n) + k * (1 + n + 2)).collect();
-            Access { arg, dtype, layout, inner: Stride::of(map.strides[n - 1]), steps, clamps }
+            position += clamps.len() * (1 + n + 2);
+            let at = |k: usize| layout + (1 + n) + k * (1 + n + 2);
+            let clamps = clamps.iter().enumerate().map(|(k, c)| (at(k), kernel.moves_by_row(&c.map))).collect();
+            let by_row = kernel.moves_by_row(map);
+            Access { arg, dtype, layout, inner: Stride::of(map.strides[n - 1]), steps, by_row, clamps }
         };
         let mut of_phase = |phase: &Phase| {
             let inputs = phase.inputs.iter().map(|input| match input {
                 Input::Load { arg, map } | Input::Clamped { arg, map, .. } | Input::Carried { arg, map, .. } => {
-                    let n_clamps = input.clamps().len();
-                    Some(access(Some(arg.0 as usize), kernel.args[arg.0 as usize].dtype, map, n_clamps))
+                    Some(access(Some(arg.0 as usize), kernel.args[arg.0 as usize].dtype, map, input.clamps()))
                 }
-                Input::Index { map, dtype } => Some(access(None, *dtype, map, 0)),
+                Input::Index { map, dtype } => Some(access(None, *dtype, map, &[])),
                 Input::Reduced(_) => None,
             });
             let inputs = inputs.collect();
             let stores = phase.stores.iter();
             let stores = stores
-                .map(|s| access(Some(s.arg.0 as usize), kernel.args[s.arg.0 as usize].dtype, &s.map, 0))
+                .map(|s| access(Some(s.arg.0 as usize), kernel.args[s.arg.0 as usize].dtype, &s.map, &[]))
                 .collect();
             Accesses { inputs, stores }
         };

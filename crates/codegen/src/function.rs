@@ -257,7 +257,7 @@ impl<'k> Nest<'k, '_> {
         let n_dims = self.kernel.dims.len();
         let shift = access.arg.map_or(0, |_| access.dtype.size_bytes().trailing_zeros());
         let mut at = self.at_row(access.layout, index);
-        for &clamp in &access.clamps {
+        for &(clamp, _) in &access.clamps {
             let along = self.at_row(clamp, index);
             let (zero, last) = (self.e.iconst(0), self.layout_at(clamp + 1 + n_dims));
             let along = self.e.b.ins().smin(along, last);

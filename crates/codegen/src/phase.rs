@@ -1,7 +1,7 @@
 //! The evaluation of a phase's body: what varies along which dim, and in what order instructions are emitted.
 //!
-//! A value's [`Level`] says whether it changes along the inner dim and along the reduced dim of a `Column` sweep;
-//! each is computed in the outermost loop that it allows. Several groups of lanes are evaluated interleaved,
+//! A value's [`Level`] says whether it changes along the inner dim, along the reduced dim of a `Column` sweep, and from row to
+//! row; each is computed in the outermost loop that it allows. Several groups of lanes are evaluated interleaved,
 //! instruction by instruction, so that their dependency chains overlap. Loads are emitted where they are first needed
 //! and constants where they are used, which keeps registers free.
 
@@ -12,13 +12,15 @@ use smallvec::SmallVec;
 use crate::access::{Access, Accesses, Position, Site, Sites};
 use crate::lanes::{Emitter, Lanes, Shape};
 
-/// Along which dims a value changes within a row.
+/// Along which dims a value changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Level {
     /// Along the inner dim.
     pub(crate) inner: bool,
     /// Along the reduced dim of a `Column` sweep.
     pub(crate) step: bool,
+    /// From one row to the next; whatever depends on memory counts as such, for an earlier row may have written it.
+    pub(crate) row: bool,
 }
 
 /// What is known of a phase before emission.
@@ -52,14 +54,22 @@ impl<'k> PhasePlan<'k> {
             let mut level = Level::default();
             if let ScalarOp::Input(k) = inst.op {
                 level = match (&phase.inputs[k as usize], &accesses.inputs[k as usize]) {
-                    (Input::Reduced(_), _) => Level { inner: kernel.sweep == Sweep::Column, step: false },
-                    (_, Some(access)) => Level { inner: access.inner != Stride::Zero, step: access.steps },
+                    (Input::Reduced(_), _) => Level { inner: kernel.sweep == Sweep::Column, step: false, row: true },
+                    (_, Some(access)) => Level {
+                        inner: access.inner != Stride::Zero,
+                        step: access.steps,
+                        row: access.arg.is_some() || access.by_row,
+                    },
                     (_, None) => level,
                 };
             }
             for arg in &inst.args {
                 let of_arg = levels[arg.index()];
-                level = Level { inner: level.inner || of_arg.inner, step: level.step || of_arg.step };
+                level = Level {
+                    inner: level.inner || of_arg.inner,
+                    step: level.step || of_arg.step,
+                    row: level.row || of_arg.row,
+                };
             }
             levels.push(level);
             let known = |k: usize| not_nan[inst.args[k].index()];

@@ -76,10 +76,10 @@ impl Default for CostModel {
 }
 
 impl CostModel {
-    /// Whether a reader that makes a value again, in `n_ops` operations, takes no longer than storing and loading it. Both
-    /// sides are per byte of the element.
-    pub fn recomputing_pays(&self, n_ops: usize) -> bool {
-        n_ops as f64 * self.op_ns <= 2.0 * self.near_byte_ns
+    /// Whether a reader that makes a value of so many bytes again, in `n_ops` operations, takes no longer than storing and loading
+    /// it, near or far.
+    pub fn recomputing_pays(&self, n_ops: usize, n_bytes: usize) -> bool {
+        n_ops as f64 * n_bytes as f64 * self.op_ns <= 2.0 * self.bytes_time(n_bytes as u64)
     }
 
     /// Elements of a row whose operands and results are still near when it is swept again.
@@ -149,7 +149,8 @@ mod tests {
     #[test]
     fn limits_follow_from_the_constants() {
         let cost = CostModel::default();
-        assert!(cost.recomputing_pays(4) && !cost.recomputing_pays(5));
+        assert!(cost.recomputing_pays(4, 1000) && !cost.recomputing_pays(5, 1000));
+        assert!(cost.recomputing_pays(21, 1 << 21) && !cost.recomputing_pays(22, 1 << 21));
         assert_eq!((cost.max_row(), cost.max_column()), (1 << 15, 1 << 12));
         assert!(cost.joining_pays(0, 10.0) && !cost.joining_pays(0, 1e6) && cost.joining_pays(1 << 20, 1e5));
         assert!(cost.bytes_time(1 << 21) > 2.0 * cost.bytes_time(1 << 20));

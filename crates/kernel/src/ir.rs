@@ -22,6 +22,7 @@
 //! What is *code* (bodies, dtypes, how the inner stride looks) and what is *data* (extents, strides, offsets, pointers)
 //! is kept apart: kernels with equal [`CodeKey`]s share machine code and differ in their [`Kernel::layout`].
 
+use std::collections::HashMap;
 use std::fmt;
 
 use cotangent_scalar::{DType, ReduceOp, ScalarBody, ValueId};
@@ -268,7 +269,7 @@ pub struct CodeKey {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum InputKey {
     Load(ArgId, AccessKey),
-    Clamped(ArgId, AccessKey, usize),
+    Clamped(ArgId, AccessKey, SmallVec<[ClampKey; 2]>),
     Index(DType, AccessKey),
     Reduced(u32),
     Carried(ArgId, AccessKey, u64),
@@ -278,8 +279,11 @@ type PhaseKey = (Space, ScalarBody, Vec<InputKey>, Vec<StoreKey>, Vec<Reduce>);
 
 type StoreKey = (ValueId, ArgId, AccessKey, bool);
 
-/// The classes of the strides along the inner dim and, for `Column` sweeps, the reduced one.
-type AccessKey = (Stride, Stride);
+/// The classes of the strides along the inner dim, for `Column` sweeps the reduced one, and the last row dim.
+type AccessKey = (Stride, Stride, Stride);
+
+/// The number of the first clamp that is equal, and the class of its stride along the last row dim.
+type ClampKey = (usize, Stride);
 
 impl Kernel {
     /// The inner extent.
@@ -358,6 +362,23 @@ impl Kernel {
         layout
     }
 
+    /// Whether an access moves from one row to the next, along the last row dim.
+    pub fn moves_by_row(&self, map: &IndexMap) -> bool {
+        self.n_row_dims().checked_sub(1).is_none_or(|last| map.strides[last] != 0)
+    }
+
+    /// For each clamp, in the order of [`Kernel::layout`], the number of the first one that is equal, of an operand with elements
+    /// as large: code computes only that.
+    pub fn first_clamps(&self) -> Vec<usize> {
+        let mut known: HashMap<(&Clamp, usize), usize> = HashMap::new();
+        let inputs = self.phases.iter().flat_map(|phase| &phase.inputs);
+        let clamps = inputs.flat_map(|input| {
+            let size = input.access().map_or(1, |(arg, _)| self.args[arg.0 as usize].dtype.size_bytes());
+            input.clamps().iter().map(move |clamp| (clamp, size))
+        });
+        clamps.enumerate().map(|(number, clamp)| *known.entry(clamp).or_insert(number)).collect()
+    }
+
     /// For a `Column` kernel whose outer dim counts blocks of rows: the kernel of one more block, of `rows` rows only, that
     /// follows those. It shares this one's code.
     pub fn last_block(&self, rows: usize) -> Kernel {
@@ -378,13 +399,18 @@ impl Kernel {
     pub fn code_key(&self) -> CodeKey {
         let class = |map: &IndexMap| {
             let n = self.dims.len();
-            let reduced = if self.sweep == Sweep::Column { Stride::of(map.strides[n - 2]) } else { Stride::Any };
-            (Stride::of(map.strides[n - 1]), if reduced == Stride::Zero { Stride::Zero } else { Stride::Any })
+            let moves = |by: bool| if by { Stride::Any } else { Stride::Zero };
+            let steps = self.sweep != Sweep::Column || map.strides[n - 2] != 0;
+            (Stride::of(map.strides[n - 1]), moves(steps), moves(self.moves_by_row(map)))
         };
+        let mut firsts = self.first_clamps().into_iter();
         let phases = self.phases.iter().map(|phase| {
             let inputs = phase.inputs.iter().map(|input| match input {
                 Input::Load { arg, map } => InputKey::Load(*arg, class(map)),
-                Input::Clamped { arg, map, clamps } => InputKey::Clamped(*arg, class(map), clamps.len()),
+                Input::Clamped { arg, map, clamps } => {
+                    let keys = clamps.iter().zip(&mut firsts).map(|(clamp, first)| (first, class(&clamp.map).2));
+                    InputKey::Clamped(*arg, class(map), keys.collect())
+                }
                 Input::Index { map, dtype } => InputKey::Index(*dtype, class(map)),
                 Input::Reduced(slot) => InputKey::Reduced(*slot),
                 Input::Carried { arg, map, start } => InputKey::Carried(*arg, class(map), *start),

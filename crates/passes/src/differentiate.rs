@@ -27,6 +27,7 @@ use cotangent_graph::{
 use crate::anchor::{anchored, free_numbers, set_anchors, weigh_anchors};
 use crate::expand::expand_in;
 use crate::pass::{Pass, PassCx, PassError};
+use crate::pieces::side_by_side;
 use crate::rebuild::{Copier, bottom_up, origin_of};
 use crate::rules::made_of;
 use crate::support::{Support, Supports, bound};
@@ -149,8 +150,11 @@ impl<'g> Cotangent<'g> {
         Cotangent { member: 0, value, support }
     }
 
-    fn plus(self, other: Self) -> Self {
-        Cotangent::of(self.value + other.value, self.support.or(other.support))
+    /// The sum of all cotangents of a tensor.
+    fn sum(g: &'g GraphBuilder, cotangents: Reached<'g>) -> Option<Self> {
+        let support = cotangents.iter().map(|c| c.support.clone()).reduce(Support::or)?;
+        let terms = side_by_side(g, cotangents.into_iter().map(|c| c.value).collect());
+        Some(Cotangent::of(terms.into_iter().reduce(|a, b| a + b)?, support))
     }
 }
 
@@ -198,7 +202,7 @@ impl<'g> Sweep<'g, '_> {
                 self.through_tuple(&node, cotangents, &on_path, &mut reached)?;
                 continue;
             }
-            let Some(dy) = cotangents.into_iter().reduce(Cotangent::plus) else { continue };
+            let Some(dy) = Cotangent::sum(self.builder, cotangents) else { continue };
             if is_end {
                 found.insert(id, dy.clone());
                 if self.cut {

@@ -12,6 +12,7 @@ pub mod expand;
 pub mod fold;
 pub mod gradcheck;
 pub mod pass;
+mod pieces;
 pub mod pipeline;
 pub mod rebuild;
 pub mod rules;

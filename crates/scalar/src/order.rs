@@ -8,7 +8,9 @@
 //!   combined by halving: lane `i` with lane `i + L/2`, until one is left.
 //! * **Column** (over an outer dim, extent `n`, for each inner element): sequentially inside blocks of 64, each from the
 //!   identity; the blocks' partials are combined in order, from the identity.
-//! * **Full** (everything): up to 4,096 elements the row rule; beyond that the flat range is cut into chunks of 4,096 (the
+//! * **Everything**: by rows, each by the row rule, and then their results, if [`goes_by_rows`] says so by the extents;
+//!   otherwise full.
+//! * **Full** (a flat range): up to 4,096 elements the row rule; beyond that the flat range is cut into chunks of 4,096 (the
 //!   last may be shorter), each reduced by the row rule, and the partials are reduced by the full rule again.
 //! * A reduction over several separate groups of axes is done group by group, innermost first.
 //! * **Product** of matrices: every element is one chain of fused multiply-adds over `k` in order, from the identity. If
@@ -24,6 +26,12 @@ pub const COLUMN_BLOCK: usize = 64;
 
 /// Elements of a full reduction that one row holds.
 pub const FULL_CHUNK: usize = 4096;
+
+/// The least number of elements of rows that everything is reduced by: shorter ones take longer to combine than to load.
+const LEAST_ROW: usize = 64;
+
+/// From so many rows on, rows are reduced whole, however long they are: there are enough for threads to share.
+const MANY_ROWS: usize = 8;
 
 /// The most virtual lanes of a row reduction: those of types of up to 4 bytes.
 pub const MOST_LANES: usize = 32;
@@ -115,6 +123,13 @@ pub fn product_element<T: Copy>(
         width /= 2;
     }
     lanes[0]
+}
+
+/// Whether everything, `rows` rows of `n` elements, is reduced by rows and then their results, or as one flat range: if it is
+/// little, its rows are short, or they are few and long.
+pub fn goes_by_rows(rows: usize, n: usize) -> bool {
+    let is_much = rows >= 2 && rows.saturating_mul(n) > FULL_CHUNK;
+    is_much && n >= LEAST_ROW && (n <= FULL_CHUNK || rows >= MANY_ROWS)
 }
 
 /// The row rule on anything that can be combined.
@@ -223,6 +238,14 @@ mod tests {
         assert_ne!(element([1, 5, 77]), chain);
         let lanes = [[1, 1, 0], [1, 1, 3], [1, 9, 16], [9, 1, 99], [2, 9, 99]].map(|e| product_lanes(e, DType::F64));
         assert_eq!(lanes, [1, 4, 16, 16, 1]);
+    }
+
+    #[test]
+    fn everything_goes_by_rows_unless_they_are_short_or_few_and_long() {
+        let flat = [(0, 100), (100, 0), (64, 64), (1, 1 << 20), (1 << 20, 63), (7, 4097)];
+        flat.iter().for_each(|&(rows, n)| assert!(!goes_by_rows(rows, n), "{rows} of {n}"));
+        let by_rows = [(65, 64), (2, 4096), (8, 4097), (100_000, 100_000), (usize::MAX, 64)];
+        by_rows.iter().for_each(|&(rows, n)| assert!(goes_by_rows(rows, n), "{rows} of {n}"));
     }
 
     #[test]

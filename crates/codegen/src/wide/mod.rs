@@ -21,6 +21,7 @@ mod ahead;
 mod alloc;
 mod asm;
 mod body;
+mod clamps;
 mod column;
 mod encode;
 mod isa;

@@ -16,6 +16,7 @@ use crate::wide::ahead::Fetch;
 use crate::wide::alloc::Allocator;
 use crate::wide::asm::{Assembler, Label, at, indexed};
 use crate::wide::body::{Kept, PhaseCode, Scope, halves};
+use crate::wide::clamps::Clamps;
 use crate::wide::encode::{BASES, Output, SPILL_SLOTS, Site};
 use crate::wide::isa::Isa;
 use crate::wide::select::lane;
@@ -32,26 +33,18 @@ const SAVED: [Register; 6] = [Register::RBX, Register::RBP, Register::R12, Regis
 
 /// What is known of an access besides its [`Site`].
 #[derive(Clone, Copy, Debug)]
-struct Track {
-    arg: Option<usize>,
+pub(super) struct Track {
+    pub(super) arg: Option<usize>,
     /// Where the layout holds the offset; the strides follow.
-    layout: usize,
+    pub(super) layout: usize,
     /// Bytes of an element as a power of two; 0 for an index.
-    shift: u32,
+    pub(super) shift: u32,
     /// The word with the address of the row, if [`Site::word`] moves along the reduced dim, and that with its stride.
-    step: Option<(i32, i32)>,
+    pub(super) step: Option<(i32, i32)>,
     /// The word with the address of the row without clamps, if there are any.
-    unclamped: Option<i32>,
-}
-
-/// An axis of a site whose index is held inside.
-#[derive(Clone, Copy, Debug)]
-struct ClampCode {
-    /// The site it belongs to, and the one that is its index.
-    site: usize,
-    index: usize,
-    /// Where the layout holds its last index; its stride follows.
-    layout: usize,
+    pub(super) unclamped: Option<i32>,
+    /// Whether it moves along the last row dim.
+    pub(super) by_row: bool,
 }
 
 /// Words of the frame that every kernel has.
@@ -81,8 +74,8 @@ pub(crate) struct Nest<'k> {
     pub(crate) limit: i32,
     /// What of the next row the phase under way fetches.
     pub(crate) fetches: Vec<Fetch>,
-    tracks: Vec<Track>,
-    clamps: Vec<ClampCode>,
+    pub(super) tracks: Vec<Track>,
+    pub(super) clamps: Clamps,
     words: Words,
     frame: i32,
     /// The words of a half-used slot.
@@ -91,7 +84,7 @@ pub(crate) struct Nest<'k> {
 
 /// The scratch registers, the inner index, its end, and the layout.
 pub(crate) const SCRATCH: Register = Register::RAX;
-const SECOND: Register = Register::RCX;
+pub(crate) const SECOND: Register = Register::RCX;
 pub(crate) const INNER: Register = Register::RDI;
 pub(crate) const END: Register = Register::R9;
 pub(crate) const LAYOUT: Register = Register::RSI;
@@ -163,7 +156,7 @@ fn translate_with(kernel: &Kernel, isa: Isa, most_groups: usize) -> Result<Vec<u
         limit: 0,
         fetches: vec![],
         tracks: vec![],
-        clamps: vec![],
+        clamps: Clamps::new(kernel),
         words,
         frame: (SPILL_SLOTS * isa.vector_bytes()) as i32,
         word: 0,
@@ -229,43 +222,10 @@ impl<'k> Nest<'k> {
         let unclamped = (!access.clamps.is_empty()).then(|| self.new_word());
         self.out.sites.push(site);
         let (layout, shift) = (access.layout, size.trailing_zeros());
-        self.tracks.push(Track { arg: access.arg, layout, shift, step, unclamped });
+        self.tracks.push(Track { arg: access.arg, layout, shift, step, unclamped, by_row: access.by_row });
         let number = self.tracks.len() - 1;
-        for &layout in &access.clamps {
-            let word = self.new_word();
-            self.out.sites.push(Site { word, register: None, size: 1, moves: false, stride: None });
-            self.tracks.push(Track { arg: None, layout, shift: 0, step: None, unclamped: None });
-            let last = layout + 1 + self.kernel.dims.len();
-            self.clamps.push(ClampCode { site: number, index: self.tracks.len() - 1, layout: last });
-        }
+        self.new_clamps(number, access, shift);
         number
-    }
-
-    /// The addresses of sites with clamps, from those without and the indices of the row.
-    fn clamp(&mut self) {
-        for number in 0..self.tracks.len() {
-            let Some(unclamped) = self.tracks[number].unclamped else { continue };
-            self.load(SCRATCH, frame(unclamped));
-            let word = self.out.sites[number].word;
-            self.store(frame(word), SCRATCH);
-        }
-        for k in 0..self.clamps.len() {
-            let ClampCode { site, index, layout } = self.clamps[k];
-            let index = self.out.sites[index].word;
-            self.load(SECOND, frame(index));
-            let last = self.layout_at(layout);
-            self.load(SCRATCH, last);
-            self.out.asm.rr(Code::Cmp_r64_rm64, SCRATCH, SECOND);
-            self.out.asm.rr(Code::Cmovl_r64_rm64, SECOND, SCRATCH);
-            self.out.asm.rr(Code::Xor_r32_rm32, Register::EAX, Register::EAX);
-            self.out.asm.rr(Code::Cmp_r64_rm64, SECOND, SCRATCH);
-            self.out.asm.rr(Code::Cmovl_r64_rm64, SECOND, SCRATCH);
-            let stride = self.layout_at(layout + 1);
-            self.out.asm.rm(Code::Imul_r64_rm64, SECOND, stride);
-            self.shift(SECOND, self.tracks[site].shift);
-            let word = self.out.sites[site].word;
-            self.out.asm.mr(Code::Add_rm64_r64, frame(word), SECOND);
-        }
     }
 
     /// `[layout + 8 * position]`.
@@ -278,11 +238,11 @@ impl<'k> Nest<'k> {
         self.layout_at(1 + dim)
     }
 
-    fn load(&mut self, register: Register, address: iced_x86::MemoryOperand) {
+    pub(super) fn load(&mut self, register: Register, address: iced_x86::MemoryOperand) {
         self.out.asm.rm(Code::Mov_r64_rm64, register, address);
     }
 
-    fn store(&mut self, address: iced_x86::MemoryOperand, register: Register) {
+    pub(super) fn store(&mut self, address: iced_x86::MemoryOperand, register: Register) {
         self.out.asm.mr(Code::Mov_rm64_r64, address, register);
     }
 
@@ -379,7 +339,7 @@ impl<'k> Nest<'k> {
         }
     }
 
-    fn shift(&mut self, register: Register, by: u32) {
+    pub(super) fn shift(&mut self, register: Register, by: u32) {
         if by > 0 {
             self.out.asm.ri(Code::Shl_rm64_imm8, register, by as i32);
         }
@@ -408,8 +368,13 @@ impl<'k> Nest<'k> {
             let word = self.row_word(number);
             self.store(frame(word), SCRATCH);
         }
+        self.clamp(false);
+        for phase in &mut *phases {
+            self.keep(phase, 1, None, |level| level == Level::default())?;
+        }
         let again = self.out.asm.here();
-        self.clamp();
+        self.clamp(true);
+        self.add_clamps();
         match self.kernel.sweep {
             Sweep::Elementwise | Sweep::Row => self.row(phases)?,
             Sweep::Column => self.columns(phases)?,
@@ -434,6 +399,9 @@ impl<'k> Nest<'k> {
         }
         for number in 0..self.tracks.len() {
             let track = self.tracks[number];
+            if !track.by_row {
+                continue;
+            }
             let stride = self.layout_at(track.layout + n_row_dims);
             self.load(SCRATCH, stride);
             self.shift(SCRATCH, track.shift);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use cotangent_scalar::{DType, ReduceOp};
+use cotangent_scalar::{DType, ReduceOp, order};
 use smallvec::{SmallVec, smallvec};
 
 use crate::attrs::{Attr, AttrKind, AttrSpec, Attrs};
@@ -265,9 +265,25 @@ impl<'g> Tensor<'g> {
     /// A reduction with the attribute `axes`, and others after it.
     #[track_caller]
     pub(crate) fn reduce(self, op: &'static OpDef, axes: Axes, rest: Attrs) -> Tensor<'g> {
-        let attrs = Attrs::none().with("axes", Attr::Ints(axes.ascending(self.rank())));
+        let axes = axes.ascending(self.rank());
+        if let (Lower::Reduce(_), Some(last)) = (&op.lower, self.rows_of_everything(&axes)) {
+            let rest: Axes = (0..self.rank() - 1).into();
+            return self.reduce(op, Axes::from(last), Attrs::none()).reduce(op, rest, Attrs::none());
+        }
+        let attrs = Attrs::none().with("axes", Attr::Ints(axes));
         let attrs = rest.iter().fold(attrs, |attrs, (name, value)| attrs.with(name, value.clone()));
         self.unary_with(op, attrs).or_like(|| self.ty())
+    }
+
+    /// The axis of rows, if these axes are everything and that is reduced by rows. What makes the elements of a row, broadcasts of
+    /// rows and columns among it, moves evenly along it, so it needs no memory; along a flat range it would.
+    fn rows_of_everything(self, axes: &[i64]) -> Option<usize> {
+        let Type::Tensor { shape, .. } = self.ty() else { return None };
+        let are_axes = axes.windows(2).all(|w| w[0] < w[1]) && axes.iter().all(|&a| (a as usize) < shape.rank());
+        let mut long = (0..shape.rank()).filter(|&a| shape[a] != 1).rev();
+        let is_everything = long.clone().all(|a| axes.contains(&(a as i64)));
+        let last = long.next().filter(|_| are_axes && is_everything)?;
+        order::goes_by_rows(long.map(|a| shape[a]).product(), shape[last]).then_some(last)
     }
 
     /// What was reduced of `self`, with the reduced axes back as axes of extent 1.

@@ -161,7 +161,10 @@ impl Roles {
                         let base = bases[input.index()].index();
                         self.parts[base] != Part::Value || self.reduces[base] || in_memory[base]
                     });
-                    let cheap = options.cost.recomputing_pays(self.ops[i]) && k * n_leaves <= n_leaves + 1.0 + k;
+                    // What is made of little, a row and a column, costs its readers no loads; only then it counts that memory is far.
+                    let n_bytes = if k * n_leaves <= 1.0 { node.ty.n_bytes() } else { 1 };
+                    let cheap =
+                        options.cost.recomputing_pays(self.ops[i], n_bytes) && k * n_leaves <= n_leaves + 1.0 + k;
                     let forced =
                         options.fusions.forces(Fusion::Recompute) && self.ops[i] <= options.cost.max_kernel_ops;
                     if k > 0.0 && (forced || cheap && from_memory) && live_readers().all(|r| sees_through(graph, id, r))

@@ -13,6 +13,14 @@ pub(super) struct Merged {
     pub(super) dims: SmallVec<[usize; 4]>,
 }
 
+/// Where an elementwise kernel's last loop over rows has at most so many, each a few lines of cache at least, it changes places
+/// with a longer one around it: addresses move on by additions within the loop, and are made afresh around it. The phases of
+/// strided windows make such loops.
+const SHORT_LOOP: usize = 8;
+
+/// See [`SHORT_LOOP`].
+const LONG_ROW: usize = 32;
+
 /// Merges loops: axes of extent 1 go, neighbours join where every map allows it. Rewrites all maps.
 pub(super) fn merge(cluster: &Cluster, drafts: &mut [Draft]) -> Result<Merged, Force> {
     let extents = &cluster.domain;
@@ -84,6 +92,13 @@ pub(super) fn merge(cluster: &Cluster, drafts: &mut [Draft]) -> Result<Merged, F
     if sweep == Sweep::Row {
         // Rows come first, the reduced loop last, whatever the position of axes of extent 1.
         order.sort_by_key(|g| g.0);
+    }
+    if let (Sweep::Elementwise, None, [.., outer, last, inner]) = (sweep, cluster.product, &mut order[..])
+        && last.1 <= SHORT_LOOP
+        && last.1 < outer.1
+        && inner.1 >= LONG_ROW
+    {
+        std::mem::swap(outer, last);
     }
     let rewrite = |map: &mut IndexMap| {
         map.strides = order.iter().map(|g| g.2.map_or(0, |axis| map.strides[axis])).collect();

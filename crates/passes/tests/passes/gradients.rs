@@ -306,3 +306,37 @@ fn what_has_no_derivative_is_the_users_error() {
         other => panic!("{:?}", other.map(|o| o.graph.to_string())),
     }
 }
+
+#[test]
+fn gradients_of_slices_lie_side_by_side() {
+    // The parts of a split, out of order; with a gap; a grid; windows that overlap; beside a reader of the whole; by steps.
+    type Parts = for<'g> fn(Tensor<'g>) -> Vec<Tensor<'g>>;
+    let cases: [(&str, Parts, usize, usize); 6] = [
+        ("split", |x| [2, 0, 1].map(|k| x.slice(&[0, 4 * k], &[6, 4 * k + 4])).to_vec(), 1, 0),
+        ("gap", |x| [0, 8].map(|at| x.slice(&[1, at], &[5, at + 3])).to_vec(), 1, 0),
+        (
+            "grid",
+            |x| (0..12).map(|k| (k / 4, k % 4)).map(|(i, j)| x.slice(&[2 * i, 3 * j], &[2 * i + 2, 3 * j + 3])).collect(),
+            4,
+            0,
+        ),
+        ("windows", |x| (0..10).map(|k| x.slice(&[0, k], &[6, k + 3])).collect(), 3, 2),
+        ("whole", |x| [x, x.slice(&[0, 0], &[6, 5]), x.slice(&[0, 5], &[6, 12])].to_vec(), 1, 1),
+        ("steps", |x| [0, 1].map(|k| x.slice_steps(&[0, k], &[6, 12], &[1, 2])).to_vec(), 0, 1),
+    ];
+    for (what, parts, joined, added) in cases {
+        let f = |g: &GraphBuilder| {
+            let x = g.input("x", F64, [6, 12]);
+            let terms = parts(x).into_iter().enumerate().map(|(k, part)| {
+                let w = g.input(&format!("w{k}"), F64, part.shape());
+                (part * w).sum()
+            });
+            let loss = terms.reduce(|a, b| a + b).expect("there are parts");
+            g.output("dx", g.grad(loss, &[x])[0]);
+        };
+        check(what, f);
+        let ops = ops(&optimized(&graph(f)).graph);
+        let count = |name: &str| ops.iter().filter(|op| **op == name).count();
+        assert_eq!((count("concat"), count("add")), (joined, added), "{what}: {ops:?}");
+    }
+}
