@@ -587,8 +587,11 @@ impl Lowerer<'_> {
             }
             Lower::Source(Source::Iota) => {
                 let axis = &index[node.attrs.size("axis")];
-                let map = IndexMap { offset: axis.offset, strides: axis.coeffs.clone() };
                 let dtype = node.ty.dtype();
+                if axis.coeffs.iter().all(|&coeff| coeff == 0) {
+                    return Ok(Found::Value(draft.s.const_from_bits(dtype.bits_of_f64(axis.offset as f64), dtype)));
+                }
+                let map = IndexMap { offset: axis.offset, strides: axis.coeffs.clone() };
                 Ok(Found::Value(draft.input(Input::Index { map, dtype }, dtype, Some(via.unwrap_or(id)))))
             }
             Lower::Source(Source::Rng) => {

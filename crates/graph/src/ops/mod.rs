@@ -19,6 +19,7 @@ pub mod math;
 pub mod matmul;
 pub mod norm;
 pub mod piecewise;
+pub mod pool;
 pub mod reduce;
 pub mod region;
 pub mod sort;
@@ -35,6 +36,7 @@ pub(crate) static FAMILIES: &[&[&OpDef]] = &[
     reduce::OPS,
     view::OPS,
     windows::OPS,
+    pool::OPS,
     matmul::OPS,
     index::OPS,
     along::OPS,

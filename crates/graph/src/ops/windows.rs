@@ -111,109 +111,190 @@ pub static STRIDED: OpDef = OpDef {
     },
 };
 
-const SIZE: AttrSpec = AttrSpec { name: "size", kind: AttrKind::Ints, doc: "elements of a window along each of them" };
-const STRIDE: AttrSpec =
+pub(super) const MOVING: AttrSpec =
+    AttrSpec { name: "axes", kind: AttrKind::Ints, doc: "the axes along which windows move, ascending" };
+pub(super) const SIZE: AttrSpec =
+    AttrSpec { name: "size", kind: AttrKind::Ints, doc: "elements of a window along each of them" };
+pub(super) const STRIDE: AttrSpec =
     AttrSpec { name: "stride", kind: AttrKind::Ints, doc: "from one window to the next along each, at least 1" };
-const DILATION: AttrSpec = AttrSpec {
+pub(super) const DILATION: AttrSpec = AttrSpec {
     name: "dilation",
     kind: AttrKind::Ints,
     doc: "from one element of a window to the next along each, at least 1",
 };
+
+pub(super) const LOW: AttrSpec =
+    AttrSpec { name: "low", kind: AttrKind::Ints, doc: "elements of padding before the tensor along each" };
+pub(super) const HIGH: AttrSpec =
+    AttrSpec { name: "high", kind: AttrKind::Ints, doc: "elements of padding behind the tensor along each" };
 
 /// Elements from the first to the last of a window, both counted.
 fn reach(size: usize, dilation: usize) -> usize {
     (size.saturating_sub(1)).saturating_mul(dilation).saturating_add(usize::from(size > 0))
 }
 
-/// Windows that fit into an extent.
-fn count(extent: usize, size: usize, stride: usize, dilation: usize) -> Option<usize> {
-    Some(extent.checked_sub(reach(size, dilation))? / stride.max(1) + 1)
-}
-
-/// The attributes of windows, checked.
-struct Geometry {
-    axes: SmallVec<[usize; 4]>,
-    size: SmallVec<[usize; 4]>,
-    stride: SmallVec<[usize; 4]>,
-    dilation: SmallVec<[usize; 4]>,
+/// The attributes of windows.
+pub(super) struct Geometry {
+    pub(super) axes: SmallVec<[usize; 4]>,
+    pub(super) size: SmallVec<[usize; 4]>,
+    pub(super) stride: SmallVec<[usize; 4]>,
+    pub(super) dilation: SmallVec<[usize; 4]>,
+    pub(super) low: SmallVec<[usize; 4]>,
+    pub(super) high: SmallVec<[usize; 4]>,
 }
 
 impl Geometry {
-    /// For windows over axes of a tensor of this shape.
-    fn checked(cx: &InferCx<'_>, shape: &Shape) -> Result<Self, Fault> {
-        let axes = checked_axes(cx, shape)?;
-        let n = axes.len();
-        let (size, stride, dilation) = (listed(cx, "size", n)?, listed(cx, "stride", n)?, listed(cx, "dilation", n)?);
-        if n == 0 || size.contains(&0) || stride.contains(&0) || dilation.contains(&0) {
+    /// The attributes, with windows of these sizes.
+    fn new(attrs: &Attrs, size: &[usize]) -> Self {
+        let list = |name: &str| attrs.sizes(name).iter().copied().collect();
+        Geometry {
+            axes: list("axes"),
+            size: size.iter().copied().collect(),
+            stride: list("stride"),
+            dilation: list("dilation"),
+            low: list("low"),
+            high: list("high"),
+        }
+    }
+
+    /// Of `windows`, or another op that has its attributes.
+    pub(super) fn of(attrs: &Attrs) -> Self {
+        Geometry::new(attrs, &attrs.sizes("size"))
+    }
+
+    /// Of `overlap_add`, whose operand has this shape.
+    fn of_sums(attrs: &Attrs, windows: &Shape) -> Self {
+        let axes = attrs.sizes("axes");
+        let at = axes.last().map_or(0, |last| last + 1);
+        Geometry::new(attrs, &windows[at..at + axes.len()])
+    }
+
+    /// The attributes of windows over axes of a tensor of this shape, checked but for the sizes.
+    fn check(cx: &InferCx<'_>, shape: &Shape) -> Result<usize, Fault> {
+        let n = checked_axes(cx, shape)?.len();
+        let (stride, dilation) = (listed(cx, "stride", n)?, listed(cx, "dilation", n)?);
+        listed(cx, "low", n)?;
+        listed(cx, "high", n)?;
+        if n == 0 || stride.contains(&0) || dilation.contains(&0) {
             return Err(cx.attr_fault(format_args!(
-                "requires at least one axis, and sizes, strides and dilations of at least 1, got {:?}, {:?} and {:?}",
-                size.as_slice(),
+                "requires at least one axis, and strides and dilations of at least 1, got {:?} and {:?}",
                 stride.as_slice(),
                 dilation.as_slice()
             )));
         }
-        Ok(Geometry { axes, size, stride, dilation })
+        Ok(n)
     }
 
-    /// The same attributes, known to be right.
-    fn of(attrs: &Attrs) -> Self {
-        let list = |name: &str| attrs.sizes(name).iter().copied().collect();
-        Geometry { axes: list("axes"), size: list("size"), stride: list("stride"), dilation: list("dilation") }
+    /// Windows that fit along axis number `k` of them, of a tensor with this extent there.
+    fn count(&self, k: usize, extent: usize) -> Option<usize> {
+        let padded = extent.saturating_add(self.low[k]).saturating_add(self.high[k]);
+        Some(padded.checked_sub(reach(self.size[k], self.dilation[k]))? / self.stride[k].max(1) + 1)
     }
 
     /// The number of the first axis that counts the elements of a window.
-    fn first_size_axis(&self) -> usize {
+    pub(super) fn first_size_axis(&self) -> usize {
         self.axes.last().map_or(0, |last| last + 1)
     }
+
+    /// The axes that count the elements of a window.
+    pub(super) fn size_axes(&self) -> std::ops::Range<usize> {
+        let first = self.first_size_axis();
+        first..first + self.axes.len()
+    }
+
+    /// Elements of a window.
+    pub(super) fn n_elements(&self) -> usize {
+        self.size.iter().fold(1, |n, &size| n.saturating_mul(size))
+    }
+
+    /// The attributes that `windows` and its adjoint share, with the sizes between for the first.
+    fn attrs(&self, with_size: bool) -> Attrs {
+        let list = |of: &[usize]| ints(of.iter().copied());
+        let mut attrs = Attrs::none().with("axes", list(&self.axes));
+        if with_size {
+            attrs = attrs.with("size", list(&self.size));
+        }
+        let attrs = attrs.with("stride", list(&self.stride)).with("dilation", list(&self.dilation));
+        attrs.with("low", list(&self.low)).with("high", list(&self.high))
+    }
+}
+
+/// The shape of windows of a tensor.
+pub(super) fn infer_windows(cx: &InferCx<'_>) -> Result<(DType, Shape, Geometry), Fault> {
+    let (dtype, from) = cx.tensor(0)?;
+    let n = Geometry::check(cx, from)?;
+    let size = listed(cx, "size", n)?;
+    if size.contains(&0) {
+        return Err(cx.attr_fault(format_args!("requires sizes of at least 1, got {:?}", size.as_slice())));
+    }
+    let w = Geometry::of(cx.attrs);
+    let mut shape = from.to_vec();
+    for (k, &axis) in w.axes.iter().enumerate() {
+        let Some(n) = w.count(k, from[axis]) else {
+            let (size, dilation) = (w.size[k], w.dilation[k]);
+            let needed = reach(size, dilation);
+            let padding = match (w.low[k], w.high[k]) {
+                (0, 0) => String::new(),
+                (low, high) => format!(" and {low} + {high} of padding"),
+            };
+            let text = format_args!(
+                "of {size} elements, {dilation} apart, requires an extent of at least {needed}, got {}{padding} on axis {axis} of {from}",
+                from[axis]
+            );
+            return Err(cx.shape_fault(text).help("take more padding, or smaller windows"));
+        };
+        shape[axis] = n;
+    }
+    let at = w.first_size_axis();
+    shape.splice(at..at, w.size.iter().copied());
+    Ok((dtype, Shape::new(&shape), w))
+}
+
+/// Windows added up at their places in a tensor of shape `x`, and divided by a number.
+pub(super) fn added_up<'g>(windows: Tensor<'g>, w: &Geometry, x: &Shape, divisor: f64) -> Tensor<'g> {
+    let attrs = w.attrs(false).with("extent", ints(w.axes.iter().map(|&axis| x[axis])));
+    windows.unary_with(&OVERLAP_ADD, attrs.with("divisor", Number::of(divisor)))
 }
 
 /// Overlapping pieces.
 pub static WINDOWS: OpDef = OpDef {
     name: "windows",
-    doc: "Pieces of `size` elements, `dilation` apart, along `axes`, one every `stride` elements, as far as they fit. Each of the \
-          axes counts the windows, `(extent - (size - 1)·dilation - 1) / stride + 1` of them, and behind the last of the axes \
-          follow as many new ones, which count the elements of a window. A view: nothing is copied.",
+    doc: "Pieces of `size` elements, `dilation` apart, along `axes`, one every `stride` elements, as far as they fit into the tensor \
+          with `low` elements of `value` before and `high` behind it. Each of the axes counts the windows, `(low + extent + high - \
+          (size - 1)·dilation - 1) / stride + 1` of them, and behind the last of the axes follow as many new ones, which count the \
+          elements of a window. A view: nothing is copied.",
     arity: Arity::Exact(1),
     attrs: &[
-        AttrSpec { name: "axes", kind: AttrKind::Ints, doc: "the axes along which windows move, ascending" },
+        MOVING,
         SIZE,
         STRIDE,
         DILATION,
+        LOW,
+        HIGH,
+        AttrSpec { name: "value", kind: AttrKind::Number, doc: "what the padding is" },
     ],
     traits: OpTraits::NONE,
     infer: |cx| {
-        let (dtype, from) = cx.tensor(0)?;
-        let w = Geometry::checked(cx, from)?;
-        let mut shape = from.to_vec();
-        for (k, &axis) in w.axes.iter().enumerate() {
-            let (size, stride, dilation) = (w.size[k], w.stride[k], w.dilation[k]);
-            let Some(n) = count(from[axis], size, stride, dilation) else {
-                let text = format_args!(
-                    "of {size} elements, {dilation} apart, requires an extent of at least {}, got {} on axis {axis} of {from}",
-                    reach(size, dilation),
-                    from[axis]
-                );
-                return Err(cx.shape_fault(text).help("`pad` the operand, or take smaller windows"));
-            };
-            shape[axis] = n;
+        let (dtype, shape, _) = infer_windows(cx)?;
+        let value = cx.attrs.number("value");
+        if !value.held_by(dtype) {
+            let text = format_args!("of {dtype} padded with the number {value}: {dtype} holds {}", dtype.held());
+            return Err(cx.dtype_fault(text).help(format!("write a number of {dtype}, or convert with `cast`")));
         }
-        let at = w.first_size_axis();
-        shape.splice(at..at, w.size.iter().copied());
         Ok(Type::tensor(dtype, shape))
     },
     eval: eval::unbound,
-    vjp: Vjp::Rule(|cx| {
-        let (w, x) = (Geometry::of(cx.attrs), cx.x().shape());
-        let extents = ints(w.axes.iter().map(|&axis| x[axis]));
-        let size = |(name, _): &(&str, &Attr)| *name != "size";
-        let attrs =
-            cx.attrs.iter().filter(size).fold(Attrs::none(), |attrs, (name, value)| attrs.with(name, value.clone()));
-        smallvec![Some(cx.dy.unary_with(&OVERLAP_ADD, attrs.with("extent", extents)))]
-    }),
+    vjp: Vjp::Rule(|cx| smallvec![Some(added_up(cx.dy, &Geometry::of(cx.attrs), &cx.x().shape(), 1.0))]),
     lower: Lower::Expand(|cx| {
-        let (w, x, to) = (Geometry::of(cx.attrs), cx.inputs[0], cx.ty.shape());
+        let (w, to) = (Geometry::of(cx.attrs), cx.ty.shape());
+        let rank = cx.inputs[0].rank();
+        let (mut low, mut high) = (vec![0; rank], vec![0; rank]);
+        for (k, &axis) in w.axes.iter().enumerate() {
+            (low[axis], high[axis]) = (w.low[k], w.high[k]);
+        }
+        let x = padded(cx.inputs[0], &low, &high, cx.attrs.number("value"));
         let at = w.first_size_axis();
-        let steps = (0..x.rank()).map(|axis| {
+        let steps = (0..rank).map(|axis| {
             let mut row = vec![0; to.rank()];
             let moving = if axis < at { axis } else { axis + w.axes.len() };
             row[moving] = 1;
@@ -223,32 +304,56 @@ pub static WINDOWS: OpDef = OpDef {
             }
             row
         });
-        smallvec![strided(x, to.clone(), &vec![0; x.rank()], &steps.collect::<Vec<_>>())]
+        smallvec![strided(x, to.clone(), &vec![0; rank], &steps.collect::<Vec<_>>())]
     }),
     samples: |s| {
-        let attrs = |axes: &[usize], size: &[usize], stride: &[usize], dilation: &[usize]| {
-            Attrs::none().with("axes", axes).with("size", size).with("stride", stride).with("dilation", dilation)
-        };
+        let value = Number::of(0.5);
         vec![
-            Sample::new(vec![s.float_in(-2.0..2.0, [7])]).attrs(attrs(&[0], &[3], &[2], &[1])),
-            Sample::new(vec![s.float_in(-2.0..2.0, [5, 6, 2])]).attrs(attrs(&[0, 1], &[2, 3], &[2, 1], &[1, 2])),
-            Sample::new(vec![s.float_in(-2.0..2.0, [2, 9])]).attrs(attrs(&[1], &[3], &[2], &[3])),
+            Sample::new(vec![s.float_in(-2.0..2.0, [7])]).attrs(sample(&[0], &[3], &[2], &[1], &[0], &[0], value)),
+            Sample::new(vec![s.float_in(-2.0..2.0, [5, 6, 2])]).attrs(sample(
+                &[0, 1],
+                &[2, 3],
+                &[2, 1],
+                &[1, 2],
+                &[1, 0],
+                &[0, 2],
+                value,
+            )),
+            Sample::new(vec![s.float_in(-2.0..2.0, [2, 9])]).attrs(sample(&[1], &[3], &[2], &[3], &[2], &[1], value)),
         ]
     },
 };
+
+/// The attributes of `windows`.
+fn sample(
+    axes: &[usize],
+    size: &[usize],
+    stride: &[usize],
+    dilation: &[usize],
+    low: &[usize],
+    high: &[usize],
+    value: Number,
+) -> Attrs {
+    let attrs = Attrs::none().with("axes", axes).with("size", size).with("stride", stride).with("dilation", dilation);
+    attrs.with("low", low).with("high", high).with("value", value)
+}
 
 /// Pieces added up.
 pub static OVERLAP_ADD: OpDef = OpDef {
     name: "overlap_add",
     doc: "The adjoint of `windows`: a tensor in which each of `axes` has its `extent`, and each element is the sum of what the \
           windows (axes that count windows, and behind the last of them as many that count their elements) hold at its place, \
-          from the last window that holds it to the first; 0 where none does.",
+          from the last window that holds it to the first; 0 where none does; divided by `divisor`. What windows hold of the padding is \
+          dropped.",
     arity: Arity::Exact(1),
     attrs: &[
         AttrSpec { name: "axes", kind: AttrKind::Ints, doc: "the axes that count windows, ascending" },
         STRIDE,
         DILATION,
+        LOW,
+        HIGH,
         AttrSpec { name: "extent", kind: AttrKind::Ints, doc: "the result's extents along them" },
+        AttrSpec { name: "divisor", kind: AttrKind::Number, doc: "what each sum is divided by" },
     ],
     traits: OpTraits::NONE,
     infer: |cx| {
@@ -256,27 +361,32 @@ pub static OVERLAP_ADD: OpDef = OpDef {
         if dtype == DType::Bool {
             return Err(cx.dtype_fault("requires numbers, got bool").help("convert with `cast`"));
         }
-        let axes = checked_axes(cx, from)?;
-        let n = axes.len();
-        let (stride, dilation) = (listed(cx, "stride", n)?, listed(cx, "dilation", n)?);
-        let extent = listed(cx, "extent", n)?;
-        let at = axes.last().map_or(0, |last| last + 1);
-        if n == 0 || stride.contains(&0) || dilation.contains(&0) || from.rank() < at + n {
+        let n = Geometry::check(cx, from)?;
+        let (extent, divisor) = (listed(cx, "extent", n)?, cx.attrs.number("divisor"));
+        if !divisor.held_by(dtype) {
+            let text = format_args!("of {dtype} divided by {divisor}: {dtype} holds {}", dtype.held());
+            return Err(cx.dtype_fault(text));
+        }
+        let at = cx.attrs.sizes("axes").last().map_or(0, |last| last + 1);
+        if from.rank() < at + n {
             return Err(cx.shape_fault(format_args!(
-                "requires at least one axis of windows, as many behind the last for their elements, and strides and dilations of \
-                 at least 1, got {from} with axes {:?}, strides {:?} and dilations {:?}",
-                axes.as_slice(),
-                stride.as_slice(),
-                dilation.as_slice()
+                "requires axes of windows and as many behind the last for their elements, got {from} with axes {:?}",
+                cx.attrs.sizes("axes").as_slice()
             )));
         }
+        let w = Geometry::of_sums(cx.attrs, from);
         let mut shape = from.to_vec();
-        for (k, &axis) in axes.iter().enumerate() {
-            let (n, size) = (from[axis], from[at + k]);
-            if size == 0 || count(extent[k], size, stride[k], dilation[k]) != Some(n) {
+        for (k, &axis) in w.axes.iter().enumerate() {
+            let (n, size) = (from[axis], w.size[k]);
+            if size == 0 || w.count(k, extent[k]) != Some(n) {
+                let padding = match (w.low[k], w.high[k]) {
+                    (0, 0) => String::new(),
+                    (low, high) => format!(" with {low} + {high} of padding"),
+                };
                 let text = format_args!(
-                    "requires as many windows of {size} elements, {} apart, as fit into {} every {}, got {n} on axis {axis} of {from}",
-                    dilation[k], extent[k], stride[k]
+                    "requires as many windows of {size} elements, {} apart, as fit into {}{padding} every {}, got {n} on axis \
+                     {axis} of {from}",
+                    w.dilation[k], extent[k], w.stride[k]
                 );
                 return Err(cx.shape_fault(text));
             }
@@ -287,26 +397,38 @@ pub static OVERLAP_ADD: OpDef = OpDef {
     },
     eval: eval::unbound,
     vjp: Vjp::Rule(|cx| {
-        let axes = cx.attrs.sizes("axes");
-        let at = axes.last().map_or(0, |last| last + 1);
-        let shape = cx.x().shape();
-        let attrs = Attrs::none().with("axes", ints(axes.iter().copied()));
-        let attrs = attrs.with("size", ints(shape[at..at + axes.len()].iter().copied()));
-        let attrs = ["stride", "dilation"].into_iter().fold(attrs, |a, name| a.with(name, ints(cx.attrs.sizes(name))));
-        smallvec![Some(cx.dy.unary_with(&WINDOWS, attrs))]
+        let attrs = Geometry::of_sums(cx.attrs, &cx.x().shape()).attrs(true).with("value", Number::of(0.0));
+        smallvec![Some(divided(cx.dy, cx.attrs).unary_with(&WINDOWS, attrs))]
     }),
     lower: Lower::Expand(|cx| smallvec![overlap_add(cx.inputs[0], cx.attrs, cx.ty.shape())]),
     samples: |s| {
-        let attrs = |axes: &[usize], stride: &[usize], dilation: &[usize], extent: &[usize]| {
-            Attrs::none().with("axes", axes).with("stride", stride).with("dilation", dilation).with("extent", extent)
-        };
+        let attrs =
+            |axes: &[usize], stride: &[usize], dilation: &[usize], low: &[usize], high: &[usize], extent: &[usize]| {
+                let attrs = Attrs::none().with("axes", axes).with("stride", stride).with("dilation", dilation);
+                let attrs = attrs.with("low", low).with("high", high).with("extent", extent);
+                attrs.with("divisor", Number::of(if low == [0] { 1.0 } else { 4.0 }))
+            };
+        let mut operand = |shape: &[usize]| vec![s.float_in(-2.0..2.0, Shape::new(shape))];
         vec![
-            Sample::new(vec![s.float_in(-2.0..2.0, [3, 3])]).attrs(attrs(&[0], &[2], &[1], &[8])),
-            Sample::new(vec![s.float_in(-2.0..2.0, [2, 4, 3, 2, 2])]).attrs(attrs(&[0, 1], &[2, 1], &[1, 3], &[5, 7])),
-            Sample::new(vec![s.float_in(-2.0..2.0, [2, 3, 3])]).attrs(attrs(&[1], &[2], &[3], &[11])),
+            Sample::new(operand(&[3, 3])).attrs(attrs(&[0], &[2], &[1], &[0], &[0], &[8])),
+            Sample::new(operand(&[3, 3])).attrs(attrs(&[0], &[2], &[1], &[1], &[1], &[6])),
+            Sample::new(operand(&[2, 4, 3, 2, 2])).attrs(attrs(&[0, 1], &[2, 1], &[1, 3], &[0, 2], &[0, 1], &[5, 4])),
+            Sample::new(operand(&[2, 3, 3])).attrs(attrs(&[1], &[2], &[3], &[0], &[0], &[11])),
+            Sample::new(operand(&[4, 5])).attrs(attrs(&[0], &[3], &[1], &[7], &[2], &[6])),
         ]
     },
 };
+
+/// What `overlap_add` divides by its `divisor`.
+fn divided<'g>(x: Tensor<'g>, attrs: &Attrs) -> Tensor<'g> {
+    let divisor = attrs.number("divisor");
+    if divisor == Number::of(1.0) { x } else { x / x.constant_like(divisor) }
+}
+
+/// A tensor with a border, if there is any.
+fn padded<'g>(x: Tensor<'g>, low: &[usize], high: &[usize], value: Number) -> Tensor<'g> {
+    if low.iter().chain(high).any(|&n| n > 0) { x.pad(low, high, value) } else { x }
+}
 
 /// A view at affine indices, with a row of steps for each axis of the operand.
 fn strided<'g>(x: Tensor<'g>, shape: Shape, offset: &[i64], steps: &[Vec<i64>]) -> Tensor<'g> {
@@ -315,15 +437,34 @@ fn strided<'g>(x: Tensor<'g>, shape: Shape, offset: &[i64], steps: &[Vec<i64>]) 
     x.unary_with(&STRIDED, attrs.with("steps", Attr::Ints(steps.iter().flatten().copied().collect())))
 }
 
-/// Element `h = stride·q + p` of an axis is the sum over `j` of what window `q - j` has at `p + stride·j`; where the stride is 1
-/// it is what window `h - dilation·j` has at `j`. Windows and elements that there are not count as zeros.
+/// How the elements along an axis are sums of what windows hold: element `stride·q + p` is the sum over `j` of what window
+/// `q + window - j` has at `p + stride·j - element`, or, where windows are one apart, of what window `q + window - dilation·j` has
+/// at `j`. Windows and elements that there are not count as zeros.
+struct Taps {
+    n: usize,
+    window: usize,
+    element: usize,
+}
+
+impl Taps {
+    fn new(size: usize, stride: usize, low: usize) -> Self {
+        if stride == 1 {
+            return Taps { n: size, window: low, element: 0 };
+        }
+        // The padding in whole strides, rounded up: what is too much of it is before the first element of a window.
+        let window = low.div_ceil(stride);
+        let element = window * stride - low;
+        Taps { n: (size + element).div_ceil(stride), window, element }
+    }
+}
+
 fn overlap_add<'g>(windows: Tensor<'g>, attrs: &Attrs, to: &Shape) -> Tensor<'g> {
-    let (axes, mut stride, dilation) = (attrs.sizes("axes"), attrs.sizes("stride"), attrs.sizes("dilation"));
+    let Geometry { axes, size, mut stride, dilation, low: padding, .. } = Geometry::of_sums(attrs, &windows.shape());
     let at = axes.last().map_or(0, |last| last + 1);
     let mut x = windows;
     for (k, &axis) in axes.iter().enumerate() {
-        let (shape, size) = (x.shape(), x.shape()[at + k]);
-        if stride[k] > 1 && dilation[k] > 1 && size > 1 {
+        let shape = x.shape();
+        if stride[k] > 1 && dilation[k] > 1 && size[k] > 1 {
             // Windows of zeros between the windows: then there is one at every element.
             let (before, n, after) = (shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product());
             let spaced = x.reshape([before, n, 1, after]).pad(&[0; 4], &[0, 0, stride[k] - 1, 0], Number::of(0.0));
@@ -338,17 +479,17 @@ fn overlap_add<'g>(windows: Tensor<'g>, attrs: &Attrs, to: &Shape) -> Tensor<'g>
     let (mut low, mut high) = (vec![0; from.rank()], vec![0; from.rank()]);
     let (mut quotients, mut taps) = (Vec::new(), Vec::new());
     for (k, &axis) in axes.iter().enumerate() {
-        let (n, size, s) = (from[axis], from[at + k], stride[k]);
-        let n_taps = size.div_ceil(s);
+        let (n, s, t) = (from[axis], stride[k], Taps::new(size[k], stride[k], padding[k]));
         let quotient = to[axis].div_ceil(s);
-        low[axis] = if s == 1 { (size - 1) * dilation[k] } else { n_taps - 1 };
-        // Zero windows put in behind the last may reach beyond the end.
-        high[axis] = quotient.saturating_sub(n);
-        high[at + k] = s * n_taps - size;
+        let back = if s == 1 { dilation[k] } else { 1 };
+        low[axis] = (back * (t.n - 1)).saturating_sub(t.window);
+        high[axis] = (quotient + t.window).saturating_sub(n);
+        low[at + k] = t.element;
+        high[at + k] = if s == 1 { 0 } else { (s * t.n).saturating_sub(t.element + size[k]) };
         quotients.push(quotient);
-        taps.push(n_taps);
+        taps.push(t);
     }
-    let padded = if low.iter().chain(&high).any(|&n| n > 0) { x.pad(&low, &high, Number::of(0.0)) } else { x };
+    let padded = padded(x, &low, &high, Number::of(0.0));
     // The view: each axis in turn, of windows as quotient and phase; then taps; then the rest.
     let n = axes.len();
     let (mut shape, mut offset) = (Vec::new(), vec![0; from.rank()]);
@@ -357,7 +498,7 @@ fn overlap_add<'g>(windows: Tensor<'g>, attrs: &Attrs, to: &Shape) -> Tensor<'g>
         moves[axis].push((shape.len(), 1));
         match axes.iter().position(|&a| a == axis) {
             Some(k) => {
-                offset[axis] = low[axis] as i64;
+                offset[axis] = (low[axis] + taps[k].window) as i64;
                 moves[at + k].push((shape.len() + 1, 1));
                 shape.extend([quotients[k], stride[k]]);
             }
@@ -369,7 +510,7 @@ fn overlap_add<'g>(windows: Tensor<'g>, attrs: &Attrs, to: &Shape) -> Tensor<'g>
         let back = if stride[k] == 1 { dilation[k] } else { 1 };
         moves[axis].push((shape.len(), -(back as i64)));
         moves[at + k].push((shape.len(), stride[k] as i64));
-        shape.push(taps[k]);
+        shape.push(taps[k].n);
     }
     for axis in at + n..from.rank() {
         moves[axis].push((shape.len(), 1));
@@ -382,7 +523,7 @@ fn overlap_add<'g>(windows: Tensor<'g>, attrs: &Attrs, to: &Shape) -> Tensor<'g>
     };
     let steps: Vec<Vec<i64>> = moves.iter().map(row).collect();
     let held = strided(padded, Shape::new(&shape), &offset, &steps);
-    let sums = held.sum_over(first_tap..first_tap + n);
+    let sums = divided(held.sum_over(first_tap..first_tap + n), attrs);
     let mut whole = to.to_vec();
     axes.iter().zip(&quotients).zip(&stride).for_each(|((&axis, quotient), stride)| whole[axis] = quotient * stride);
     let merged = sums.reshape(Shape::new(&whole));
@@ -415,11 +556,8 @@ pub struct Windows {
     stride: Vec<usize>,
     dilation: Vec<usize>,
     padding: Vec<(usize, usize)>,
-    inside_only: bool,
+    pub(super) inside_only: bool,
 }
-
-/// An axis, and the elements before and behind it.
-type AxisPadding = (usize, (usize, usize));
 
 impl Windows {
     /// Windows of so many elements along each of the axes: one at every place where it fits, of adjacent elements.
@@ -447,6 +585,11 @@ impl Windows {
         self
     }
 
+    /// Whether there is padding.
+    pub(super) fn has_padding(&self) -> bool {
+        self.padding.iter().any(|&p| p != (0, 0))
+    }
+
     /// Elements put before and behind the tensor along each axis.
     pub fn padding(mut self, padding: &[(usize, usize)]) -> Self {
         self.padding = padding.to_vec();
@@ -460,8 +603,8 @@ impl Windows {
         self
     }
 
-    /// The attributes and the paddings by axis, for a tensor of a rank; or what is wrong.
-    fn resolve(&self, rank: usize) -> Result<(Attrs, Vec<AxisPadding>), String> {
+    /// The attributes for a tensor of a rank, or what is wrong.
+    fn resolve(&self, rank: usize) -> Result<Attrs, String> {
         let axes = self.axes.number(rank);
         let n = axes.len();
         for (what, len) in [
@@ -479,10 +622,8 @@ impl Windows {
         let list = |of: &[usize]| ints(order.iter().map(|&k| of[k]));
         let attrs = Attrs::none().with("axes", Attr::Ints(order.iter().map(|&k| axes[k]).collect()));
         let attrs = attrs.with("size", list(&self.size)).with("stride", list(&self.stride));
-        let attrs = attrs.with("dilation", list(&self.dilation));
-        let padding = axes.iter().zip(&self.padding).filter(|(_, p)| **p != (0, 0));
-        let padding = padding.filter_map(|(&axis, &p)| Some((usize::try_from(axis).ok().filter(|&a| a < rank)?, p)));
-        Ok((attrs, padding.collect()))
+        let (low, high): (Vec<usize>, Vec<usize>) = self.padding.iter().copied().unzip();
+        Ok(attrs.with("dilation", list(&self.dilation)).with("low", list(&low)).with("high", list(&high)))
     }
 }
 
@@ -496,79 +637,55 @@ impl<'g> Tensor<'g> {
     }
 
     #[track_caller]
-    fn padded_windows(self, windows: &Windows, border: Number) -> Tensor<'g> {
-        let rank = self.rank();
-        let (attrs, padding) = match windows.resolve(rank) {
-            Ok(resolved) => resolved,
-            Err(text) => return self.refuse(Diag::new(Code::BadAttribute, text).made("the operand", self)),
-        };
-        let (mut low, mut high) = (vec![0; rank], vec![0; rank]);
-        for &(axis, (before, after)) in &padding {
-            (low[axis], high[axis]) = (before, after);
+    pub(super) fn padded_windows(self, windows: &Windows, border: Number) -> Tensor<'g> {
+        let border = if windows.has_padding() { border } else { Number::of(0.0) };
+        self.of_windows(&WINDOWS, windows, |attrs| attrs.with("value", border))
+    }
+
+    /// An op with the attributes of windows and more.
+    #[track_caller]
+    pub(super) fn of_windows(
+        self,
+        op: &'static OpDef,
+        windows: &Windows,
+        more: impl FnOnce(Attrs) -> Attrs,
+    ) -> Tensor<'g> {
+        match windows.resolve(self.rank()) {
+            Ok(attrs) => self.unary_with(op, more(attrs)),
+            Err(text) => self.refuse(Diag::new(Code::BadAttribute, text).made("the operand", self)),
         }
-        let padded = if padding.is_empty() { self } else { self.pad(&low, &high, border) };
-        padded.unary_with(&WINDOWS, attrs)
     }
 
     /// The axes of [`Tensor::windows`] that count the elements of a window.
-    fn size_axes(self, windows: &Windows) -> std::ops::Range<usize> {
+    pub(super) fn size_axes(self, windows: &Windows) -> std::ops::Range<usize> {
         let axes = windows.axes.ascending(self.rank());
         let first = axes.last().map_or(0, |&last| usize::try_from(last).map_or(0, |last| last.saturating_add(1)));
         first..first.saturating_add(axes.len())
     }
 
-    /// The largest element of every window; NaN if one is NaN. Padding is below every number. Of several largest the first, in
-    /// row-major order, gets the gradient.
-    #[track_caller]
-    pub fn max_pool(self, windows: &Windows) -> Tensor<'g> {
-        let least = match self.dtype() {
-            DType::I64 => i64::MIN.into(),
-            DType::I32 => i64::from(i32::MIN).into(),
-            DType::U8 | DType::Bool => Number::of(0.0),
-            DType::F32 | DType::F64 => Number::of(f64::NEG_INFINITY),
-        };
-        let pieces = self.padded_windows(windows, least);
-        if pieces.is_poisoned() { pieces } else { pieces.max_over(self.size_axes(windows)) }
-    }
-
-    /// The mean of every window: the sum of its elements, divided by their number. Padding is zeros, and counts unless
-    /// [`Windows::inside_only`] was asked for.
-    #[track_caller]
-    pub fn mean_pool(self, windows: &Windows) -> Tensor<'g> {
-        let pieces = self.windows(windows);
-        if pieces.is_poisoned() {
-            return pieces;
-        }
-        let axes = self.size_axes(windows);
-        if !windows.inside_only || windows.padding.iter().all(|&p| p == (0, 0)) {
-            return pieces.mean_over(axes);
-        }
-        let inside = self.constant_like(1.0).windows(windows).sum_over(axes.clone());
-        pieces.sum_over(axes) / inside
-    }
-
-    /// The adjoint of [`Tensor::windows`] without padding: pieces added up at their places in a tensor whose windowed axes have
-    /// these extents.
+    /// The adjoint of [`Tensor::windows`]: pieces added up at their places in a tensor whose windowed axes have these extents. What
+    /// lies in the padding is dropped.
     #[track_caller]
     pub fn overlap_add(self, windows: &Windows, extents: &[usize]) -> Tensor<'g> {
         let n = windows.size.len();
-        let resolved =
-            windows.resolve(self.rank().saturating_sub(n)).and_then(|(attrs, padding)| match padding.is_empty() {
-                true if extents.len() == n => Ok(attrs),
-                true => Err(format!("`overlap_add` along {n} axes requires as many extents, got {}", extents.len())),
-                false => Err("`overlap_add` requires windows without padding; `slice` the result instead".to_owned()),
-            });
+        let rank = self.rank().saturating_sub(n);
+        let resolved = windows.resolve(rank).and_then(|attrs| match extents.len() == n {
+            true => Ok(attrs),
+            false => Err(format!("`overlap_add` along {n} axes requires as many extents, got {}", extents.len())),
+        });
         let attrs = match resolved {
             Ok(attrs) => attrs,
             Err(text) => return self.refuse(Diag::new(Code::BadAttribute, text).made("the operand", self)),
         };
         // Extents are in the order of the windows' own axes, attributes ascend.
-        let axes = windows.axes.number(self.rank().saturating_sub(n));
+        let axes = windows.axes.number(rank);
         let mut order: Vec<usize> = (0..n).collect();
         order.sort_by_key(|&k| axes[k]);
-        let attrs = ["axes", "stride", "dilation"]
-            .into_iter()
-            .fold(Attrs::none(), |kept, name| kept.with(name, Attr::Ints(attrs.ints(name).iter().copied().collect())));
-        self.unary_with(&OVERLAP_ADD, attrs.with("extent", ints(order.iter().map(|&k| extents[k]))))
+        let attrs = attrs
+            .iter()
+            .filter(|(name, _)| *name != "size")
+            .fold(Attrs::none(), |kept, (name, value)| kept.with(name, value.clone()));
+        let attrs = attrs.with("extent", ints(order.iter().map(|&k| extents[k])));
+        self.unary_with(&OVERLAP_ADD, attrs.with("divisor", Number::of(1.0)))
     }
 }

@@ -212,9 +212,8 @@ fn what_is_reduced_to_one_number_needs_no_memory_however_it_repeats() {
         let (x, mu, sigma) = (g.input("x", F32, [m, n]), g.input("mu", F32, [n]), g.input("sigma", F32, [m, 1]));
         ((x - mu) / sigma).square().mean()
     };
-    let differences: fn(&GraphBuilder, [usize; 2]) -> Tensor<'_> = |g, [m, n]| {
-        (g.input("x", F32, [m]).reshape([m, 1]) - g.input("y", F32, [n]).reshape([1, n])).abs().mean()
-    };
+    let differences: fn(&GraphBuilder, [usize; 2]) -> Tensor<'_> =
+        |g, [m, n]| (g.input("x", F32, [m]).reshape([m, 1]) - g.input("y", F32, [n]).reshape([1, n])).abs().mean();
     let largest: fn(&GraphBuilder, [usize; 2]) -> Tensor<'_> =
         |g, [m, n]| (g.input("x", F32, [m, n]) - g.input("mu", F32, [n])).max();
     // One number a row; what is small is run as well.

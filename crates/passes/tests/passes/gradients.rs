@@ -316,7 +316,12 @@ fn gradients_of_slices_lie_side_by_side() {
         ("gap", |x| [0, 8].map(|at| x.slice(&[1, at], &[5, at + 3])).to_vec(), 1, 0),
         (
             "grid",
-            |x| (0..12).map(|k| (k / 4, k % 4)).map(|(i, j)| x.slice(&[2 * i, 3 * j], &[2 * i + 2, 3 * j + 3])).collect(),
+            |x| {
+                (0..12)
+                    .map(|k| (k / 4, k % 4))
+                    .map(|(i, j)| x.slice(&[2 * i, 3 * j], &[2 * i + 2, 3 * j + 3]))
+                    .collect()
+            },
             4,
             0,
         ),

@@ -311,7 +311,10 @@ impl<'g, 'o> Pool<'g, 'o> {
         let n = size.iter().product::<usize>() as f64;
         let (tensor, magnitude) = match self.rng.below(5) {
             0 if self.options.composites => (x.windows(&w), item.magnitude),
-            1 if self.options.composites => (x.windows(&w).overlap_add(&w, &extents), item.magnitude * n),
+            1 if self.options.composites => {
+                let w = if self.rng.below(2) == 0 { &w } else { &padded };
+                (x.windows(w).overlap_add(w, &extents), item.magnitude * n)
+            }
             2 if self.options.composites => (x.max_pool(&padded), item.magnitude),
             3 if self.options.composites && x.is_float() => (x.mean_pool(&padded), item.magnitude),
             // The pieces of one axis, from the last backwards.
