@@ -9,7 +9,7 @@ use cotangent::kernel::{ClusterOptions, PlanMachine, plan};
 use cotangent::passes::{PassOptions, optimize};
 use cotangent::prelude::*;
 use cotangent::train::metrics;
-use cotangent_gemm::{Call, Gemm, MatMut, MatRef, Workspace};
+use cotangent_gemm::{Gemm, Product, Target, Workspace};
 use cotangent_host::float::testing::Environment;
 use cotangent_pool::Pool;
 use ndarray::{Array1, ArrayD, IxDyn};
@@ -92,11 +92,11 @@ fn parts() -> Vec<(String, Vec<u64>)> {
         let (a, b): (Vec<f32>, Vec<f32>) = ((0..m * k).map(number).collect(), (0..k * n).map(number).collect());
         for n_threads in [1, 2] {
             let mut c = vec![0f32; m * n];
-            let views = (MatRef::row_major(a.as_ptr(), m, k), MatRef::row_major(b.as_ptr(), k, n));
-            let to = MatMut::row_major(c.as_mut_ptr(), m, n);
-            let (pool, gemm) = (Pool::new(n_threads), Gemm::<f32>::new(m, n, k));
-            // SAFETY: the arrays outlive the call, and C is not one of the operands.
-            unsafe { gemm.run(&pool, views.0, views.1, to, &Call::default(), &mut Workspace::new()) };
+            let pool = Pool::new(n_threads);
+            let gemm = Gemm::<f32>::new(Product::new(m, n, k), Target::here()).unwrap();
+            let (operands, workspace) = ([a.as_ptr(), b.as_ptr()], &mut Workspace::new());
+            // SAFETY: the arrays outlive the call, C is not one of the operands, and the target is this machine.
+            unsafe { gemm.run(&pool, operands, c.as_mut_ptr(), None, workspace) };
             all.push((format!("product {m} {n} {k} on {n_threads}"), c.iter().map(|v| v.to_bits().into()).collect()));
         }
     }

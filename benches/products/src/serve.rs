@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::io::{BufRead, Write};
 use std::time::Duration;
 
-use cotangent_gemm::{Batch, Call, Element, Gemm, MatMut, MatRef, Workspace};
+use cotangent_gemm::{Element, Gemm, Product, Strides, Target, Workspace};
 use cotangent_pool::Pool;
 use rayon::prelude::*;
 
@@ -103,17 +103,16 @@ fn measure<T: Number>(
     let all = Shared(a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
     let length = Duration::from_millis(milliseconds as u64);
     let times = if library == "cotangent" {
-        let plan = Gemm::<T>::new(m, n, k);
-        let mut workspace = Workspace::with_bytes(plan.workspace_bytes(n_threads)).expect("memory");
-        let [a_stride, b_stride, c_stride] = strides.map(|stride| stride as isize);
-        let batch = Batch { count: batch, a_stride, b_stride, c_stride };
-        let a = MatRef { ptr: all.0, rows: m, cols: k, row_stride: ars, col_stride: acs };
-        let b = MatRef { ptr: all.1, rows: k, cols: n, row_stride: brs, col_stride: bcs };
-        let c = MatMut::row_major(all.2, m, n);
+        let [a_stride, b_stride, _] = strides.map(|stride| stride as isize);
+        let a = Strides { batch: a_stride, row: ars, col: acs };
+        let b = Strides { batch: b_stride, row: brs, col: bcs };
+        let product = Product { batch, a, b, ..Product::new(m, n, k) };
+        let gemm = Gemm::<T>::new(product, Target::here()).expect("kernels for this machine");
+        let mut workspace = Workspace::with_bytes(gemm.workspace_bytes(n_threads)).expect("memory");
         let mut limit = || limit::limit::<T>(pool);
         time::time(length, Some(&mut limit), &mut || {
-            // SAFETY: the vectors outlive the calls; C is a vector of its own.
-            unsafe { plan.run_batch(pool, &batch, black_box(a), b, c, &Call::default(), &mut workspace) };
+            // SAFETY: the vectors outlive the calls; C is a vector of its own; the target is this machine.
+            unsafe { gemm.run(pool, [black_box(all.0), all.1], all.2, None, &mut workspace) };
         })
     } else {
         let one = |at: Shared<T>, threads: usize| {

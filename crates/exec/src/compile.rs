@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cotangent_codegen::{BackendChoice, CodegenError, Compiled, Isa, MadeBy};
-use cotangent_gemm::{EpilogueNeeds, Gemm};
+use cotangent_gemm::{Candidate, EpilogueNeeds, Gemm, Product, Strides, Target};
 use cotangent_graph::{
     Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, Limits, Loc, Lower, Node, Role, Source, Type,
 };
@@ -17,7 +17,7 @@ use cotangent_host::files::{WriteError, write_report};
 use cotangent_host::float::in_default;
 use cotangent_kernel::ir::{Input, Space};
 use cotangent_kernel::{
-    BufferId, Choice, ClusterOptions, Fusion, Fusions, Home, KernelCall, Plan, Step, plan, verify_plan,
+    BufferId, Choice, ClusterOptions, Fusion, Fusions, Home, KernelCall, MatrixView, Plan, Step, plan, verify_plan,
 };
 use cotangent_passes::{PassError, PassOptions, PassReport, optimize};
 use cotangent_scalar::plain;
@@ -314,14 +314,14 @@ fn room_to_compile(graph: &Graph) -> Result<(), CompileError> {
     })
 }
 
-/// A matrix product's kernels and blocking, chosen once.
+/// A matrix product with its way, chosen once.
 #[derive(Debug)]
 pub(crate) enum AnyGemm {
     F32(Gemm<f32>),
     F64(Gemm<f64>),
 }
 
-/// A product's library plan.
+/// A step that is a product, ready to run.
 #[derive(Debug)]
 pub(crate) struct GemmPlan {
     pub(crate) gemm: AnyGemm,
@@ -334,17 +334,29 @@ pub(crate) struct GemmPlan {
 impl GemmPlan {
     /// The plan of a step that is a product, `None` for another step.
     pub(crate) fn of(plan: &Plan, step: &Step) -> Result<Option<Self>, CompilerBug> {
-        let Step::Gemm { dims, dtype, c, epilogue, .. } = step else { return Ok(None) };
+        let Step::Gemm { dims, dtype, a, b, c, epilogue } = step else { return Ok(None) };
         let n_companions = epilogue.as_ref().map_or(0, |e| n_companions(plan, &e.call, *c));
         let row_multiple = epilogue.as_ref().map_or(1, |e| e.block);
         let owns_c = plan.buffers[c.index()].home == Home::Rows;
         let args = epilogue.iter().flat_map(|e| &e.call.args);
         let rows_at = args.clone().position(|arg| arg == c).filter(|_| owns_c);
-        let epilogue = EpilogueNeeds { row_multiple, n_companions, owns_c };
-        let options = cotangent_gemm::Options { epilogue, ..Default::default() };
+        let strides = |view: &MatrixView| Strides {
+            batch: view.batch_stride as isize,
+            row: view.row_stride as isize,
+            col: view.col_stride as isize,
+        };
+        let product = Product {
+            batch: dims.batch,
+            m: dims.m,
+            n: dims.n,
+            k: dims.k,
+            a: strides(a),
+            b: strides(b),
+            epilogue: EpilogueNeeds { row_multiple, n_companions, owns_c },
+        };
         let gemm = match dtype {
-            DType::F32 => Gemm::with_options(dims.m, dims.n, dims.k, &options).map(AnyGemm::F32),
-            DType::F64 => Gemm::with_options(dims.m, dims.n, dims.k, &options).map(AnyGemm::F64),
+            DType::F32 => Gemm::new(product, Target::here()).map(AnyGemm::F32),
+            DType::F64 => Gemm::new(product, Target::here()).map(AnyGemm::F64),
             _ => None,
         };
         let bug = || CompilerBug::new("plan", format!("no product of {dims:?} of {dtype} on this machine"));
@@ -355,6 +367,14 @@ impl GemmPlan {
         match &self.gemm {
             AnyGemm::F32(gemm) => gemm.workspace_bytes(n_threads),
             AnyGemm::F64(gemm) => gemm.workspace_bytes(n_threads),
+        }
+    }
+
+    /// The way that it goes.
+    fn choice(&self) -> &Candidate {
+        match &self.gemm {
+            AnyGemm::F32(gemm) => gemm.choice(),
+            AnyGemm::F64(gemm) => gemm.choice(),
         }
     }
 }
@@ -435,7 +455,7 @@ pub struct Executable {
     pub(crate) plan: Plan,
     pub(crate) compiled: Compiled,
     pub(crate) layouts: Vec<Vec<i64>>,
-    /// For each step the plan of its product, if it is one.
+    /// For each step its product with the way that it goes, if it is one.
     pub(crate) gemms: Vec<Option<GemmPlan>>,
     /// For each buffer of the plan.
     pub(crate) places: Vec<Place>,
@@ -592,9 +612,27 @@ impl Executable {
         self.plan.to_string()
     }
 
-    /// Every decision of the clusterer, with its reason.
+    /// Every decision of the clusterer, with its reason, and the way of every matrix product, with its reason and its
+    /// predicted time.
     pub fn explain(&self) -> String {
-        cotangent_kernel::explain(&self.optimized, &self.plan)
+        let mut text = cotangent_kernel::explain(&self.optimized, &self.plan);
+        for (number, step) in self.plan.steps.iter().enumerate() {
+            let Some(choice) = self.way(number) else { continue };
+            let Step::Gemm { dims, dtype, .. } = step else { continue };
+            let why = choice.why.unwrap_or("asked for");
+            let micros = choice.nanos * 1e-3;
+            let batch = if dims.batch == 1 { String::new() } else { format!("{} × ", dims.batch) };
+            let _ = writeln!(text, "step {number}, product {batch}{}×{}×{} of {dtype}", dims.m, dims.k, dims.n);
+            let _ = writeln!(text, "  {}", choice.way);
+            let _ = writeln!(text, "  since {why}; about {micros:.2} µs on one thread");
+        }
+        text
+    }
+
+    /// Which way the matrix product of a step goes, why, and how long that is predicted to take; `None` for a step that is
+    /// no product, or that does not exist.
+    pub fn way(&self, step: usize) -> Option<&Candidate> {
+        self.gemms.get(step)?.as_ref().map(GemmPlan::choice)
     }
 
     /// The number of kernels that have wide code.

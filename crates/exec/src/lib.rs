@@ -25,6 +25,7 @@ mod stages;
 mod store;
 
 pub use cotangent_codegen::{BackendChoice, Isa};
+pub use cotangent_gemm::{Candidate, Way};
 pub use cotangent_kernel::{Choice, Fusion, Fusions};
 
 pub use compile::{CompileError, Compiler, Executable, Timings};

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::slice;
 use std::sync::Arc;
 
-use cotangent_gemm::{Batch, Call, MatMut, MatRef, Workspace};
+use cotangent_gemm::Workspace;
 use cotangent_graph::tensor::bits_of_native;
 use cotangent_graph::{
     Code, Counters, Diag, Element, Elements, ElementsMut, Loc, NodeId, OpRef, Origin, Shape, TensorData, Type,
@@ -350,30 +350,17 @@ impl Machine {
             }
         };
         let epilogue = epilogue.map(|_| &finish as &cotangent_gemm::Epilogue<'_>);
-        let call = Call { accumulate: false, epilogue };
-        let batch = Batch {
-            count: dims.batch,
-            a_stride: a.batch_stride as isize,
-            b_stride: b.batch_stride as isize,
-            c_stride: (dims.m * dims.n) as isize,
-        };
         macro_rules! multiply {
             ($gemm:expr, $t:ty) => {{
-                let operand = |view: &MatrixView, rows: usize, cols: usize| MatRef::<$t> {
-                    ptr: self.buffers[view.buffer.index()]
-                        .cast::<$t>()
-                        .cast_const()
-                        .wrapping_offset(view.offset as isize),
-                    rows,
-                    cols,
-                    row_stride: view.row_stride as isize,
-                    col_stride: view.col_stride as isize,
-                };
-                let (a, b) = (operand(a, dims.m, dims.k), operand(b, dims.k, dims.n));
-                let c = MatMut::<$t>::row_major(self.buffers[c.index()].cast(), dims.m, dims.n);
-                // SAFETY: the plan verifier proves the views in bounds; C is a buffer of its own that is alive together
-                // with the operands (*slices*), and the epilogue's other results are not operands.
-                unsafe { $gemm.run_batch(pool, &batch, a, b, c, &call, &mut self.workspace) }
+                let operands = [a, b].map(|view: &MatrixView| {
+                    let start = self.buffers[view.buffer.index()].cast::<$t>().cast_const();
+                    start.wrapping_offset(view.offset as isize)
+                });
+                let c = self.buffers[c.index()].cast();
+                // SAFETY: the plan verifier proves the views in bounds, whose extents and strides the product was made of; C
+                // is a buffer of its own that is alive together with the operands (*slices*), and the epilogue's other
+                // results are not operands; the product was made for this CPU.
+                unsafe { $gemm.run(pool, operands, c, epilogue, &mut self.workspace) }
             }};
         }
         match &gemm.gemm {

@@ -98,3 +98,24 @@ fn the_gradient_of_a_shared_matrix_is_one_product() {
     assert!(products.iter().all(|&(batch, ..)| batch == 1), "{products:?}");
     assert!(program.arena_bytes() < 256 * 64 * 32, "{} bytes", program.arena_bytes());
 }
+
+/// The plan knows the way of each product before it runs, and `explain` says it with reason and time.
+#[test]
+fn the_ways_of_products_are_explained() {
+    let program = Compiler::new().compile(&graph(&[200, 100], &[100, 300], false, false)).unwrap();
+    let text = program.explain();
+    let mut n_products = 0;
+    for (number, step) in program.plan().steps.iter().enumerate() {
+        let way = program.way(number);
+        assert_eq!(way.is_some(), matches!(step, Step::Gemm { .. }));
+        let Some(choice) = way else { continue };
+        n_products += 1;
+        let [way, why] = [choice.way.to_string(), choice.why.unwrap().to_owned()];
+        let time = format!("about {:.2} µs on one thread", choice.nanos * 1e-3);
+        let told = text.split(&format!("step {number}, product ")).nth(1).unwrap();
+        let told: String = told.lines().take(3).collect::<Vec<_>>().join("\n");
+        assert!([way, why, time].iter().all(|part| told.contains(part)), "{told}");
+    }
+    assert_eq!(n_products, 3);
+    assert!(program.way(program.plan().steps.len()).is_none());
+}

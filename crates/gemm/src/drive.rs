@@ -14,7 +14,7 @@
 //! Threads divide rows and columns of C, never K. Where one block of rows holds all rows, a thread needs each
 //! panel of B once only: it is packed just before its use, and threads need not meet at all. Otherwise the threads
 //! pack a block of B together, meet, and use it together. Where flat kernels pass over pieces of B (`flat`), they take
-//! the place of the loops over panels.
+//! the place of the loops over panels. All decisions have been made before: they stand in [`Shape`].
 //!
 //! Promises: each element of C belongs to one thread, which extends its chain K block by K block in order.
 
@@ -22,40 +22,29 @@ use std::ops::Range;
 
 use cotangent_pool::{Pool, split};
 
-use crate::kernel::{KernelSet, MAX_TILE, Tile};
+use crate::kernel::{KernelSet, Tile};
+use crate::number::Number;
 use crate::pack::{PACK_DEPTH, Source, pack_panel};
-use crate::plan::{Batch, COLUMN_ALIGN, Call, Flat, FlatFor, MAX_PANELS, Pieces, SET_PERIOD, Shape, lcm};
-use crate::{Element, MatMut, MatRef, Workspace};
+use crate::product::{Epilogue, Matrix};
+use crate::shape::{MAX_PANELS, Shape};
+use crate::way::{Operand, Pieces};
 
 /// One call: everything its threads read.
-pub(crate) struct Job<'a, T: Element> {
-    kernels: &'static KernelSet<T>,
-    shape: &'a Shape,
-    batch: Batch,
-    a: MatRef<T>,
-    b: MatRef<T>,
-    c: MatMut<T>,
-    call: &'a Call<'a>,
-    /// The product is Cᵀ = Bᵀ·Aᵀ: the epilogue gets rows and columns exchanged.
-    swapped: bool,
-    /// A is used in place.
-    a_direct: bool,
-    /// B is used in place.
-    b_direct: bool,
-    /// B is used in place and transposed in registers, as far as its columns are whole vectors.
-    b_transposed: bool,
-    /// The columns of C are adjacent.
-    c_direct: bool,
-    /// Flat kernels do it.
-    flat: Option<Pieces>,
-    /// Row bounds are multiples of this.
-    row_align: usize,
-    workspace: *mut u8,
+pub(crate) struct Job<'a, T: 'static> {
+    pub kernels: &'static KernelSet<T>,
+    pub shape: &'a Shape,
+    pub a: Matrix<T>,
+    pub b: Matrix<T>,
+    /// Row-major, the matrices of a batch one behind the other.
+    pub c: *mut T,
+    pub epilogue: Option<&'a Epilogue<'a>>,
+    /// The shape's shared bytes, then as many of its own bytes for each thread.
+    pub workspace: *mut u8,
 }
 
 // SAFETY: threads read A and B, write disjoint rectangles of C, write disjoint parts of the workspace, and read
 // what others wrote there only after they have met; the caller of `run` vouches for the matrices.
-unsafe impl<T: Element> Sync for Job<'_, T> {}
+unsafe impl<T: Number> Sync for Job<'_, T> {}
 
 /// Where a block finds B.
 #[derive(Clone, Copy)]
@@ -94,78 +83,29 @@ struct Block<T> {
     c: *mut T,
 }
 
-impl<'a, T: Element> Job<'a, T> {
-    /// Makes the decisions that depend on strides.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one call, named where it is made")]
-    pub fn new(
-        kernels: &'static KernelSet<T>,
-        shape: &'a Shape,
-        batch: Batch,
-        [a, b]: [MatRef<T>; 2],
-        c: MatMut<T>,
-        call: &'a Call<'a>,
-        swapped: bool,
-        workspace: &'a mut Workspace,
-    ) -> Self {
-        let b_adjacent = b.col_stride == 1;
-        let b_row_bytes = b.row_stride.unsigned_abs() * size_of::<T>();
-        let crowded = b_row_bytes.is_multiple_of(SET_PERIOD);
-        let stays = shape.stays && b_adjacent && !crowded;
-        let packs = shape.packs_crowded && b_adjacent && crowded;
-        let a_direct = (shape.a_direct && !packs) || stays;
-        let b_direct = (shape.b_direct && b_adjacent && !packs) || stays;
-        // Worth it if one panel of rows is all that reads B.
-        let b_transposed = !b_adjacent && b.row_stride == 1 && shape.m <= kernels.transposing.len();
-        let c_direct = c.col_stride == 1;
-        let n_panels = shape.m.div_ceil(kernels.mr());
-        // Short pieces read A in place, where only adjacent steps of K share cache lines.
-        let suits = |flat: &Flat| !matches!(flat.is_for, FlatFor::ShortPieces) || a.col_stride == 1;
-        let flat = shape.flat.filter(|flat| b_adjacent && c_direct && suits(flat));
-        let flat = flat.and_then(|flat| flat.pieces(b_row_bytes, n_panels, kernels.nr));
-        let (a_direct, b_direct) = (a_direct || flat.is_some(), b_direct || flat.is_some());
-        let row_align = if swapped { lcm(COLUMN_ALIGN, shape.row_unit) } else { shape.row_unit };
-        let workspace = workspace.as_ptr();
-        Job {
-            kernels,
-            shape,
-            batch,
-            a,
-            b,
-            c,
-            call,
-            swapped,
-            a_direct,
-            b_direct,
-            b_transposed,
-            c_direct,
-            flat,
-            row_align,
-            workspace,
-        }
-    }
-
+impl<T: Number> Job<'_, T> {
     /// Runs the batch on at most `n_threads` threads of the pool.
     ///
     /// # Safety
-    /// The CPU has the kernels' features; the matrices are as `Gemm::run_batch` asks; the workspace has the
+    /// The CPU has the kernels' features; the matrices are as `Gemm::run` asks; the workspace has the
     /// shape's shared bytes and `n_threads` times its own bytes.
     pub unsafe fn run(&self, pool: &Pool, n_threads: usize) {
-        let Shape { m, n, .. } = *self.shape;
-        if n_threads == 1 && (self.b_direct || m <= self.shape.blocking.mc) {
+        let Shape { batch: count, m, n, .. } = *self.shape;
+        if n_threads == 1 && !self.shape.shares_b() {
             // The short way for the many small products of small networks.
-            for batch in 0..self.batch.count {
+            for batch in 0..count {
                 // SAFETY: what the caller promises; thread 0 is the only one.
                 unsafe { self.region(batch, 0..m, 0..n, 0) };
             }
-        } else if self.batch.count >= n_threads && n_threads > 1 {
+        } else if count >= n_threads && n_threads > 1 {
             pool.run(n_threads, &|part| {
-                for batch in split(self.batch.count, n_threads, part, 1) {
+                for batch in split(count, n_threads, part, 1) {
                     // SAFETY: what the caller promises; `part` is this thread's own.
                     unsafe { self.region(batch, 0..m, 0..n, part) };
                 }
             });
         } else {
-            for batch in 0..self.batch.count {
+            for batch in 0..count {
                 // SAFETY: what the caller promises.
                 unsafe { self.product(pool, n_threads, batch) };
             }
@@ -174,20 +114,20 @@ impl<'a, T: Element> Job<'a, T> {
 
     /// Gives a finished rectangle to the epilogue.
     fn finish(&self, batch: usize, rows: Range<usize>, cols: Range<usize>, c: *mut T) {
-        if let Some(epilogue) = self.call.epilogue {
-            let (rows, cols) = if self.swapped { (cols, rows) } else { (rows, cols) };
+        if let Some(epilogue) = self.epilogue {
             epilogue(batch, rows, cols, c.cast());
         }
     }
 
     /// Where element (0, 0) of C would be if all of C were where the block of rows is that starts at `row`.
     fn origin(&self, batch: usize, part: usize, row: usize) -> *mut T {
-        if self.shape.c_rows == 0 {
-            return self.c.ptr.wrapping_offset(batch as isize * self.batch.c_stride);
+        let Shape { m, n, c_rows, .. } = *self.shape;
+        if c_rows == 0 {
+            return self.c.wrapping_add(batch * m * n);
         }
         // A thread that keeps some rows only has one block of them at a time.
-        let first = if self.shape.c_rows < self.shape.m { row } else { 0 };
-        self.own(part)[2].wrapping_offset(-(first as isize * self.c.row_stride))
+        let first = if c_rows < m { row } else { 0 };
+        self.own(part)[2].wrapping_sub(first * n)
     }
 
     /// One product on a grid of threads.
@@ -196,10 +136,10 @@ impl<'a, T: Element> Job<'a, T> {
     /// As [`Job::run`].
     unsafe fn product(&self, pool: &Pool, n_threads: usize, batch: usize) {
         let Shape { m, n, blocking, .. } = *self.shape;
-        let [n_rows, n_cols] = self.shape.grid(n_threads, self.row_align, self.flat.is_some());
-        let rows_of = |part: usize| split(m, n_rows, part / n_cols, self.row_align);
+        let [n_rows, n_cols] = self.shape.grid(n_threads);
+        let rows_of = |part: usize| split(m, n_rows, part / n_cols, self.shape.row_unit);
         let unit = self.shape.column_unit;
-        if self.b_direct || m <= blocking.mc {
+        if !self.shape.shares_b() {
             pool.run(n_rows * n_cols, &|part| {
                 // SAFETY: what the caller promises; `part` is this thread's own.
                 unsafe { self.region(batch, rows_of(part), split(n, n_cols, part % n_cols, unit), part) };
@@ -235,7 +175,7 @@ impl<'a, T: Element> Job<'a, T> {
     /// As [`Job::run`]; no other thread has this `part` or touches this rectangle.
     unsafe fn region(&self, batch: usize, rows: Range<usize>, cols: Range<usize>, part: usize) {
         let own = self.own(part)[1];
-        let panels = if self.b_direct { PanelsOfB::Direct(own) } else { PanelsOfB::Own(own) };
+        let panels = if self.shape.b == Operand::InPlace { PanelsOfB::Direct(own) } else { PanelsOfB::Own(own) };
         for ks in self.k_blocks() {
             let shared = Shared { batch, ks };
             // SAFETY: what the caller promises.
@@ -254,10 +194,9 @@ impl<'a, T: Element> Job<'a, T> {
         let [a_block, ..] = self.own(part);
         // Equal blocks rather than a short last one; none is higher than `mc`, which the workspace allows for.
         let mc = self.shape.blocking.mc;
-        let align = if mc.is_multiple_of(self.row_align) { self.row_align } else { 1 };
         let n_blocks = rows.len().div_ceil(mc);
         for index in 0..n_blocks {
-            let block = split(rows.len(), n_blocks, index, align);
+            let block = split(rows.len(), n_blocks, index, self.shape.row_unit);
             let rows = rows.start + block.start..rows.start + block.end;
             let c = self.origin(shared.batch, part, rows.start);
             let block = Block { batch: shared.batch, rows, cols: cols.clone(), ks: shared.ks.clone(), c };
@@ -273,17 +212,16 @@ impl<'a, T: Element> Job<'a, T> {
     unsafe fn block(&self, block: &Block<T>, a_block: *mut T, panels: PanelsOfB<T>) {
         let Block { batch, rows, cols, ks, c } = block;
         let (batch, depth, shape) = (*batch, ks.len(), self.shape);
-        let b = self.b.ptr.wrapping_offset(batch as isize * self.batch.b_stride);
-        let b = MatRef { ptr: b, ..self.b };
+        let b = self.b.number(batch);
         let heights = Heights::new(rows.len(), self.kernels.mr());
-        if !self.a_direct {
+        if shape.a == Operand::Packed {
             // SAFETY: what the caller promises.
             unsafe { self.pack_a(block, &heights, a_block) };
         }
         let (lanes, nr) = (self.kernels.lanes, self.kernels.nr);
         for group in cols.clone().step_by(shape.epilogue_cols) {
             let group = group..cols.end.min(group + shape.epilogue_cols);
-            if let Some(flat) = self.flat {
+            if let Some(flat) = shape.flat {
                 let PanelsOfB::Direct(copy) = panels else { continue };
                 // SAFETY: the columns lie in the block; `copy` has room for what a flat kernel passes over.
                 unsafe { self.flat(block, &heights, group.clone(), flat, copy) };
@@ -301,14 +239,14 @@ impl<'a, T: Element> Job<'a, T> {
                     PanelsOfB::Direct(_) => {
                         // Low tiles read in place may be wider, for more accumulators.
                         let most = self.kernels.direct[heights.most() - 1].len() * lanes;
-                        (Family::Direct, most.min(left), b.at(ks.start, j), b.row_stride)
+                        (Family::Direct, most.min(left), b.at(ks.start, j), b.strides.row)
                     }
                     PanelsOfB::Shared { panels, start } => {
                         (Family::Packed, nr.min(left), panels.wrapping_add((j - start) * depth), nr as isize)
                     }
-                    PanelsOfB::Own(_) if self.b_transposed && left >= lanes => {
+                    PanelsOfB::Own(_) if shape.b == Operand::Transposed && left >= lanes => {
                         let most = self.kernels.transposing[heights.most() - 1].len();
-                        (Family::Transposing, most.min(left / lanes) * lanes, b.at(ks.start, j), b.col_stride)
+                        (Family::Transposing, most.min(left / lanes) * lanes, b.at(ks.start, j), b.strides.col)
                     }
                     PanelsOfB::Own(panels) => {
                         if j >= packed.end {
@@ -339,33 +277,32 @@ impl<'a, T: Element> Job<'a, T> {
     /// As [`Job::block`]; the columns lie in the block; `copy` has room for a piece.
     unsafe fn flat(&self, block: &Block<T>, heights: &Heights, cols: Range<usize>, pieces: Pieces, copy: *mut T) {
         let Block { batch, rows, ks, c, .. } = block;
-        let [a, b] = [(self.a, self.batch.a_stride), (self.b, self.batch.b_stride)]
-            .map(|(x, stride)| MatRef { ptr: x.ptr.wrapping_offset(*batch as isize * stride), ..x });
-        let c = MatMut { ptr: *c, ..self.c };
+        let [a, b] = [self.a, self.b].map(|x| x.number(*batch));
+        let n = self.shape.n;
         for j in cols.clone().step_by(pieces.cols) {
             let width = pieces.cols.min(cols.end - j);
             for k in ks.clone().step_by(pieces.depth) {
                 let depth = pieces.depth.min(ks.end - k);
-                let (mut from, mut b_k_stride) = (b.at(k, j), b.row_stride);
+                let (mut from, mut b_k_stride) = (b.at(k, j), b.strides.row);
                 if pieces.copied {
                     // SAFETY: the columns of B, and room for them.
                     unsafe { (self.kernels.copy)(from, b_k_stride, copy, width, width, depth, 0) };
                     (from, b_k_stride) = (copy.cast_const(), width as isize);
                 }
                 for (i, height) in heights.iter() {
-                    let to = c.at(rows.start + i, j);
+                    let to = c.wrapping_add((rows.start + i) * n + j);
                     let tile = Tile {
                         k: depth,
                         a: a.at(rows.start + i, k),
-                        a_row_stride: a.row_stride,
-                        a_k_stride: a.col_stride,
+                        a_row_stride: a.strides.row,
+                        a_k_stride: a.strides.col,
                         b: from,
                         b_k_stride,
                         c: to,
-                        c_row_stride: c.row_stride,
+                        c_row_stride: n as isize,
                         next_c: to,
                         cols: width,
-                        load: self.call.accumulate || k > 0,
+                        load: k > 0,
                     };
                     // SAFETY: the tile lies in the matrices, whose validity the caller promises, or in the copy of B.
                     unsafe { self.kernels.flat[height - 1](&tile) };
@@ -384,63 +321,36 @@ impl<'a, T: Element> Job<'a, T> {
         let &Panel { family, cols: Range { start: j, end }, b, b_k_stride } = panel;
         let width = end - j;
         let n_vectors = width.div_ceil(self.kernels.lanes);
+        let is_packed = self.shape.a == Operand::Packed;
         let kernel = match family {
-            Family::Packed if !self.a_direct => self.kernels.packed[height - 1][n_vectors - 1],
+            Family::Packed if is_packed => self.kernels.packed[height - 1][n_vectors - 1],
             Family::Packed | Family::Direct => self.kernels.direct[height - 1][n_vectors - 1],
             Family::Transposing => self.kernels.transposing[height - 1][n_vectors - 1],
         };
-        let (a, a_row_stride, a_k_stride) = if self.a_direct {
-            let a = self.a.at(rows.start + i, ks.start).wrapping_offset(*batch as isize * self.batch.a_stride);
-            (a, self.a.row_stride, self.a.col_stride)
-        } else {
+        let (a, a_row_stride, a_k_stride) = if is_packed {
             (a_block.wrapping_add(i * ks.len()), 1, height as isize)
+        } else {
+            let a = self.a.number(*batch);
+            (a.at(rows.start + i, ks.start), a.strides.row, a.strides.col)
         };
-        let at = |i: usize, j: usize| MatMut { ptr: block.c, ..self.c }.at(i, j);
+        let n = self.shape.n;
+        let at = |i: usize, j: usize| block.c.wrapping_add(i * n + j);
         let c = at(rows.start + i, j);
-        let load = self.call.accumulate || ks.start > 0;
-        let c_row_stride = self.c.row_stride;
-        let next_c = if i + height < rows.len() {
-            c.wrapping_offset(height as isize * c_row_stride)
-        } else {
-            at(rows.start, j + width)
+        let tile = Tile {
+            k: ks.len(),
+            a,
+            a_row_stride,
+            a_k_stride,
+            b,
+            b_k_stride,
+            c,
+            c_row_stride: n as isize,
+            next_c: if i + height < rows.len() { at(rows.start + i + height, j) } else { at(rows.start, j + width) },
+            cols: width,
+            load: ks.start > 0,
         };
-        let k = ks.len();
-        let tile = Tile { k, a, a_row_stride, a_k_stride, b, b_k_stride, c, c_row_stride, next_c, cols: width, load };
-        if self.c_direct {
-            // SAFETY: the tile lies in the matrices, whose validity the caller promises.
-            unsafe { kernel(&tile) };
-        } else {
-            // SAFETY: as above; columns of C have a stride, which this goes around.
-            unsafe { self.scattered_tile(kernel, tile, height) };
-        }
-    }
-
-    /// A tile of a C with gaps between its columns, by way of a buffer.
-    ///
-    /// # Safety
-    /// As [`Job::tile`].
-    #[cold]
-    unsafe fn scattered_tile(&self, kernel: crate::kernel::Kernel<T>, tile: Tile<T>, height: usize) {
-        let mut buffer = [T::ZERO; MAX_TILE];
-        let (c, cols) = (tile.c, tile.cols);
-        let at =
-            |i: usize, j: usize| c.wrapping_offset(i as isize * self.c.row_stride + j as isize * self.c.col_stride);
-        if tile.load {
-            for i in 0..height {
-                for j in 0..cols {
-                    // SAFETY: the element lies in C.
-                    buffer[i * cols + j] = unsafe { *at(i, j) };
-                }
-            }
-        }
-        // SAFETY: no kernel has a tile of more than `MAX_TILE` elements, so the buffer stands in for C.
-        unsafe { kernel(&Tile { c: buffer.as_mut_ptr(), c_row_stride: cols as isize, ..tile }) };
-        for i in 0..height {
-            for j in 0..cols {
-                // SAFETY: the element lies in C.
-                unsafe { *at(i, j) = buffer[i * cols + j] };
-            }
-        }
+        // SAFETY: the tile lies in the matrices, whose validity the caller promises.
+        unsafe { kernel(&tile) };
     }
 
     /// Packs a block of A into panels, one after the other, each as high as its tile.
@@ -449,13 +359,13 @@ impl<'a, T: Element> Job<'a, T> {
     /// As [`Job::block`].
     unsafe fn pack_a(&self, block: &Block<T>, heights: &Heights, a_block: *mut T) {
         let Block { batch, rows, ks, .. } = block;
-        let (depth_stride, width_stride) = (self.a.col_stride, self.a.row_stride);
+        let a = self.a.number(*batch);
+        let (depth_stride, width_stride) = (a.strides.col, a.strides.row);
         let step = if width_stride == 1 { PACK_DEPTH } else { ks.len().max(1) };
         for k in (0..ks.len()).step_by(step) {
             let depth = step.min(ks.len() - k);
             for (i, height) in heights.iter() {
-                let from = self.a.at(rows.start + i, ks.start + k);
-                let from = from.wrapping_offset(*batch as isize * self.batch.a_stride);
+                let from = a.at(rows.start + i, ks.start + k);
                 // The next panel, or the first one a step deeper.
                 let ahead = if i + height < rows.len() {
                     height as isize * width_stride
@@ -477,8 +387,9 @@ impl<'a, T: Element> Job<'a, T> {
     /// As [`Job::run`]; `to` has room for the panels, and no other thread uses that.
     unsafe fn pack_b(&self, batch: usize, ks: &Range<usize>, cols: Range<usize>, to: *mut T) {
         let (nr, depth) = (self.kernels.nr, ks.len());
-        let (depth_stride, width_stride) = (self.b.row_stride, self.b.col_stride);
-        let from = |j: usize| self.b.at(ks.start, j).wrapping_offset(batch as isize * self.batch.b_stride);
+        let b = self.b.number(batch);
+        let (depth_stride, width_stride) = (b.strides.row, b.strides.col);
+        let from = |j: usize| b.at(ks.start, j);
         let to = |j: usize| to.wrapping_add((j - cols.start) * depth);
         let n_whole = if width_stride == 1 { cols.len() / nr } else { 0 };
         let whole = cols.start..cols.start + n_whole * nr;
@@ -502,8 +413,8 @@ impl<'a, T: Element> Job<'a, T> {
 
     /// The memory of one thread: its block of A, its panels of B, its rows of C.
     fn own(&self, part: usize) -> [*mut T; 3] {
-        let start = self.shape.shared_bytes::<T>() + part * self.shape.own_bytes::<T>();
-        let [a_end, b_end, _] = self.shape.own_ends::<T>();
+        let start = self.shape.shared_bytes() + part * self.shape.own_bytes();
+        let [a_end, b_end, _] = self.shape.own_ends();
         [0, a_end, b_end].map(|at| self.workspace.wrapping_add(start + at).cast())
     }
 }
@@ -512,44 +423,28 @@ impl<'a, T: Element> Job<'a, T> {
 /// the matrices in place.
 ///
 /// # Safety
-/// As `Gemm::run_batch`; the shape is one tile, the columns of B and C are adjacent, and the CPU has the kernels' features.
-pub(crate) unsafe fn one_tile<T: Element>(
-    kernels: &KernelSet<T>,
-    shape: &Shape,
-    batch: &Batch,
-    [a, b]: [MatRef<T>; 2],
-    c: MatMut<T>,
-    call: &Call<'_>,
-    workspace: &mut Workspace,
-) {
-    let Shape { m, n, k, .. } = *shape;
-    let kernel = kernels.direct[m - 1][(n - 1) / kernels.lanes];
-    for index in 0..batch.count {
-        let at = |stride: isize| index as isize * stride;
-        let c_ptr = if shape.c_rows > 0 {
-            workspace.reserve_now(m * n * size_of::<T>());
-            workspace.as_ptr().cast()
-        } else {
-            c.ptr.wrapping_offset(at(batch.c_stride))
-        };
+/// As [`Job::run`], on one thread; C fits one tile, and the columns of B are adjacent.
+pub(crate) unsafe fn one_tile<T: Number>(job: &Job<'_, T>) {
+    let Shape { batch, m, n, k, .. } = *job.shape;
+    let kernel = job.kernels.direct[m - 1][(n - 1) / job.kernels.lanes];
+    for index in 0..batch {
+        let (a, b, c) = (job.a.number(index), job.b.number(index), job.origin(index, 0, 0));
         let tile = Tile {
             k,
-            a: a.ptr.wrapping_offset(at(batch.a_stride)),
-            a_row_stride: a.row_stride,
-            a_k_stride: a.col_stride,
-            b: b.ptr.wrapping_offset(at(batch.b_stride)),
-            b_k_stride: b.row_stride,
-            c: c_ptr,
-            c_row_stride: c.row_stride,
-            next_c: c_ptr,
+            a: a.ptr,
+            a_row_stride: a.strides.row,
+            a_k_stride: a.strides.col,
+            b: b.ptr,
+            b_k_stride: b.strides.row,
+            c,
+            c_row_stride: n as isize,
+            next_c: c,
             cols: n,
-            load: call.accumulate,
+            load: false,
         };
         // SAFETY: the tile is the matrices, whose validity the caller promises, or a row-major C in the workspace.
         unsafe { kernel(&tile) };
-        if let Some(epilogue) = call.epilogue {
-            epilogue(index, 0..m, 0..n, c_ptr.cast());
-        }
+        job.finish(index, 0..m, 0..n, c);
     }
 }
 

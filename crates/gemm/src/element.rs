@@ -1,83 +1,46 @@
-//! The element types of a product.
+//! The element types of a product, and which kernels an instruction set has for them.
 
-use std::ops::Add;
+use cotangent_host::Isa;
 
-use cotangent_scalar::DType;
-
-use crate::cpu::Isa;
 use crate::kernel::{KernelSet, portable};
+use crate::number::Number;
 
 /// `f32` and `f64`: the types that have micro-kernels.
-pub trait Element:
-    Copy + PartialEq + std::fmt::Debug + Send + Sync + Add<Output = Self> + sealed::Kernels + 'static
-{
-    /// The type's name in graphs, by which [`cotangent_scalar::order`] knows it.
-    const DTYPE: DType;
+pub trait Element: Number + sealed::Kernels {}
 
-    /// Positive zero, from which a chain starts.
-    const ZERO: Self;
-
-    /// `self * b + c`, rounded once.
-    #[must_use]
-    fn mul_add(self, b: Self, c: Self) -> Self;
-}
-
-impl Element for f32 {
-    const DTYPE: DType = DType::F32;
-    const ZERO: f32 = 0.0;
-
-    #[inline(always)]
-    fn mul_add(self, b: f32, c: f32) -> f32 {
-        f32::mul_add(self, b, c)
-    }
-}
-
-impl Element for f64 {
-    const DTYPE: DType = DType::F64;
-    const ZERO: f64 = 0.0;
-
-    #[inline(always)]
-    fn mul_add(self, b: f64, c: f64) -> f64 {
-        f64::mul_add(self, b, c)
-    }
-}
+impl Element for f32 {}
+impl Element for f64 {}
 
 pub(crate) mod sealed {
     use super::{Isa, KernelSet};
 
     /// The link from an element type to its kernels; private, so that nobody adds types without kernels.
     pub trait Kernels: Sized {
+        /// `None` if the set belongs to another architecture.
         #[expect(private_interfaces, reason = "the trait cannot be named outside this crate")]
-        fn kernels(isa: Isa) -> &'static KernelSet<Self>;
+        fn kernels(isa: Isa) -> Option<&'static KernelSet<Self>>;
     }
 }
 
-impl sealed::Kernels for f32 {
-    #[expect(private_interfaces, reason = "the trait cannot be named outside this crate")]
-    fn kernels(isa: Isa) -> &'static KernelSet<f32> {
-        match isa {
-            Isa::Portable => &portable::F32,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => &crate::kernel::x86::AVX2_F32,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => &crate::kernel::x86::AVX512_F32,
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => &crate::kernel::neon::F32,
+macro_rules! kernels {
+    ($t:ty: $portable:ident $avx2:ident $avx512:ident $neon:ident) => {
+        impl sealed::Kernels for $t {
+            #[expect(private_interfaces, reason = "the trait cannot be named outside this crate")]
+            fn kernels(isa: Isa) -> Option<&'static KernelSet<$t>> {
+                match isa {
+                    Isa::Portable => Some(&portable::$portable),
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2 => Some(&crate::kernel::x86::$avx2),
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512 => Some(&crate::kernel::x86::$avx512),
+                    #[cfg(target_arch = "aarch64")]
+                    Isa::Neon => Some(&crate::kernel::neon::$neon),
+                    _ => None,
+                }
+            }
         }
-    }
+    };
 }
 
-impl sealed::Kernels for f64 {
-    #[expect(private_interfaces, reason = "the trait cannot be named outside this crate")]
-    fn kernels(isa: Isa) -> &'static KernelSet<f64> {
-        match isa {
-            Isa::Portable => &portable::F64,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => &crate::kernel::x86::AVX2_F64,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => &crate::kernel::x86::AVX512_F64,
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => &crate::kernel::neon::F64,
-        }
-    }
-}
+kernels!(f32: F32 AVX2_F32 AVX512_F32 F32);
+kernels!(f64: F64 AVX2_F64 AVX512_F64 F64);

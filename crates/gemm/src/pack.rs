@@ -4,8 +4,8 @@
 //! to each other. Packed memory is contiguous, so that the kernel's loads miss neither cache sets nor pages,
 //! whatever strides the matrix has; the copy costs O(1/n) (or O(1/m)) of the product.
 
-use crate::Element;
 use crate::kernel::KernelSet;
+use crate::number::Number;
 
 /// Rows of K that are copied before going to the next panel, where a panel's own rows are far apart in memory:
 /// the lines they touch are still in L1 when the neighboring panel needs their other half.
@@ -25,7 +25,7 @@ pub(crate) struct Source<T> {
 /// # Safety
 /// The CPU has the features of `kernels`; `source` is readable for `width` × `depth` values, `to` is writable
 /// for `depth * to_stride`, `width <= to_stride`, and they do not overlap.
-pub(crate) unsafe fn pack_panel<T: Element>(
+pub(crate) unsafe fn pack_panel<T: Number>(
     kernels: &KernelSet<T>,
     source: &Source<T>,
     width: usize,

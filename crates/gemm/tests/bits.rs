@@ -2,23 +2,22 @@
 
 mod common;
 
-use common::{Case, LAYOUTS, Layout, Number, Random, Stack, check, isas};
-use cotangent_gemm::{Blocking, Call, Gemm, IsaChoice, MatMut, MatRef, Options, Workspace};
+use common::{Case, LAYOUTS, Layout, Number, Random, Stack, check, isas, target};
+use cotangent_gemm::{Blocking, Gemm, Isa, Product, Target, Workspace};
 use cotangent_pool::Pool;
 
 /// A random case with extents of `1..=most`.
-fn sample(random: &mut Random, most: usize, isa: IsaChoice) -> Case {
+fn sample(random: &mut Random, most: usize, isa: Isa) -> Case {
     let mut extent = || if random.below(8) == 0 { 1 } else { 1 + random.below(most) };
     let (m, n, k) = (extent(), extent(), extent());
-    let layouts = [random.pick(&LAYOUTS), random.pick(&LAYOUTS), random.pick(&LAYOUTS)];
-    Case { layouts, accumulate: random.below(2) == 0, ..Case::new(m, n, k, isa) }
+    Case { layouts: [random.pick(&LAYOUTS), random.pick(&LAYOUTS)], ..Case::new(m, n, k, isa) }
 }
 
 fn small<T: Number>() {
     let pool = Pool::new(1);
     for isa in isas() {
         let mut random = Random(1);
-        let n_cases = if isa == IsaChoice::Portable { 150 } else { 1500 };
+        let n_cases = if isa == Isa::Portable { 150 } else { 1500 };
         for _ in 0..n_cases {
             let case = sample(&mut random, 70, isa);
             check::<T>(&case, &[&pool], &mut random);
@@ -26,7 +25,7 @@ fn small<T: Number>() {
         // Each extent once, and each transpose.
         for extent in 1..=70 {
             let layout = [Layout::RowMajor, Layout::ColMajor];
-            let layouts = [random.pick(&layout), random.pick(&layout), random.pick(&layout)];
+            let layouts = [random.pick(&layout), random.pick(&layout)];
             let other = 1 + random.below(20);
             for (m, n, k) in
                 [(extent, other, 9), (other, extent, 9), (7, other, extent), (1, extent, 5), (extent, 1, 5)]
@@ -49,8 +48,7 @@ fn cube() {
         for index in 0..most * most * most {
             let (m, n, k) = (1 + index / (most * most), 1 + index / most % most, 1 + index % most);
             let mut layout = || random.pick(&[Layout::RowMajor, Layout::ColMajor]);
-            let layouts = [layout(), layout(), layout()];
-            let case = Case { layouts, accumulate: random.below(2) == 0, ..Case::new(m, n, k, isa) };
+            let case = Case { layouts: [layout(), layout()], ..Case::new(m, n, k, isa) };
             check::<f32>(&case, &[&pool], &mut random);
             check::<f64>(&case, &[&pool], &mut random);
         }
@@ -58,7 +56,7 @@ fn cube() {
 }
 
 /// Few rows times a B whose K dimension is the contiguous one, which kernels transpose in registers: whole blocks and
-/// remainders of them in n and k, rows of all counts, from zero and from C, over several K blocks.
+/// remainders of them in n and k, rows of all counts, over several K blocks.
 fn transposed_in_registers<T: Number>() {
     let pools = [Pool::new(1), Pool::new(2)];
     let pools = [&pools[0], &pools[1]];
@@ -66,16 +64,13 @@ fn transposed_in_registers<T: Number>() {
     for isa in isas() {
         for m in 1..=13 {
             for (n, k) in [(16, 16), (31, 15), (33, 17), (48, 130), (100, 47), (8, 8), (700, 300)] {
-                if isa == IsaChoice::Portable && n * k > 5000 {
+                if isa == Isa::Portable && n * k > 5000 {
                     continue;
                 }
-                let layouts = [random.pick(&LAYOUTS), Layout::ColMajor, Layout::RowMajor];
+                let layouts = [random.pick(&LAYOUTS), Layout::ColMajor];
                 let blocking = (random.below(3) == 0).then_some(Blocking { mc: 16, kc: 20, nc: 64 });
-                let case = Case { layouts, blocking, accumulate: random.below(2) == 0, ..Case::new(m, n, k, isa) };
+                let case = Case { layouts, blocking, ..Case::new(m, n, k, isa) };
                 check::<T>(&case, &pools, &mut random);
-                // The same product the other way around.
-                let layouts = [Layout::RowMajor, random.pick(&LAYOUTS), Layout::ColMajor];
-                check::<T>(&Case { layouts, m: n, n: m, ..case }, &pools, &mut random);
             }
         }
     }
@@ -97,26 +92,25 @@ fn vectors<T: Number>() {
     let pools = [&pools[0], &pools[1]];
     let mut random = Random(10);
     for isa in isas() {
-        let step = if isa == IsaChoice::Portable { 9 } else { 1 };
+        let step = if isa == Isa::Portable { 9 } else { 1 };
         for long in (1..=70).step_by(step) {
             for k in (0..=70).step_by(step) {
                 for (m, n) in [(1, long), (long, 1)] {
-                    let layouts = [random.pick(&LAYOUTS), random.pick(&LAYOUTS), random.pick(&LAYOUTS)];
+                    let layouts = [random.pick(&LAYOUTS), random.pick(&LAYOUTS)];
                     let blocking =
                         (random.below(3) == 0).then(|| Blocking { mc: random.below(40), kc: 1, nc: random.below(40) });
-                    let accumulate = random.below(2) == 0;
-                    let case = Case { layouts, blocking, accumulate, ..Case::new(m, n, k, isa) };
+                    let case = Case { layouts, blocking, ..Case::new(m, n, k, isa) };
                     check::<T>(&case, &pools[..1], &mut random);
                 }
             }
         }
         for (long, k) in [(1031, 555), (333, 1777), (4099, 70), (1, 9001), (70, 5003), (16385, 33)] {
-            if isa == IsaChoice::Portable && long > 1000 {
+            if isa == Isa::Portable && long > 1000 {
                 continue;
             }
             for layout in LAYOUTS {
                 for (m, n) in [(1, long), (long, 1)] {
-                    let layouts = [if m == 1 { random.pick(&LAYOUTS) } else { layout }, layout, random.pick(&LAYOUTS)];
+                    let layouts = [if m == 1 { random.pick(&LAYOUTS) } else { layout }, layout];
                     let (count, broadcast) =
                         if long < 400 { (3, [random.below(2) == 0, false]) } else { (1, [false; 2]) };
                     let case = Case { layouts, count, broadcast, ..Case::new(m, n, k, isa) };
@@ -153,14 +147,14 @@ fn zeros_keep_their_signs() {
                     let mut value = || random.pick(&[1e-30_f32, -1e-30, -1e-30]);
                     let a = Stack::new(layout_a, 1, m, k, &mut value);
                     let b = Stack::new(layout_b, 1, k, n, || 1e-30);
-                    let mut expected = Stack::new(Layout::RowMajor, 1, m, n, || f32::NAN);
-                    let mut c = expected.clone();
-                    common::reference(&a, &b, &mut expected, false);
-                    let gemm = Gemm::with_options(m, n, k, &Options { isa, ..Options::default() }).unwrap();
+                    let expected = common::reference(&a, &b, 1);
+                    let mut c = vec![f32::NAN; m * n];
+                    let product = Product { a: a.strides(), b: b.strides(), ..Product::new(m, n, k) };
+                    let gemm = Gemm::new(product, &target(isa)).unwrap();
                     let workspace = &mut Workspace::new();
-                    // SAFETY: the stacks outlive the call and are distinct.
-                    unsafe { gemm.run(&pool, a.view(), b.view(), c.view_mut(), &Call::default(), workspace) };
-                    for (found, expected) in c.data.iter().zip(&expected.data) {
+                    // SAFETY: the stacks outlive the call and are distinct; the CPU has the instruction set.
+                    unsafe { gemm.run(&pool, [a.ptr(), b.ptr()], c.as_mut_ptr(), None, workspace) };
+                    for (found, expected) in c.iter().zip(&expected) {
                         assert_eq!(found.bits(), expected.bits(), "{found} {expected} {m}x{k}.{k}x{n} {layout_a:?}");
                     }
                 }
@@ -185,7 +179,7 @@ fn small_blocks<T: Number>() {
     let pools = [&pools[0], &pools[1]];
     for isa in isas() {
         let mut random = Random(2);
-        let n_cases = if isa == IsaChoice::Portable { 20 } else { 200 };
+        let n_cases = if isa == Isa::Portable { 20 } else { 200 };
         for _ in 0..n_cases {
             let blocking = Blocking { mc: random.below(40), kc: random.below(20), nc: random.below(60) };
             let case = Case { blocking: Some(blocking), ..sample(&mut random, 130, isa) };
@@ -230,20 +224,19 @@ fn threads<T: Number>() {
         (128, 203, 75),
         (40, 256, 70),
     ];
-    for isa in isas().into_iter().filter(|&isa| isa != IsaChoice::Portable) {
+    for isa in isas().into_iter().filter(|&isa| isa != Isa::Portable) {
         for (m, n, k) in shapes {
             for index in 0..4 {
                 let plain = [Layout::RowMajor, Layout::ColMajor];
-                let layouts = [plain[index & 1], plain[index >> 1], random.pick(&LAYOUTS)];
+                let layouts = [plain[index & 1], plain[index >> 1]];
                 let blocking = (random.below(3) == 0).then_some(Blocking { mc: 48, kc: 64, nc: 256 });
-                let accumulate = random.below(2) == 0;
-                let case = Case { layouts, accumulate, blocking, ..Case::new(m, n, k, isa) };
+                let case = Case { layouts, blocking, ..Case::new(m, n, k, isa) };
                 check::<T>(&case, &pools, &mut random);
             }
         }
     }
     // The portable kernels drive the same loops; one shape shows that they fit.
-    check::<T>(&Case::new(131, 67, 91, IsaChoice::Portable), &pools, &mut random);
+    check::<T>(&Case::new(131, 67, 91, Isa::Portable), &pools, &mut random);
 }
 
 #[test]
@@ -260,10 +253,10 @@ fn threads_f64() {
 fn large_and_odd() {
     let pools = [Pool::new(1), Pool::new(2)];
     let mut random = Random(4);
-    let case = Case::new(385, 1031, 517, IsaChoice::Auto);
+    let case = Case::new(385, 1031, 517, Target::here().isa());
     check::<f32>(&case, &[&pools[0], &pools[1]], &mut random);
     // Higher than one block of rows, so that threads share a packed block of B.
-    let case = Case { accumulate: true, ..Case::new(1537, 203, 301, IsaChoice::Auto) };
+    let case = Case::new(1537, 203, 301, Target::here().isa());
     check::<f32>(&case, &[&pools[0], &pools[1]], &mut random);
     check::<f64>(&case, &[&pools[1]], &mut random);
 }
@@ -274,7 +267,7 @@ fn batches() {
     let pools = [&pools[0], &pools[1], &pools[2]];
     let mut random = Random(5);
     for isa in isas() {
-        let n_cases = if isa == IsaChoice::Portable { 8 } else { 60 };
+        let n_cases = if isa == Isa::Portable { 8 } else { 60 };
         for index in 0..n_cases {
             let broadcast = [index % 3 == 1, index % 3 == 2];
             let count = random.below(9);
@@ -286,8 +279,8 @@ fn batches() {
     // Enough work for threads: more products than threads, and fewer.
     for count in [3, 40] {
         for broadcast in [[false, false], [true, false], [false, true]] {
-            let layouts = [Layout::RowMajor, Layout::ColMajor, Layout::RowMajor];
-            let case = Case { count, broadcast, layouts, ..Case::new(70, 60, 90, IsaChoice::Auto) };
+            let layouts = [Layout::RowMajor, Layout::ColMajor];
+            let case = Case { count, broadcast, layouts, ..Case::new(70, 60, 90, Target::here().isa()) };
             check::<f32>(&case, &pools, &mut random);
             let case = Case { blocking: Some(Blocking { mc: 16, kc: 32, nc: 32 }), ..case };
             check::<f64>(&case, &pools, &mut random);
@@ -301,11 +294,9 @@ fn empty_extents() {
     let mut random = Random(6);
     for isa in isas() {
         for (m, n) in [(0, 5), (5, 0), (0, 0), (1, 1), (3, 40), (40, 1), (130, 70)] {
-            for accumulate in [false, true] {
-                for k in [0, 1] {
-                    check::<f32>(&Case { accumulate, ..Case::new(m, n, k, isa) }, &[&pool], &mut random);
-                    check::<f64>(&Case { accumulate, ..Case::new(m, n, k, isa) }, &[&pool], &mut random);
-                }
+            for k in [0, 1] {
+                check::<f32>(&Case::new(m, n, k, isa), &[&pool], &mut random);
+                check::<f64>(&Case::new(m, n, k, isa), &[&pool], &mut random);
             }
         }
     }
@@ -326,13 +317,13 @@ fn infinities_and_nans_go_where_they_should() {
             let mut value = || if random.below(9) == 0 { random.pick(&specials) } else { common::value(&mut random) };
             let a = Stack::new(layouts[0], 1, m, k, &mut value);
             let b = Stack::new(layouts[1], 1, k, n, &mut value);
-            let mut expected = Stack::new(Layout::RowMajor, 1, m, n, || 0.0);
-            let mut c = expected.clone();
-            common::reference(&a, &b, &mut expected, false);
-            let gemm = Gemm::with_options(m, n, k, &Options { isa, ..Options::default() }).unwrap();
-            // SAFETY: the stacks outlive the call and are distinct.
-            unsafe { gemm.run(&pool, a.view(), b.view(), c.view_mut(), &Call::default(), &mut Workspace::new()) };
-            for (found, expected) in c.data.iter().zip(&expected.data) {
+            let expected = common::reference(&a, &b, 1);
+            let mut c = vec![0.0; m * n];
+            let product = Product { a: a.strides(), b: b.strides(), ..Product::new(m, n, k) };
+            let gemm = Gemm::new(product, &target(isa)).unwrap();
+            // SAFETY: the stacks outlive the call and are distinct; the CPU has the instruction set.
+            unsafe { gemm.run(&pool, [a.ptr(), b.ptr()], c.as_mut_ptr(), None, &mut Workspace::new()) };
+            for (found, expected) in c.iter().zip(&expected) {
                 assert_eq!(found.bits(), expected.bits(), "{found} {expected}");
             }
         }
@@ -340,31 +331,19 @@ fn infinities_and_nans_go_where_they_should() {
 }
 
 #[test]
-#[should_panic(expected = "other extents than the plan")]
-fn extents_must_be_the_plans() {
-    let (a, mut c) = ([0.0_f32; 4], [0.0_f32; 4]);
-    let (view, c) = (MatRef::row_major(a.as_ptr(), 2, 2), MatMut::row_major(c.as_mut_ptr(), 2, 2));
-    let gemm = Gemm::<f32>::new(2, 2, 3);
-    // SAFETY: the arrays outlive the call, which panics before it uses them.
-    unsafe { gemm.run(&Pool::new(1), view, view, c, &Call::default(), &mut Workspace::new()) };
-}
-
-#[test]
 fn a_panicking_epilogue_reaches_the_caller() {
     let pool = Pool::new(2);
     let (a, b) = (vec![1.0_f32; 200 * 200], vec![1.0_f32; 200 * 200]);
     let mut c = vec![0.0_f32; 200 * 200];
-    let gemm = Gemm::new(200, 200, 200);
-    let (a, b) = (MatRef::row_major(a.as_ptr(), 200, 200), MatRef::row_major(b.as_ptr(), 200, 200));
-    let view = MatMut::row_major(c.as_mut_ptr(), 200, 200);
+    let gemm = Gemm::<f32>::new(Product::new(200, 200, 200), Target::here()).unwrap();
+    let (operands, to) = ([a.as_ptr(), b.as_ptr()], c.as_mut_ptr());
     let epilogue = |_, _, _, _| std::panic::resume_unwind(Box::new(1));
-    let call = Call { epilogue: Some(&epilogue), ..Call::default() };
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        // SAFETY: the vectors outlive the call and are distinct.
-        unsafe { gemm.run(&pool, a, b, view, &call, &mut Workspace::new()) }
+        // SAFETY: the vectors outlive the call and are distinct; the target is this machine.
+        unsafe { gemm.run(&pool, operands, to, Some(&epilogue), &mut Workspace::new()) }
     }));
     assert!(result.is_err());
     // SAFETY: as above.
-    unsafe { gemm.run(&pool, a, b, view, &Call::default(), &mut Workspace::new()) };
+    unsafe { gemm.run(&pool, operands, to, None, &mut Workspace::new()) };
     assert!(c.iter().all(|&c| c == 200.0));
 }

@@ -11,7 +11,7 @@ mod time;
 use std::hint::black_box;
 use std::time::Duration;
 
-use cotangent_gemm::{Batch, Call, Element, Gemm, MatMut, MatRef, Workspace};
+use cotangent_gemm::{Element, Gemm, Product, Strides, Target, Workspace};
 use cotangent_pool::Pool;
 use limit::Limit;
 use shapes::{SHAPES, Shape};
@@ -29,7 +29,7 @@ fn main() {
 
 /// All shapes of one element type.
 fn table<T: Element + Limit>(pool: &Pool, type_name: &str, filters: &[String], from: fn(f64) -> T) {
-    println!("{type_name}, {} threads, {}", pool.n_threads(), Gemm::<T>::new(1, 1, 1).kernel_name());
+    println!("{type_name}, {} threads, {}", pool.n_threads(), Target::here().isa().name());
     println!("{:<28} {:>8} {:>8} {:>8} {:>8} {:>12}", "shape", "median", "share", "best", "share", "median time");
     for shape in SHAPES.iter().filter(|shape| shape.passes(filters)) {
         let Times { median, best, limit_median, limit_best } = measure(shape, pool, from);
@@ -45,26 +45,26 @@ fn table<T: Element + Limit>(pool: &Pool, type_name: &str, filters: &[String], f
     }
 }
 
+/// The product that a shape stands for.
+fn product(&Shape { batch, m, k, n, a_t, b_t, .. }: &Shape) -> Product {
+    let stored = |rows: usize, cols: usize, is_transposed: bool| {
+        let strides = if is_transposed { Strides::row_major(rows).transposed() } else { Strides::row_major(cols) };
+        Strides { batch: (rows * cols) as isize, ..strides }
+    };
+    Product { batch, a: stored(m, k, a_t), b: stored(k, n, b_t), ..Product::new(m, n, k) }
+}
+
 /// One shape, for a twentieth of a second or five calls.
 fn measure<T: Element + Limit>(shape: &Shape, pool: &Pool, from: fn(f64) -> T) -> Times {
-    let &Shape { batch, m, k, n, a_t, b_t, .. } = shape;
+    let &Shape { batch, m, k, n, .. } = shape;
     let fill = |len: usize| -> Vec<T> { (0..len).map(|i| from((i * 7 % 13) as f64 - 6.0)).collect() };
     let (a, b, mut c) = (fill(batch * m * k), fill(batch * k * n), fill(batch * m * n));
-    let view = |x: &[T], rows: usize, cols: usize, transposed: bool| {
-        if transposed {
-            MatRef::row_major(x.as_ptr(), cols, rows).transposed()
-        } else {
-            MatRef::row_major(x.as_ptr(), rows, cols)
-        }
-    };
-    let (a, b, c) = (view(&a, m, k, a_t), view(&b, k, n, b_t), MatMut::row_major(c.as_mut_ptr(), m, n));
-    let [a_stride, b_stride, c_stride] = [m * k, k * n, m * n].map(|stride| stride as isize);
-    let batch = Batch { count: batch, a_stride, b_stride, c_stride };
-    let gemm = Gemm::<T>::new(m, n, k);
+    let gemm = Gemm::<T>::new(product(shape), Target::here()).expect("kernels for this machine");
     let mut workspace = Workspace::with_bytes(gemm.workspace_bytes(pool.n_threads())).expect("memory");
     let mut limit = || limit::limit::<T>(pool);
     time::time(Duration::from_millis(50), Some(&mut limit), &mut || {
-        // SAFETY: the vectors outlive the calls; C is a vector of its own.
-        unsafe { gemm.run_batch(pool, &batch, black_box(a), b, c, &Call::default(), &mut workspace) };
+        let (operands, c) = ([black_box(a.as_ptr()), b.as_ptr()], c.as_mut_ptr());
+        // SAFETY: the vectors outlive the calls; C is a vector of its own; the target is this machine.
+        unsafe { gemm.run(pool, operands, c, None, &mut workspace) };
     })
 }

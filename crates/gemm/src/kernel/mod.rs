@@ -89,8 +89,6 @@ pub(crate) type CopyPanels<T> =
 
 /// The micro-kernels of one element type and instruction set.
 pub(crate) struct KernelSet<T: 'static> {
-    /// For people.
-    pub name: &'static str,
     /// Elements in a vector.
     pub lanes: usize,
     /// Columns of a packed panel of B: two vectors.
@@ -122,10 +120,6 @@ impl<T> KernelSet<T> {
         self.packed.len()
     }
 }
-
-/// The largest tile of any kernel, in elements: the size of the buffer that stands in for a C with gaps between
-/// its columns.
-pub(crate) const MAX_TILE: usize = 12 * 32;
 
 /// The table of packed kernels `$f::<height, vectors, true>` for the heights given.
 macro_rules! packed_table {

@@ -10,7 +10,6 @@ use crate::kernel::{KernelSet, Tile, direct_table, flat_table, packed_table, por
 
 /// The kernels for `f32`.
 pub(crate) static F32: KernelSet<f32> = KernelSet {
-    name: "neon",
     lanes: 4,
     nr: 8,
     packed: packed_table!(neon_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
@@ -25,7 +24,6 @@ pub(crate) static F32: KernelSet<f32> = KernelSet {
 
 /// The kernels for `f64`.
 pub(crate) static F64: KernelSet<f64> = KernelSet {
-    name: "neon",
     lanes: 2,
     nr: 4,
     packed: packed_table!(neon_f64: 1 2 3 4 5 6 7 8 9 10 11 12),

@@ -4,9 +4,9 @@
 //! compiler turns `mul_add` into it and vectorizes the lanes; elsewhere `mul_add` is a library call: slow, with
 //! the same bits.
 
-use crate::Element;
 use crate::kernel::vector::{VectorCall, VectorKernels, strided};
 use crate::kernel::{KernelSet, Tile, direct_table, packed_table};
+use crate::number::Number;
 use crate::workspace::LINE;
 
 /// Lanes of a "vector" here: what the loops over columns work on at a time.
@@ -15,7 +15,6 @@ const LANES_F64: usize = 4;
 
 /// The kernels for `f32`.
 pub(crate) static F32: KernelSet<f32> = KernelSet {
-    name: "portable",
     lanes: LANES_F32,
     nr: 2 * LANES_F32,
     packed: packed_table!(tile_f32: 1 2 3 4 5 6),
@@ -30,7 +29,6 @@ pub(crate) static F32: KernelSet<f32> = KernelSet {
 
 /// The kernels for `f64`.
 pub(crate) static F64: KernelSet<f64> = KernelSet {
-    name: "portable",
     lanes: LANES_F64,
     nr: 2 * LANES_F64,
     packed: packed_table!(tile_f64: 1 2 3 4 5 6),
@@ -60,7 +58,7 @@ unsafe fn tile_f64<const M: usize, const V: usize, const PACKED: bool>(call: &Ti
 /// # Safety
 /// The tile's pointers are valid for what the tile says.
 #[inline(always)]
-unsafe fn tile<T: Element, const L: usize, const M: usize, const V: usize, const PACKED: bool>(call: &Tile<T>) {
+unsafe fn tile<T: Number, const L: usize, const M: usize, const V: usize, const PACKED: bool>(call: &Tile<T>) {
     let mut sums = [[[T::ZERO; L]; V]; M];
     // The columns of vector `v`.
     let width = |v: usize| if v + 1 < V { L } else { call.cols - L * (V - 1) };
@@ -107,7 +105,7 @@ unsafe fn tile<T: Element, const L: usize, const M: usize, const V: usize, const
 ///
 /// # Safety
 /// As [`VectorKernel`](crate::kernel::vector::VectorKernel).
-pub(crate) unsafe fn vector<T: Element>(call: &VectorCall<T>) {
+pub(crate) unsafe fn vector<T: Number>(call: &VectorCall<T>) {
     // SAFETY: what the caller promises.
     unsafe { strided(call) }
 }
@@ -116,7 +114,7 @@ pub(crate) unsafe fn vector<T: Element>(call: &VectorCall<T>) {
 ///
 /// # Safety
 /// `from` and `to` are valid for the elements named there and do not overlap.
-pub(crate) unsafe fn transpose<T: Element>(
+pub(crate) unsafe fn transpose<T: Number>(
     from: *const T,
     width_stride: isize,
     to: *mut T,
@@ -136,7 +134,7 @@ pub(crate) unsafe fn transpose<T: Element>(
 ///
 /// # Safety
 /// `from` and `to` are valid for the elements named there and do not overlap.
-pub(crate) unsafe fn copy_plain<T: Element>(
+pub(crate) unsafe fn copy_plain<T: Number>(
     from: *const T,
     depth_stride: isize,
     to: *mut T,
@@ -156,7 +154,7 @@ pub(crate) unsafe fn copy_plain<T: Element>(
 /// `from` and `to` are valid for the elements named there and do not overlap.
 #[expect(clippy::too_many_arguments, reason = "those of `CopyRows`, and what fetches")]
 #[inline(always)]
-pub(crate) unsafe fn copy<T: Element>(
+pub(crate) unsafe fn copy<T: Number>(
     from: *const T,
     depth_stride: isize,
     to: *mut T,
@@ -190,7 +188,7 @@ pub(crate) unsafe fn copy<T: Element>(
 /// # Safety
 /// `from` and `to` are valid for the elements named there and do not overlap.
 #[inline(always)]
-pub(crate) unsafe fn copy_panels<T: Element, const NR: usize>(
+pub(crate) unsafe fn copy_panels<T: Number, const NR: usize>(
     from: *const T,
     depth_stride: isize,
     to: *mut T,
@@ -215,7 +213,7 @@ pub(crate) unsafe fn copy_panels<T: Element, const NR: usize>(
 /// # Safety
 /// As [`copy`], and `width >= N` unless it is zero.
 #[inline(always)]
-unsafe fn copy_chunks<T: Element, const N: usize>(
+unsafe fn copy_chunks<T: Number, const N: usize>(
     from: *const T,
     depth_stride: isize,
     to: *mut T,

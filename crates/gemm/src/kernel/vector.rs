@@ -8,7 +8,7 @@
 
 use cotangent_scalar::order;
 
-use crate::Element;
+use crate::number::Number;
 
 /// One call: `rows` elements of y. Strides are in elements.
 pub(crate) struct VectorCall<T> {
@@ -28,12 +28,8 @@ pub(crate) struct VectorCall<T> {
     pub x: *const T,
     /// From an element of the vector to the next; 1 for a kernel that goes along rows.
     pub x_stride: isize,
-    /// The result.
+    /// The result, whose elements are adjacent.
     pub y: *mut T,
-    /// From an element of the result to the next.
-    pub y_stride: isize,
-    /// Add to what y holds.
-    pub add: bool,
     /// For a kernel that goes across: room for `n_lanes` times the rows, rounded up to whole vectors.
     pub lanes: *mut T,
 }
@@ -63,11 +59,10 @@ impl<T> VectorCall<T> {
     #[inline(always)]
     pub unsafe fn put(&self, i: usize, sum: T)
     where
-        T: Element,
+        T: Number,
     {
-        let y = self.y.wrapping_offset(i as isize * self.y_stride);
         // SAFETY: an element of y, for which the caller vouches.
-        unsafe { *y = if self.add { *y + sum } else { sum } };
+        unsafe { *self.y.add(i) = sum };
     }
 }
 
@@ -76,7 +71,7 @@ impl<T> VectorCall<T> {
 /// # Safety
 /// As [`VectorKernel`].
 #[inline(always)]
-pub(crate) unsafe fn strided<T: Element>(call: &VectorCall<T>) {
+pub(crate) unsafe fn strided<T: Number>(call: &VectorCall<T>) {
     for i in 0..call.rows {
         let row = call.matrix.wrapping_offset(i as isize * call.row_stride);
         let terms = (0..call.k as isize).map(|k| {
@@ -95,7 +90,7 @@ pub(crate) unsafe fn strided<T: Element>(call: &VectorCall<T>) {
 /// # Safety
 /// As [`VectorKernel`]; the first `n_lanes` lanes are complete.
 #[inline(always)]
-pub(crate) unsafe fn combine<T: Element>(call: &VectorCall<T>, width: usize) {
+pub(crate) unsafe fn combine<T: Number>(call: &VectorCall<T>, width: usize) {
     let lanes = call.lanes;
     let mut n = call.n_lanes;
     // SAFETY: lanes below `n_lanes`, elements below `width`, for all of which there is room; y has `rows` elements.
@@ -115,13 +110,7 @@ pub(crate) unsafe fn combine<T: Element>(call: &VectorCall<T>, width: usize) {
                 *lanes.add(j) = at(0, j) + at(1, j);
             }
         }
-        if call.y_stride == 1 && !call.add {
-            call.y.copy_from_nonoverlapping(lanes, call.rows);
-        } else {
-            for j in 0..call.rows {
-                call.put(j, at(0, j));
-            }
-        }
+        call.y.copy_from_nonoverlapping(lanes, call.rows);
     }
 }
 

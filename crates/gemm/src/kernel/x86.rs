@@ -8,14 +8,13 @@
 
 use std::arch::x86_64::*;
 
-use crate::Element;
 use crate::kernel::tile::{micro_kernels, transposing_kernels};
 use crate::kernel::vector::{VectorCall, VectorKernels, strided, vector_kernels};
 use crate::kernel::{KernelSet, Tile, direct_table, flat_table, packed_table, transposing_table};
+use crate::number::Number;
 
 /// The kernels for `f32` with AVX2 and FMA.
 pub(crate) static AVX2_F32: KernelSet<f32> = KernelSet {
-    name: "avx2",
     lanes: 8,
     nr: 16,
     packed: packed_table!(avx2_f32: 1 2 3 4 5 6),
@@ -30,7 +29,6 @@ pub(crate) static AVX2_F32: KernelSet<f32> = KernelSet {
 
 /// The kernels for `f64` with AVX2 and FMA.
 pub(crate) static AVX2_F64: KernelSet<f64> = KernelSet {
-    name: "avx2",
     lanes: 4,
     nr: 8,
     packed: packed_table!(avx2_f64: 1 2 3 4 5 6),
@@ -45,7 +43,6 @@ pub(crate) static AVX2_F64: KernelSet<f64> = KernelSet {
 
 /// The kernels for `f32` with AVX-512.
 pub(crate) static AVX512_F32: KernelSet<f32> = KernelSet {
-    name: "avx512",
     lanes: 16,
     nr: 32,
     packed: packed_table!(avx512_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
@@ -60,7 +57,6 @@ pub(crate) static AVX512_F32: KernelSet<f32> = KernelSet {
 
 /// The kernels for `f64` with AVX-512.
 pub(crate) static AVX512_F64: KernelSet<f64> = KernelSet {
-    name: "avx512",
     lanes: 8,
     nr: 16,
     packed: packed_table!(avx512_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
@@ -371,7 +367,7 @@ vector_kernels!(
 /// # Safety
 /// As [`VectorKernel`](crate::kernel::vector::VectorKernel).
 #[target_feature(enable = "avx2,fma")]
-unsafe fn strided_avx2<T: Element>(call: &VectorCall<T>) {
+unsafe fn strided_avx2<T: Number>(call: &VectorCall<T>) {
     // SAFETY: what the caller promises.
     unsafe { strided(call) }
 }
@@ -381,7 +377,7 @@ unsafe fn strided_avx2<T: Element>(call: &VectorCall<T>) {
 /// # Safety
 /// As [`VectorKernel`](crate::kernel::vector::VectorKernel).
 #[target_feature(enable = "avx512f")]
-unsafe fn strided_avx512<T: Element>(call: &VectorCall<T>) {
+unsafe fn strided_avx512<T: Number>(call: &VectorCall<T>) {
     // SAFETY: what the caller promises.
     unsafe { strided(call) }
 }
@@ -391,7 +387,7 @@ unsafe fn strided_avx512<T: Element>(call: &VectorCall<T>) {
 /// # Safety
 /// The CPU has AVX2; `from` and `to` are valid for the elements named there and do not overlap.
 #[target_feature(enable = "avx2")]
-unsafe fn copy_avx2<T: Element>(
+unsafe fn copy_avx2<T: Number>(
     from: *const T,
     stride: isize,
     to: *mut T,
@@ -409,7 +405,7 @@ unsafe fn copy_avx2<T: Element>(
 /// # Safety
 /// The CPU has AVX-512; `from` and `to` are valid for the elements named there and do not overlap.
 #[target_feature(enable = "avx2,avx512f")]
-unsafe fn copy_avx512<T: Element>(
+unsafe fn copy_avx512<T: Number>(
     from: *const T,
     stride: isize,
     to: *mut T,
@@ -427,7 +423,7 @@ unsafe fn copy_avx512<T: Element>(
 /// # Safety
 /// The CPU has AVX2; `from` and `to` are valid for the elements named there and do not overlap.
 #[target_feature(enable = "avx2")]
-unsafe fn copy_panels_avx2<T: Element, const NR: usize>(
+unsafe fn copy_panels_avx2<T: Number, const NR: usize>(
     from: *const T,
     depth_stride: isize,
     to: *mut T,
@@ -444,7 +440,7 @@ unsafe fn copy_panels_avx2<T: Element, const NR: usize>(
 /// # Safety
 /// The CPU has AVX-512; `from` and `to` are valid for the elements named there and do not overlap.
 #[target_feature(enable = "avx2,avx512f")]
-unsafe fn copy_panels_avx512<T: Element, const NR: usize>(
+unsafe fn copy_panels_avx512<T: Number, const NR: usize>(
     from: *const T,
     depth_stride: isize,
     to: *mut T,

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use cotangent_gemm::{
-    Batch, Blocking, Call, Element, EpilogueNeeds, Gemm, IsaChoice, MatMut, MatRef, Options, Workspace,
+    Blocking, Element, EpilogueNeeds, Gemm, Isa, Operand, Pieces, Product, Strides, Target, Way, Workspace, ways,
 };
 use cotangent_pool::Pool;
 use cotangent_scalar::order;
@@ -145,14 +145,13 @@ impl<T: Number> Stack<T> {
         self
     }
 
-    pub fn view(&self) -> MatRef<T> {
-        let ptr = self.data.as_ptr().wrapping_add(self.start);
-        MatRef { ptr, rows: self.rows, cols: self.cols, row_stride: self.row_stride, col_stride: self.col_stride }
+    pub fn strides(&self) -> Strides {
+        Strides { batch: self.batch_stride, row: self.row_stride, col: self.col_stride }
     }
 
-    pub fn view_mut(&mut self) -> MatMut<T> {
-        let ptr = self.data.as_mut_ptr().wrapping_add(self.start);
-        MatMut { ptr, rows: self.rows, cols: self.cols, row_stride: self.row_stride, col_stride: self.col_stride }
+    /// The address of element (0, 0) of the first matrix.
+    pub fn ptr(&self) -> *const T {
+        self.data.as_ptr().wrapping_add(self.start)
     }
 
     /// One matrix as plain rows.
@@ -161,31 +160,26 @@ impl<T: Number> Stack<T> {
     }
 }
 
-/// The definition, by the page that states the order: C starts from zero or from itself, and takes the products in the
-/// order of k; an element of a product with a vector is a sum over a row.
-pub fn reference<T: Number>(a: &Stack<T>, b: &Stack<T>, c: &mut Stack<T>, accumulate: bool) {
+/// The definition, by the page that states the order: C starts from zero and takes the products in the order of k; an
+/// element of a product with a vector is a sum over a row. The result is row-major, one C of the batch behind the other.
+pub fn reference<T: Number>(a: &Stack<T>, b: &Stack<T>, count: usize) -> Vec<T> {
     let (m, n, k) = (a.rows, b.cols, a.cols);
-    for batch in 0..c.count {
+    let one = |batch: usize| {
         let (a, b) = (a.plain(batch), b.plain(batch));
-        let mut sums = if accumulate { c.plain(batch) } else { vec![T::ZERO; m * n] };
+        let mut sums = vec![T::ZERO; m * n];
         if m == 1 || n == 1 {
             let n_lanes = order::product_lanes([m, n, k], T::DTYPE);
             for (at, sum) in sums.iter_mut().enumerate() {
                 let (i, j) = (at / n, at % n);
                 let terms = (0..k).map(|k_at| (a[i * k + k_at], b[k_at * n + j]));
-                let total = order::product_element(n_lanes, T::ZERO, terms, |a, b, c| a.mul_add(b, c), |x, y| x + y);
-                *sum = if accumulate { *sum + total } else { total };
+                *sum = order::product_element(n_lanes, T::ZERO, terms, |a, b, c| a.mul_add(b, c), |x, y| x + y);
             }
         } else {
             add_product(&a, &b, &mut sums, n, k);
         }
-        for i in 0..m {
-            for j in 0..n {
-                let index = c.index(batch, i, j);
-                c.data[index] = sums[i * n + j];
-            }
-        }
-    }
+        sums
+    };
+    (0..count).flat_map(one).collect()
 }
 
 /// The loop of the definition; compiled for FMA where there is one, because calls of `fma` take long.
@@ -217,15 +211,15 @@ fn add_product<T: Number>(a: &[T], b: &[T], sums: &mut [T], n: usize, k: usize) 
     body(a, b, sums, n, k);
 }
 
-/// One call to check.
+/// One product to check.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
     pub m: usize,
     pub n: usize,
     pub k: usize,
-    pub layouts: [Layout; 3],
-    pub accumulate: bool,
-    pub isa: IsaChoice,
+    pub layouts: [Layout; 2],
+    pub isa: Isa,
+    /// Sizes for a way picked at random, beside the way that the product goes by itself.
     pub blocking: Option<Blocking>,
     pub count: usize,
     /// A, B: one matrix for the whole batch.
@@ -233,18 +227,20 @@ pub struct Case {
 }
 
 impl Case {
-    pub fn new(m: usize, n: usize, k: usize, isa: IsaChoice) -> Self {
-        let layouts = [Layout::RowMajor; 3];
-        Case { m, n, k, layouts, accumulate: false, isa, blocking: None, count: 1, broadcast: [false; 2] }
+    pub fn new(m: usize, n: usize, k: usize, isa: Isa) -> Self {
+        let layouts = [Layout::RowMajor; 2];
+        Case { m, n, k, layouts, isa, blocking: None, count: 1, broadcast: [false; 2] }
     }
 }
 
 /// The instruction sets of this CPU.
-pub fn isas() -> Vec<IsaChoice> {
-    [IsaChoice::Portable, IsaChoice::Avx2, IsaChoice::Avx512, IsaChoice::Neon]
-        .into_iter()
-        .filter(|&isa| Gemm::<f32>::with_options(1, 1, 1, &Options { isa, ..Options::default() }).is_some())
-        .collect()
+pub fn isas() -> Vec<Isa> {
+    Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect()
+}
+
+/// This machine with another instruction set.
+pub fn target(isa: Isa) -> Target {
+    Target::here().clone().with_isa(isa)
 }
 
 /// A value: mostly of ordinary size, sometimes a zero of either sign, tiny or large.
@@ -259,66 +255,87 @@ pub fn value<T: Number>(random: &mut Random) -> T {
     })
 }
 
-/// Runs the case on each pool and compares every bit, of C and of the memory around it, with the definition; and
-/// asserts that the epilogue sees each element once, complete.
+/// A legal way of the product, at random, with sizes of its own if there are some.
+fn any_way<T: Element>(product: &Product, target: &Target, sizes: Option<Blocking>, random: &mut Random) -> Way {
+    let known = ways::<T>(product, target);
+    let way = known[random.below(known.len())].way;
+    let Some(blocking) = sizes else { return way };
+    match way {
+        Way::Sums { order, .. } => Way::Sums { order, chunk: blocking.mc },
+        Way::Tile => Way::Panels { a: Operand::Packed, b: Operand::Packed, blocking, strips: false },
+        Way::Flat { pieces, .. } => {
+            let pieces = Pieces { depth: blocking.kc / 2, cols: blocking.nc / 2, ..pieces };
+            Way::Flat { pieces, blocking }
+        }
+        Way::Panels { a, b, .. } => Way::Panels { a, b, blocking, strips: random.below(2) == 0 },
+    }
+}
+
+/// Runs the case on each pool, by its own way and by another one, and compares every bit, of C and of the memory around it,
+/// with the definition; and asserts that the epilogue sees each element once, complete.
 pub fn check<T: Number>(case: &Case, pools: &[&Pool], random: &mut Random) {
-    let Case { m, n, k, layouts, accumulate, isa, blocking, count, broadcast } = *case;
+    let Case { m, n, k, layouts, isa, blocking, count, broadcast } = *case;
     let mut operand = |layout, rows, cols, broadcast| {
         let stack = Stack::<T>::new(layout, if broadcast { 1 } else { count }, rows, cols, || value(random));
         if broadcast { stack.broadcast(count) } else { stack }
     };
     let a = operand(layouts[0], m, k, broadcast[0]);
     let b = operand(layouts[1], k, n, broadcast[1]);
-    // A C that is read although it should not be shows up as NaN.
-    let old = Stack::<T>::new(layouts[2], count, m, n, || if accumulate { value(random) } else { T::NAN });
-    let mut expected = old.clone();
-    reference(&a, &b, &mut expected, accumulate);
+    let expected = reference(&a, &b, count);
     // What an epilogue asks for changes no bit, only which rectangles it gets, and where C is.
-    let may_own = layouts[2] == Layout::RowMajor && !accumulate;
     let asking = EpilogueNeeds {
         row_multiple: random.pick(&[0, 5, 16, 64]),
         n_companions: random.below(4),
-        owns_c: may_own && random.below(4) > 0,
+        owns_c: random.below(4) > 0,
     };
+    let target = target(isa);
     for (pool, needs) in pools.iter().flat_map(|pool| [EpilogueNeeds::default(), asking].map(|needs| (pool, needs))) {
-        let options = Options { isa, blocking, epilogue: needs };
-        let gemm = Gemm::<T>::with_options(m, n, k, &options).expect("the instruction set is there");
-        let mut c = old.clone();
-        let view = c.view_mut();
-        let seen: Vec<AtomicU8> = (0..count * m * n).map(|_| AtomicU8::new(0)).collect();
-        let n_wrong = AtomicUsize::new(0);
-        let epilogue = |batch: usize, rows: Range<usize>, cols: Range<usize>, c: *mut u8| {
-            assert!(!rows.is_empty() && !cols.is_empty() && rows.end <= m && cols.end <= n);
-            assert!(cols.start.is_multiple_of(16) || n < 16 || blocking.is_some(), "{cols:?}");
-            let unit = needs.row_multiple.max(1);
-            assert!(rows.start.is_multiple_of(unit) && (rows.end.is_multiple_of(unit) || rows.end == m), "{rows:?}");
-            for i in rows {
-                for j in cols.clone() {
-                    seen[(batch * m + i) * n + j].fetch_add(1, Ordering::Relaxed);
-                    let at = i as isize * view.row_stride + j as isize * view.col_stride;
-                    // SAFETY: the element lies in C or where C is kept, and this rectangle is ours now.
-                    let found = unsafe { *c.cast::<T>().wrapping_offset(at) };
-                    if found.bits() != expected.data[expected.index(batch, i, j)].bits() {
-                        n_wrong.fetch_add(1, Ordering::Relaxed);
-                    }
+        let product = Product { batch: count, m, n, k, a: a.strides(), b: b.strides(), epilogue: needs };
+        let way = any_way::<T>(&product, &target, blocking, random);
+        for gemm in [Gemm::<T>::new(product, &target), Gemm::by(product, way, &target)] {
+            run(&gemm.expect("a way that is listed"), pool, [a.ptr(), b.ptr()], &expected, case);
+        }
+    }
+}
+
+/// Runs a product and compares it.
+fn run<T: Number>(gemm: &Gemm<T>, pool: &Pool, operands: [*const T; 2], expected: &[T], case: &Case) {
+    let &Product { batch, m, n, epilogue: needs, .. } = gemm.product();
+    // A C that is read although it should not be shows up as NaN, and so does what lies around it if it is written.
+    const AROUND: usize = 7;
+    let mut c = vec![T::NAN; batch * m * n + 2 * AROUND];
+    let seen: Vec<AtomicU8> = (0..batch * m * n).map(|_| AtomicU8::new(0)).collect();
+    let n_wrong = AtomicUsize::new(0);
+    let epilogue = |batch: usize, rows: Range<usize>, cols: Range<usize>, c: *mut u8| {
+        assert!(!rows.is_empty() && !cols.is_empty() && rows.end <= m && cols.end <= n);
+        assert!(cols.start.is_multiple_of(16), "{cols:?}");
+        let unit = needs.row_multiple.max(1);
+        assert!(rows.start.is_multiple_of(unit) && (rows.end.is_multiple_of(unit) || rows.end == m), "{rows:?}");
+        for i in rows {
+            for j in cols.clone() {
+                seen[(batch * m + i) * n + j].fetch_add(1, Ordering::Relaxed);
+                // SAFETY: the element lies in C or where C is kept, and this rectangle is ours now.
+                let found = unsafe { *c.cast::<T>().wrapping_add(i * n + j) };
+                if found.bits() != expected[(batch * m + i) * n + j].bits() {
+                    n_wrong.fetch_add(1, Ordering::Relaxed);
                 }
             }
-        };
-        let call = Call { accumulate, epilogue: Some(&epilogue) };
-        let batch =
-            Batch { count, a_stride: a.batch_stride, b_stride: b.batch_stride, c_stride: expected.batch_stride };
-        let mut workspace = Workspace::with_bytes(gemm.workspace_bytes(pool.n_threads())).unwrap();
-        let bytes = workspace.bytes();
-        let c_view = if needs.owns_c { MatMut { ptr: std::ptr::null_mut(), ..view } } else { view };
-        // SAFETY: the stacks outlive the call and are distinct.
-        unsafe { gemm.run_batch(pool, &batch, a.view(), b.view(), c_view, &call, &mut workspace) };
-        let context = || format!("{case:?} {needs:?} on {} threads, {}", pool.n_threads(), gemm.kernel_name());
-        assert_eq!(workspace.bytes(), bytes, "the workspace grew: {}", context());
-        assert_eq!(n_wrong.into_inner(), 0, "the epilogue saw incomplete elements: {}", context());
-        assert!(seen.iter().all(|seen| seen.load(Ordering::Relaxed) == 1), "epilogue counts: {}", context());
-        let stored = if needs.owns_c { &old } else { &expected };
-        for (at, (found, expected)) in c.data.iter().zip(&stored.data).enumerate() {
-            assert_eq!(found.bits(), expected.bits(), "at {at}: {found:?}, not {expected:?}: {}", context());
         }
+    };
+    let mut workspace = Workspace::with_bytes(gemm.workspace_bytes(pool.n_threads())).unwrap();
+    let bytes = workspace.bytes();
+    let to = if needs.owns_c { std::ptr::null_mut() } else { c.as_mut_ptr().wrapping_add(AROUND) };
+    // SAFETY: the stacks outlive the call and are distinct; the CPU has the instruction set.
+    unsafe { gemm.run(pool, operands, to, Some(&epilogue), &mut workspace) };
+    let context = || format!("{case:?} {gemm:?} on {} threads", pool.n_threads());
+    assert_eq!(workspace.bytes(), bytes, "the workspace grew: {}", context());
+    assert_eq!(n_wrong.into_inner(), 0, "the epilogue saw incomplete elements: {}", context());
+    assert!(seen.iter().all(|seen| seen.load(Ordering::Relaxed) == 1), "epilogue counts: {}", context());
+    let (before, rest) = c.split_at(AROUND);
+    let (found, after) = rest.split_at(batch * m * n);
+    assert!(before.iter().chain(after).all(|x| x.bits() == T::NAN.bits()), "memory around C: {}", context());
+    for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let expected = if needs.owns_c { T::NAN } else { *expected };
+        assert_eq!(found.bits(), expected.bits(), "at {at}: {found:?}, not {expected:?}: {}", context());
     }
 }

@@ -1,0 +1,314 @@
+//! What decisions follow from that depend on the machine: its vectors, caches, cores, and what things cost. One value, which is
+//! found out once and can be replaced.
+//!
+//! No bit of a result depends on it. It only chooses which kernels run and how work is cut into pieces.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+/// An instruction set that there are kernels for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// Nothing beyond what every CPU of the architecture has.
+    Portable,
+    /// x86-64 with AVX2, FMA and BMI2: 16 registers of 256 bits.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL besides: 32 registers of 512 bits, mask registers.
+    Avx512,
+    /// aarch64 with NEON: 32 registers of 128 bits.
+    Neon,
+}
+
+impl Isa {
+    /// All of them, the best last.
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512];
+
+    /// The name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+        }
+    }
+
+    /// The set with a name.
+    pub fn named(name: &str) -> Option<Isa> {
+        Isa::ALL.into_iter().find(|isa| isa.name() == name)
+    }
+
+    /// Whether this build has kernels for it: those for other architectures are left out.
+    pub fn is_built(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            Isa::Avx2 | Isa::Avx512 => cfg!(target_arch = "x86_64"),
+            Isa::Neon => cfg!(target_arch = "aarch64"),
+        }
+    }
+
+    /// Whether this CPU runs it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                use std::is_x86_feature_detected as has;
+                has!("avx2") && has!("fma") && has!("bmi2")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                use std::is_x86_feature_detected as has;
+                let wide = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+                wide && Isa::Avx2.is_available()
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 | Isa::Avx512 => false,
+            Isa::Neon => cfg!(target_arch = "aarch64"),
+        }
+    }
+
+    /// The best of this CPU.
+    fn best() -> Isa {
+        Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Portable)
+    }
+}
+
+/// Sizes of the data caches, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caches {
+    /// The first level, of one core.
+    pub l1: usize,
+    /// The second level, of one core.
+    pub l2: usize,
+    /// The third level, of all cores together; where there is none, what memory is taken to keep near.
+    pub l3: usize,
+    /// Addresses so many bytes apart fall into the same set of the first level: its size by its ways. A power of two.
+    pub l1_period: usize,
+}
+
+/// What things cost, on one thread. Times are in nanoseconds; they need not be right, only to order alternatives as a
+/// measurement would.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Costs {
+    /// A multiply-add of a matrix product, for each byte of an element.
+    pub fma_ns: f64,
+    /// A byte read from or written to a cache.
+    pub near_byte_ns: f64,
+    /// A byte read from or written to memory.
+    pub far_byte_ns: f64,
+    /// A call of a kernel that makes one tile of a matrix product.
+    pub tile_ns: f64,
+    /// Bytes of a piece of memory that is so long that the wait for its beginning does not count.
+    pub long_piece: usize,
+    /// Multiply-adds of a matrix product from which on several threads make it.
+    pub split_product: usize,
+    /// Multiply-adds of a product with a vector from which on several threads make it.
+    pub split_vector: usize,
+}
+
+/// A machine to compile for: instruction set, caches, cores, costs. Its values have been checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    isa: Isa,
+    caches: Caches,
+    cores: usize,
+    costs: Costs,
+}
+
+/// A value that no machine has, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadTarget(String);
+
+impl fmt::Display for BadTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadTarget {}
+
+/// Caches of a common size, for CPUs that do not tell theirs.
+const USUAL: Caches = Caches { l1: 32 << 10, l2: 1 << 20, l3: 32 << 20, l1_period: 4096 };
+
+/// Fitted on one thread of a Zen 4 (November 2026, nothing else running): those of products to `cotangent explain --measure`.
+const FITTED: Costs = Costs {
+    fma_ns: 0.0065,
+    near_byte_ns: 0.015,
+    far_byte_ns: 0.08,
+    tile_ns: 8.0,
+    long_piece: 48 << 10,
+    // About 10 µs each.
+    split_product: 2 * 64 * 64 * 64,
+    split_vector: 1 << 17,
+};
+
+impl Target {
+    /// A machine with these values.
+    ///
+    /// # Errors
+    /// [`BadTarget`] names a value that is zero, not a number, or beyond what machines have, or a cache that is smaller than
+    /// that of the level before.
+    pub fn new(isa: Isa, caches: Caches, cores: usize, costs: Costs) -> Result<Target, BadTarget> {
+        let within = |what: &str, value: usize, least: usize, most: usize| match (least..=most).contains(&value) {
+            true => Ok(()),
+            false => Err(BadTarget(format!("{what} of a target must be {least} to {most}, got {value}"))),
+        };
+        let Caches { l1, l2, l3, l1_period } = caches;
+        within("bytes of the first-level cache", l1, 1 << 10, 1 << 24)?;
+        within("bytes of the second-level cache", l2, l1, 1 << 32)?;
+        within("bytes of the third-level cache", l3, l2, 1 << 40)?;
+        within("bytes between addresses of the same cache set", l1_period, 64, l1)?;
+        if !l1_period.is_power_of_two() {
+            let text = format!("bytes between addresses of the same cache set must be a power of two, got {l1_period}");
+            return Err(BadTarget(text));
+        }
+        within("cores", cores, 1, 1 << 16)?;
+        let Costs { fma_ns, near_byte_ns, far_byte_ns, tile_ns, long_piece, split_product, split_vector } = costs;
+        let times =
+            [("fma_ns", fma_ns), ("near_byte_ns", near_byte_ns), ("far_byte_ns", far_byte_ns), ("tile_ns", tile_ns)];
+        for (what, ns) in times {
+            if !(1e-9..=1e9).contains(&ns) {
+                return Err(BadTarget(format!("`{what}` of a target must be 1e-9 to 1e9 nanoseconds, got {ns}")));
+            }
+        }
+        within("`long_piece`", long_piece, 1, 1 << 40)?;
+        within("`split_product`", split_product, 1, usize::MAX)?;
+        within("`split_vector`", split_vector, 1, usize::MAX)?;
+        Ok(Target { isa, caches, cores, costs })
+    }
+
+    /// This machine: what its CPU says about itself, asked once, and costs that were fitted elsewhere.
+    pub fn here() -> &'static Target {
+        static HERE: OnceLock<Target> = OnceLock::new();
+        HERE.get_or_init(|| {
+            let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+            Target { isa: Isa::best(), caches: sane(detect()), cores, costs: FITTED }
+        })
+    }
+
+    /// The same machine with another instruction set.
+    #[must_use]
+    pub fn with_isa(self, isa: Isa) -> Target {
+        Target { isa, ..self }
+    }
+
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The caches.
+    pub fn caches(&self) -> Caches {
+        self.caches
+    }
+
+    /// How many cores a program may use.
+    pub fn cores(&self) -> usize {
+        self.cores
+    }
+
+    /// What things cost.
+    pub fn costs(&self) -> &Costs {
+        &self.costs
+    }
+}
+
+/// Replaces what cannot be: virtual machines report odd values, and some machines have no third level.
+fn sane(found: Caches) -> Caches {
+    let l1 = if (8 << 10..=1 << 20).contains(&found.l1) { found.l1 } else { USUAL.l1 };
+    let l2 = if (2 * l1..=64 << 20).contains(&found.l2) { found.l2 } else { USUAL.l2 };
+    let l3 = if (l2..=1 << 34).contains(&found.l3) { found.l3 } else { 4 * l2 };
+    let is_period = found.l1_period.is_power_of_two() && (64..=l1).contains(&found.l1_period);
+    let l1_period = if is_period { found.l1_period } else { USUAL.l1_period };
+    Caches { l1, l2, l3, l1_period }
+}
+
+/// Reads the cache leaves of `cpuid`: 0x8000001D on AMD, 4 on Intel, with the same layout.
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Caches {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    const AMD: u32 = 0x8000_001d;
+    const INTEL: u32 = 4;
+    let leaf = if __cpuid(0x8000_0000).eax >= AMD {
+        AMD
+    } else if __cpuid(0).eax >= INTEL {
+        INTEL
+    } else {
+        return USUAL;
+    };
+    let mut found = Caches { l1: 0, l2: 0, l3: 0, l1_period: 0 };
+    // Leaves end with kind 0; the limit is for machines that do not end them.
+    for index in 0..8 {
+        let info = __cpuid_count(leaf, index);
+        let (kind, level) = (info.eax & 31, info.eax >> 5 & 7);
+        let field = |shift: u32, bits: u32| (info.ebx >> shift & ((1 << bits) - 1)) as usize + 1;
+        let period = field(0, 12) * (info.ecx as usize + 1);
+        let bytes = period * field(12, 10) * field(22, 10);
+        match (kind, level) {
+            (0, _) => break,
+            (1 | 3, 1) => (found.l1, found.l1_period) = (bytes, period),
+            (1 | 3, 2) => found.l2 = bytes,
+            (1 | 3, 3) => found.l3 = bytes,
+            _ => {}
+        }
+    }
+    found
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> Caches {
+    USUAL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_plausible() {
+        let here = Target::here();
+        let Target { isa, caches, cores, costs } = here.clone();
+        assert_eq!(Target::new(isa, caches, cores, costs).as_ref(), Ok(here));
+        assert!(isa.is_available() && isa.is_built());
+        assert!(caches.l1 >= 8 << 10 && caches.l1 < caches.l2, "{caches:?}");
+    }
+
+    #[test]
+    fn what_a_machine_does_not_tell_is_replaced() {
+        let nothing = Caches { l1: 0, l2: 0, l3: 0, l1_period: 0 };
+        assert_eq!(sane(nothing), Caches { l3: 4 << 20, ..USUAL });
+        assert_eq!(sane(USUAL), USUAL);
+        assert_eq!(sane(Caches { l1_period: 4095, ..USUAL }), USUAL);
+    }
+
+    #[test]
+    fn names_are_those_of_the_sets() {
+        for isa in Isa::ALL {
+            assert_eq!(Isa::named(isa.name()), Some(isa));
+            assert!(isa.is_built() || !isa.is_available());
+        }
+        assert_eq!(Isa::named("avx9000"), None);
+    }
+
+    #[test]
+    fn values_that_no_machine_has_are_refused() {
+        let good = |caches: Caches, cores, costs| Target::new(Isa::Portable, caches, cores, costs);
+        assert!(good(USUAL, 1, FITTED).is_ok());
+        let refused = |target: Result<Target, BadTarget>, text: &str| {
+            let error = target.unwrap_err().to_string();
+            assert!(error.contains(text), "{error}");
+        };
+        refused(good(Caches { l1: 0, ..USUAL }, 1, FITTED), "first-level");
+        refused(good(Caches { l2: 1, ..USUAL }, 1, FITTED), "second-level cache of a target must be 32768 to");
+        refused(good(Caches { l3: usize::MAX, ..USUAL }, 1, FITTED), "third-level");
+        refused(good(Caches { l1_period: 1000, ..USUAL }, 1, FITTED), "power of two, got 1000");
+        refused(good(Caches { l1_period: 0, ..USUAL }, 1, FITTED), "cache set");
+        refused(good(USUAL, 0, FITTED), "cores of a target must be 1 to 65536, got 0");
+        for ns in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            refused(good(USUAL, 1, Costs { fma_ns: ns, ..FITTED }), "`fma_ns`");
+            refused(good(USUAL, 1, Costs { tile_ns: ns, ..FITTED }), "`tile_ns`");
+        }
+        refused(good(USUAL, 1, Costs { split_vector: 0, ..FITTED }), "`split_vector`");
+    }
+}
