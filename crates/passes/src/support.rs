@@ -406,7 +406,8 @@ struct Zeros<'g> {
 /// The zeros of cotangents that a sweep has made.
 #[derive(Default)]
 pub struct Supports<'g> {
-    known: FxHashMap<NodeId, Zeros<'g>>,
+    /// `None` for what depends on no cotangent.
+    known: FxHashMap<NodeId, Option<Zeros<'g>>>,
 }
 
 impl<'g> Supports<'g> {
@@ -437,7 +438,7 @@ struct Analysis<'g, 'a> {
     dy: Tensor<'g>,
     support: &'a Support<'g>,
     first: NodeId,
-    known: &'a mut FxHashMap<NodeId, Zeros<'g>>,
+    known: &'a mut FxHashMap<NodeId, Option<Zeros<'g>>>,
 }
 
 impl<'g> Analysis<'g, '_> {
@@ -448,19 +449,17 @@ impl<'g> Analysis<'g, '_> {
         }
         // An equal node may have been made by another rule.
         if let Some(known) = self.known.get(&id) {
-            return Some(known.clone());
+            return known.clone();
         }
         if id < self.first {
             return None;
         }
         let node = self.g.with_graph(|graph| graph.node(id).clone());
         let operands: SmallVec<[Option<Zeros<'g>>; 3]> = node.inputs.iter().map(|&i| self.zeros(i)).collect();
-        if operands.iter().all(Option::is_none) {
-            return None;
-        }
-        let zeros = self.combined(&node, &operands);
+        let depends = operands.iter().any(Option::is_some);
+        let zeros = depends.then(|| self.combined(&node, &operands));
         self.known.insert(id, zeros.clone());
-        Some(zeros)
+        zeros
     }
 
     /// The zeros of a node that depends on the cotangent through some of its operands.

@@ -94,7 +94,7 @@ fn extreme_vjp<'g>(cx: &VjpCx<'g, '_>) -> Tensor<'g> {
 }
 
 /// The least of the places where `hit` holds, which it does somewhere in each group.
-fn first_place<'g>(hit: Tensor<'g>, place: Tensor<'g>, axes: &[usize]) -> Tensor<'g> {
+pub(crate) fn first_place<'g>(hit: Tensor<'g>, place: Tensor<'g>, axes: &[usize]) -> Tensor<'g> {
     let beyond: i64 = if place.dtype() == DType::I32 { i32::MAX.into() } else { i64::MAX };
     hit.select(place, place.constant_like(beyond)).min_over(axes)
 }
@@ -105,7 +105,7 @@ pub(crate) fn index_type(n: usize) -> DType {
 }
 
 /// The row-major position of each element of `x` within its group of reduced axes.
-fn linear_index<'g>(x: Tensor<'g>, axes: &[usize]) -> Tensor<'g> {
+pub(crate) fn linear_index<'g>(x: Tensor<'g>, axes: &[usize]) -> Tensor<'g> {
     let shape = x.shape();
     let dtype = index_type(axes.iter().map(|&a| shape[a]).product());
     let mut index = x.builder().scalar(0.0, dtype).broadcast_to(shape.clone());

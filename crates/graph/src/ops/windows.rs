@@ -633,13 +633,7 @@ impl<'g> Tensor<'g> {
     /// there is padding, which is of zeros.
     #[track_caller]
     pub fn windows(self, windows: &Windows) -> Tensor<'g> {
-        self.padded_windows(windows, 0.0.into())
-    }
-
-    #[track_caller]
-    pub(super) fn padded_windows(self, windows: &Windows, border: Number) -> Tensor<'g> {
-        let border = if windows.has_padding() { border } else { Number::of(0.0) };
-        self.of_windows(&WINDOWS, windows, |attrs| attrs.with("value", border))
+        self.of_windows(&WINDOWS, windows, |attrs| attrs.with("value", Number::of(0.0)))
     }
 
     /// An op with the attributes of windows and more.

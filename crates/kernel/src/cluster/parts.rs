@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use cotangent_graph::eval::reduction_groups;
 use cotangent_graph::op::{Fault, ScalarCx, ViewMap};
+use cotangent_graph::ops::view::PAD;
 use cotangent_graph::{Graph, Lower, Node, NodeId, Output, Role, Shape, Source, StepCx};
 use cotangent_scalar::BodyBuilder;
 use smallvec::SmallVec;
@@ -13,6 +14,9 @@ use super::{At, ClusterOptions, Fusion, Part, Read};
 
 /// Scalar operations that a random number is taken to cost.
 const RNG_OPS: usize = 100;
+
+/// Elements of a run beside which a choice by index is little.
+const LONG_RUN: usize = 32;
 
 /// What every node is to the clusterer, before anything is fused.
 pub(super) struct Roles {
@@ -151,7 +155,9 @@ impl Roles {
                     leaves[i] = node.inputs.iter().map(|k| leaves[k.index()]).sum();
                     repeated[i] = self.ops[i];
                 }
-                (Part::Value, Lower::Scalar(_)) if recomputes && !needs_memory => {
+                (Part::Value, Lower::Scalar(_)) | (Part::Opaque, Lower::Join)
+                    if recomputes && !needs_memory && (part == Part::Value || has_long_runs(graph, node)) =>
+                {
                     let n_leaves: f64 = node.inputs.iter().map(|k| leaves[k.index()]).sum();
                     let live_readers = || readers[i].iter().copied().filter(|r| live[r.index()]);
                     let k = live_readers().count() as f64;
@@ -211,6 +217,16 @@ fn stored_anyway(graph: &Graph, live: &[bool]) -> Vec<bool> {
     stored
 }
 
+/// Whether a node puts a border around runs of elements that are long beside the choice by index that each then costs.
+fn has_long_runs(graph: &Graph, node: &Node) -> bool {
+    if !node.is(&PAD) {
+        return false;
+    }
+    let (from, low, high) = (graph.ty(node.inputs[0]).shape(), node.attrs.sizes("low"), node.attrs.sizes("high"));
+    let inside = (0..from.rank()).rev().take_while(|&axis| low[axis] == 0 && high[axis] == 0);
+    inside.map(|axis| from[axis]).product::<usize>() >= LONG_RUN
+}
+
 /// Whether a reader can recompute a value at whatever index it reads.
 pub(super) fn sees_through(graph: &Graph, value: NodeId, reader: NodeId) -> bool {
     let node = graph.node(reader);
@@ -228,6 +244,8 @@ pub(crate) fn own_ops(graph: &Graph, id: NodeId) -> usize {
         Lower::Scalar(_) => scalar_ops(graph, node).unwrap_or(1),
         Lower::Source(Source::Rng) => RNG_OPS,
         Lower::Gemm => 0,
+        // Of an element beside a border: the choice. What it depends on is known once for a row.
+        Lower::Join => 2,
         _ => 1,
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct WrittenOut {
 /// Elements of a window that is written out at most: as many as the order of column reductions combines one after the other.
 const MOST_TAPS: usize = COLUMN_BLOCK;
 
-/// Operations that a border is taken to cost in the body of its reader.
+/// Instructions that a border is taken to be in the body of its reader.
 const BORDER_OPS: usize = 8;
 
 impl WrittenOut {

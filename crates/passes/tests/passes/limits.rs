@@ -126,3 +126,16 @@ fn the_interpreter_and_the_gradient_check_end_within_the_limits() {
     assert_eq!(interpret(&source, &environment(&source, 3).unwrap()).unwrap().len(), 1);
     assert!(optimize(&source, &PassOptions::checked(1)).is_ok());
 }
+
+/// The rule of `max_pool` compares elements one after the other, each with what the ones before gave, which it reads twice.
+#[test]
+fn terms_of_a_rule_are_looked_at_once_however_often_they_are_read() {
+    let source = cotangent_graph::build(|g| {
+        let x = g.input("x", cotangent_graph::DType::F64, [16, 16]);
+        let y = x.max_pool(&cotangent_graph::ops::windows::Windows::new([0, 1], &[8, 8])).sum();
+        g.output("dx", g.grad(y, &[x])[0]);
+    })
+    .unwrap();
+    let done = optimize(&source, &limited(1 << 16)).unwrap_or_else(|error| panic!("{error}"));
+    assert!(done.graph.n_nodes() < 4096, "{}", done.graph.n_nodes());
+}
