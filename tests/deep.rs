@@ -130,16 +130,22 @@ fn views_below_reductions() {
     });
 }
 
-/// Bodies that call each other, `depth` deep.
+/// Bodies that call each other, `depth` deep; `link` makes the result of each from the one inside and its operand.
+fn chain_of_bodies(
+    g: &GraphBuilder,
+    depth: usize,
+    link: impl for<'g> Fn(&'g GraphBuilder, &Body, Tensor<'g>) -> Tensor<'g> + Copy,
+) -> Body {
+    let ty = Type::tensor(F32, [2, 2]);
+    let innermost = g.body("b0", std::slice::from_ref(&ty), |_, v| vec![v[0].tanh()]);
+    (1..depth).fold(innermost, |inner, k| {
+        g.body(&format!("b{k}"), std::slice::from_ref(&ty), move |g, v| vec![link(g, &inner, v[0])])
+    })
+}
+
 fn nested(depth: usize) -> Result<Graph, Diags> {
     build(|g| {
-        let ty = Type::tensor(F32, [2, 2]);
-        let mut body = g.body("b0", std::slice::from_ref(&ty), |_, v| vec![v[0].tanh()]);
-        for k in 1..depth {
-            let inner = body.clone();
-            body =
-                g.body(&format!("b{k}"), std::slice::from_ref(&ty), move |g, v| vec![g.call(&inner, &[v[0]])[0] * 0.5]);
-        }
+        let body = chain_of_bodies(g, depth, |g, inner, x| g.call(inner, &[x])[0] * 0.999);
         let x = g.input("x", F32, [2, 2]);
         let y = g.call(&body, &[x])[0];
         g.output("y", y);
@@ -150,24 +156,39 @@ fn nested(depth: usize) -> Result<Graph, Diags> {
 #[test]
 fn bodies_nest_as_deep_as_they_may() {
     on_a_small_stack(|| {
-        let graph = nested(64).unwrap_or_else(|diags| panic!("{diags}"));
+        let graph = nested(1000).unwrap_or_else(|diags| panic!("{diags}"));
         everything(&graph);
         let x = array![[0.5f32, -0.25], [0.125, 0.75]];
         let value = interpret(&graph, &Env::default().with("x", x)).unwrap_or_else(|diag| panic!("{diag}"));
         assert_eq!(value.len(), 2);
+        let check = cotangent::passes::gradcheck::GradCheck { loss: Some("s".into()), ..Default::default() };
+        let graph = build(|g| {
+            let body = chain_of_bodies(g, 1000, |g, inner, x| g.call(inner, &[x])[0] * 0.999);
+            g.output("s", g.call(&body, &[g.param("w", F32, [2, 2], Init::normal(0.0, 1.0))])[0].sum());
+        });
+        let report = cotangent::passes::gradcheck::check_gradients(&graph.unwrap(), &check).unwrap();
+        assert!(report.passed() && !report.entries.is_empty(), "{report}");
     });
 }
 
 #[test]
 fn bodies_that_nest_deeper_are_an_error() {
     on_a_small_stack(|| {
-        for depth in [65, 1000] {
+        for depth in [4097, 5000] {
             let diags = nested(depth).expect_err("too deep");
             assert_eq!(diags.0[0].code, Code::TooLarge, "{diags}");
         }
+        // So are gradients inside of deep ones.
+        let graph = build(|g| {
+            let body = chain_of_bodies(g, 65, |g, inner, x| g.grad(g.call(inner, &[x])[0].sum(), &[x])[0]);
+            g.output("y", g.call(&body, &[g.input("x", F32, [2, 2])])[0]);
+        })
+        .unwrap();
+        let error = Compiler::new().compile(&graph).expect_err("too deep").to_string();
+        assert!(error.contains("takes a gradient inside of bodies that nest more than 64 deep"), "{error}");
         // In text as well: what is open is closed, and one error is reported.
-        let open: String = (0..1000).map(|k| format!("body 0 @b{k} {{\n")).collect();
-        let text = format!("cotangent 1\ngraph @deep {{\n{open}{}}}\n", "}\n".repeat(1000));
+        let open: String = (0..5000).map(|k| format!("body 0 @b{k} {{\n")).collect();
+        let text = format!("cotangent 1\ngraph @deep {{\n{open}{}}}\n", "}\n".repeat(5000));
         let diags = text::parse(&text, "deep.ct", &Registry::builtin()).expect_err("too deep");
         assert_eq!(diags.0[0].code, Code::TooLarge, "{diags}");
     });

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use cotangent_scalar::plain::is_hidden;
 
 use crate::attrs::Attr;
-use crate::ir::{Graph, Node, NodeId, Role};
+use crate::ir::{Graph, Node, NodeId, Role, Walk};
 use crate::op::{Lower, OpTraits, Source};
 use crate::text::print::{attr, post_order};
 
@@ -28,7 +28,24 @@ pub fn dot(graph: &Graph, options: &DotOptions) -> String {
     out.push_str("  rankdir=TB;\n");
     out.push_str("  node [shape=box, style=\"rounded,filled\", fontname=\"Helvetica\", fontsize=10];\n");
     out.push_str("  edge [fontname=\"Helvetica\", fontsize=8, arrowsize=0.7];\n");
-    draw(graph, options, "", "  ", &mut out);
+    // The prefixes of the graphs that are open: bodies are numbered through.
+    let (mut prefixes, mut n_bodies, inside) = (Vec::new(), 0, DotOptions::default());
+    graph.walk(|station| match station {
+        Walk::Enter(_, None) => prefixes.push(String::new()),
+        Walk::Enter(body, Some(k)) => {
+            let label = quoted(&format!("body {k} @{}", body.name()));
+            let _ = writeln!(out, "  subgraph \"cluster_body{n_bodies}\" {{\n  label={label};");
+            prefixes.push(format!("b{n_bodies}_"));
+            n_bodies += 1;
+        }
+        Walk::Leave(graph) => {
+            let prefix = prefixes.pop().unwrap_or_default();
+            draw(graph, if prefixes.is_empty() { options } else { &inside }, &prefix, "  ", &mut out);
+            if !prefixes.is_empty() {
+                out.push_str("  }\n");
+            }
+        }
+    });
     out.push_str("}\n");
     out
 }
@@ -36,12 +53,6 @@ pub fn dot(graph: &Graph, options: &DotOptions) -> String {
 fn draw(graph: &Graph, options: &DotOptions, prefix: &str, indent: &str, out: &mut String) {
     let order = post_order(graph);
     let number: HashMap<NodeId, usize> = order.iter().enumerate().map(|(n, &id)| (id, n)).collect();
-    for (k, body) in graph.bodies().iter().enumerate() {
-        let label = quoted(&format!("body {k} @{}", body.name()));
-        let _ = writeln!(out, "{indent}subgraph \"cluster_{prefix}body{k}\" {{\n{indent}  label={label};");
-        draw(body, &DotOptions::default(), &format!("{prefix}b{k}_"), &format!("{indent}  "), out);
-        let _ = writeln!(out, "{indent}}}");
-    }
     let mut placed = HashSet::new();
     for (k, (label, members)) in options.clusters.iter().enumerate() {
         let _ = writeln!(out, "{indent}subgraph \"cluster_{prefix}{k}\" {{");

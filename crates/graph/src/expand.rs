@@ -3,16 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::builder::{GraphBuilder, Tensor};
 use crate::diag::{Code, Diag, Diags, Loc};
-use crate::ir::{Graph, MAX_BODY_DEPTH, Node, NodeId, OpRef, Output, Role};
+use crate::ir::{Graph, Inputs, Node, NodeId, OpRef, Output, Role};
+use crate::limits::Limits;
 use crate::op::{ExpandCx, Fault, Lower, Source};
 use crate::types::Type;
 
 /// How deep composites may be made of composites: calls of bodies that nest as deep as they may, and composites in these.
-pub const MAX_EXPANSION_DEPTH: usize = 2 * MAX_BODY_DEPTH;
+pub const MAX_EXPANSION_DEPTH: usize = 2 * MAX_CALLS;
 
 /// The error where composites are nested deeper, as one that holds itself is.
 pub fn too_deep() -> Diag {
@@ -108,6 +109,117 @@ pub fn one_op_graph(graph: &Graph, id: NodeId) -> Result<Graph, Diags> {
         builder.output(&k.to_string(), result);
     }
     builder.finish()
+}
+
+/// Calls that may hold each other before they are replaced by what they call: what goes into a call stays on the stack.
+const MAX_CALLS: usize = 64;
+
+/// The graph with bodies that hold no calls, if it had deeper ones than may be gone into one by one; and where its nodes are now.
+///
+/// # Errors
+/// `E0116` if that is more nodes than the limits allow, `E0106` if one of the deep bodies holds a `grad`.
+pub fn with_flat_bodies(graph: &Graph, limits: Limits) -> Result<Option<(Graph, Vec<NodeId>)>, Diag> {
+    if graph.body_depth() <= MAX_CALLS {
+        return Ok(None);
+    }
+    let grad = graph.all_bodies().into_iter().find_map(|body| {
+        let grad = body.nodes().iter().find(|node| matches!(node.op.lower, Lower::Grad));
+        grad.map(|node| (body.name(), node.origin.loc()))
+    });
+    if let Some((name, at)) = grad {
+        let text = format!("the body @{name} takes a gradient inside of bodies that nest more than {MAX_CALLS} deep");
+        return Err(Diag::new(Code::TooLarge, text).at(at).help("take the gradient outside of the bodies"));
+    }
+    let mut out = Graph::with_registry(Arc::clone(graph.name()), graph.registry());
+    let mut bodies = Vec::with_capacity(graph.bodies().len());
+    for body in graph.bodies() {
+        let builder = GraphBuilder::like(body);
+        builder.count_from(0, limits);
+        let inputs: Vec<Tensor<'_>> =
+            body.inputs().map(|(_, node)| copied(&builder, node, Default::default())).collect();
+        for (output, value) in body.outputs().iter().zip(inline_deep(&builder, body, &inputs)?) {
+            builder.output(&output.name, value);
+        }
+        let flat = builder.finish().map_err(|mut diags| diags.0.swap_remove(0))?;
+        bodies.push(out.add_body(Arc::new(flat)).map_err(Fault::diag)?);
+    }
+    let mut places: Vec<NodeId> = Vec::with_capacity(graph.n_nodes());
+    for node in graph.nodes() {
+        let inputs = node.inputs.iter().map(|input| places[input.index()]).collect();
+        let attrs = node.attrs.map_bodies(|body| bodies[body.index()]);
+        places.push(out.add(node.op, inputs, attrs, node.ty.clone(), node.origin.clone()).map_err(Fault::diag)?);
+    }
+    for output in graph.outputs() {
+        let role = match output.role {
+            Role::Result => Role::Result,
+            Role::Update(target) => Role::Update(places[target.index()]),
+        };
+        let output = Output { name: Arc::clone(&output.name), value: places[output.value.index()], role };
+        out.add_output(output).map_err(Fault::diag)?;
+    }
+    Ok(Some((out, places)))
+}
+
+fn copied<'g>(builder: &'g GraphBuilder, node: &Node, operands: Inputs) -> Tensor<'g> {
+    builder.push_node(node.op, operands, node.attrs.clone(), node.ty.clone(), node.origin.clone())
+}
+
+/// A body on the way through the bodies that it calls.
+struct Inlined<'a, 'g> {
+    body: &'a Graph,
+    /// What the nodes so far became: of a call its results.
+    made: Vec<SmallVec<[Tensor<'g>; 1]>>,
+    /// What its inputs stand for, those that are still to come.
+    operands: smallvec::IntoIter<[Tensor<'g>; 4]>,
+}
+
+/// Copies a closed body, and what it calls, into `builder`; its results.
+fn inline_deep<'g>(
+    builder: &'g GraphBuilder,
+    body: &Graph,
+    operands: &[Tensor<'g>],
+) -> Result<SmallVec<[Tensor<'g>; 1]>, Diag> {
+    let enter =
+        |body, operands: SmallVec<[Tensor<'g>; 4]>| Inlined { body, made: Vec::new(), operands: operands.into_iter() };
+    let mut open = vec![enter(body, SmallVec::from_slice(operands))];
+    while let Some(current) = open.last_mut() {
+        let body = current.body;
+        let Some(node) = body.nodes().get(current.made.len()) else {
+            let results = body.outputs().iter().map(|output| current.made[output.value.index()][0]).collect();
+            open.pop();
+            match open.last_mut() {
+                Some(caller) => caller.made.push(results),
+                None => return Ok(results),
+            }
+            continue;
+        };
+        if builder.is_full() {
+            return Err(builder.limits().too_many_nodes(node.origin.loc()));
+        }
+        let operands = |made: &[SmallVec<[Tensor<'g>; 1]>]| node.inputs.iter().map(|i| made[i.index()][0]).collect();
+        match &node.op.lower {
+            Lower::Source(Source::Input) => {
+                let operand = current.operands.next().unwrap_or_else(|| builder.poisoned());
+                current.made.push(smallvec![operand]);
+            }
+            Lower::Item if body.called(body.node(node.inputs[0])).is_some() => {
+                let result = current.made[node.inputs[0].index()][node.attrs.size("index")];
+                current.made.push(smallvec![result]);
+            }
+            _ => match body.called(node) {
+                Some(inner) => {
+                    let inner = enter(inner, operands(&current.made));
+                    open.push(inner);
+                }
+                None => {
+                    let operands: SmallVec<[Tensor<'g>; 4]> = operands(&current.made);
+                    let made = copied(builder, node, operands.iter().map(|t| t.id()).collect());
+                    current.made.push(smallvec![made]);
+                }
+            },
+        }
+    }
+    Ok(SmallVec::new())
 }
 
 /// Copies a closed body into `builder` with its inputs replaced; returns its results.

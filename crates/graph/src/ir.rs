@@ -31,7 +31,7 @@ use crate::types::Type;
 use crate::verify::{Stage, verify};
 
 /// How deep bodies may nest.
-pub const MAX_BODY_DEPTH: usize = 64;
+pub const MAX_BODY_DEPTH: usize = 4096;
 
 /// How many nodes a graph may have: ids below are none that stands for something else.
 const MAX_NODES: usize = u32::MAX as usize - 1;
@@ -234,7 +234,7 @@ pub struct Graph {
     nodes: Vec<Node>,
     outputs: Vec<Output>,
     checks: Vec<NodeId>,
-    bodies: Vec<Arc<Graph>>,
+    bodies: Bodies,
     /// How deep its bodies nest, and how many nodes they have in all.
     depth: usize,
     n_body_nodes: usize,
@@ -253,7 +253,81 @@ pub struct Graph {
     errors: OnceLock<Vec<String>>,
 }
 
+/// The bodies of a graph. They nest deep, so they are dropped one by one.
+#[derive(Clone, Default)]
+struct Bodies(Vec<Arc<Graph>>);
+
+impl Drop for Bodies {
+    fn drop(&mut self) {
+        let mut all = std::mem::take(&mut self.0);
+        while let Some(body) = all.pop() {
+            if let Ok(mut body) = Arc::try_unwrap(body) {
+                all.append(&mut body.bodies.0);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Bodies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|body| &body.name)).finish()
+    }
+}
+
+/// A station of a walk through a graph and its bodies.
+pub enum Walk<'a> {
+    /// At a graph, before its bodies: its number in its own graph, if it is a body.
+    Enter(&'a Graph, Option<usize>),
+    /// At the same graph, after them.
+    Leave(&'a Graph),
+}
+
 impl Graph {
+    /// Goes through this graph and, in every place where they are, its bodies, those of a body before those that follow it.
+    pub fn walk<'a>(&'a self, mut visit: impl FnMut(Walk<'a>)) {
+        let mut open = vec![(self, 0)];
+        visit(Walk::Enter(self, None));
+        while let Some((graph, next)) = open.last_mut() {
+            match graph.bodies().get(*next) {
+                Some(body) => {
+                    visit(Walk::Enter(body, Some(*next)));
+                    *next += 1;
+                    open.push((body, 0));
+                }
+                None => {
+                    visit(Walk::Leave(graph));
+                    open.pop();
+                }
+            }
+        }
+    }
+
+    /// All bodies, each once, the innermost first.
+    pub fn all_bodies(&self) -> Vec<&Arc<Graph>> {
+        let (mut seen, mut all): (FxHashSet<*const Graph>, Vec<&Arc<Graph>>) = Default::default();
+        let mut open: Vec<(&[Arc<Graph>], usize)> = vec![(self.bodies(), 0)];
+        while let Some((bodies, next)) = open.last_mut() {
+            match bodies.get(*next) {
+                Some(body) if seen.insert(Arc::as_ptr(body)) => open.push((body.bodies(), 0)),
+                Some(_) => *next += 1,
+                None => {
+                    open.pop();
+                    // What has ended is a body of the graph that is open now.
+                    if let Some((bodies, next)) = open.last_mut() {
+                        all.push(&bodies[*next]);
+                        *next += 1;
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// How deep its bodies nest.
+    pub fn body_depth(&self) -> usize {
+        self.depth
+    }
+
     /// An empty graph of built-in ops.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Graph { name: name.into(), ..Graph::default() }
@@ -309,18 +383,18 @@ impl Graph {
 
     /// The bodies that region ops refer to.
     pub fn bodies(&self) -> &[Arc<Graph>] {
-        &self.bodies
+        &self.bodies.0
     }
 
     /// A body.
     pub fn body(&self, id: BodyId) -> &Arc<Graph> {
-        &self.bodies[id.index()]
+        &self.bodies.0[id.index()]
     }
 
     /// The body that a node calls, if it is a call.
     pub fn called(&self, node: &Node) -> Option<&Arc<Graph>> {
         let is_call = std::ptr::eq(node.op.0, &CALL);
-        node.attrs.body("body").filter(|_| is_call).and_then(|id| self.bodies.get(id.index()))
+        node.attrs.body("body").filter(|_| is_call).and_then(|id| self.bodies.0.get(id.index()))
     }
 
     /// Number of nodes.
@@ -372,7 +446,7 @@ impl Graph {
         }
         for (_, attr) in attrs.iter() {
             if let Attr::Body(id) = attr
-                && id.index() >= self.bodies.len()
+                && id.index() >= self.bodies.0.len()
             {
                 return missing(format_args!("body {}", id.0));
             }
@@ -391,7 +465,7 @@ impl Graph {
 
     /// Whether an op tests run-time values: a check, or a call of a body that has one.
     fn is_check(&self, op: OpRef, attrs: &Attrs) -> bool {
-        let body = |attr: &Attr| if let Attr::Body(id) = attr { self.bodies.get(id.index()) } else { None };
+        let body = |attr: &Attr| if let Attr::Body(id) = attr { self.bodies.0.get(id.index()) } else { None };
         let checks = |attr: &Attr| body(attr).is_some_and(|body| !body.checks.is_empty());
         matches!(op.lower, Lower::Check(_)) || attrs.iter().any(|(_, attr)| checks(attr))
     }
@@ -417,10 +491,10 @@ impl Graph {
         if depth > MAX_BODY_DEPTH {
             return refuse(format!("the body @{} would make bodies nest more than {MAX_BODY_DEPTH} deep", body.name));
         }
-        let id = BodyId(self.bodies.len() as u32);
+        let id = BodyId(self.bodies.0.len() as u32);
         let same = self.body_index.entry(body.fingerprint()).or_default();
         let is_equal = |known: &Arc<Graph>| Arc::ptr_eq(known, &body) || known.to_string() == body.to_string();
-        if let Some(&known) = same.iter().find(|known| is_equal(&self.bodies[known.index()])) {
+        if let Some(&known) = same.iter().find(|known| is_equal(&self.bodies.0[known.index()])) {
             return Ok(known);
         }
         if n_nodes > MAX_BODY_NODES {
@@ -429,7 +503,7 @@ impl Graph {
         self.registry.merge(&body.registry)?;
         same.push(id);
         (self.depth, self.n_body_nodes) = (self.depth.max(depth), n_nodes);
-        self.bodies.push(body);
+        self.bodies.0.push(body);
         self.changed();
         Ok(id)
     }
@@ -478,7 +552,7 @@ impl Graph {
             for output in &self.outputs {
                 (&output.name, number[output.value.index()]).hash(&mut hasher);
             }
-            self.bodies.iter().for_each(|body| body.fingerprint().hash(&mut hasher));
+            self.bodies.0.iter().for_each(|body| body.fingerprint().hash(&mut hasher));
             hasher.finish()
         })
     }

@@ -6,6 +6,7 @@
 //! depend on its name alone, so that they stay when a graph around it changes.
 
 use cotangent_host::float::in_default;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -228,13 +229,22 @@ const MAX_DEPTH: usize = 64;
 
 /// For each node, the bound that its values must stay below because they are used as indices.
 fn index_bounds(graph: &Graph, depth: usize) -> Vec<Option<usize>> {
-    let mut bounds: Vec<Option<usize>> = vec![None; graph.n_nodes()];
     // A body uses its inputs alike wherever it is called.
-    let of_body = |body: &Arc<Graph>| {
-        let within = index_bounds(body, depth);
-        body.inputs().map(|(id, _)| within[id.index()]).collect::<Vec<_>>()
-    };
-    let of_bodies: Vec<Vec<Option<usize>>> = graph.bodies().iter().map(of_body).collect();
+    let mut of_bodies = HashMap::new();
+    for body in graph.all_bodies() {
+        let within = index_bounds_of_one(body, depth, &of_bodies);
+        of_bodies.insert(Arc::as_ptr(body), body.inputs().map(|(id, _)| within[id.index()]).collect());
+    }
+    index_bounds_of_one(graph, depth, &of_bodies)
+}
+
+/// The same, given the bounds of the inputs of its bodies.
+fn index_bounds_of_one(
+    graph: &Graph,
+    depth: usize,
+    of_bodies: &HashMap<*const Graph, Vec<Option<usize>>>,
+) -> Vec<Option<usize>> {
+    let mut bounds: Vec<Option<usize>> = vec![None; graph.n_nodes()];
     for id in graph.ids().rev() {
         let node = graph.node(id);
         let own = bounds[id.index()];
@@ -257,8 +267,11 @@ fn index_bounds(graph: &Graph, depth: usize) -> Vec<Option<usize>> {
                 node.inputs.iter().for_each(|&input| tighten(&mut bounds, input, own));
             }
             Lower::Expand(_) if graph.called(node).is_some() => {
-                let within = node.attrs.body("body").map_or(&[][..], |body| &of_bodies[body.index()]);
-                node.inputs.iter().zip(within).for_each(|(&input, &bound)| tighten(&mut bounds, input, bound));
+                let within = graph.called(node).and_then(|body| of_bodies.get(&Arc::as_ptr(body)));
+                node.inputs
+                    .iter()
+                    .zip(within.into_iter().flatten())
+                    .for_each(|(&input, &bound)| tighten(&mut bounds, input, bound));
             }
             // A composite uses its operands as its expansion does.
             Lower::Expand(_) if depth > 0 && node.inputs.iter().any(|&i| is_integer(graph, i)) => {
@@ -292,11 +305,21 @@ fn tighten(bounds: &mut [Option<usize>], input: NodeId, bound: Option<usize>) {
 /// # Errors
 /// If the graph is not well formed, or an op takes f32 alone.
 pub fn to_f64(graph: &Graph) -> Result<Graph, Diag> {
+    let mut wide = HashMap::new();
+    for body in graph.all_bodies() {
+        let new = Arc::new(one_to_f64(body, &wide)?);
+        wide.insert(Arc::as_ptr(body), new);
+    }
+    one_to_f64(graph, &wide)
+}
+
+/// The same, given what its bodies became.
+fn one_to_f64(graph: &Graph, wide: &HashMap<*const Graph, Arc<Graph>>) -> Result<Graph, Diag> {
     let mut out = Graph::with_registry(Arc::clone(graph.name()), graph.registry());
     let refused = |fault: Fault| fault.diag().at(Loc::Internal);
     let mut bodies = Vec::with_capacity(graph.bodies().len());
     for body in graph.bodies() {
-        bodies.push(out.add_body(Arc::new(to_f64(body)?)).map_err(refused)?);
+        bodies.push(out.add_body(Arc::clone(&wide[&Arc::as_ptr(body)])).map_err(refused)?);
     }
     let mut map: Vec<NodeId> = Vec::with_capacity(graph.n_nodes());
     for node in graph.nodes() {

@@ -32,6 +32,17 @@ pub enum Stage {
 
 /// Everything that is wrong with a graph; empty if it is well formed.
 pub fn verify(graph: &Graph, stage: Stage) -> Vec<String> {
+    let mut errors = verify_one(graph, stage);
+    for body in graph.all_bodies() {
+        let outside = closed(body).err().map(|diag| diag.message);
+        let of_body = verify_one(body, stage).into_iter().chain(outside);
+        errors.extend(of_body.map(|e| format!("in body @{}: {e}", body.name())));
+    }
+    errors
+}
+
+/// The same without its bodies.
+fn verify_one(graph: &Graph, stage: Stage) -> Vec<String> {
     let mut errors = Vec::new();
     let mut names = HashSet::new();
     for id in graph.ids() {
@@ -56,12 +67,6 @@ pub fn verify(graph: &Graph, stage: Stage) -> Vec<String> {
         }
     }
     verify_outputs(graph, &mut errors);
-    for body in graph.bodies() {
-        errors.extend(verify(body, stage).into_iter().map(|e| format!("in body @{}: {e}", body.name())));
-        if let Err(diag) = closed(body) {
-            errors.push(format!("in body @{}: {}", body.name(), diag.message));
-        }
-    }
     errors
 }
 

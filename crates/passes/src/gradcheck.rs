@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
+use cotangent_graph::expand::with_flat_bodies;
 use cotangent_graph::interp::{Value, interpret, interpret_nodes};
 use cotangent_graph::memory;
 use cotangent_graph::samples::{Sampler, environment, to_f64, wide_env};
@@ -234,6 +235,8 @@ fn check_numbers(options: &GradCheck) -> Result<(), PassError> {
 fn check(graph: &Graph, options: &GradCheck) -> Result<GradReport, PassError> {
     check_numbers(options)?;
     let wide = to_f64(graph)?;
+    let flat = with_flat_bodies(&wide, options.limits)?;
+    let wide = flat.map_or(wide, |(flat, _)| flat);
     // Values of this graph, of its derivatives and of the differences are there at once.
     let held = wide.nodes().iter().map(|node| node.ty.n_bytes()).fold(0, usize::saturating_add);
     memory::ask("checking the gradient", wide.nodes().iter(), held.saturating_mul(3))?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use cotangent_graph::expand::with_flat_bodies;
 use cotangent_graph::{Code, CompilerBug, Diag, Graph, Loc, Lower, Stage, verify};
 use cotangent_host::files::{WriteError, write_report};
 use cotangent_host::float::in_default;
@@ -94,6 +95,8 @@ fn run_all(passes: &[&dyn Pass], graph: &Graph, options: &PassOptions) -> Result
     let chosen = choose(passes, options)?;
     // Passes and what follows rely on it, so it is looked at in release builds too.
     CompilerBug::guard("source", || graph.well_formed())??;
+    let flat = with_flat_bodies(graph, options.limits)?;
+    let graph = flat.as_ref().map_or(graph, |(flat, _)| flat);
     let mut run = Run {
         options,
         fuel: options.fuel.unwrap_or(u64::MAX),
@@ -129,8 +132,8 @@ pub fn stage_of(graph: &Graph) -> Stage {
         Lower::Expand(_) | Lower::Tuple | Lower::Item => Stage::Differentiated,
         _ => Stage::Primitive,
     };
-    let bodies = graph.bodies().iter().map(|body| stage_of(body));
-    graph.nodes().iter().map(of_node).chain(bodies).min().unwrap_or(Stage::Primitive)
+    let bodies = graph.all_bodies().into_iter().flat_map(|body| body.nodes());
+    graph.nodes().iter().chain(bodies).map(of_node).min().unwrap_or(Stage::Primitive)
 }
 
 /// The passes that the options ask for.

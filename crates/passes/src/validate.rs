@@ -549,8 +549,17 @@ fn first_difference(graph: &Graph, before: &[TensorData], after: &[TensorData]) 
 
 /// About how many operations on elements the interpreter takes for what outputs need.
 fn work_of(graph: &Graph, depth: usize) -> u64 {
+    let mut of_bodies = HashMap::new();
+    for body in graph.all_bodies() {
+        let work = work_of_one(body, depth, &of_bodies);
+        of_bodies.insert(Arc::as_ptr(body), work);
+    }
+    work_of_one(graph, depth, &of_bodies)
+}
+
+/// The same, given the work of its bodies.
+fn work_of_one(graph: &Graph, depth: usize, of_bodies: &HashMap<*const Graph, u64>) -> u64 {
     let live = graph.live();
-    let of_bodies: Vec<u64> = graph.bodies().iter().map(|body| work_of(body, depth)).collect();
     let n_elements = |id: NodeId| graph.ty(id).shape().n_elements() as u64;
     let of_node = |id: NodeId| -> u64 {
         let node = graph.node(id);
@@ -563,7 +572,7 @@ fn work_of(graph: &Graph, depth: usize) -> u64 {
                 n_elements(id).saturating_mul(rows.map_or(1, |axis| inner[axis] as u64))
             }
             Lower::Expand(_) if graph.called(node).is_some() => {
-                node.attrs.body("body").map_or(operands, |body| of_bodies[body.index()])
+                graph.called(node).map_or(operands, |body| of_bodies[&Arc::as_ptr(body)])
             }
             Lower::Expand(_) if depth > 0 => {
                 let expansion = one_op_graph(graph, id);

@@ -55,6 +55,15 @@ struct Scope {
     updates: HashMap<NodeId, Token>,
 }
 
+/// A statement that waits for the block of its body.
+struct Waiting {
+    keyword: Token,
+    number: u64,
+    token: Token,
+    /// Errors that were reported before the block.
+    n_errors: usize,
+}
+
 impl Scope {
     /// The names of parameters and states, and of sources that an error was reported of.
     fn updatable(&self) -> impl Iterator<Item = &str> {
@@ -73,7 +82,7 @@ impl Parser<'_, '_> {
     fn text(&mut self) -> Result<Graph, Diag> {
         self.version()?;
         self.keyword("graph")?;
-        let graph = self.block(MAX_BODY_DEPTH)?;
+        let graph = self.blocks()?;
         let token = self.cursor.peek();
         if token.kind != Kind::End {
             return Err(self.cursor.expected("the end of the text after the graph", token));
@@ -104,8 +113,8 @@ impl Parser<'_, '_> {
         }
     }
 
-    /// `@name { statements }`. An error inside is reported, and reading goes on; only a broken head is returned.
-    fn block(&mut self, depth: usize) -> Result<Graph, Diag> {
+    /// `@name {`.
+    fn head(&mut self) -> Result<Scope, Diag> {
         self.cursor.expect(b'@')?;
         let token = self.cursor.peek();
         let name = match token.kind {
@@ -117,31 +126,55 @@ impl Parser<'_, '_> {
             _ => return Err(self.cursor.expected("a name", token)),
         };
         self.cursor.expect(b'{')?;
-        let mut scope = Scope {
+        Ok(Scope {
             graph: Graph::with_registry(name, self.registry),
             values: HashMap::new(),
             names: HashMap::new(),
             bodies: HashMap::new(),
             results: HashMap::new(),
             updates: HashMap::new(),
-        };
+        })
+    }
+
+    /// `@name { statements }`, with the blocks of bodies inside. An error in a statement is reported, and reading goes on; only a
+    /// broken head is returned.
+    fn blocks(&mut self) -> Result<Graph, Diag> {
+        let mut scope = self.head()?;
+        // The blocks around the one that is read, each with the body that it waits for.
+        let mut around: Vec<(Scope, Waiting)> = Vec::new();
         loop {
             let token = self.cursor.peek();
-            match token.kind {
-                Kind::End if self.is_cut => return Ok(scope.graph),
+            let ended = match token.kind {
+                Kind::End if self.is_cut => Ok(()),
                 Kind::End => {
                     self.cut();
-                    return Err(self.cursor.expected("`}`", token));
+                    Err(self.cursor.expected("`}`", token))
                 }
                 Kind::Mark(b'}') => {
                     self.cursor.next();
-                    return Ok(scope.graph);
+                    Ok(())
                 }
                 _ => {
-                    if let Err(diag) = self.statement(&mut scope, depth) {
-                        self.report(diag);
-                        self.recover(token);
+                    match self.statement(&mut scope, around.len()) {
+                        Ok(None) => {}
+                        Ok(Some((inside, waiting))) => {
+                            around.push((std::mem::replace(&mut scope, inside), waiting));
+                        }
+                        Err(diag) => {
+                            self.report(diag);
+                            self.recover(token);
+                        }
                     }
+                    continue;
+                }
+            };
+            let Some((outside, waiting)) = around.pop() else { return ended.map(|()| scope.graph) };
+            let body = std::mem::replace(&mut scope, outside).graph;
+            match ended {
+                Ok(()) => self.add_body(&mut scope, waiting, body),
+                Err(diag) => {
+                    self.report(diag);
+                    self.recover(waiting.keyword);
                 }
             }
         }
@@ -180,14 +213,15 @@ impl Parser<'_, '_> {
         }
     }
 
-    fn statement(&mut self, scope: &mut Scope, depth: usize) -> Result<(), Diag> {
+    /// A statement in so many blocks; that of a body opens the block that follows.
+    fn statement(&mut self, scope: &mut Scope, depth: usize) -> Result<Option<(Scope, Waiting)>, Diag> {
         let token = self.cursor.next();
         let word = self.cursor.slice(token);
         match (token.kind, word) {
-            (Kind::Value, _) => self.assignment(scope, token),
-            (Kind::Word, "output") => self.output(scope),
-            (Kind::Word, "update") => self.update(scope),
-            (Kind::Word, "body") => self.body(scope, token, depth),
+            (Kind::Value, _) => self.assignment(scope, token).map(|()| None),
+            (Kind::Word, "output") => self.output(scope).map(|()| None),
+            (Kind::Word, "update") => self.update(scope).map(|()| None),
+            (Kind::Word, "body") => self.body(scope, token, depth).map(Some),
             _ => {
                 let diag = self.cursor.expected("a statement: `%n = op …`, `output`, `update`, `body` or `}`", token);
                 Err(diag.suggest(word, ["output", "update", "body"]))
@@ -505,7 +539,8 @@ impl Parser<'_, '_> {
         }
     }
 
-    fn body(&mut self, scope: &mut Scope, keyword: Token, depth: usize) -> Result<(), Diag> {
+    /// `body NUMBER @name {`.
+    fn body(&mut self, scope: &mut Scope, keyword: Token, depth: usize) -> Result<(Scope, Waiting), Diag> {
         let token = self.cursor.peek();
         let number = value::index(&mut self.cursor)?;
         if let Some((_, first)) = scope.bodies.get(&number) {
@@ -513,18 +548,22 @@ impl Parser<'_, '_> {
             let diag = self.cursor.error(Code::DuplicateName, token, format!("body {number} is already defined"));
             self.report(diag.note("first defined", self.cursor.loc(first.start)));
         }
-        if depth == 0 {
+        if depth == MAX_BODY_DEPTH {
             // What is inside would be read as statements of this block, so reading ends here.
             self.cut();
             let text = format!("bodies nest at most {MAX_BODY_DEPTH} deep");
             return Err(self.cursor.error(Code::TooLarge, keyword, text));
         }
         let n_errors = self.diags.len();
-        let body = self.block(depth - 1);
         scope.bodies.insert(number, (None, token));
-        let body = body?;
+        Ok((self.head()?, Waiting { keyword, number, token, n_errors }))
+    }
+
+    /// Adds a body whose block has been read.
+    fn add_body(&mut self, scope: &mut Scope, waiting: Waiting, body: Graph) {
+        let Waiting { keyword, number, token, n_errors } = waiting;
         if self.diags.len() > n_errors {
-            return Ok(());
+            return;
         }
         match closed(&body) {
             Ok(()) => match scope.graph.add_body(Arc::new(body)) {
@@ -536,7 +575,6 @@ impl Parser<'_, '_> {
             Err(diag) if matches!(diag.at, Loc::Text { .. }) => self.report(diag),
             Err(diag) => self.report(diag.at(self.cursor.loc(keyword.start))),
         }
-        Ok(())
     }
 }
 

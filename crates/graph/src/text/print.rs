@@ -10,7 +10,7 @@ use std::fmt::{self, Write};
 use cotangent_scalar::DType;
 
 use crate::attrs::Attr;
-use crate::ir::{Graph, NodeId, Role};
+use crate::ir::{Graph, NodeId, Role, Walk};
 use crate::ops::source::NAME;
 use crate::tensor::TensorData;
 
@@ -31,7 +31,23 @@ impl fmt::Display for Graph {
 pub fn print(graph: &Graph, style: Style) -> String {
     let mut out = format!("cotangent {}\n", super::VERSION);
     // Constants are converted on the way.
-    in_default(|| block(graph, style, "graph", "", &mut out));
+    in_default(|| {
+        let mut depth = 0;
+        graph.walk(|station| match station {
+            Walk::Enter(graph, number) => {
+                let keyword = number.map_or("graph".to_owned(), |k| format!("body {k}"));
+                let name = graph.name();
+                let name = if super::is_plain(name) { name.to_string() } else { format!("{name:?}") };
+                let _ = writeln!(out, "{}{keyword} @{name} {{", indent(depth));
+                depth += 1;
+            }
+            Walk::Leave(graph) => {
+                statements(graph, style, &indent(depth), &mut out);
+                depth -= 1;
+                let _ = writeln!(out, "{}}}", indent(depth));
+            }
+        });
+    });
     out
 }
 
@@ -73,14 +89,13 @@ pub fn post_order(graph: &Graph) -> Vec<NodeId> {
     order
 }
 
-fn block(graph: &Graph, style: Style, keyword: &str, indent: &str, out: &mut String) {
-    let name = graph.name();
-    let name = if super::is_plain(name) { name.to_string() } else { format!("{name:?}") };
-    let _ = writeln!(out, "{indent}{keyword} @{name} {{");
-    let inner = format!("{indent}  ");
-    for (k, body) in graph.bodies().iter().enumerate() {
-        block(body, style, &format!("body {k}"), &inner, out);
-    }
+/// The indentation of a block inside of so many: text would grow with the square of the depth.
+fn indent(depth: usize) -> String {
+    const MOST: usize = 16;
+    "  ".repeat(depth.min(MOST))
+}
+
+fn statements(graph: &Graph, style: Style, inner: &str, out: &mut String) {
     let order = post_order(graph);
     let mut number = vec![0usize; graph.n_nodes()];
     for (n, id) in order.iter().enumerate() {
@@ -120,7 +135,6 @@ fn block(graph: &Graph, style: Style, keyword: &str, indent: &str, out: &mut Str
             Role::Update(_) => writeln!(out, "{inner}update {:?} = %{value}", &*output.name),
         };
     }
-    let _ = writeln!(out, "{indent}}}");
 }
 
 /// The text of an attribute's value.
