@@ -117,10 +117,11 @@ fn sized(args: &BenchArgs, workload: Workload) -> Result<Workload, Failure> {
     let is_matmul = matches!(kind, Kind::Matmul);
     let is_elementwise = matches!(kind, Kind::Elementwise);
     let is_rows = matches!(kind, Kind::Rows(_));
+    let is_table = matches!(kind, Kind::Embedding { .. });
     let given = [
-        ("--n", args.n.is_some(), is_matmul || is_elementwise || is_rows),
-        ("--m", args.m.is_some(), is_matmul || is_rows),
-        ("--k", args.k.is_some(), is_matmul),
+        ("--n", args.n.is_some(), is_matmul || is_elementwise || is_rows || is_table),
+        ("--m", args.m.is_some(), is_matmul || is_rows || is_table),
+        ("--k", args.k.is_some(), is_matmul || is_table),
         ("--ta", args.ta, is_matmul),
         ("--tb", args.tb, is_matmul),
         ("--what", args.what.is_some(), is_elementwise),

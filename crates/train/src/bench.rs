@@ -318,7 +318,7 @@ pub fn bench(workload: &Workload, options: &BenchOptions) -> Result<Report, Trai
     }
     let mut runner = Runner::new(session, feeds);
 
-    let has_loss = matches!(workload.spec().kind, Kind::Mlp(_));
+    let has_loss = matches!(workload.spec().kind, Kind::Mlp(_) | Kind::Embedding { .. });
     let (first_step, first_loss) = runner.step(has_loss)?;
     let mut loss_first5: Vec<f64> = first_loss.into_iter().collect();
     for _ in 1..5 {

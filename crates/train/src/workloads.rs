@@ -1,4 +1,5 @@
-//! Named workloads: networks, an elementwise expression, work on whole rows and a matrix product, in one table.
+//! Named workloads: networks, an elementwise expression, work on whole rows, a matrix product and a table of embeddings, in one
+//! table.
 //!
 //! Why it exists: a measurement means something only if others run the very same arithmetic. [`SPECS`] says what each
 //! workload is; graph, starting values and batches follow from its row and nothing else.
@@ -15,7 +16,7 @@ use cotangent_exec::StoreMut;
 use cotangent_graph::DType::{F32, I64};
 use cotangent_graph::diag::nearest;
 use cotangent_graph::{DType, Graph, GraphBuilder, Init, Shape, Tensor, TensorData, Type, build};
-use cotangent_nn::{Adam, BatchNorm, Minimize, Momentum, Sgd};
+use cotangent_nn::{Adam, BatchNorm, Group, Minimize, Momentum, Optimizer as _, Recipe, Sgd};
 use cotangent_scalar::philox;
 
 use crate::TrainError;
@@ -44,6 +45,12 @@ pub enum Kind {
     Rows(Rows),
     /// One matrix product.
     Matmul,
+    /// One training step of a table of m rows of n numbers, `k` of which are picked and drawn to `y`; whether only those rows are
+    /// updated.
+    Embedding {
+        /// Rows that are not picked stay as they are.
+        lazy: bool,
+    },
 }
 
 /// What is done with the rows of a matrix `z` of m × n elements.
@@ -121,7 +128,7 @@ const MLP: Mlp = Mlp {
 };
 
 /// Every workload.
-pub static SPECS: [Spec; 10] = [
+pub static SPECS: [Spec; 12] = [
     Spec {
         name: "xor",
         doc: "2-8-1, tanh, binary cross-entropy, batch 4, gradient descent 0.5",
@@ -198,6 +205,18 @@ pub static SPECS: [Spec; 10] = [
         n_batches: 1,
     },
     Spec { name: "matmul", doc: "one product of m×k and k×n matrices", kind: Kind::Matmul, n_batches: 1 },
+    Spec {
+        name: "embedding",
+        doc: "a table of m rows of n numbers, k of them picked, mean square error, Adam 0.001 on the rows picked",
+        kind: Kind::Embedding { lazy: true },
+        n_batches: 4,
+    },
+    Spec {
+        name: "embedding-dense",
+        doc: "the same with Adam on all rows",
+        kind: Kind::Embedding { lazy: false },
+        n_batches: 4,
+    },
 ];
 
 /// The names of all workloads, in order.
@@ -242,10 +261,15 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Where each workload starts: 2²⁰ elements with gradients, 4096 rows of 1024, products of 1024×1024 matrices.
+    /// Where each workload starts: 2²⁰ elements with gradients, 4096 rows of 1024, products of 1024×1024 matrices, tables of
+    /// 500,000 rows of 32.
     pub fn of(kind: &Kind) -> Self {
-        let n = if matches!(kind, Kind::Elementwise) { 1 << 20 } else { 1024 };
-        let m = if matches!(kind, Kind::Rows(_)) { 4096 } else { 1024 };
+        let (m, n) = match kind {
+            Kind::Elementwise => (1024, 1 << 20),
+            Kind::Rows(_) => (4096, 1024),
+            Kind::Embedding { .. } => (500_000, 32),
+            Kind::Mlp(_) | Kind::Matmul => (1024, 1024),
+        };
         Sizes { n, m, k: 1024, ta: false, tb: false, what: What::Gradient }
     }
 }
@@ -301,6 +325,7 @@ impl Workload {
             Kind::Elementwise => build(|g| elementwise(g, sizes.n, sizes.what)),
             Kind::Rows(what) => build(|g| what.build(g, sizes.m, sizes.n)),
             Kind::Matmul => build(|g| matmul(g, sizes)),
+            Kind::Embedding { lazy } => build(|g| embedding(g, sizes, lazy)),
         };
         Ok(graph?)
     }
@@ -347,9 +372,10 @@ impl Workload {
                 let bits: Vec<u64> = values.into_iter().map(|v| ty.dtype().bits_of_f64(v)).collect();
                 TensorData::from_bits(ty.dtype(), ty.shape(), &bits)
             }
-            Kind::Mlp(_) | Kind::Rows(_) if ty.dtype() == I64 => {
+            _ if ty.dtype() == I64 => {
                 let classes = match self.spec.kind {
                     Kind::Mlp(mlp) => mlp.dims.last().copied().unwrap_or(1) as u64,
+                    Kind::Embedding { .. } => self.sizes.m as u64,
                     _ => self.sizes.n as u64,
                 };
                 let stream = philox::stream_of(key);
@@ -514,6 +540,16 @@ impl Rows {
             Rows::LogSumExp => g.output("out", z.log_sum_exp_over(1)),
         }
     }
+}
+
+fn embedding(g: &GraphBuilder, s: Sizes, lazy: bool) {
+    let table = g.param("W0", F32, [s.m, s.n], Init::normal(0.0, 1.0));
+    let (x, y) = (g.input("x", I64, [s.k]), g.input("y", F32, [s.k, s.n]));
+    let loss = (table.gather(x) - y).square().mean();
+    g.output("loss", loss);
+    let group = Group::named("W0");
+    let recipe = if lazy { Recipe::new().group(group.lazy()) } else { Recipe::new() };
+    g.minimize(loss, Adam::new(1e-3).with(recipe));
 }
 
 fn matmul(g: &GraphBuilder, s: Sizes) {

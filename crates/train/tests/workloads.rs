@@ -266,3 +266,21 @@ fn work_on_rows_is_the_formula() {
         assert!(matches!(field(&report, "gb_per_s"), Field::Real(_)));
     }
 }
+
+/// With Adam a row that is picked in each of the steps gets the same from both; the others move in one table only.
+#[test]
+fn embeddings_are_updated_where_they_are_picked() {
+    let run = |name: &str| {
+        let workload = Workload::named(name).unwrap();
+        let workload = workload.clone().sized(Sizes { m: 50, n: 4, k: 8, ..workload.sizes() });
+        bench(&workload, &quick()).unwrap()
+    };
+    let (lazy, dense) = (run("embedding"), run("embedding-dense"));
+    let losses = |report: &Report| match field(report, "loss_first5") {
+        Field::Reals(losses) => losses,
+        other => panic!("{other:?}"),
+    };
+    let (lazy, dense) = (losses(&lazy), losses(&dense));
+    assert_eq!((lazy.len(), lazy[0]), (5, dense[0]));
+    assert!(lazy.iter().chain(&dense).all(|loss| loss.is_finite()) && lazy[4] < lazy[0], "{lazy:?} {dense:?}");
+}
