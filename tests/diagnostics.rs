@@ -49,7 +49,7 @@ fn about(code: Code) -> About {
         Code::NotFinite => (BOTH, NO),
         // About the graph, the compiler or the machine as a whole; about ids, which have no lines.
         Code::NoOutputs | Code::TooManyNodes | Code::BadVersion | Code::Diverged | Code::Unsupported => (NO, NO),
-        Code::ForeignId | Code::OutOfSteps => (NO, NO),
+        Code::ForeignId | Code::OutOfSteps | Code::OtherMachine => (NO, NO),
         // About the record of an op, and a graph that was put together node by node.
         Code::BadOp | Code::IllFormed => (NO, NO),
         _ => panic!("{code:?} is a new code: say here what it is about"),

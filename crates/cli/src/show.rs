@@ -10,7 +10,7 @@ use cotangent::graph::dot::{DotOptions, dot as draw};
 use cotangent::graph::picture::svg;
 use cotangent::graph::reference;
 use cotangent::graph::samples::environment;
-use cotangent::kernel::{CostModel, Step};
+use cotangent::kernel::Step;
 use cotangent::prelude::{Executable, Runtime, Seed, Session, StageView, Threads};
 
 use crate::opt::write_or_print;
@@ -90,7 +90,6 @@ fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure>
     let times = session.profile(main, program.inputs_of(&env), MEASURED_STEPS).map_err(Failure::error)?;
     let plan = program.plan();
     let total: f64 = times.iter().map(|t| t.as_secs_f64()).sum();
-    let cost = CostModel::default();
     let (mut text, mut predicted_total) = (format!("    {:>10} {:>10}\n", "measured", "predicted"), 0.0);
     for (k, (step, time)) in plan.steps.iter().zip(&times).enumerate() {
         let seconds = time.as_secs_f64();
@@ -102,7 +101,7 @@ fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure>
             _ => format!("{:7.1} GB/s   ", plan.step_bytes(step) as f64 / seconds * 1e-9),
         };
         let share = 100.0 * seconds / total;
-        let predicted = cost.step_time(plan, step) * 1e-3;
+        let predicted = program.predicted_ns(k) * 1e-3;
         predicted_total += predicted;
         let (micros, text_of_step) = (seconds * 1e6, plan.step_text(step));
         let _ = writeln!(text, "{k:3} {micros:10.2} {predicted:10.2} us {share:5.1} % {rate} {text_of_step}");

@@ -8,7 +8,8 @@
 
 use std::time::{Duration, Instant};
 
-use cotangent_codegen::{Backend, BackendChoice, Isa, KernelFn, Options};
+use cotangent_codegen::{Backend, BackendChoice, KernelFn, Options};
+use cotangent_host::{Isa, Target};
 use cotangent_kernel::ir::{Arg, ArgId, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
 use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId, math, philox};
 use smallvec::SmallVec;
@@ -258,10 +259,12 @@ fn from_memory(backends: &[Box<dyn Backend>]) {
 
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
-    let backend = |choice: BackendChoice, isa| choice.backend(isa, Options::default()).expect("a code generator");
-    let mut backends = vec![backend(BackendChoice::Cranelift, None)];
-    let isas = Isa::ALL.into_iter().filter(|isa| isa.is_available());
-    backends.extend(isas.map(|isa| backend(BackendChoice::Wide, Some(isa))));
+    let backend = |choice: BackendChoice, isa| {
+        choice.backend(&Target::here().clone().with_isa(isa), Options::default()).expect("a code generator")
+    };
+    let mut backends = vec![backend(BackendChoice::Cranelift, Isa::Portable)];
+    let isas = [Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_available());
+    backends.extend(isas.map(|isa| backend(BackendChoice::Wide, isa)));
     let sizes = [("L1", 1 << 10), ("L2", 1 << 15), ("L3", 1 << 19)];
     let mut kernels: Vec<(String, Kernel)> = Vec::new();
     for (level, n) in sizes {

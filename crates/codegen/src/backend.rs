@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use cotangent_host::Target;
 use cotangent_kernel::ir::{CodeKey, Kernel};
 use cotangent_scalar::{DType, LibmFn};
 use cranelift_codegen::Context;
@@ -20,7 +21,7 @@ use cranelift_module::{FuncId, Linkage, Module, ModuleError, default_libcall_nam
 
 use crate::function;
 use crate::memory::{JitMemory, KernelFn};
-use crate::wide::{self, Isa};
+use crate::wide;
 
 /// Why there is no machine code. No case is the user's doing.
 #[derive(Clone, PartialEq, Eq)]
@@ -77,7 +78,7 @@ pub struct Options {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MadeBy {
     /// The wide backend, for an instruction set.
-    Wide(Isa),
+    Wide(cotangent_host::Isa),
     /// Cranelift; with the reason if the wide backend was asked first.
     Cranelift(Option<String>),
 }
@@ -247,11 +248,11 @@ impl CraneliftBackend {
         module: &mut JITModule,
         contexts: &mut (Context, FunctionBuilderContext),
         kernel: &Kernel,
-        isa: Isa,
+        target: &Target,
     ) -> Result<(FuncId, Stats), CodegenError> {
         let started = Instant::now();
         let internal = |e: &dyn fmt::Display| CodegenError::Internal(format!("kernel {}: {e}", kernel.name));
-        let bytes = match wide::translate(kernel, isa) {
+        let bytes = match wide::translate(kernel, target) {
             Ok(bytes) => bytes,
             Err(reason) => {
                 let (id, mut stats) = self.define(module, contexts, kernel)?;
@@ -266,11 +267,11 @@ impl CraneliftBackend {
             .define_function_bytes(id, wide::ALIGNMENT as u64, &bytes, &[])
             .map_err(|error| no_code(kernel, error))?;
         let code_bytes = bytes.len();
-        Ok((id, Stats { made_by: MadeBy::Wide(isa), code_bytes, compile_time: started.elapsed(), clif: None }))
+        Ok((id, Stats { made_by: MadeBy::Wide(target.isa()), code_bytes, compile_time: started.elapsed(), clif: None }))
     }
 
-    /// Compiles a batch: with wide code for an instruction set where that is possible, if there is one.
-    pub(crate) fn compile_batch(&self, kernels: &[&Kernel], isa: Option<Isa>) -> Result<Compiled, CodegenError> {
+    /// Compiles a batch: with wide code for a machine where that is possible, if there is one.
+    fn compile_batch(&self, kernels: &[&Kernel], wide: Option<&Target>) -> Result<Compiled, CodegenError> {
         let mut module = self.module();
         let mut contexts = (module.make_context(), FunctionBuilderContext::new());
         let mut known: HashMap<CodeKey, usize> = HashMap::new();
@@ -284,8 +285,8 @@ impl CraneliftBackend {
                 distinct.push(number);
                 continue;
             }
-            let defined = match isa {
-                Some(isa) => self.define_wide(&mut module, &mut contexts, kernel, isa),
+            let defined = match wide {
+                Some(target) => self.define_wide(&mut module, &mut contexts, kernel, target),
                 None => self.define(&mut module, &mut contexts, kernel),
             };
             match defined {
@@ -344,62 +345,61 @@ impl Backend for CraneliftBackend {
 
 /// x86-64 with AVX2 or AVX-512: code of our own for most kernels, in the same module as Cranelift's for the others.
 pub struct WideBackend {
-    isa: Isa,
+    target: Target,
     cranelift: CraneliftBackend,
 }
 
 impl WideBackend {
-    /// A backend for an instruction set; the options are for Cranelift's part.
+    /// A backend for a machine, which need not be this one; the options are for Cranelift's part.
     ///
     /// # Errors
-    /// [`CodegenError::Environment`] if this machine does not run it.
-    pub fn new(isa: Isa, options: Options) -> Result<Self, CodegenError> {
-        if !isa.is_available() {
-            return Err(CodegenError::Environment(format!("this machine does not run {} code", isa.name())));
+    /// [`CodegenError::Environment`] if there is no wide code for the machine's instruction set on this system.
+    pub fn new(target: &Target, options: Options) -> Result<Self, CodegenError> {
+        if wide::Isa::of(target.isa()).is_none() {
+            let text = format!("wide code is for x86-64 with AVX2 or AVX-512, not for {}", target.isa().name());
+            return Err(CodegenError::Environment(text));
         }
-        Ok(WideBackend { isa, cranelift: CraneliftBackend::new(options)? })
+        Ok(WideBackend { target: target.clone(), cranelift: CraneliftBackend::new(options)? })
     }
 }
 
 impl Backend for WideBackend {
     fn name(&self) -> &'static str {
-        match self.isa {
-            Isa::Avx2 => "wide-avx2",
-            Isa::Avx512 => "wide-avx512",
+        match self.target.isa() {
+            cotangent_host::Isa::Avx512 => "wide-avx512",
+            _ => "wide-avx2",
         }
     }
 
     fn compile(&self, kernels: &[&Kernel]) -> Result<Compiled, CodegenError> {
-        self.cranelift.compile_batch(kernels, Some(self.isa))
+        self.cranelift.compile_batch(kernels, Some(&self.target))
     }
 }
 
 /// Which code generator makes the kernels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum BackendChoice {
-    /// The wide one where the CPU has AVX2 or AVX-512, Cranelift elsewhere.
+    /// The wide one where the machine has AVX2 or AVX-512, Cranelift elsewhere.
     #[default]
     Auto,
     /// Cranelift for every kernel: 128-bit vectors, on every platform.
     Cranelift,
-    /// The wide one, or an error where the CPU lacks the instructions.
+    /// The wide one, or an error where the machine lacks the instructions.
     Wide,
 }
 
 impl BackendChoice {
-    /// The backend: with an instruction set for wide code, or with the widest that this machine has.
+    /// The backend for a machine. Cranelift's code is for the one at hand, whatever the machine.
     ///
     /// # Errors
-    /// [`CodegenError::Environment`] if this machine does not run what was asked for.
-    pub fn backend(self, isa: Option<Isa>, options: Options) -> Result<Box<dyn Backend>, CodegenError> {
-        match (self, isa.or(Isa::best())) {
-            (BackendChoice::Cranelift, _) | (BackendChoice::Auto, None) => {
+    /// [`CodegenError::Environment`] if what was asked for makes no code for the machine, or on this one.
+    pub fn backend(self, target: &Target, options: Options) -> Result<Box<dyn Backend>, CodegenError> {
+        match self {
+            BackendChoice::Auto if wide::Isa::of(target.isa()).is_none() => {
                 Ok(Box::new(CraneliftBackend::new(options)?))
             }
-            (_, Some(isa)) => Ok(Box::new(WideBackend::new(isa, options)?)),
-            (BackendChoice::Wide, None) => {
-                Err(CodegenError::Environment("the wide backend needs an x86-64 CPU with AVX2, FMA and BMI2".into()))
-            }
+            BackendChoice::Cranelift => Ok(Box::new(CraneliftBackend::new(options)?)),
+            BackendChoice::Auto | BackendChoice::Wide => Ok(Box::new(WideBackend::new(target, options)?)),
         }
     }
 }

@@ -37,4 +37,3 @@ pub use backend::{
     Backend, BackendChoice, CodegenError, Compiled, CraneliftBackend, MadeBy, Options, Stats, WideBackend,
 };
 pub use memory::KernelFn;
-pub use wide::Isa;

@@ -73,7 +73,7 @@ impl KernelFn {
     /// Runs some rows and some of the inner range (`Row` sweeps take whole rows whatever `cols` says).
     ///
     /// # Safety
-    /// `layout` is the [`cotangent_kernel::ir::Kernel::layout`] of a verified kernel with this code's key; `rows` and
+    /// The CPU has the instruction set that the code was made for; `layout` is the [`cotangent_kernel::ir::Kernel::layout`] of a verified kernel with this code's key; `rows` and
     /// `cols` lie inside of it; every pointer is that of element 0 of its argument, whose length satisfies
     /// [`cotangent_kernel::ir::Kernel::check_bounds`]; nothing else accesses what is written while the call runs; and
     /// arguments overlap only where a unit's loads and stores of the same element coincide.

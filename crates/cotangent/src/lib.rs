@@ -80,6 +80,8 @@ mod pages {
     struct Inference;
     #[doc = include_str!("../../../docs/errors.md")]
     struct Errors;
+    #[doc = include_str!("../../../docs/knobs.md")]
+    struct Knobs;
     #[doc = include_str!("../../../docs/adding-an-op.md")]
     struct AddingAnOp;
     #[doc = include_str!("../../../docs/adding-a-pass.md")]

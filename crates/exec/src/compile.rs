@@ -7,24 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cotangent_codegen::{BackendChoice, CodegenError, Compiled, Isa, MadeBy};
-use cotangent_gemm::{Candidate, EpilogueNeeds, Gemm, Product, Strides, Target};
-use cotangent_graph::{
-    Code, CompilerBug, DType, Diag, Diags, Env, Graph, Init, Limits, Loc, Lower, Node, Role, Source, Type,
-};
-use cotangent_host::Memory;
+use cotangent_codegen::{BackendChoice, CodegenError, Compiled, MadeBy};
+use cotangent_gemm::Candidate;
+use cotangent_graph::{Code, CompilerBug, Diag, Diags, Env, Graph, Init, Limits, Loc, Lower, Node, Role, Source, Type};
 use cotangent_host::files::{WriteError, write_report};
 use cotangent_host::float::in_default;
-use cotangent_kernel::ir::{Input, Space};
-use cotangent_kernel::{
-    BufferId, Choice, ClusterOptions, Fusion, Fusions, Home, KernelCall, MatrixView, Plan, Step, plan, verify_plan,
-};
+use cotangent_host::{Memory, Target};
+use cotangent_kernel::{Choice, ClusterOptions, CostModel, Fusion, Fusions, Home, Plan, Step, plan, verify_plan};
 use cotangent_passes::{PassError, PassOptions, PassReport, optimize};
 use cotangent_scalar::plain;
 
 use crate::input::{InputId, InputView};
 use crate::needs::Needs;
 use crate::place::Place;
+use crate::products::GemmPlan;
 use crate::stages::StageView;
 
 /// Why a graph did not become a program.
@@ -103,15 +99,12 @@ pub struct Timings {
 pub struct Compiler {
     fusions: Fusions,
     backend: BackendChoice,
-    isa: Option<Isa>,
+    target: Option<Target>,
     passes: PassOptions,
     limits: Option<Limits>,
     memory: Memory,
     reproducer: PathBuf,
 }
-
-/// The variable that names the instruction set of wide code.
-const ISA_VARIABLE: &str = "COTANGENT_ISA";
 
 impl Default for Compiler {
     fn default() -> Self {
@@ -127,7 +120,7 @@ impl Compiler {
         Compiler {
             fusions: Fusions::auto(),
             backend: BackendChoice::Auto,
-            isa: None,
+            target: None,
             passes,
             limits: None,
             memory: Memory::default(),
@@ -155,10 +148,26 @@ impl Compiler {
         self
     }
 
-    /// The instruction set of wide code. Unless given it is what `COTANGENT_ISA` names (`avx2`, `avx512`), or the widest
-    /// that the CPU has.
-    pub fn isa(mut self, isa: Isa) -> Self {
-        self.isa = Some(isa);
+    /// The machine to compile for: instruction set, caches, cores, costs. Unless given it is this one
+    /// ([`Target::from_environment`]). The bits do not depend on it. A program for another instruction set can be looked at; a
+    /// session of it is `E0311` where the CPU lacks the set.
+    ///
+    /// ```
+    /// # use cotangent_exec::{Caches, Compiler, Target};
+    /// # use cotangent_graph::{DType::F32, build};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let graph = build(|g| g.output("y", g.input("x", F32, [2]) * 2.0))?;
+    /// let here = Target::here();
+    /// let caches = Caches { l2: 256 << 10, ..here.caches() };
+    /// let smaller = Target::new(here.isa(), caches, here.cores(), *here.costs())?;
+    /// let program = Compiler::new().target(smaller.clone()).compile(&graph)?;
+    /// assert_eq!(program.target(), &smaller);
+    /// assert!(program.explain().contains("256.0 KiB"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn target(mut self, target: Target) -> Self {
+        self.target = Some(target);
         self
     }
 
@@ -180,16 +189,6 @@ impl Compiler {
             }
         };
         [(Choice::Never, "no-fuse"), (Choice::Always, "fuse")].map(flag).concat()
-    }
-
-    fn chosen_isa(&self) -> Result<Option<Isa>, CompileError> {
-        let named = std::env::var_os(ISA_VARIABLE);
-        let Some(name) = named.filter(|name| self.isa.is_none() && !name.is_empty()) else { return Ok(self.isa) };
-        let isa = name.to_str().and_then(Isa::named);
-        isa.map(Some).ok_or_else(|| {
-            let names = Isa::ALL.map(Isa::name).join(" or ");
-            CompileError::Environment(format!("{ISA_VARIABLE} requires {names}, got `{}`", name.display()))
-        })
     }
 
     /// The options of the passes.
@@ -239,13 +238,17 @@ impl Compiler {
     }
 
     fn stages(&self, graph: &Graph, change: impl FnOnce(&mut Plan)) -> Result<Arc<Executable>, CompileError> {
+        let target = match &self.target {
+            Some(target) => target.clone(),
+            None => Target::from_environment().map_err(|bad| CompileError::Environment(bad.to_string()))?,
+        };
         room_to_compile(graph)?;
         let start = Instant::now();
         let reproducer = self.passes.reproducer.clone().or_else(|| Some(self.reproducer.clone()));
         let limits = self.limits.unwrap_or(self.passes.limits);
         let optimized = optimize(graph, &PassOptions { reproducer, limits, ..self.passes.clone() })?;
         let passes = start.elapsed();
-        let options = ClusterOptions { fusions: self.fusions, ..ClusterOptions::default() };
+        let options = ClusterOptions { fusions: self.fusions, cost: CostModel::new(target) };
         let plan = CompilerBug::guard("plan", || {
             let mut plan = plan(&optimized.graph, &options)?;
             change(&mut plan);
@@ -264,15 +267,15 @@ impl Compiler {
         let planned = start.elapsed();
         let keep_clif = self.passes.dump.is_some();
         let kernels: Vec<&cotangent_kernel::Kernel> = plan.kernels.iter().collect();
-        let isa = self.chosen_isa()?;
+        let cost = options.cost;
         let (compiled, backend) = CompilerBug::guard("codegen", || {
             let options = cotangent_codegen::Options { keep_clif, ..Default::default() };
-            let backend = self.backend.backend(isa, options)?;
+            let backend = self.backend.backend(&cost.target, options)?;
             backend.compile(&kernels).map(|compiled| (compiled, backend.name()))
         })??;
         let total = start.elapsed();
         let timings = Timings { passes, plan: planned - passes, codegen: total - planned, total };
-        let gemms = plan.steps.iter().map(|step| GemmPlan::of(&plan, step)).collect::<Result<_, _>>()?;
+        let gemms = plan.steps.iter().map(|step| GemmPlan::of(&plan, step, &cost.target)).collect::<Result<_, _>>()?;
         let places = Place::of_plan(&plan, &interface)?;
         let layouts = plan.kernels.iter().map(|k| k.layout()).collect();
         let executable = Executable {
@@ -286,6 +289,7 @@ impl Compiler {
             gemms,
             places,
             interface,
+            cost,
             memory: self.memory,
             timings,
             backend,
@@ -312,90 +316,6 @@ fn room_to_compile(graph: &Graph) -> Result<(), CompileError> {
         let text = format!("compiling a graph of {} nodes takes about {refused}", graph.n_nodes());
         CompileError::Environment(Diag::new(Code::NoMemory, text).at(Loc::Internal).to_string())
     })
-}
-
-/// A matrix product with its way, chosen once.
-#[derive(Debug)]
-pub(crate) enum AnyGemm {
-    F32(Gemm<f32>),
-    F64(Gemm<f64>),
-}
-
-/// A step that is a product, ready to run.
-#[derive(Debug)]
-pub(crate) struct GemmPlan {
-    pub(crate) gemm: AnyGemm,
-    /// Which of the epilogue's arguments is the result, if that is kept some rows at a time.
-    pub(crate) rows_at: Option<usize>,
-    /// Bytes of an element.
-    pub(crate) size: usize,
-}
-
-impl GemmPlan {
-    /// The plan of a step that is a product, `None` for another step.
-    pub(crate) fn of(plan: &Plan, step: &Step) -> Result<Option<Self>, CompilerBug> {
-        let Step::Gemm { dims, dtype, a, b, c, epilogue } = step else { return Ok(None) };
-        let n_companions = epilogue.as_ref().map_or(0, |e| n_companions(plan, &e.call, *c));
-        let row_multiple = epilogue.as_ref().map_or(1, |e| e.block);
-        let owns_c = plan.buffers[c.index()].home == Home::Rows;
-        let args = epilogue.iter().flat_map(|e| &e.call.args);
-        let rows_at = args.clone().position(|arg| arg == c).filter(|_| owns_c);
-        let strides = |view: &MatrixView| Strides {
-            batch: view.batch_stride as isize,
-            row: view.row_stride as isize,
-            col: view.col_stride as isize,
-        };
-        let product = Product {
-            batch: dims.batch,
-            m: dims.m,
-            n: dims.n,
-            k: dims.k,
-            a: strides(a),
-            b: strides(b),
-            epilogue: EpilogueNeeds { row_multiple, n_companions, owns_c },
-        };
-        let gemm = match dtype {
-            DType::F32 => Gemm::new(product, Target::here()).map(AnyGemm::F32),
-            DType::F64 => Gemm::new(product, Target::here()).map(AnyGemm::F64),
-            _ => None,
-        };
-        let bug = || CompilerBug::new("plan", format!("no product of {dims:?} of {dtype} on this machine"));
-        Ok(Some(GemmPlan { gemm: gemm.ok_or_else(bug)?, rows_at, size: dtype.size_bytes() }))
-    }
-
-    pub(crate) fn workspace_bytes(&self, n_threads: usize) -> usize {
-        match &self.gemm {
-            AnyGemm::F32(gemm) => gemm.workspace_bytes(n_threads),
-            AnyGemm::F64(gemm) => gemm.workspace_bytes(n_threads),
-        }
-    }
-
-    /// The way that it goes.
-    fn choice(&self) -> &Candidate {
-        match &self.gemm {
-            AnyGemm::F32(gemm) => gemm.choice(),
-            AnyGemm::F64(gemm) => gemm.choice(),
-        }
-    }
-}
-
-/// How many buffers an epilogue sweeps row by row beside the product's result `c`.
-fn n_companions(plan: &Plan, call: &KernelCall, c: BufferId) -> usize {
-    let mut found = vec![c];
-    for phase in plan.kernels[call.kernel].phases.iter().filter(|p| p.space == Space::Full) {
-        let loads = phase.inputs.iter().filter_map(|input| match input {
-            Input::Load { arg, map } => Some((arg, map)),
-            _ => None,
-        });
-        for (arg, map) in loads.chain(phase.stores.iter().map(|s| (&s.arg, &s.map))) {
-            let buffer = call.args[arg.0 as usize];
-            let by_rows = matches!(map.strides[..], [.., row, 1] if row != 0);
-            if by_rows && !found.contains(&buffer) {
-                found.push(buffer);
-            }
-        }
-    }
-    found.len() - 1
 }
 
 /// What a program asks for from outside.
@@ -460,6 +380,8 @@ pub struct Executable {
     /// For each buffer of the plan.
     pub(crate) places: Vec<Place>,
     pub(crate) interface: Interface,
+    /// The machine that it was compiled for.
+    pub(crate) cost: CostModel,
     /// What a session may take.
     pub(crate) memory: Memory,
     timings: Timings,
@@ -612,8 +534,13 @@ impl Executable {
         self.plan.to_string()
     }
 
-    /// Every decision of the clusterer, with its reason, and the way of every matrix product, with its reason and its
-    /// predicted time.
+    /// The machine that it was compiled for.
+    pub fn target(&self) -> &Target {
+        &self.cost.target
+    }
+
+    /// Every decision of the clusterer, with its reason; the way of every matrix product, with its reason and its predicted
+    /// time; and the machine that all of these follow from.
     pub fn explain(&self) -> String {
         let mut text = cotangent_kernel::explain(&self.optimized, &self.plan);
         for (number, step) in self.plan.steps.iter().enumerate() {
@@ -626,7 +553,14 @@ impl Executable {
             let _ = writeln!(text, "  {}", choice.way);
             let _ = writeln!(text, "  since {why}; about {micros:.2} µs on one thread");
         }
+        let _ = write!(text, "for {}", self.target());
         text
+    }
+
+    /// How long a step of the plan is predicted to take on one thread, in nanoseconds; 0 for one that does not exist.
+    pub fn predicted_ns(&self, step: usize) -> f64 {
+        let product = self.way(step).map_or(0.0, |choice| choice.nanos);
+        self.plan.steps.get(step).map_or(0.0, |step| self.cost.step_time(&self.plan, step, product))
     }
 
     /// Which way the matrix product of a step goes, why, and how long that is predicted to take; `None` for a step that is

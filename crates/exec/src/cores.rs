@@ -11,9 +11,6 @@ use cotangent_pool::Pool;
 
 use crate::runtime::Runtime;
 
-/// Train steps whose parameters and states take more than this (the second-level cache of a core) use all cores.
-const SMALL_BYTES: usize = 1 << 20;
-
 /// Steps in a row that use the same cores: the first one finds the lines where the other way left them.
 const TURN: usize = 8;
 
@@ -32,9 +29,9 @@ pub(crate) enum Cores {
 }
 
 impl Cores {
-    /// For a program whose parameters and states take `n_bytes`, and that updates them or not.
-    pub(crate) fn new(updates: bool, n_bytes: usize, runtime: &Runtime) -> Self {
-        if updates && n_bytes <= SMALL_BYTES && runtime.n_threads() > 1 {
+    /// For a program that updates parameters and states which fit the second-level cache of a core, or for another one.
+    pub(crate) fn new(is_small: bool, runtime: &Runtime) -> Self {
+        if is_small && runtime.n_threads() > 1 {
             Cores::Trial { alone: Pool::new(1), n_steps: 0, best: [Duration::MAX; 2] }
         } else {
             Cores::All
@@ -76,7 +73,7 @@ mod tests {
     fn a_trial_ends_with_the_faster_way() {
         let runtime = Runtime::new(Threads::Exactly(2));
         for slow in [1, 2] {
-            let mut cores = Cores::new(true, 1000, &runtime);
+            let mut cores = Cores::new(true, &runtime);
             let mut seen = Vec::new();
             for _ in 0..TRIAL + 5 {
                 let n = cores.run(&runtime, |pool| {
@@ -92,13 +89,12 @@ mod tests {
         }
     }
 
-    /// Large programs, programs without updates, and runtimes of one thread have nothing to choose.
+    /// Other programs than small train steps, and runtimes of one thread, have nothing to choose.
     #[test]
     fn only_small_train_steps_are_tried() {
         let (one, two) = (Runtime::new(Threads::Exactly(1)), Runtime::new(Threads::Exactly(2)));
-        assert!(matches!(Cores::new(true, SMALL_BYTES, &two), Cores::Trial { .. }));
-        assert!(matches!(Cores::new(true, SMALL_BYTES + 1, &two), Cores::All));
-        assert!(matches!(Cores::new(false, 1000, &two), Cores::All));
-        assert!(matches!(Cores::new(true, 1000, &one), Cores::All));
+        assert!(matches!(Cores::new(true, &two), Cores::Trial { .. }));
+        assert!(matches!(Cores::new(false, &two), Cores::All));
+        assert!(matches!(Cores::new(true, &one), Cores::All));
     }
 }

@@ -19,13 +19,15 @@ mod machine;
 mod memory;
 mod needs;
 mod place;
+mod products;
 mod runtime;
 mod session;
 mod stages;
 mod store;
 
-pub use cotangent_codegen::{BackendChoice, Isa};
+pub use cotangent_codegen::BackendChoice;
 pub use cotangent_gemm::{Candidate, Way};
+pub use cotangent_host::{BadTarget, Caches, Costs, Isa, Target};
 pub use cotangent_kernel::{Choice, Fusion, Fusions};
 
 pub use compile::{CompileError, Compiler, Executable, Timings};

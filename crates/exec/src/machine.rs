@@ -1,6 +1,7 @@
 //! The machine: a program's arena and pointers, and the loop that runs its steps. All unsafe code of this crate.
 //!
 //! What it relies on, by name:
+//! * *instructions*: the CPU has the instruction set of the target that a program was compiled for: [`runs_here`];
 //! * *bounds*: [`cotangent_kernel::ir::Kernel::check_bounds`] was proven for every call at compile time;
 //! * *slices*: buffers of the arena that are alive together do not overlap (the plan verifier);
 //! * *places*: each buffer has memory of its element type and number of elements: [`Place`] for what the program says, the
@@ -21,7 +22,7 @@ use cotangent_graph::{
     Code, Counters, Diag, Element, Elements, ElementsMut, Loc, NodeId, OpRef, Origin, Shape, TensorData, Type,
 };
 use cotangent_host::float::in_default;
-use cotangent_host::{Block, LINE};
+use cotangent_host::{Block, LINE, Target};
 use cotangent_kernel::ir::{Kernel, Sweep};
 use cotangent_kernel::{BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, OpStep, Plan, Step};
 use cotangent_pool::{Pool, split};
@@ -29,16 +30,14 @@ use cotangent_scalar::DType;
 use ndarray::{ArrayViewD, IxDyn};
 use smallvec::SmallVec;
 
-use crate::compile::{AnyGemm, Executable, GemmPlan};
+use crate::compile::Executable;
 use crate::cores::Cores;
 use crate::input::Inputs;
 use crate::memory::{block_of_tensor, no_memory};
 use crate::place::{COUNTERS_BYTES, Place};
+use crate::products::{AnyGemm, GemmPlan};
 use crate::runtime::Runtime;
 use crate::store::Slot;
-
-/// A kernel is split between threads only if one thread would need about this many nanoseconds.
-const MIN_PARALLEL_NANOS: usize = 8_000;
 
 /// A program bound to memory.
 #[derive(Debug)]
@@ -82,6 +81,18 @@ enum Split {
     Columns(usize),
 }
 
+/// Whether this CPU has the instructions of a program for a machine (*instructions*).
+pub(crate) fn runs_here(target: &Target) -> Result<(), Diag> {
+    let isa = target.isa();
+    if isa.is_available() {
+        return Ok(());
+    }
+    let text = format!("the program is for {}, which this CPU does not run", isa.name());
+    Err(Diag::new(Code::OtherMachine, text)
+        .at(Loc::Internal)
+        .help("compile it for `Target::here()`, or run it elsewhere"))
+}
+
 /// Gives freed memory back to the system, where the allocator does that when asked: compiling frees more than a program keeps.
 pub(crate) fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -112,6 +123,7 @@ impl Machine {
         slot: impl Fn(&str) -> Option<&'s Slot>,
         runtime: &Runtime,
     ) -> Result<Self, Diag> {
+        runs_here(program.target())?;
         let plan = &program.plan;
         let refused = |what: &'static str| move |refused| no_memory(what, refused).at(Loc::Internal);
         let arena = Block::zeroed(plan.arena_bytes).map_err(refused("values between the kernels of a step"))?;
@@ -149,8 +161,8 @@ impl Machine {
             // The calls of one step have the same arguments.
             let args = step.calls().next().map_or(&[][..], |call| &call.args);
             let split = match step {
-                Step::Kernel(call) => choose_split(&plan.kernels[call.kernel], runtime.n_threads()),
-                Step::Op(op) => split_op(plan, step, op, runtime.n_threads()),
+                Step::Kernel(call) => choose_split(&program, &plan.kernels[call.kernel], runtime.n_threads()),
+                Step::Op(op) => split_op(&program, step, op, runtime.n_threads()),
                 _ => Split::Whole,
             };
             let (kept, _) = rows_of(plan, step);
@@ -177,7 +189,8 @@ impl Machine {
         let workspace =
             Workspace::with_bytes(panel_bytes(&program, runtime)).map_err(refused("the panels that products pack"))?;
         let stored: usize = program.interface.stored.iter().map(|(_, ty, _)| ty.n_bytes()).sum();
-        let cores = Cores::new(program.updates(), stored, runtime);
+        let small = program.target().caches().l2;
+        let cores = Cores::new(program.updates() && stored <= small, runtime);
         let runtime = runtime.clone();
         Ok(Machine {
             program,
@@ -298,7 +311,7 @@ impl Machine {
         let function = &program.compiled.functions()[call.kernel];
         let (rows, cols) = (kernel.n_rows(), kernel.inner());
         match self.splits[step] {
-            // SAFETY: *bounds*; the layout is this kernel's; the whole range is inside of it; pointers are those of the
+            // SAFETY: *instructions*; *bounds*; the layout is this kernel's; the whole range is inside of it; pointers are those of the
             // arguments (*slices*, *places*, *homes*, *inputs*), and nothing else runs.
             Split::Whole => unsafe { function.call(pointers.0, layout, 0..rows, 0..cols) },
             Split::Rows(n) => pool.run(n, &|part| {
@@ -344,7 +357,7 @@ impl Machine {
             };
             for (call, rows) in epilogue.iter().flat_map(|e| e.calls(rows.clone())) {
                 let function = &program.compiled.functions()[call.kernel];
-                // SAFETY: *bounds*; rows are counted over the batch, as the kernel's are; the product hands out each
+                // SAFETY: *instructions*; *bounds*; rows are counted over the batch, as the kernel's are; the product hands out each
                 // rectangle once, complete, and in whole blocks of rows (*parts*).
                 unsafe { function.call(pointers, &program.layouts[call.kernel], rows, cols.clone()) }
             }
@@ -359,7 +372,7 @@ impl Machine {
                 let c = self.buffers[c.index()].cast();
                 // SAFETY: the plan verifier proves the views in bounds, whose extents and strides the product was made of; C
                 // is a buffer of its own that is alive together with the operands (*slices*), and the epilogue's other
-                // results are not operands; the product was made for this CPU.
+                // results are not operands; the product was made for this CPU (*instructions*).
                 unsafe { $gemm.run(pool, operands, c, epilogue, &mut self.workspace) }
             }};
         }
@@ -565,22 +578,16 @@ fn rows_of(plan: &Plan, step: &Step) -> (SmallVec<[(usize, usize); 2]>, usize) {
 }
 
 /// Divides what is not loops if it takes long enough.
-fn split_op(plan: &Plan, step: &Step, op: &OpStep, n_threads: usize) -> Split {
-    let Some(how) = op.how() else { return Split::Whole };
-    // A byte takes about 0.1 ns, an operation 1.
-    let nanos = plan.step_bytes(step) as f64 * 0.1 + how.n_ops(&op.cx());
-    let n_parts = n_threads.min(how.n_pieces(&op.cx()));
-    if n_parts > 1 && nanos >= MIN_PARALLEL_NANOS as f64 { Split::Rows(n_parts) } else { Split::Whole }
+fn split_op(program: &Executable, step: &Step, op: &OpStep, n_threads: usize) -> Split {
+    let n_parts = op.how().map_or(1, |how| n_threads.min(how.n_pieces(&op.cx())));
+    let divides = n_parts > 1 && program.cost.divides_op(&program.plan, step, op);
+    if divides { Split::Rows(n_parts) } else { Split::Whole }
 }
 
 /// Divides a kernel if it is long enough.
-fn choose_split(kernel: &Kernel, n_threads: usize) -> Split {
-    let elements: usize = kernel.dims.iter().product();
-    // Roughly: a scalar operation costs 0.06 ns an element, an access 0.1.
-    let per_element = 6 * kernel.n_ops() + 10 * kernel.accesses().count();
-    let nanos = elements.saturating_mul(per_element) / 100;
+fn choose_split(program: &Executable, kernel: &Kernel, n_threads: usize) -> Split {
     let (rows, cols) = (kernel.n_rows(), kernel.inner());
-    if n_threads <= 1 || nanos < MIN_PARALLEL_NANOS {
+    if n_threads <= 1 || !program.cost.divides(kernel) {
         return Split::Whole;
     }
     match kernel.sweep {

@@ -212,6 +212,6 @@ mod tests {
                 *dtype = DType::I32;
             }
         }
-        assert!(plan.steps.iter().any(|step| crate::compile::GemmPlan::of(&plan, step).is_err()));
+        assert!(plan.steps.iter().any(|step| crate::products::GemmPlan::of(&plan, step, program.target()).is_err()));
     }
 }

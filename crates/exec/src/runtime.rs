@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cotangent_host::Target;
 use cotangent_pool::Pool;
 
 /// How many threads a runtime uses. Results have the same bits for any number.
@@ -30,7 +31,7 @@ impl Runtime {
     /// A runtime with its threads started.
     pub fn new(threads: Threads) -> Self {
         let n = match threads {
-            Threads::All => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            Threads::All => Target::here().cores(),
             Threads::Exactly(n) => n.max(1),
         };
         Runtime { pool: Arc::new(Pool::new(n)) }

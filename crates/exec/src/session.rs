@@ -9,7 +9,7 @@ use ndarray::ArrayViewD;
 use crate::check;
 use crate::compile::{Executable, Identity};
 use crate::input::{Inputs, StepInputs};
-use crate::machine::{Machine, give_back};
+use crate::machine::{Machine, give_back, runs_here};
 use crate::memory::ask_for_copy;
 use crate::needs::Needs;
 use crate::runtime::Runtime;
@@ -93,9 +93,10 @@ impl Session {
     ///
     /// # Errors
     /// `E0306` if the store has a name of the program with another type, or a state with another start ([`Store::accepts`]), or if
-    /// an optimiser would count its steps together with another one's; `E0309` if there is no memory for the program. Nothing has
-    /// changed then.
+    /// an optimiser would count its steps together with another one's; `E0309` if there is no memory for the program; `E0311` if
+    /// the CPU lacks its instruction set. Nothing has changed then.
     pub fn load(&mut self, program: Arc<Executable>) -> Result<ProgramId, Diag> {
+        runs_here(program.target())?;
         self.store.accepts(&program)?;
         self.programs.iter().try_for_each(|known| shares_no_counter(known.program(), &program))?;
         let needs = Needs::of_session(&program, &self.store, &self.runtime);

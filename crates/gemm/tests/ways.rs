@@ -6,8 +6,7 @@ use cotangent_host::Caches;
 
 /// A machine with caches of a common size, whatever this one has.
 fn usual(isa: Isa) -> Target {
-    let caches = Caches { l1: 32 << 10, l2: 1 << 20, l3: 32 << 20, l1_period: 4096 };
-    Target::new(isa, caches, 2, *Target::here().costs()).unwrap()
+    Target::usual().with_isa(isa)
 }
 
 /// Row-major operands with rows so much further apart than they are long.

@@ -130,6 +130,8 @@ codes! {
     NoMemory = "E0309";
     /// The step counter is at its end.
     OutOfSteps = "E0310";
+    /// The program is for a machine whose instruction set this CPU lacks.
+    OtherMachine = "E0311";
     /// Not supported yet; listed in `docs/limits.md`.
     Unsupported = "E0901";
 }

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::OnceLock;
 
+use crate::memory::Bytes;
+
 /// An instruction set that there are kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
@@ -88,24 +90,74 @@ pub struct Caches {
 }
 
 /// What things cost, on one thread. Times are in nanoseconds; they need not be right, only to order alternatives as a
-/// measurement would.
+/// measurement would. The values of [`Target::here`] were fitted to a Zen 4 (November 2026, nothing else running), by
+/// `cotangent explain --measure` and the tables of `docs/performance.md`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Costs {
+    /// A scalar operation on an element, for each byte of the element: vectors hold fewer of the wide ones.
+    pub op_ns: f64,
+    /// An operation of a step that computes one element after the other.
+    pub single_ns: f64,
     /// A multiply-add of a matrix product, for each byte of an element.
     pub fma_ns: f64,
     /// A byte read from or written to a cache.
     pub near_byte_ns: f64,
     /// A byte read from or written to memory.
     pub far_byte_ns: f64,
+    /// What a step takes beside its elements.
+    pub step_ns: f64,
     /// A call of a kernel that makes one tile of a matrix product.
     pub tile_ns: f64,
-    /// Bytes of a piece of memory that is so long that the wait for its beginning does not count.
-    pub long_piece: usize,
+    /// A step that is no product is divided between threads if it is taken to last so long, at the next three prices: dearer
+    /// than those above, because short steps take longer than predicted.
+    pub split_ns: f64,
+    /// For dividing, a scalar operation on an element of a kernel.
+    pub split_op_ns: f64,
+    /// For dividing, a load or store of an element of a kernel.
+    pub split_access_ns: f64,
+    /// For dividing, a byte that a step reads or writes that is not loops.
+    pub split_byte_ns: f64,
     /// Multiply-adds of a matrix product from which on several threads make it.
     pub split_product: usize,
     /// Multiply-adds of a product with a vector from which on several threads make it.
     pub split_vector: usize,
+    /// Bytes of a piece of memory that is so long that the wait for its beginning does not count.
+    pub long_piece: usize,
+    /// Bytes that a step touches from which on what it only writes is stored past the caches.
+    pub stream_bytes: usize,
 }
+
+impl Costs {
+    /// The times, with their names.
+    fn times(&self) -> [(&'static str, f64); 11] {
+        [
+            ("op_ns", self.op_ns),
+            ("single_ns", self.single_ns),
+            ("fma_ns", self.fma_ns),
+            ("near_byte_ns", self.near_byte_ns),
+            ("far_byte_ns", self.far_byte_ns),
+            ("step_ns", self.step_ns),
+            ("tile_ns", self.tile_ns),
+            ("split_ns", self.split_ns),
+            ("split_op_ns", self.split_op_ns),
+            ("split_access_ns", self.split_access_ns),
+            ("split_byte_ns", self.split_byte_ns),
+        ]
+    }
+
+    /// The numbers of multiply-adds and bytes, with their names.
+    fn counts(&self) -> [(&'static str, usize); 4] {
+        [
+            ("split_product", self.split_product),
+            ("split_vector", self.split_vector),
+            ("long_piece", self.long_piece),
+            ("stream_bytes", self.stream_bytes),
+        ]
+    }
+}
+
+/// The variable that names another instruction set than the best.
+const ISA_VARIABLE: &str = "COTANGENT_ISA";
 
 /// A machine to compile for: instruction set, caches, cores, costs. Its values have been checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,16 +183,24 @@ impl std::error::Error for BadTarget {}
 /// Caches of a common size, for CPUs that do not tell theirs.
 const USUAL: Caches = Caches { l1: 32 << 10, l2: 1 << 20, l3: 32 << 20, l1_period: 4096 };
 
-/// Fitted on one thread of a Zen 4 (November 2026, nothing else running): those of products to `cotangent explain --measure`.
+/// See [`Costs`].
 const FITTED: Costs = Costs {
+    op_ns: 0.0075,
+    single_ns: 1.0,
     fma_ns: 0.0065,
     near_byte_ns: 0.015,
     far_byte_ns: 0.08,
+    step_ns: 100.0,
     tile_ns: 8.0,
-    long_piece: 48 << 10,
+    split_ns: 8_000.0,
+    split_op_ns: 0.06,
+    split_access_ns: 0.1,
+    split_byte_ns: 0.1,
     // About 10 µs each.
     split_product: 2 * 64 * 64 * 64,
     split_vector: 1 << 17,
+    long_piece: 48 << 10,
+    stream_bytes: 24 << 20,
 };
 
 impl Target {
@@ -164,17 +224,14 @@ impl Target {
             return Err(BadTarget(text));
         }
         within("cores", cores, 1, 1 << 16)?;
-        let Costs { fma_ns, near_byte_ns, far_byte_ns, tile_ns, long_piece, split_product, split_vector } = costs;
-        let times =
-            [("fma_ns", fma_ns), ("near_byte_ns", near_byte_ns), ("far_byte_ns", far_byte_ns), ("tile_ns", tile_ns)];
-        for (what, ns) in times {
+        for (what, ns) in costs.times() {
             if !(1e-9..=1e9).contains(&ns) {
                 return Err(BadTarget(format!("`{what}` of a target must be 1e-9 to 1e9 nanoseconds, got {ns}")));
             }
         }
-        within("`long_piece`", long_piece, 1, 1 << 40)?;
-        within("`split_product`", split_product, 1, usize::MAX)?;
-        within("`split_vector`", split_vector, 1, usize::MAX)?;
+        for (what, count) in costs.counts() {
+            within(&format!("`{what}`"), count, 1, 1 << 40)?;
+        }
         Ok(Target { isa, caches, cores, costs })
     }
 
@@ -185,6 +242,29 @@ impl Target {
             let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
             Target { isa: Isa::best(), caches: sane(detect()), cores, costs: FITTED }
         })
+    }
+
+    /// A machine that is the same wherever it is asked for: one core, no instructions beyond the common ones, caches of 32 KiB,
+    /// 1 MiB and 32 MiB, and the costs of [`Target::here`]. Tests that compare plans take it.
+    pub fn usual() -> Target {
+        Target { isa: Isa::Portable, caches: USUAL, cores: 1, costs: FITTED }
+    }
+
+    /// [`Target::here`], with the instruction set that `COTANGENT_ISA` names, if it names one.
+    ///
+    /// # Errors
+    /// [`BadTarget`] if there is no set of that name, or this CPU lacks it.
+    pub fn from_environment() -> Result<Target, BadTarget> {
+        let here = Target::here().clone();
+        let Some(name) = std::env::var_os(ISA_VARIABLE).filter(|name| !name.is_empty()) else { return Ok(here) };
+        let Some(isa) = name.to_str().and_then(Isa::named) else {
+            let names = Isa::ALL.map(Isa::name).join(", ");
+            return Err(BadTarget(format!("{ISA_VARIABLE} requires one of {names}, got `{}`", name.display())));
+        };
+        if !isa.is_available() {
+            return Err(BadTarget(format!("{ISA_VARIABLE} requires what this CPU runs, got `{}`", isa.name())));
+        }
+        Ok(here.with_isa(isa))
     }
 
     /// The same machine with another instruction set.
@@ -211,6 +291,20 @@ impl Target {
     /// What things cost.
     pub fn costs(&self) -> &Costs {
         &self.costs
+    }
+}
+
+/// What `explain` prints: three lines.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Caches { l1, l2, l3, l1_period } = self.caches;
+        let (cores, isa) = (self.cores, self.isa.name());
+        writeln!(f, "{isa}, {cores} core{}", if cores == 1 { "" } else { "s" })?;
+        let [l1, l2, l3, period] = [l1, l2, l3, l1_period].map(Bytes);
+        writeln!(f, "caches of {l1}, {l2} and {l3}; addresses {period} apart share a set of the first")?;
+        let times = self.costs.times().map(|(what, ns)| format!("{what} {ns}"));
+        let counts = self.costs.counts().map(|(what, count)| format!("{what} {count}"));
+        writeln!(f, "costs: {}", [&times[..], &counts[..]].concat().join(", "))
     }
 }
 
@@ -294,7 +388,7 @@ mod tests {
     #[test]
     fn values_that_no_machine_has_are_refused() {
         let good = |caches: Caches, cores, costs| Target::new(Isa::Portable, caches, cores, costs);
-        assert!(good(USUAL, 1, FITTED).is_ok());
+        assert_eq!(good(USUAL, 1, FITTED), Ok(Target::usual()));
         let refused = |target: Result<Target, BadTarget>, text: &str| {
             let error = target.unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
@@ -310,5 +404,19 @@ mod tests {
             refused(good(USUAL, 1, Costs { tile_ns: ns, ..FITTED }), "`tile_ns`");
         }
         refused(good(USUAL, 1, Costs { split_vector: 0, ..FITTED }), "`split_vector`");
+        refused(good(USUAL, 1, Costs { stream_bytes: usize::MAX, ..FITTED }), "`stream_bytes`");
+    }
+
+    #[test]
+    fn a_target_prints_everything_it_says() {
+        let text = Target::usual().to_string();
+        assert!(text.starts_with("portable, 1 core\ncaches of 32.0 KiB, 1024.0 KiB and 32.0 MiB; "), "{text}");
+        let Costs { op_ns, split_product, .. } = FITTED;
+        assert!(text.contains(&format!("op_ns {op_ns}, ")) && text.contains(&format!("split_product {split_product}")));
+        // Every field of the costs has its name in one of the lists.
+        let names = format!("{FITTED:?}");
+        for name in names.split(['{', ',']).skip(1).filter_map(|part| part.split(':').next()) {
+            assert!(text.contains(name.trim()), "{name}");
+        }
     }
 }

@@ -11,6 +11,7 @@ pub mod ir;
 mod lattice;
 pub mod lower;
 pub mod plan;
+pub mod predict;
 pub mod report;
 pub mod verify;
 pub mod verify_plan;

@@ -140,7 +140,7 @@ impl Pool {
     /// If the system refuses a thread the pool is smaller than asked for; [`Pool::n_threads`] tells.
     pub fn new(n_threads: usize) -> Self {
         let wanted = n_threads.clamp(1, MAX_THREADS);
-        let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let n_cores = cotangent_host::Target::here().cores();
         let shared = Arc::new(Shared {
             word: Padded(AtomicU64::new(0)),
             job: UnsafeCell::new(None),

@@ -5,6 +5,7 @@
 //! a cache comes in time by itself, and more of it in the first level only pushes out what the next sweep needs. A fetch past the
 //! last row does no harm: it never faults.
 
+use cotangent_host::{LINE, Target};
 use cotangent_kernel::ir::{ArgId, IndexMap, Input, Space, Stride, Sweep};
 use iced_x86::{Code, Instruction, Register};
 
@@ -13,11 +14,11 @@ use crate::wide::body::PhaseCode;
 use crate::wide::encode::BASES;
 use crate::wide::nest::{INNER, Nest, SCRATCH, frame};
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
-/// Of rows with more elements nothing is fetched: they would push each other out of the first-level cache.
-const MOST_ELEMENTS: i32 = 2048;
+/// Elements of the longest row of which the next one is fetched: longer ones, four bytes an element and four of them, would
+/// push each other out of the first-level cache.
+pub(crate) fn longest_ahead(target: &Target) -> i32 {
+    (target.caches().l1 / 16) as i32
+}
 
 /// What of the next row is fetched, and in which phase.
 pub(crate) struct Ahead {
@@ -67,7 +68,7 @@ impl<'k> Nest<'k> {
             asm.ri(Code::Shl_rm64_imm8, SCRATCH, site.size.trailing_zeros() as i32);
             // For long rows the present one is named, which is there already.
             asm.rr(Code::Xor_r32_rm32, Register::ECX, Register::ECX);
-            asm.emit(Instruction::with2(Code::Cmp_rm64_imm32, inner, MOST_ELEMENTS));
+            asm.emit(Instruction::with2(Code::Cmp_rm64_imm32, inner, self.longest_ahead));
             asm.rr(Code::Cmovg_r64_rm64, SCRATCH, Register::RCX);
             asm.rm(Code::Mov_r64_rm64, register, frame(site.word));
             asm.rr(Code::Add_r64_rm64, register, SCRATCH);

@@ -134,7 +134,7 @@ impl Output {
         let row = op.row();
         let code = row.code(self.isa, width);
         if code == Code::INVALID {
-            self.asm.fail(format!("{op:?} of {width} bytes does not exist with {}", self.isa.name()));
+            self.asm.fail(format!("{op:?} of {width} bytes does not exist with {:?}", self.isa));
             return;
         }
         let half = (width / 2).max(16);

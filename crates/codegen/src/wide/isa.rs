@@ -8,47 +8,22 @@
 use iced_x86::Code::{self, *};
 
 /// An instruction set that wide code can be made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Isa {
-    /// 256-bit vectors, 16 registers; masks are vectors. AVX2, FMA and BMI2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Isa {
+    /// 256-bit vectors, 16 registers; masks are vectors.
     Avx2,
-    /// 512-bit vectors, 32 registers, mask registers. AVX-512 F, BW, DQ and VL, besides the above.
+    /// 512-bit vectors, 32 registers, mask registers.
     Avx512,
 }
 
 impl Isa {
-    /// All of them, the narrower first.
-    pub const ALL: [Isa; 2] = [Isa::Avx2, Isa::Avx512];
-
-    /// The name on the command line and in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Isa::Avx2 => "avx2",
-            Isa::Avx512 => "avx512",
+    /// A machine's set, if wide code can be made for it here. Only the calling convention of Unix is known to the code.
+    pub(crate) fn of(isa: cotangent_host::Isa) -> Option<Isa> {
+        match isa {
+            cotangent_host::Isa::Avx2 if cfg!(all(target_arch = "x86_64", unix)) => Some(Isa::Avx2),
+            cotangent_host::Isa::Avx512 if cfg!(all(target_arch = "x86_64", unix)) => Some(Isa::Avx512),
+            _ => None,
         }
-    }
-
-    /// The set with a name.
-    pub fn named(name: &str) -> Option<Isa> {
-        Isa::ALL.into_iter().find(|isa| isa.name() == name)
-    }
-
-    /// Whether this machine runs it. Only the calling convention of Unix is known to the code.
-    pub fn is_available(self) -> bool {
-        #[cfg(all(target_arch = "x86_64", unix))]
-        {
-            use std::is_x86_feature_detected as has;
-            let narrow = has!("avx2") && has!("fma") && has!("bmi2");
-            let wide = || has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
-            narrow && (self == Isa::Avx2 || wide())
-        }
-        #[cfg(not(all(target_arch = "x86_64", unix)))]
-        false
-    }
-
-    /// The widest set of this machine.
-    pub fn best() -> Option<Isa> {
-        Isa::ALL.into_iter().rev().find(|isa| isa.is_available())
     }
 
     /// Bytes of a vector register.

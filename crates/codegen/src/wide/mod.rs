@@ -31,5 +31,5 @@ mod select;
 mod vcode;
 
 pub(crate) use asm::ALIGNMENT;
-pub use isa::Isa;
+pub(crate) use isa::Isa;
 pub(crate) use nest::translate;

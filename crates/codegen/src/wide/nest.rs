@@ -5,6 +5,7 @@
 //! up: slots for spilled values, then words and slots as the code asks for them. Its size is known last, so the entry jumps
 //! to the end of the code, where the frame is made (and each page of it touched), and back.
 
+use cotangent_host::Target;
 use cotangent_kernel::ir::{Kernel, Stride, Sweep};
 use cotangent_scalar::{DType, Inst, ScalarOp};
 use iced_x86::{Code, Register};
@@ -12,7 +13,7 @@ use smallvec::SmallVec;
 
 use crate::access::{Access, Accesses};
 use crate::phase::{Level, PhasePlan};
-use crate::wide::ahead::Fetch;
+use crate::wide::ahead::{Fetch, longest_ahead};
 use crate::wide::alloc::Allocator;
 use crate::wide::asm::{Assembler, Label, at, indexed};
 use crate::wide::body::{Kept, PhaseCode, Scope, halves};
@@ -72,6 +73,8 @@ pub(crate) struct Nest<'k> {
     pub(crate) results: Vec<Option<Kept>>,
     /// A word for whoever needs one for a moment.
     pub(crate) limit: i32,
+    /// Elements of the longest row of which the next one is fetched.
+    pub(crate) longest_ahead: i32,
     /// What of the next row the phase under way fetches.
     pub(crate) fetches: Vec<Fetch>,
     pub(super) tracks: Vec<Track>,
@@ -94,16 +97,16 @@ pub(crate) fn frame(offset: i32) -> iced_x86::MemoryOperand {
     at(Register::RSP, offset)
 }
 
-/// Machine code of a verified kernel for an instruction set.
+/// Machine code of a verified kernel for a machine.
 ///
 /// # Errors
 /// Why Cranelift must do it.
-pub(crate) fn translate(kernel: &Kernel, isa: Isa) -> Result<Vec<u8>, String> {
+pub(crate) fn translate(kernel: &Kernel, target: &Target) -> Result<Vec<u8>, String> {
     supported(kernel)?;
     // Many groups in flight may need more slots than there are.
-    translate_with(kernel, isa, 4)
-        .or_else(|_| translate_with(kernel, isa, 2))
-        .or_else(|_| translate_with(kernel, isa, 1))
+    translate_with(kernel, target, 4)
+        .or_else(|_| translate_with(kernel, target, 2))
+        .or_else(|_| translate_with(kernel, target, 1))
 }
 
 /// What is known to be out of reach before any code is made.
@@ -137,7 +140,8 @@ fn has_wide_lanes(plan: &PhasePlan) -> bool {
     accessed.chain(computed).any(|dtype| lane(dtype) == 8)
 }
 
-fn translate_with(kernel: &Kernel, isa: Isa, most_groups: usize) -> Result<Vec<u8>, String> {
+fn translate_with(kernel: &Kernel, target: &Target, most_groups: usize) -> Result<Vec<u8>, String> {
+    let isa = Isa::of(target.isa()).ok_or("there is no wide code for the machine")?;
     let mut accesses = Accesses::of(kernel);
     let plans: Vec<PhasePlan> =
         kernel.phases.iter().zip(accesses.drain(..)).map(|(phase, a)| PhasePlan::new(kernel, phase, a)).collect();
@@ -154,6 +158,7 @@ fn translate_with(kernel: &Kernel, isa: Isa, most_groups: usize) -> Result<Vec<u
         most_groups,
         results: vec![None; n_slots],
         limit: 0,
+        longest_ahead: longest_ahead(target),
         fetches: vec![],
         tracks: vec![],
         clamps: Clamps::new(kernel),

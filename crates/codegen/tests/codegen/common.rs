@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use cotangent_codegen::{Backend, Compiled, CraneliftBackend, Isa, KernelFn, Options, WideBackend};
+use cotangent_codegen::{Backend, Compiled, CraneliftBackend, KernelFn, Options, WideBackend};
+use cotangent_host::{Isa, Target};
 use cotangent_kernel::interp::{self, Place};
 use cotangent_kernel::ir::{Arg, ArgId, IndexMap, Kernel, Sweep};
 use cotangent_scalar::DType;
@@ -183,8 +184,9 @@ pub fn compile(kernels: &[&Kernel]) -> Compiled {
 /// Every backend of this machine: Cranelift, and the wide one for each instruction set.
 pub fn backends() -> Vec<Box<dyn Backend>> {
     let mut all: Vec<Box<dyn Backend>> = vec![Box::new(CraneliftBackend::host().expect("a code generator"))];
-    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-        all.push(Box::new(WideBackend::new(isa, Options::default()).expect("a code generator")));
+    for isa in [Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_available() && cfg!(unix)) {
+        let target = Target::here().clone().with_isa(isa);
+        all.push(Box::new(WideBackend::new(&target, Options::default()).expect("a code generator")));
     }
     all
 }

@@ -28,7 +28,7 @@ pub(super) fn kept(
 ) -> HashMap<NodeId, usize> {
     let cluster = &clusters.clusters[index];
     let cost = &clusters.cost;
-    let reduces_rows = cluster.loops.is_some_and(|loops| loops.inner == 1 && loops.reduced <= cost.keep_row);
+    let reduces_rows = cluster.loops.is_some_and(|loops| loops.inner == 1 && loops.reduced <= cost.keep_row());
     let n_sweeps = cluster.sweeps.iter().copied().max().unwrap_or(0) + 1;
     if !reduces_rows || n_sweeps < 2 || n_sweeps > u64::BITS as usize || cluster.product.is_some() {
         return HashMap::new();

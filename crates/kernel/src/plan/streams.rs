@@ -38,7 +38,7 @@ pub(super) fn mark(plan: &mut Plan, cost: &CostModel) {
 fn streamed(plan: &Plan, step: &Step, cost: &CostModel) -> Option<Vec<ArgId>> {
     let Step::Kernel(call) = step else { return None };
     let kernel = &plan.kernels[call.kernel];
-    let is_large = plan.step_bytes(step) >= cost.stream_bytes as u64 && kernel.sweep != Sweep::Column;
+    let is_large = cost.streams(plan.step_bytes(step)) && kernel.sweep != Sweep::Column;
     let args = (0..kernel.args.len()).map(|k| ArgId(k as u32));
     Some(args.filter(|&arg| is_large && is_written_once(plan, call, kernel, arg)).collect())
 }

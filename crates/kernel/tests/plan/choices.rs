@@ -2,6 +2,7 @@
 
 use cotangent_graph::ops::windows::Windows;
 use cotangent_graph::{DType, Graph, Init};
+use cotangent_host::{Caches, Target};
 use cotangent_kernel::{Choice, ClusterOptions, Fusion, Fusions, explain, plan};
 use cotangent_testkit::random;
 
@@ -67,7 +68,9 @@ fn limits_of_the_cost_model_do_not_hold_for_what_is_forced() {
     });
     let graph = optimized(&graph);
     let mut options = ClusterOptions::default();
-    options.cost.near_bytes = 50 * 32;
+    let (usual, l1) = (Target::usual(), 50 * 32);
+    let caches = Caches { l1, l2: l1, l1_period: 1024, ..usual.caches() };
+    options.cost.target = Target::new(usual.isa(), caches, 1, *usual.costs()).unwrap();
     options.cost.max_kernel_ops = 1;
     let n_kernels = |options: &ClusterOptions| {
         check(&graph, options);

@@ -1,6 +1,7 @@
 //! What kernels over rows do with memory: values kept from sweep to sweep, and stores past the caches.
 
 use cotangent_graph::{DType, GraphBuilder, Init, Shape, Tensor};
+use cotangent_host::{Costs, Target};
 use cotangent_kernel::{BufferId, ClusterOptions, CostModel, Home, Plan, Step, plan, verify_plan};
 
 use crate::common::{optimized, planned, primitive};
@@ -114,7 +115,9 @@ fn only_the_kernel_of_a_kept_row_may_touch_it() {
 fn large_results_go_past_the_caches() {
     let streamed = |f: &dyn Fn(&GraphBuilder), bytes: usize| {
         let graph = optimized(&primitive(f));
-        let cost = CostModel { stream_bytes: bytes, ..CostModel::default() };
+        let usual = Target::usual();
+        let costs = Costs { stream_bytes: bytes, ..*usual.costs() };
+        let cost = CostModel::new(Target::new(usual.isa(), usual.caches(), 1, costs).expect("a machine"));
         let plan = plan(&graph, &ClusterOptions { cost, ..ClusterOptions::default() }).expect("a plan");
         assert_eq!(verify_plan(&plan), [""; 0]);
         let stores = plan.kernels.iter().flat_map(|k| &k.phases).flat_map(|p| &p.stores);

@@ -13,7 +13,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cotangent_exec::{BackendChoice, Choice, Compiler, Executable, Fusion, Fusions, Isa, Runtime, Session, Threads};
+use cotangent_exec::{
+    BackendChoice, Choice, Compiler, Executable, Fusion, Fusions, Isa, Runtime, Session, Target, Threads,
+};
 use cotangent_graph::interp::interpret_named;
 use cotangent_graph::ops::region::GRAD;
 use cotangent_graph::text::{parse, print, print::Style};
@@ -229,7 +231,12 @@ pub fn check(graph: &Graph, seed: u64, runtimes: &Runtimes, validate: bool, coun
     let cranelift = compile_by(Compiler::new().backend(BackendChoice::Cranelift), graph, Fusions::auto(), None)?;
     counts.n_elements += compare("cranelift", &execute(&cranelift, &runtimes.two, &env)?, &expected)?;
     if Isa::Avx2.is_available() {
-        let avx2 = compile_by(Compiler::new().isa(Isa::Avx2), graph, Fusions::auto(), None)?;
+        let avx2 = compile_by(
+            Compiler::new().target(Target::here().clone().with_isa(Isa::Avx2)),
+            graph,
+            Fusions::auto(),
+            None,
+        )?;
         let runtime = if seed.is_multiple_of(8) { &runtimes.eight } else { &runtimes.one };
         counts.n_elements += compare("avx2", &execute(&avx2, runtime, &env)?, &expected)?;
     }
