@@ -195,7 +195,12 @@ impl<T: Element> Case<'_, T> {
             _ if !in_place && b.row == 1 && m <= self.kernels.transposing.len() => Operand::Transposed,
             _ => Operand::Packed,
         };
-        ([a, b], a_why.unwrap_or("each element is read so often that packing pays"))
+        let why = match a_why {
+            Some(why) if in_place || b_why.is_none() => why,
+            Some(_) => "A is cheap to read in place, and the columns of B are not adjacent",
+            None => "each element is read so often that packing pays",
+        };
+        ([a, b], why)
     }
 
     /// A panel of B (kc × nr) passes through L1 for every tile and takes at most an eighth of L2, from where it streams:

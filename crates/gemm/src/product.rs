@@ -89,7 +89,8 @@ impl Product {
 
     /// What the bounds of rectangles' rows are multiples of.
     pub(crate) fn row_multiple(&self) -> usize {
-        self.epilogue.row_multiple.max(1)
+        // From all rows on, every multiple means one rectangle.
+        self.epilogue.row_multiple.clamp(1, self.m.max(1))
     }
 }
 
