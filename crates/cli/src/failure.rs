@@ -14,7 +14,7 @@ use cotangent::graph::{Code, CompilerBug, Diag, Graph};
 use cotangent::passes::PassError;
 use cotangent::scalar::plain_lines;
 
-use crate::program;
+use crate::last;
 
 /// The file that a bug leaves behind.
 pub(crate) const REPRODUCER: &str = "reproducer.ct";
@@ -60,7 +60,7 @@ fn command_on(file: &str) -> String {
 
 /// A command line with `file` in the place of its source: the first word after the subcommand that is no option's.
 fn replay(arguments: impl Iterator<Item = String>, file: &str) -> String {
-    let source = program::last_source();
+    let source = last::source();
     let mut words = vec!["cotangent".to_owned()];
     let mut replaced = false;
     for word in arguments {

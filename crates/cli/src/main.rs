@@ -9,6 +9,7 @@ mod arrays;
 mod bench;
 mod check;
 mod failure;
+mod last;
 mod opt;
 mod program;
 mod reduce;
@@ -68,7 +69,7 @@ pub(crate) fn tell(text: &str) {
 
 /// Runs a command. No input may cause a panic, so one is a bug, which leaves the graph that it happened on.
 fn guarded(command: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
-    CompilerBug::guard("command", command).unwrap_or_else(|bug| Err(Failure::panic(bug, program::last_text())))
+    CompilerBug::guard("command", command).unwrap_or_else(|bug| Err(Failure::panic(bug, last::text())))
 }
 
 fn main() -> ExitCode {

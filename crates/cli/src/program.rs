@@ -5,7 +5,6 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
@@ -20,23 +19,7 @@ use cotangent_train::workloads::{Workload, names};
 
 use crate::Failure;
 use crate::failure::REPRODUCER;
-
-/// The source that was read last, as the command line names it, and its text: what a panic happened on.
-static LAST: Mutex<Option<(String, String)>> = Mutex::new(None);
-
-fn keep(source: &str, text: &str) {
-    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some((source.to_owned(), text.to_owned()));
-}
-
-/// The name of the source that was read last.
-pub(crate) fn last_source() -> Option<String> {
-    LAST.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|last| last.0.clone())
-}
-
-/// The text of the source that was read last.
-pub(crate) fn last_text() -> Option<String> {
-    LAST.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|last| last.1.clone())
-}
+use crate::last;
 
 /// What errors call the standard input.
 pub(crate) const STDIN: &str = "<stdin>";
@@ -153,7 +136,7 @@ impl LimitArgs {
 pub(crate) fn graph(source: &str, limits: ReadLimits) -> Result<Graph, Failure> {
     if names().any(|name| name == source) {
         let graph = Workload::named(source).and_then(|workload| workload.build()).map_err(Failure::error)?;
-        keep(source, &graph.to_string());
+        last::keep(source, &graph.to_string());
         return Ok(graph);
     }
     let (bytes, file) = if source == "-" {
@@ -171,6 +154,6 @@ pub(crate) fn graph(source: &str, limits: ReadLimits) -> Result<Graph, Failure> 
         (bytes, source)
     };
     let text = String::from_utf8(bytes).map_err(|_| Failure::Error(format!("{file}: it is no text in UTF-8")))?;
-    keep(source, &text);
+    last::keep(source, &text);
     parse(&text, file, &Registry::builtin()).map_err(Failure::error)
 }

@@ -21,6 +21,7 @@ mod fusions;
 mod grow;
 mod order;
 mod parts;
+mod values;
 mod windows;
 
 use std::collections::HashSet;
@@ -32,7 +33,8 @@ use smallvec::SmallVec;
 pub use self::fusions::{Choice, Fusion, Fusions};
 use crate::cost::CostModel;
 
-pub(crate) use parts::{memory_of, own_ops, scalar_ops};
+pub(crate) use parts::memory_of;
+pub(crate) use values::{own_ops, scalar_ops};
 
 /// What a node is to the clusterer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ pub mod ir;
 mod lattice;
 pub mod lower;
 pub mod plan;
+pub mod planner;
 pub mod predict;
 pub mod report;
 pub mod verify;
@@ -22,7 +23,7 @@ pub use interp_plan::{PlanMachine, RunError};
 pub use ir::Kernel;
 pub use plan::{
     BufferDecl, BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, OpStep, Plan, PlanOutput, Step,
-    plan,
 };
+pub use planner::plan;
 pub use report::explain;
 pub use verify_plan::verify_plan;

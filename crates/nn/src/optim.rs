@@ -18,6 +18,7 @@ mod adam;
 mod lazy;
 mod length;
 mod minimize;
+mod params;
 mod prune;
 pub mod recipe;
 mod rules;

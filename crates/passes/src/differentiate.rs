@@ -25,10 +25,9 @@ use cotangent_graph::{
 };
 
 use crate::anchor::{anchored, free_numbers, set_anchors, weigh_anchors};
-use crate::expand::expand_in;
 use crate::pass::{Pass, PassCx, PassError};
 use crate::pieces::side_by_side;
-use crate::rebuild::{Copier, bottom_up, origin_of};
+use crate::rebuild::{Copier, bottom_up, expand_in, origin_of};
 use crate::rules::made_of;
 use crate::support::{Support, Supports, bound};
 

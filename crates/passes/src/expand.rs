@@ -3,18 +3,14 @@
 //! Calls are inlined, tuples taken apart, and the ends of gradients (`stop_gradient`) have done their work. A composite
 //! from another crate whose expansion holds `grad` is differentiated in turn.
 
-use std::sync::Arc;
-
-use smallvec::SmallVec;
-
-use cotangent_graph::expand::{MAX_EXPANSION_DEPTH, expand_node, too_deep};
+use cotangent_graph::expand::{MAX_EXPANSION_DEPTH, too_deep};
 use cotangent_graph::ops::region::TUPLE;
-use cotangent_graph::{Attrs, CompilerBug, Graph, GraphBuilder, Lower, Node, Stage, Tensor};
+use cotangent_graph::{Attrs, Graph, GraphBuilder, Lower, Stage, Tensor};
 
 use crate::dce::without_dead;
 use crate::differentiate::differentiate;
 use crate::pass::{Pass, PassCx, PassError};
-use crate::rebuild::{Copier, kept, origin_of};
+use crate::rebuild::{Copier, expand_in, kept, origin_of};
 
 /// The pass.
 #[derive(Clone, Copy, Debug)]
@@ -91,14 +87,4 @@ fn one_value<'g>(builder: &'g GraphBuilder, results: &[Tensor<'g>]) -> Tensor<'g
         [one] => *one,
         several => builder.op(&TUPLE, several, Attrs::none(), None),
     }
-}
-
-/// The results of a composite's expansion in `builder`; `node` names bodies of `bodies`.
-pub fn expand_in<'g>(
-    builder: &'g GraphBuilder,
-    node: &Node,
-    bodies: &[Arc<Graph>],
-    inputs: &[Tensor<'g>],
-) -> Result<SmallVec<[Tensor<'g>; 1]>, PassError> {
-    expand_node(builder, node, bodies, inputs).map_err(|fault| CompilerBug::new("expand", fault.message).into())
 }

@@ -11,6 +11,7 @@ pub mod differentiate;
 pub mod expand;
 pub mod fold;
 pub mod gradcheck;
+mod interface;
 pub mod pass;
 mod pieces;
 pub mod pipeline;

@@ -12,8 +12,6 @@ use std::sync::Arc;
 
 use cotangent_graph::{CompilerBug, Diag, Diags, Graph, GraphBuilder, Limits, Node, Stage};
 
-use crate::rules::Safety;
-
 /// One step of the pipeline.
 pub trait Pass: Sync {
     /// The name in reports, dumps and options.
@@ -274,5 +272,33 @@ impl fmt::Display for PassReport {
             write!(f, "  {rule}:{n}")?;
         }
         Ok(())
+    }
+}
+
+/// What a rule preserves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Safety {
+    /// Every bit (of NaNs only that they are NaNs).
+    Exact,
+    /// Every value; a zero may change its sign.
+    ZeroSign,
+    /// The value, more accurately or without overflow.
+    Stabilizes,
+    /// The value where nothing is infinite or NaN. Off unless asked for.
+    FiniteOnly,
+    /// The value up to rounding. Off unless asked for.
+    Reassociates,
+}
+
+impl fmt::Display for Safety {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Safety::Exact => "exact",
+            Safety::ZeroSign => "zero sign",
+            Safety::Stabilizes => "stabilizes",
+            Safety::FiniteOnly => "finite only",
+            Safety::Reassociates => "reassociates",
+        })
     }
 }

@@ -14,11 +14,11 @@ use crate::dce::Dce;
 use crate::differentiate::Differentiate;
 use crate::expand::Expand;
 use crate::fold::{self, Fold};
+use crate::interface::same_interface;
 use crate::pass::{Pass, PassCx, PassError, PassOptions, PassReport, StopReason};
 use crate::rules::Rule;
 use crate::simplify::Simplify;
 use crate::stabilize::{self, Stabilize};
-use crate::validate::same_interface;
 
 /// Times the repeated passes may take turns.
 const TURN_LIMIT: u32 = 16;

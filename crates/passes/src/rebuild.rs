@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use cotangent_graph::{BodyId, Graph, GraphBuilder, Inputs, Node, NodeId, Origin, Output, Role, Source, Tensor};
+use cotangent_graph::expand::expand_node;
+use cotangent_graph::{
+    BodyId, CompilerBug, Graph, GraphBuilder, Inputs, Node, NodeId, Origin, Output, Role, Source, Tensor,
+};
 
 use crate::pass::PassError;
 
@@ -151,4 +154,14 @@ pub fn bottom_up(
         let old = &current.graph.bodies()[current.bodies.len()];
         current.bodies.push(new.map_or_else(|| Arc::clone(old), Arc::new));
     }
+}
+
+/// The results of a composite's expansion in `builder`; `node` names bodies of `bodies`.
+pub fn expand_in<'g>(
+    builder: &'g GraphBuilder,
+    node: &Node,
+    bodies: &[Arc<Graph>],
+    inputs: &[Tensor<'g>],
+) -> Result<SmallVec<[Tensor<'g>; 1]>, PassError> {
+    expand_node(builder, node, bodies, inputs).map_err(|fault| CompilerBug::new("expand", fault.message).into())
 }

@@ -19,6 +19,7 @@ use cotangent_graph::{
     Tensor, TensorData, Type,
 };
 
+pub use crate::pass::Safety;
 use crate::pass::{PassCx, PassError, StopReason};
 use crate::rebuild::{Copier, Operands, bottom_up};
 
@@ -30,34 +31,6 @@ const CHAIN_LIMIT: u32 = 32;
 
 /// Views looked through by [`RuleCx::splat`].
 const LOOK_THROUGH: u32 = 4;
-
-/// What a rule preserves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Safety {
-    /// Every bit (of NaNs only that they are NaNs).
-    Exact,
-    /// Every value; a zero may change its sign.
-    ZeroSign,
-    /// The value, more accurately or without overflow.
-    Stabilizes,
-    /// The value where nothing is infinite or NaN. Off unless asked for.
-    FiniteOnly,
-    /// The value up to rounding. Off unless asked for.
-    Reassociates,
-}
-
-impl fmt::Display for Safety {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Safety::Exact => "exact",
-            Safety::ZeroSign => "zero sign",
-            Safety::Stabilizes => "stabilizes",
-            Safety::FiniteOnly => "finite only",
-            Safety::Reassociates => "reassociates",
-        })
-    }
-}
 
 /// The code of a rule.
 pub type RuleFn = for<'g, 'a> fn(&RuleCx<'g, 'a>) -> Option<Tensor<'g>>;

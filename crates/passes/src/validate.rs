@@ -7,14 +7,14 @@
 //! each output against derivatives made from the opened graph. The cost is bounded: what would be too slow is left out,
 //! and the report says so.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cotangent_graph::expand::one_op_graph;
 use cotangent_graph::interp::interpret;
 use cotangent_graph::samples::{Kind, environment_of, to_f64, wide_env};
-use cotangent_graph::{Env, Graph, Lower, Node, NodeId, Output, Role, TensorData};
+use cotangent_graph::{Env, Graph, Lower, NodeId, TensorData};
 
 use cotangent_scalar::plain_lines;
 
@@ -22,6 +22,7 @@ use crate::gradcheck::differences::{
     Known, Section, Seen, Wanted, chosen, differentiated, has_gradients, is_grad, needed, opened, primal, values_of,
 };
 use crate::gradcheck::{SMALL_SHARE, index_text, suspects};
+use crate::interface::{same_interface, title};
 use crate::pass::{PassCx, PassError, PassOptions, ValidateHook};
 use crate::pipeline::{all_rules, pipeline};
 use crate::rebuild::kept;
@@ -487,44 +488,6 @@ impl Run<'_> {
         }
         Ok(preparing.saturating_add(each.saturating_mul(most.min(n) as u64)))
     }
-}
-
-/// An output as messages name it.
-fn title(output: &Output) -> String {
-    match output.role {
-        Role::Result => format!("output `{}`", output.name),
-        Role::Update(_) => format!("the update of `{}`", output.name),
-    }
-}
-
-/// The same outputs and updates, in the same order, of the same types; and no source that was not there.
-pub(crate) fn same_interface(before: &Graph, after: &Graph) -> Result<(), String> {
-    let equal = |x: &Output, y: &Output| {
-        let target = |graph: &Graph, o: &Output| match o.role {
-            Role::Result => None,
-            Role::Update(target) => Some(graph.node(target).name().map(str::to_owned)),
-        };
-        x.name == y.name && before.ty(x.value) == after.ty(y.value) && target(before, x) == target(after, y)
-    };
-    let all = |graph: &Graph, o: &Output| format!("{} : {}", title(o), graph.ty(o.value));
-    for (x, y) in before.outputs().iter().zip(after.outputs()) {
-        if !equal(x, y) {
-            return Err(format!("{} becomes {}", all(before, x), all(after, y)));
-        }
-    }
-    let (x, y) = (before.outputs().len(), after.outputs().len());
-    if x != y {
-        return Err(format!("{x} outputs become {y}"));
-    }
-    let known: HashMap<&str, &Node> = before.nodes().iter().filter_map(|node| Some((node.name()?, node))).collect();
-    let mut seen = HashSet::new();
-    for (name, node) in after.nodes().iter().filter_map(|node| Some((node.name()?, node))) {
-        let same = known.get(name).is_some_and(|known| known.op == node.op && known.ty == node.ty);
-        if !same || !seen.insert(name) {
-            return Err(format!("the {} `{name}` : {} is not one of the graph before", node.op.name, node.ty));
-        }
-    }
-    Ok(())
 }
 
 /// The first element whose bits differ, NaNs and zeros aside.

@@ -5,7 +5,7 @@
 //! a cache comes in time by itself, and more of it in the first level only pushes out what the next sweep needs. A fetch past the
 //! last row does no harm: it never faults.
 
-use cotangent_host::{LINE, Target};
+use cotangent_host::LINE;
 use cotangent_kernel::ir::{ArgId, IndexMap, Input, Space, Stride, Sweep};
 use iced_x86::{Code, Instruction, Register};
 
@@ -14,20 +14,11 @@ use crate::wide::body::PhaseCode;
 use crate::wide::encode::BASES;
 use crate::wide::nest::{INNER, Nest, SCRATCH, frame};
 
-/// Elements of the longest row of which the next one is fetched: longer ones, four bytes an element and four of them, would
-/// push each other out of the first-level cache.
-pub(crate) fn longest_ahead(target: &Target) -> i32 {
-    (target.caches().l1 / 16) as i32
-}
-
 /// What of the next row is fetched, and in which phase.
 pub(crate) struct Ahead {
     phase: usize,
     sites: Vec<usize>,
 }
-
-/// A place of the next row while a phase runs: its address at inner index 0, and bytes of an element.
-pub(crate) type Fetch = (Register, usize);
 
 impl<'k> Nest<'k> {
     /// Chooses what is fetched ahead: what the sweeps of a row load that lies elsewhere for the next row.

@@ -3,44 +3,12 @@
 //! What a clamp adds to addresses is computed once for all accesses that share it, and as often as it changes: from row to row,
 //! or where the last row dim starts again.
 
-use std::collections::BTreeMap;
-
-use cotangent_kernel::ir::Kernel;
 use iced_x86::{Code, Register};
 use smallvec::SmallVec;
 
 use crate::access::Access;
 use crate::wide::encode::Site;
-use crate::wide::nest::{Nest, SCRATCH, SECOND, Track, frame};
-
-/// The clamps of a kernel.
-pub(super) struct Clamps {
-    /// For each clamp of the kernel that is still to come, the number of the first that is equal.
-    firsts: std::vec::IntoIter<usize>,
-    /// By that number.
-    known: BTreeMap<usize, Clamped>,
-    /// The sites with clamps, and the numbers of these.
-    sites: Vec<(usize, SmallVec<[usize; 2]>)>,
-}
-
-/// One axis whose index is held inside.
-#[derive(Clone, Copy, Debug)]
-struct Clamped {
-    /// The site that is its index.
-    index: usize,
-    /// Where the layout holds its last index; its stride follows.
-    layout: usize,
-    /// Bytes of an element as a power of two.
-    shift: u32,
-    /// The word with what it adds to addresses, in bytes.
-    word: i32,
-}
-
-impl Clamps {
-    pub(super) fn new(kernel: &Kernel) -> Self {
-        Clamps { firsts: kernel.first_clamps().into_iter(), known: BTreeMap::new(), sites: Vec::new() }
-    }
-}
+use crate::wide::nest::{Clamped, Nest, SCRATCH, SECOND, Track, frame};
 
 impl Nest<'_> {
     /// The clamps of a new site with elements of `1 << shift` bytes.

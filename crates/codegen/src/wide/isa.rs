@@ -5,6 +5,7 @@
 //! for 128 and 256 bits with VEX prefixes (AVX2) and for 128, 256 and 512 bits with EVEX prefixes (AVX-512). `INVALID`
 //! marks what a set lacks; selection never asks for it.
 
+use cotangent_host::Target;
 use iced_x86::Code::{self, *};
 
 /// An instruction set that wide code can be made for.
@@ -250,4 +251,10 @@ table! {
     Kxor        Mask      0 [INVALID INVALID] [VEX_Kxorw_kr_kr_kr VEX_Kxorw_kr_kr_kr VEX_Kxorw_kr_kr_kr]
     Movdqu8     Unary     0 [INVALID INVALID] [EVEX_Vmovdqu8_xmm_k1z_xmmm128 EVEX_Vmovdqu8_ymm_k1z_ymmm256 EVEX_Vmovdqu8_zmm_k1z_zmmm512]
     Knot        MaskUnary 0 [INVALID INVALID] [VEX_Knotw_kr_kr VEX_Knotw_kr_kr VEX_Knotw_kr_kr]
+}
+
+/// Elements of the longest row of which the next one is fetched: longer ones, four bytes an element and four of them, would
+/// push each other out of the first-level cache.
+pub(crate) fn longest_ahead(target: &Target) -> i32 {
+    (target.caches().l1 / 16) as i32
 }

@@ -6,6 +6,8 @@
 //! to the end of the code, where the frame is made (and each page of it touched), and back.
 
 use cotangent_host::Target;
+use std::collections::BTreeMap;
+
 use cotangent_kernel::ir::{Kernel, Stride, Sweep};
 use cotangent_scalar::{DType, Inst, ScalarOp};
 use iced_x86::{Code, Register};
@@ -13,13 +15,11 @@ use smallvec::SmallVec;
 
 use crate::access::{Access, Accesses};
 use crate::phase::{Level, PhasePlan};
-use crate::wide::ahead::{Fetch, longest_ahead};
 use crate::wide::alloc::Allocator;
 use crate::wide::asm::{Assembler, Label, at, indexed};
 use crate::wide::body::{Kept, PhaseCode, Scope, halves};
-use crate::wide::clamps::Clamps;
 use crate::wide::encode::{BASES, Output, SPILL_SLOTS, Site};
-use crate::wide::isa::Isa;
+use crate::wide::isa::{Isa, longest_ahead};
 use crate::wide::select::lane;
 use crate::wide::vcode::{Vcode, What};
 
@@ -46,6 +46,38 @@ pub(super) struct Track {
     pub(super) unclamped: Option<i32>,
     /// Whether it moves along the last row dim.
     pub(super) by_row: bool,
+}
+
+/// A place of the next row while a phase runs: its address at inner index 0, and bytes of an element.
+pub(crate) type Fetch = (Register, usize);
+
+/// The clamps of a kernel.
+pub(super) struct Clamps {
+    /// For each clamp of the kernel that is still to come, the number of the first that is equal.
+    pub(super) firsts: std::vec::IntoIter<usize>,
+    /// By that number.
+    pub(super) known: BTreeMap<usize, Clamped>,
+    /// The sites with clamps, and the numbers of these.
+    pub(super) sites: Vec<(usize, SmallVec<[usize; 2]>)>,
+}
+
+/// One axis whose index is held inside.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clamped {
+    /// The site that is its index.
+    pub(super) index: usize,
+    /// Where the layout holds its last index; its stride follows.
+    pub(super) layout: usize,
+    /// Bytes of an element as a power of two.
+    pub(super) shift: u32,
+    /// The word with what it adds to addresses, in bytes.
+    pub(super) word: i32,
+}
+
+impl Clamps {
+    pub(super) fn new(kernel: &Kernel) -> Self {
+        Clamps { firsts: kernel.first_clamps().into_iter(), known: BTreeMap::new(), sites: Vec::new() }
+    }
 }
 
 /// Words of the frame that every kernel has.

@@ -3,20 +3,13 @@
 use std::collections::HashSet;
 
 use cotangent_graph::eval::reduction_groups;
-use cotangent_graph::op::{Fault, ScalarCx, ViewMap};
-use cotangent_graph::ops::view::PAD;
-use cotangent_graph::{Graph, Lower, Node, NodeId, Output, Role, Shape, Source, StepCx};
-use cotangent_scalar::BodyBuilder;
+use cotangent_graph::op::ViewMap;
+use cotangent_graph::{Graph, Lower, NodeId, Output, Role, Shape, Source, StepCx};
 use smallvec::SmallVec;
 
+use super::values::{RNG_OPS, has_long_runs, is_squeeze, own_ops, sees_through};
 use super::windows::WrittenOut;
 use super::{At, ClusterOptions, Fusion, Part, Read};
-
-/// Scalar operations that a random number is taken to cost.
-const RNG_OPS: usize = 100;
-
-/// Elements of a run beside which a choice by index is little.
-const LONG_RUN: usize = 32;
 
 /// What every node is to the clusterer, before anything is fused.
 pub(super) struct Roles {
@@ -217,61 +210,11 @@ fn stored_anyway(graph: &Graph, live: &[bool]) -> Vec<bool> {
     stored
 }
 
-/// Whether a node puts a border around runs of elements that are long beside the choice by index that each then costs.
-fn has_long_runs(graph: &Graph, node: &Node) -> bool {
-    if !node.is(&PAD) {
-        return false;
-    }
-    let (from, low, high) = (graph.ty(node.inputs[0]).shape(), node.attrs.sizes("low"), node.attrs.sizes("high"));
-    let inside = (0..from.rank()).rev().take_while(|&axis| low[axis] == 0 && high[axis] == 0);
-    inside.map(|axis| from[axis]).product::<usize>() >= LONG_RUN
-}
-
-/// Whether a reader can recompute a value at whatever index it reads.
-pub(super) fn sees_through(graph: &Graph, value: NodeId, reader: NodeId) -> bool {
-    let node = graph.node(reader);
-    match &node.op.lower {
-        Lower::Scalar(_) | Lower::Reduce(_) => true,
-        Lower::View(_) => !node.is_reshape() || is_squeeze(graph.ty(value).shape(), node.ty.shape()),
-        _ => false,
-    }
-}
-
-/// Scalar operations of a node on its own.
-pub(crate) fn own_ops(graph: &Graph, id: NodeId) -> usize {
-    let node = graph.node(id);
-    match &node.op.lower {
-        Lower::Scalar(_) => scalar_ops(graph, node).unwrap_or(1),
-        Lower::Source(Source::Rng) => RNG_OPS,
-        Lower::Gemm => 0,
-        // Of an element beside a border: the choice. What it depends on is known once for a row.
-        Lower::Join => 2,
-        _ => 1,
-    }
-}
-
-/// Scalar operations of the program of a node.
-///
-/// # Errors
-/// A mistake in the record of the op.
-pub(crate) fn scalar_ops(graph: &Graph, node: &Node) -> Result<usize, Fault> {
-    let mut s = BodyBuilder::new();
-    let args: SmallVec<[_; 3]> =
-        node.inputs.iter().enumerate().map(|(k, i)| s.input(k as u32, graph.ty(*i).dtype())).collect();
-    let root = node.op.0.scalar(&mut s, &args, &ScalarCx { attrs: &node.attrs, dtype: node.ty.dtype() })?;
-    Ok(s.finish(&[root]).0.n_ops())
-}
-
 /// Whether a node reduces more than axes of extent 1.
 fn is_reduction(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
     matches!(node.op.lower, Lower::Reduce(_))
         && !reduction_groups(graph.ty(node.inputs[0]).shape(), &node.attrs.sizes("axes")).is_empty()
-}
-
-/// Reshapes that only add or drop axes of extent 1 can be seen through index by index.
-fn is_squeeze(from: &Shape, to: &Shape) -> bool {
-    from.iter().filter(|&&d| d != 1).eq(to.iter().filter(|&&d| d != 1))
 }
 
 /// For each computed node (and each view and virtual value on the way), what it reads.

@@ -5,9 +5,8 @@ use cotangent_graph::op::{AxisMap, ViewMap};
 use cotangent_graph::ops::view::PAD;
 use cotangent_graph::{Graph, Lower, Node, NodeId};
 use cotangent_scalar::DType;
-use cotangent_scalar::order::COLUMN_BLOCK;
 
-use super::parts::{own_ops, sees_through};
+use super::values::{BORDER_OPS, MOST_TAPS, own_ops, sees_through};
 use super::{ClusterOptions, Fusion};
 
 /// Reductions of the few elements of windows, and what they reduce.
@@ -18,12 +17,6 @@ pub(super) struct WrittenOut {
     /// Whether a pointwise node is computed where such reductions combine it, and nowhere else.
     pub(super) inlined: Vec<bool>,
 }
-
-/// Elements of a window that is written out at most: as many as the order of column reductions combines one after the other.
-const MOST_TAPS: usize = COLUMN_BLOCK;
-
-/// Instructions that a border is taken to be in the body of its reader.
-const BORDER_OPS: usize = 8;
 
 impl WrittenOut {
     pub(super) fn new(graph: &Graph, options: &ClusterOptions, needs_memory: impl Fn(NodeId) -> bool) -> Self {

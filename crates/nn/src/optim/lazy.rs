@@ -8,7 +8,7 @@
 use cotangent_graph::ops::index::GATHER;
 use cotangent_graph::{Code, DType, Diag, GraphBuilder, NodeId, Tensor};
 
-use super::minimize::{Pair, param_name, reached};
+use super::params::{param_name, reached};
 use super::{Optimizer, Recipe};
 
 /// The rows of a table that a step changes.
@@ -20,6 +20,13 @@ pub(super) struct Rows<'g> {
     pub(super) indices: Tensor<'g>,
     /// Whether an index occurs for the first time: `[n]`.
     first: Tensor<'g>,
+}
+
+/// A parameter, or the rows of it that a loss picks, with the gradient.
+pub(super) struct Pair<'g> {
+    pub(super) param: Tensor<'g>,
+    pub(super) grad: Tensor<'g>,
+    pub(super) rows: Option<Rows<'g>>,
 }
 
 impl<'g> Rows<'g> {

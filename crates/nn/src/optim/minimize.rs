@@ -3,10 +3,10 @@
 //! All nodes made here carry the user's line and the optimiser's name as their origin. Errors are recorded in the builder
 //! at the user's line; a loss that is itself the result of an error is passed over in silence.
 
-use cotangent_graph::ops::source::PARAM;
-use cotangent_graph::{Code, DType, Diag, Graph, GraphBuilder, NodeId, Origin, Shape, Tensor, Vjp};
+use cotangent_graph::{Code, DType, Diag, GraphBuilder, NodeId, Origin, Shape, Tensor};
 
-use super::lazy::{self, Rows};
+use super::lazy::{self, Pair};
+use super::params::{param_name, reached};
 use super::recipe::{ParamInfo, Treatment, accumulator};
 use super::{Optimizer, Recipe, UpdateCx, hyper, is_updated, step_number};
 
@@ -120,25 +120,6 @@ impl Minimize for GraphBuilder {
     }
 }
 
-/// For each node, whether a gradient of `from` flows to it.
-pub(super) fn reached(graph: &Graph, from: NodeId) -> Vec<bool> {
-    let mut reached = vec![false; graph.n_nodes()];
-    reached[from.index()] = true;
-    for id in graph.ids().rev() {
-        let node = graph.node(id);
-        // Integers and truth values carry no gradient. Tuples may hold floats anywhere, so they pass.
-        if node.ty.as_tensor().is_some_and(|(dtype, _)| !dtype.is_float()) {
-            reached[id.index()] = false;
-        }
-        if reached[id.index()] && !matches!(node.op.vjp, Vjp::Zero(_)) {
-            for input in &node.inputs {
-                reached[input.index()] = true;
-            }
-        }
-    }
-    reached
-}
-
 /// The tensor, if it is this graph's and no error was recorded on the way to it.
 #[track_caller]
 fn own<'g>(g: &'g GraphBuilder, tensor: Tensor<'_>, call: &str) -> Option<Tensor<'g>> {
@@ -175,13 +156,6 @@ fn checked_param<'g>(g: &'g GraphBuilder, param: Tensor<'_>, call: &str) -> Opti
     None
 }
 
-pub(super) fn param_name(g: &GraphBuilder, param: Tensor<'_>) -> Option<String> {
-    g.with_graph(|graph| {
-        let node = graph.node(param.id());
-        node.name().filter(|_| node.is(&PARAM) && node.ty.dtype().is_float()).map(str::to_owned)
-    })
-}
-
 #[track_caller]
 fn with_gradients<'g>(
     g: &'g GraphBuilder,
@@ -213,13 +187,6 @@ fn with_gradients<'g>(
     let pairs = values.into_iter().filter_map(&mut pair).collect();
     g.set_origin(outer);
     Some(pairs)
-}
-
-/// A parameter, or the rows of it that a loss picks, with the gradient.
-pub(super) struct Pair<'g> {
-    pub(super) param: Tensor<'g>,
-    pub(super) grad: Tensor<'g>,
-    pub(super) rows: Option<Rows<'g>>,
 }
 
 /// What the optimiser's recipe says about a parameter.

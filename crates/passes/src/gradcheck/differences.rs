@@ -21,9 +21,8 @@ use cotangent_graph::{
 
 use crate::anchor::set_anchors;
 use crate::differentiate::differentiate;
-use crate::expand::expand_in;
 use crate::pass::{PassCx, PassError, PassOptions};
-use crate::rebuild::{Copier, kept};
+use crate::rebuild::{Copier, expand_in, kept};
 
 /// Steps relative to the operand's magnitude: the first where the function is smooth, smaller ones to get out of the way
 /// of a kink nearby.

@@ -8,11 +8,13 @@ use cotangent_graph::{DType, Graph, Lower, NodeId, Role, Source, TensorData, Typ
 use smallvec::SmallVec;
 
 use super::units::{Operand, Unit, Work};
-use super::{BufferDecl, BufferId, Epilogue, GemmDims, Home, KernelCall, MatrixView, OpStep, Plan, PlanOutput, Step};
 use crate::arena;
 use crate::cluster::{Clusters, Part, memory_of};
 use crate::ir::{Kernel, Sweep};
 use crate::lower::{ArgRef, Lowered};
+use crate::plan::{
+    BufferDecl, BufferId, Epilogue, GemmDims, Home, KernelCall, MatrixView, OpStep, Plan, PlanOutput, Step,
+};
 
 pub(super) struct Builder<'a> {
     graph: &'a Graph,

@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 
-use super::{KernelCall, Plan, Step};
 use crate::cost::CostModel;
 use crate::ir::{ArgId, Input, Kernel, Space, Stride, Sweep};
+use crate::plan::{KernelCall, Plan, Step};
 
 /// Marks such stores of all kernels that are steps of their own.
 pub(super) fn mark(plan: &mut Plan, cost: &CostModel) {

@@ -11,10 +11,10 @@ use cotangent_graph::{CompilerBug, Graph, NodeId, Role};
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
 
-use super::Plan;
 use super::build::Builder;
 use super::units::{Unit, Work};
 use crate::cluster::Clusters;
+use crate::plan::Plan;
 
 /// Orders the units, gives every value memory, and writes the steps down.
 pub(super) fn schedule(graph: &Graph, clusters: Clusters, mut units: Vec<Unit>) -> Result<Plan, CompilerBug> {
