@@ -28,7 +28,7 @@ pub const COLUMN_BLOCK: usize = 64;
 pub const FULL_CHUNK: usize = 4096;
 
 /// The least number of elements of rows that everything is reduced by: shorter ones take longer to combine than to load.
-const LEAST_ROW: usize = 64;
+const LEAST_ROW: usize = 128;
 
 /// From so many rows on, rows are reduced whole, however long they are: there are enough for threads to share.
 const MANY_ROWS: usize = 8;
@@ -242,9 +242,9 @@ mod tests {
 
     #[test]
     fn everything_goes_by_rows_unless_they_are_short_or_few_and_long() {
-        let flat = [(0, 100), (100, 0), (64, 64), (1, 1 << 20), (1 << 20, 63), (7, 4097)];
+        let flat = [(0, 100), (100, 0), (64, 64), (1, 1 << 20), (1 << 20, 127), (7, 4097)];
         flat.iter().for_each(|&(rows, n)| assert!(!goes_by_rows(rows, n), "{rows} of {n}"));
-        let by_rows = [(65, 64), (2, 4096), (8, 4097), (100_000, 100_000), (usize::MAX, 64)];
+        let by_rows = [(33, 128), (2, 4096), (8, 4097), (100_000, 100_000), (usize::MAX, 128)];
         by_rows.iter().for_each(|&(rows, n)| assert!(goes_by_rows(rows, n), "{rows} of {n}"));
     }
 
