@@ -3,6 +3,8 @@
 //! thread with 256 KiB. Nothing aborts; what is deeper than the limits is an error. `work.rs` sees to it that the work grows no
 //! faster than the chains.
 
+use std::sync::Arc;
+
 use cotangent::graph::interp::interpret;
 use cotangent::graph::{Body, Code, Env, Registry, text};
 use cotangent::prelude::*;
@@ -219,5 +221,44 @@ fn bodies_in_many_places_are_counted() {
             g.output("y", g.call(&level[0], &[x])[0]);
         });
         assert!(diags.is_err_and(|diags| diags.0.iter().any(|diag| diag.code == Code::TooLarge)));
+    });
+}
+
+/// Bodies that only call, or do not even that, make no nodes. They are counted all the same: what they come to doubles with each.
+#[test]
+fn bodies_that_make_nothing_are_counted() {
+    on_a_small_stack(|| {
+        let x = array![[0.5f32, -0.25], [0.125, 0.75]];
+        for depth in [60, 100, 4000] {
+            let graph = build(|g| {
+                let ty = Type::tensor(F32, [2, 2]);
+                let innermost = g.body("b0", std::slice::from_ref(&ty), |_, v| vec![v[0]]);
+                let body = (1..depth).fold(innermost, |inner, k| {
+                    g.body(&format!("b{k}"), std::slice::from_ref(&ty), move |g, v| {
+                        vec![g.call(&inner, &[g.call(&inner, &[v[0]])[0]])[0]]
+                    })
+                });
+                g.output("y", g.call(&body, &[g.input("x", F32, [2, 2])])[0]);
+            })
+            .unwrap_or_else(|diags| panic!("{diags}"));
+            let error = Compiler::new().compile(&graph).expect_err("too many nodes").to_string();
+            assert!(error.starts_with("error[E0116]"), "{error}");
+            let diag = interpret(&graph, &Env::default().with("x", x.clone())).expect_err("too many nodes");
+            assert_eq!(diag.code, Code::TooManyNodes, "{diag}");
+        }
+        let mut level = vec![Arc::new(Graph::new("leaf"))];
+        let fault = (0..40).find_map(|depth| {
+            let mut next = [Graph::new(format!("a{depth}")), Graph::new(format!("b{depth}"))];
+            for graph in &mut next {
+                for body in &level {
+                    if let Err(fault) = graph.add_body(Arc::clone(body)) {
+                        return Some(fault);
+                    }
+                }
+            }
+            level = next.map(Arc::new).to_vec();
+            None
+        });
+        assert!(fault.is_some_and(|fault| fault.code == Code::TooLarge));
     });
 }

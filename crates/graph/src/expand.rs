@@ -131,15 +131,16 @@ pub fn with_flat_bodies(graph: &Graph, limits: Limits) -> Result<Option<(Graph, 
         return Err(Diag::new(Code::TooLarge, text).at(at).help("take the gradient outside of the bodies"));
     }
     let mut out = Graph::with_registry(Arc::clone(graph.name()), graph.registry());
-    let mut bodies = Vec::with_capacity(graph.bodies().len());
+    let (mut bodies, mut n_made) = (Vec::with_capacity(graph.bodies().len()), 0);
     for body in graph.bodies() {
         let builder = GraphBuilder::like(body);
-        builder.count_from(0, limits);
+        builder.count_from(n_made, limits);
         let inputs: Vec<Tensor<'_>> =
             body.inputs().map(|(_, node)| copied(&builder, node, Default::default())).collect();
         for (output, value) in body.outputs().iter().zip(inline_deep(&builder, body, &inputs)?) {
             builder.output(&output.name, value);
         }
+        n_made = builder.n_made();
         let flat = builder.finish().map_err(|mut diags| diags.0.swap_remove(0))?;
         bodies.push(out.add_body(Arc::new(flat)).map_err(Fault::diag)?);
     }
@@ -173,7 +174,8 @@ struct Inlined<'a, 'g> {
     operands: smallvec::IntoIter<[Tensor<'g>; 4]>,
 }
 
-/// Copies a closed body, and what it calls, into `builder`; its results.
+/// Copies a closed body, and what it calls, into `builder`; its results. Every node on the way counts, made or not: bodies that only
+/// hand on what they are given, to each other and twice, are gone through as often as if they made something.
 fn inline_deep<'g>(
     builder: &'g GraphBuilder,
     body: &Graph,
@@ -200,15 +202,18 @@ fn inline_deep<'g>(
         match &node.op.lower {
             Lower::Source(Source::Input) => {
                 let operand = current.operands.next().unwrap_or_else(|| builder.poisoned());
+                builder.spend(1);
                 current.made.push(smallvec![operand]);
             }
             Lower::Item if body.called(body.node(node.inputs[0])).is_some() => {
                 let result = current.made[node.inputs[0].index()][node.attrs.size("index")];
+                builder.spend(1);
                 current.made.push(smallvec![result]);
             }
             _ => match body.called(node) {
                 Some(inner) => {
                     let inner = enter(inner, operands(&current.made));
+                    builder.spend(1);
                     open.push(inner);
                 }
                 None => {

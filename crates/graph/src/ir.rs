@@ -36,8 +36,8 @@ pub const MAX_BODY_DEPTH: usize = 4096;
 /// How many nodes a graph may have: ids below are none that stands for something else.
 const MAX_NODES: usize = u32::MAX as usize - 1;
 
-/// How many nodes the bodies of a graph may have in all, those of their own bodies included. A body that stands in several
-/// bodies counts in each, as it does in the text.
+/// How many nodes the bodies of a graph may have in all, those of their own bodies and one for each body included. A body that
+/// stands in several bodies counts in each, as it does in the text.
 pub const MAX_BODY_NODES: usize = 1 << 20;
 
 /// A node of a graph.
@@ -486,7 +486,9 @@ impl Graph {
     /// `E0106` if bodies would nest too deep or have too many nodes in all; `E0107` if it has an op of a name that is another
     /// op's here.
     pub fn add_body(&mut self, body: Arc<Graph>) -> Result<BodyId, Fault> {
-        let (depth, n_nodes) = (body.depth + 1, self.n_body_nodes.saturating_add(body.n_nodes() + body.n_body_nodes));
+        // A body counts as well: those without nodes may be in as many places.
+        let n_added = 1 + body.n_nodes() + body.n_body_nodes;
+        let (depth, n_nodes) = (body.depth + 1, self.n_body_nodes.saturating_add(n_added));
         let refuse = |text: String| Err(Fault::new(Code::TooLarge, text));
         if depth > MAX_BODY_DEPTH {
             return refuse(format!("the body @{} would make bodies nest more than {MAX_BODY_DEPTH} deep", body.name));
