@@ -2,7 +2,7 @@
 
 use cotangent_exec::{Compiler, Runtime, Seed, Session, Threads};
 use cotangent_graph::{DType, Init, build};
-use ndarray::{Array, Array2, Ix2, Ix3};
+use ndarray::{Array, Array2, Ix1, Ix2, Ix3};
 
 #[test]
 fn programs_over_empty_tensors_run() {
@@ -37,6 +37,28 @@ fn programs_over_empty_tensors_run() {
         assert_eq!(out.scalar("all").unwrap(), 1.0);
         let chain = out.view::<f32>("chain").unwrap().into_dimensionality::<Ix2>().unwrap();
         assert_eq!(chain, Array2::from_elem((5, 2), 2.0f32));
+    }
+}
+
+/// What follows a reduction of rows loads nothing if there are no rows, from an empty tensor or from beyond the end of one.
+#[test]
+fn without_rows_nothing_is_loaded_for_them() {
+    for fuse in [true, false] {
+        let graph = build(|g| {
+            let x = g.input("x", DType::F32, [4, 0]);
+            let y = g.input("y", DType::F32, [5]);
+            let none = g.input("none", DType::F32, [0, 3]);
+            let other = x.slice(&[2, 0], &[3, 0]).reshape([0]);
+            g.output("empty", none.exp().sum_over(1) + other * other);
+            g.output("beyond", none.sin().sum_over(1) + y.slice(&[5], &[5]));
+            g.output("columns", none.t().cos().sum_over(0) + y.slice(&[5], &[5]) * other);
+        })
+        .unwrap();
+        let program = Compiler::new().fuse(fuse).compile(&graph).unwrap_or_else(|e| panic!("{e}"));
+        let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(0)).unwrap();
+        let (x, none, y) = (Array2::<f32>::zeros((4, 0)), Array2::<f32>::zeros((0, 3)), Array::<f32, Ix1>::zeros(5));
+        let out = session.step([("x", (&x).into()), ("none", (&none).into()), ("y", (&y).into())]).unwrap();
+        assert!(["empty", "beyond", "columns"].iter().all(|name| out.view::<f32>(name).unwrap().is_empty()));
     }
 }
 

@@ -177,6 +177,8 @@ struct Draft {
     space: Space,
     /// Reductions of earlier sweeps than this have results.
     sweep: usize,
+    /// Whether it runs over no elements: then it computes nothing.
+    is_empty: bool,
     s: BodyBuilder,
     inputs: Vec<Input>,
     /// For each input, the node to force if its map stands in the way of merging loops.
@@ -192,6 +194,7 @@ impl Draft {
         Draft {
             space,
             sweep: sweep + usize::from(space == Space::Reduced),
+            is_empty: false,
             s: BodyBuilder::new(),
             inputs: Vec::new(),
             blame: Vec::new(),
@@ -290,6 +293,8 @@ pub fn lower_cluster(
     let extents: SmallVec<[usize; 4]> = cluster.domain.iter().copied().collect();
     let kept: SmallVec<[usize; 4]> = (0..rank).filter(|a| !cluster.axes.contains(a)).collect();
     let (every, reduced, across) = (identity(rank), on_loops(&kept, rank), on_loops(&cluster.axes, rank));
+    let no_elements = |loops: &[usize]| loops.iter().any(|&l| cluster.domain[l] == 0);
+    let (no_rows, no_columns) = (no_elements(&kept), no_elements(&cluster.axes));
     let slot = |(k, (n, sweep)): (usize, (NodeId, usize))| {
         let kept = if columns.contains(&n) { cluster.axes.clone() } else { kept.clone() };
         (n, Slot { number: k as u32, sweep, kept })
@@ -306,7 +311,7 @@ pub fn lower_cluster(
     for sweep in 0..n_sweeps {
         let of_sweep =
             || members().zip(&cluster.is_reduced).filter(|((_, s), _)| *s == sweep).map(|((n, _), r)| (n, *r));
-        let mut full = Draft::new(Space::Full, sweep);
+        let mut full = Draft { is_empty: no_rows || no_columns, ..Draft::new(Space::Full, sweep) };
         for (node, _) in of_sweep().filter(|(n, is_reduced)| !is_reduced && is_stored(*n)) {
             let value = lowerer.value(&mut full, node, &every, None)?;
             lowerer.store(&mut full, node, value, &every);
@@ -326,7 +331,7 @@ pub fn lower_cluster(
                 lowerer.keep(&mut full, node, &every, &across)?;
             }
         }
-        let mut after = Draft::new(Space::Reduced, sweep);
+        let mut after = Draft { is_empty: no_rows, ..Draft::new(Space::Reduced, sweep) };
         let of_row = |n: &NodeId| !columns.contains(n) && is_stored(*n);
         for (node, _) in of_sweep().filter(|(n, is_reduced)| *is_reduced && of_row(n)) {
             let value = lowerer.value(&mut after, node, &reduced, None)?;
@@ -336,7 +341,7 @@ pub fn lower_cluster(
     }
     if !carried.is_empty() {
         // The last phase is the second kernel's.
-        let mut after = Draft::new(Space::Reduced, n_sweeps);
+        let mut after = Draft { is_empty: no_columns, ..Draft::new(Space::Reduced, n_sweeps) };
         for &node in cluster.nodes.iter().filter(|n| columns.contains(n) && is_stored(**n)) {
             let value = lowerer.value(&mut after, node, &across, None)?;
             lowerer.store(&mut after, node, value, &across);
@@ -432,9 +437,9 @@ impl Lowerer<'_> {
 
     fn load(&mut self, draft: &mut Draft, node: NodeId, place: Affine, via: Option<NodeId>) -> ValueId {
         let dtype = self.graph.ty(node).dtype();
-        // A sweep over no elements computes nothing, so it must not load either: code hoists what its loops do not change,
-        // and an empty buffer has no element to hoist.
-        if draft.space == Space::Full && self.extents.contains(&0) {
+        // What computes nothing must not load either: code hoists what its loops do not change, and an empty buffer has no
+        // element to hoist.
+        if draft.is_empty {
             return draft.s.const_from_bits(0, dtype);
         }
         let arg = self.args.read(ArgRef::Node(node), dtype);

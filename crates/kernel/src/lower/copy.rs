@@ -39,7 +39,7 @@ pub(crate) fn lower_copy(
         slots: HashMap::new(),
         kept: HashMap::new(),
     };
-    let mut draft = Draft::new(Space::Full, 0);
+    let mut draft = Draft { is_empty: shape.contains(&0), ..Draft::new(Space::Full, 0) };
     let value = lowerer.value(&mut draft, from, &identity(shape.rank()), None)?;
     let arg = lowerer.args.write(ArgRef::Node(target), graph.ty(target).dtype());
     draft.stores.push((value, arg, place));
