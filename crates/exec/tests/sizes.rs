@@ -2,6 +2,7 @@
 
 use cotangent_exec::{Compiler, Runtime, Seed, Session, Threads};
 use cotangent_graph::interp::{interpret, interpret_named};
+use cotangent_graph::op::OpDef;
 use cotangent_graph::{Attr, Attrs, Code, DType, Env, Graph, GraphBuilder, Tensor, TensorData, Type, build, ops};
 use cotangent_nn::summary;
 
@@ -93,5 +94,63 @@ fn the_largest_tensors_are_planned() {
         });
         assert_eq!(error.unwrap_err().0[0].code, Code::TooLarge, "{m} x {n}");
         assert_eq!(Type::tensor(F32, [m, n]).shape().checked_elements(), None);
+    }
+}
+
+/// An operand of a window op, its attributes, and what the gradient of the result's sum is.
+fn views(attrs: Attrs, op: &'static OpDef, shape: &[usize]) -> Result<Graph, cotangent_graph::Diags> {
+    build(|g| {
+        let x = g.input("x", F32, shape);
+        let y = x.unary_with(op, attrs);
+        g.output("dx", g.grad(y.square().sum(), &[x])[0]);
+    })
+}
+
+/// Borders so large that there is no such tensor, although its few windows are one: the user is told, not blamed on the compiler.
+#[test]
+fn a_border_beyond_the_limits_is_an_error_of_the_user() {
+    let ints = |n: i64| Attr::Ints(std::iter::once(n).collect());
+    let pool = |axis: &[usize], size: i64, stride: i64, high: i64| {
+        let attrs = Attrs::none().with("axes", axis).with("size", ints(size)).with("stride", ints(stride));
+        attrs.with("dilation", ints(1)).with("low", ints(0)).with("high", ints(high))
+    };
+    let cases = [
+        // The padded tensor, and what a gradient makes of windows in memory.
+        (pool(&[0], 2, 1 << 60, 1 << 60), &[5_usize, 6][..]),
+        (pool(&[0], 1 << 23, 3, 0), &[1 << 40]),
+    ];
+    for (attrs, shape) in cases {
+        for op in [&ops::pool::MEAN_POOL, &ops::pool::MAX_POOL] {
+            let graph = views(attrs.clone(), op, shape).unwrap_or_else(|diags| panic!("{diags}"));
+            let error = Compiler::new().compile(&graph).expect_err("too large").to_string();
+            assert!(error.starts_with("error[E0106]"), "{error}");
+        }
+    }
+}
+
+/// One window has no next one, so its distance may be any; so may the steps of a view along one element, and all of them if it has
+/// none.
+#[test]
+fn what_says_nothing_of_an_element_may_be_any_number() {
+    let ints = |list: &[i64]| Attr::Ints(list.iter().copied().collect());
+    let window =
+        Attrs::none().with("axes", [0_usize].as_slice()).with("size", ints(&[2])).with("stride", ints(&[i64::MAX]));
+    let window = window.with("dilation", ints(&[1])).with("low", ints(&[1])).with("high", ints(&[0]));
+    let strided = |shape: &[i64], offset: &[i64], steps: &[i64]| {
+        Attrs::none().with("shape", ints(shape)).with("offset", ints(offset)).with("steps", ints(steps))
+    };
+    let most = i64::MAX;
+    let cases = [
+        (&ops::pool::MEAN_POOL, window, [0.5, 0.0, 0.0]),
+        (&ops::windows::STRIDED, strided(&[1, 1], &[1], &[most, -most]), [0.0, 4.0, 0.0]),
+        (&ops::windows::STRIDED, strided(&[1, 0], &[most], &[most, 2]), [0.0; 3]),
+    ];
+    for (op, attrs, expected) in cases {
+        let graph = views(attrs, op, &[3]).unwrap_or_else(|diags| panic!("{diags}"));
+        let program = Compiler::new().compile(&graph).unwrap_or_else(|error| panic!("{error}"));
+        let env = Env::default().with("x", x(&[3]));
+        let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program.clone(), Seed(0)).unwrap();
+        let out = session.step(program.inputs_of(&env)).unwrap();
+        assert_eq!(out.tensor("dx").unwrap().to_f64(), expected, "{}", op.name);
     }
 }

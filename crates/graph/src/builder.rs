@@ -256,6 +256,11 @@ impl GraphBuilder {
         self.diags.borrow().last().cloned()
     }
 
+    /// The first error of a kind that was recorded.
+    pub fn error_of(&self, code: Code) -> Option<Diag> {
+        self.diags.borrow().iter().find(|diag| diag.code == code).cloned()
+    }
+
     /// The handle of a node of this builder's graph; an error and a poisoned tensor if there is no such node.
     #[track_caller]
     pub fn tensor(&self, id: NodeId) -> Tensor<'_> {

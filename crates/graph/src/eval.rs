@@ -77,7 +77,8 @@ pub fn reduction_groups(shape: &Shape, axes: &[usize]) -> SmallVec<[(usize, usiz
 fn reduce_bits(op: ReduceOp, dtype: DType, shape: &Shape, axes: &[usize], mut bits: Vec<u64>) -> Vec<u64> {
     for (outer, n, inner) in reduction_groups(shape, axes) {
         let mut out = Vec::with_capacity(outer * inner);
-        for o in 0..outer {
+        // Rows of nothing may be any number.
+        for o in 0..if inner == 0 { 0 } else { outer } {
             let block = &bits[o * n * inner..(o + 1) * n * inner];
             if inner == 1 {
                 out.push(if outer == 1 {

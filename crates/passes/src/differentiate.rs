@@ -25,7 +25,7 @@ use cotangent_graph::{
 };
 
 use crate::anchor::{anchored, free_numbers, set_anchors, weigh_anchors};
-use crate::pass::{Pass, PassCx, PassError};
+use crate::pass::{Pass, PassCx, PassError, ill_typed};
 use crate::pieces::side_by_side;
 use crate::rebuild::{Copier, bottom_up, expand_in, origin_of};
 use crate::rules::made_of;
@@ -281,7 +281,7 @@ impl<'g> Sweep<'g, '_> {
                     .map_err(|fault| PassError::Bug(CompilerBug::new(NAME, fault.message)))?;
                 if cotangents.len() != inputs.len() {
                     let made = format!("{} cotangents for {} operands", cotangents.len(), inputs.len());
-                    return Err(wrong_rule(node, &made));
+                    return Err(wrong_rule(self.builder, node, &made));
                 }
                 let has_pole = node.op.traits.has(OpTraits::POLE);
                 for (input, cotangent) in inputs.iter().zip(cotangents) {
@@ -291,7 +291,11 @@ impl<'g> Sweep<'g, '_> {
                     }
                     if !self.builder.owns(cotangent) || cotangent.ty() != input.ty() {
                         let made = made_of(self.builder, cotangent);
-                        return Err(wrong_rule(node, &format!("{made} for an operand of {}", input.ty())));
+                        return Err(wrong_rule(
+                            self.builder,
+                            node,
+                            &format!("{made} for an operand of {}", input.ty()),
+                        ));
                     }
                     let given = (dy.value, &dy.support, bound(node, &input.shape(), &dy.support));
                     let (value, support) = self.supports.borrow_mut().restore(cotangent, given, first, has_pole);
@@ -366,6 +370,7 @@ impl<'g> Sweep<'g, '_> {
     }
 }
 
-fn wrong_rule(node: &Node, made: &str) -> PassError {
-    CompilerBug::new(NAME, format!("the derivative rule of `{}` makes {made}", node.op.name)).into()
+fn wrong_rule(builder: &GraphBuilder, node: &Node, made: &str) -> PassError {
+    let text = format!("the derivative rule of `{}` makes {made}", node.op.name);
+    ill_typed(builder.error_of(Code::TooLarge), NAME, text)
 }

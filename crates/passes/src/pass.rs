@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cotangent_graph::{CompilerBug, Diag, Diags, Graph, GraphBuilder, Limits, Node, Stage};
+use cotangent_graph::{Code, CompilerBug, Diag, Diags, Graph, GraphBuilder, Limits, Node, Stage};
 
 /// One step of the pipeline.
 pub trait Pass: Sync {
@@ -229,16 +229,23 @@ impl<'a> PassCx<'a> {
     /// The graph that a builder of this sweep has made.
     ///
     /// # Errors
-    /// A bug of the pass if something in it is ill typed.
+    /// What [`ill_typed`] says if something in it is ill typed.
     pub fn finish(&mut self, builder: GraphBuilder, pass: &str) -> Result<Graph, PassError> {
         self.note_made(&builder);
-        builder.into_graph().map_err(|diags| CompilerBug::new(pass, diags.to_string()).into())
+        let too_large = builder.error_of(Code::TooLarge);
+        builder.into_graph().map_err(|diags| ill_typed(too_large, pass, diags.to_string()))
     }
 
     /// Counts one application of a rule.
     pub fn count(&mut self, rule: &'static str) {
         *self.counters.entry(rule).or_insert(0) += 1;
     }
+}
+
+/// The error where a pass has made what is ill typed: a bug, unless something in it would be too large, for an op whose result is
+/// small enough may be made of what is not, as windows of a tensor with a huge border are.
+pub(crate) fn ill_typed(too_large: Option<Diag>, pass: &str, text: String) -> PassError {
+    too_large.map_or_else(|| CompilerBug::new(pass, text).into(), PassError::from)
 }
 
 /// What a pass did, over all its runs.

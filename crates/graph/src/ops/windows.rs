@@ -19,6 +19,21 @@ use crate::ops::view::{ints, listed, new_shape};
 use crate::samples::Sample;
 use crate::types::{Shape, Type};
 
+/// Where the elements of a `strided` of shape `to` lie along each axis of its operand. What says nothing of an element may be any
+/// number: steps along axes of one element, and all of a view of nothing; it is left out.
+fn strided_axes(attrs: &Attrs, to: &Shape) -> impl Iterator<Item = AxisMap> {
+    let (offset, steps, is_empty) = (attrs.ints("offset"), attrs.ints("steps"), to.contains(&0));
+    offset.iter().enumerate().map(move |(axis, &offset)| AxisMap {
+        offset: if is_empty { 0 } else { offset },
+        moves: steps[axis * to.rank()..][..to.rank()]
+            .iter()
+            .enumerate()
+            .filter(|&(moving, &step)| step != 0 && to[moving] > 1 && !is_empty)
+            .map(|(moving, &step)| (moving, step))
+            .collect(),
+    })
+}
+
 /// Elements at affine indices.
 pub static STRIDED: OpDef = OpDef {
     name: "strided",
@@ -71,12 +86,11 @@ pub static STRIDED: OpDef = OpDef {
     // Elements may be in the view any number of times: the general rule adds them at their places.
     vjp: Vjp::Rule(|cx| {
         let (x, to) = (cx.x().shape(), cx.dy.shape());
-        let (offset, steps) = (cx.attrs.ints("offset"), cx.attrs.ints("steps"));
         let dtype = index_type(x.n_elements());
         let mut place = cx.dy.builder().scalar(0.0, dtype).broadcast_to(to.clone());
-        for (axis, &stride) in x.strides().iter().enumerate() {
-            place += stride * offset[axis];
-            for (moving, &step) in steps[axis * to.rank()..][..to.rank()].iter().enumerate().filter(|m| *m.1 != 0) {
+        for (map, &stride) in strided_axes(cx.attrs, &to).zip(&x.strides()) {
+            place += stride * map.offset;
+            for (moving, step) in map.moves {
                 place += cx.dy.builder().iota(dtype, to.clone(), moving) * (stride * step);
             }
         }
@@ -84,19 +98,7 @@ pub static STRIDED: OpDef = OpDef {
         let sums = cx.dy.reshape([n, 1]).scatter_add(place.reshape([n]), x.n_elements());
         smallvec![Some(sums.reshape(x))]
     }),
-    lower: Lower::View(|attrs, _, to| {
-        let steps = attrs.ints("steps");
-        let axis = |(axis, &offset): (usize, &i64)| AxisMap {
-            offset,
-            moves: steps[axis * to.rank()..][..to.rank()]
-                .iter()
-                .enumerate()
-                .filter(|&(moving, &step)| step != 0 && to[moving] > 1)
-                .map(|(moving, &step)| (moving, step))
-                .collect(),
-        };
-        ViewMap::Affine(attrs.ints("offset").iter().enumerate().map(axis).collect())
-    }),
+    lower: Lower::View(|attrs, _, to| ViewMap::Affine(strided_axes(attrs, to).collect())),
     samples: |s| {
         let attrs = |shape: &[usize], offset: &[i64], steps: &[i64]| {
             let of = |values: &[i64]| Attr::Ints(values.iter().copied().collect());
@@ -185,10 +187,14 @@ impl Geometry {
         Ok(n)
     }
 
+    /// An extent along axis number `k` of them, with the padding.
+    fn padded(&self, k: usize, extent: usize) -> usize {
+        extent.saturating_add(self.low[k]).saturating_add(self.high[k])
+    }
+
     /// Windows that fit along axis number `k` of them, of a tensor with this extent there.
     fn count(&self, k: usize, extent: usize) -> Option<usize> {
-        let padded = extent.saturating_add(self.low[k]).saturating_add(self.high[k]);
-        Some(padded.checked_sub(reach(self.size[k], self.dilation[k]))? / self.stride[k].max(1) + 1)
+        Some(self.padded(k, extent).checked_sub(reach(self.size[k], self.dilation[k]))? / self.stride[k].max(1) + 1)
     }
 
     /// The number of the first axis that counts the elements of a window.
@@ -459,8 +465,12 @@ impl Taps {
 }
 
 fn overlap_add<'g>(windows: Tensor<'g>, attrs: &Attrs, to: &Shape) -> Tensor<'g> {
-    let Geometry { axes, size, mut stride, dilation, low: padding, .. } = Geometry::of_sums(attrs, &windows.shape());
-    let at = axes.last().map_or(0, |last| last + 1);
+    let w = Geometry::of_sums(attrs, &windows.shape());
+    let at = w.first_size_axis();
+    // Where there is one window only, the next one may be any distance away: no phases beyond the tensor are made for it.
+    let mut stride: SmallVec<[usize; 4]> =
+        w.axes.iter().enumerate().map(|(k, &axis)| w.stride[k].min(w.padded(k, to[axis])).max(1)).collect();
+    let Geometry { axes, size, dilation, low: padding, .. } = w;
     let mut x = windows;
     for (k, &axis) in axes.iter().enumerate() {
         let shape = x.shape();
