@@ -13,7 +13,7 @@ pub(super) const RNG_OPS: usize = 100;
 /// Elements of a run beside which a choice by index is little.
 const LONG_RUN: usize = 32;
 
-/// Elements of a window that is written out at most: as many as the order of column reductions combines one after the other.
+/// Elements of a window that is written out at most: one block of the order of column reductions, which lowering relies on.
 pub(super) const MOST_TAPS: usize = COLUMN_BLOCK;
 
 /// Instructions that a border is taken to be in the body of its reader.

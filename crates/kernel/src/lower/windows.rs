@@ -2,7 +2,7 @@
 
 use cotangent_graph::eval::reduction_groups;
 use cotangent_graph::{Lower, NodeId};
-use cotangent_scalar::{DType, ValueId, order};
+use cotangent_scalar::{DType, ReduceOp, ValueId, order};
 use smallvec::SmallVec;
 
 use super::index::is_inside;
@@ -106,11 +106,18 @@ impl Lowerer<'_> {
         let Lower::Reduce(op) = node.op.lower else { return elements[0] };
         let is_row = reduction_groups(from, &node.attrs.sizes("axes")).first().is_some_and(|group| group.2 == 1);
         let identity = draft.s.const_from_bits(op.identity(dtype), dtype);
-        let elements = elements.iter().copied();
-        let combine = |acc: ValueId, value: ValueId| draft.s.combine(op, acc, value);
-        match is_row {
-            true => order::row_of(order::n_lanes(elements.len(), dtype), identity, elements, combine),
-            false => order::column_of(identity, elements, combine),
+        let mut elements = elements.iter().copied();
+        let mut combine = |acc: ValueId, value: ValueId| draft.s.combine(op, acc, value);
+        if is_row {
+            return order::row_of(order::n_lanes(elements.len(), dtype), identity, elements, combine);
         }
+        // One block of the column rule. Combined with the identity a value is itself, but for -0 in a sum, and what a sum has come to
+        // from +0 is never that.
+        let first = match (op, elements.next()) {
+            (_, None) => return identity,
+            (ReduceOp::Sum, Some(first)) => combine(identity, first),
+            (_, Some(first)) => first,
+        };
+        elements.fold(first, combine)
     }
 }
