@@ -204,6 +204,14 @@ impl BodyBuilder {
         let dtype = self.dtype(a);
         debug_assert_eq!(self.dtype(cond), DType::Bool);
         debug_assert_eq!(dtype, self.dtype(b));
+        // One choice in the place of two with the same way out.
+        if let Inst { op: ScalarOp::Select, ref args, .. } = self.insts[a.index()]
+            && args[2] == b
+        {
+            let (inner, value) = (args[0], args[1]);
+            let both = self.and(cond, inner);
+            return self.push(ScalarOp::Select, smallvec![both, value, b], dtype);
+        }
         self.push(ScalarOp::Select, smallvec![cond, a, b], dtype)
     }
 

@@ -213,8 +213,47 @@ impl Vcode {
         dst
     }
 
-    /// Removes instructions whose results nobody uses.
+    /// A comparison whose result is only cut down by a mask is made under that mask: no instruction for the cut.
+    fn compare_under_masks(&mut self) {
+        if self.isa != Isa::Avx512 {
+            return;
+        }
+        let mut n_uses = vec![0; self.regs.len()];
+        let mut made: Vec<Option<usize>> = vec![None; self.regs.len()];
+        for (i, inst) in self.insts.iter().enumerate() {
+            inst.args.iter().chain(&inst.mask).for_each(|arg| n_uses[arg.index()] += 1);
+            inst.dst.into_iter().for_each(|dst| made[dst.index()] = Some(i));
+        }
+        let mut needless = Vec::new();
+        for cut in 0..self.insts.len() {
+            let inst = &self.insts[cut];
+            let (What::Op(Op::Kand), Some(dst), &[a, b]) = (&inst.what, inst.dst, inst.args.as_slice()) else {
+                continue;
+            };
+            let compares = |&(of, mask): &(Reg, Reg)| {
+                let made_here = made[of.index()].filter(|_| n_uses[of.index()] == 1 && of != mask);
+                made_here.filter(|&i| {
+                    let inst = &self.insts[i];
+                    let is_compare = matches!(inst.what, What::Op(Op::CmpPs | Op::CmpPd | Op::PcmpD | Op::PcmpQ));
+                    // What nobody here makes is there from the start.
+                    is_compare && inst.mask.is_none() && made[mask.index()].is_none_or(|made| made < i)
+                })
+            };
+            let found = [(a, b), (b, a)].into_iter().find_map(|pair| Some((compares(&pair)?, pair.1)));
+            if let Some((i, mask)) = found {
+                (self.insts[i].mask, self.insts[i].dst) = (Some(mask), Some(dst));
+                made[dst.index()] = Some(i);
+                needless.push(cut);
+            }
+        }
+        for cut in needless.into_iter().rev() {
+            self.insts.remove(cut);
+        }
+    }
+
+    /// Removes instructions whose results nobody uses, or that others can do besides.
     pub(crate) fn prune(&mut self) {
+        self.compare_under_masks();
         let mut used = vec![false; self.regs.len()];
         let mut kept = vec![true; self.insts.len()];
         for (i, inst) in self.insts.iter().enumerate().rev() {
