@@ -229,7 +229,7 @@ impl<'a> PassCx<'a> {
     /// The graph that a builder of this sweep has made.
     ///
     /// # Errors
-    /// What [`ill_typed`] says if something in it is ill typed.
+    /// What `ill_typed` says if something in it is ill typed.
     pub fn finish(&mut self, builder: GraphBuilder, pass: &str) -> Result<Graph, PassError> {
         self.note_made(&builder);
         let too_large = builder.error_of(Code::TooLarge);
