@@ -13,13 +13,13 @@ use std::time::Instant;
 
 use cotangent::graph::ops::windows::Windows;
 use cotangent::prelude::*;
-use ndarray::ArrayD;
+use ndarray::ArrayViewD;
 
 /// Examples, height, width, channels.
 const SHAPE: [usize; 4] = [32, 56, 56, 64];
 const N_ROUNDS: usize = 8;
 /// The copy goes by pieces of so many elements, so that nobody makes stores past the caches of it.
-const PIECE: usize = 256;
+const PIECE: usize = 512;
 /// Times in succession in each round.
 const N_REPEATS: usize = 4;
 
@@ -27,9 +27,33 @@ const N_REPEATS: usize = 4;
 struct Line {
     name: String,
     session: Session,
-    inputs: Vec<(&'static str, ArrayD<f32>)>,
+    inputs: Vec<(&'static str, Vec<usize>, Aligned)>,
     bytes: usize,
     best: f64,
+}
+
+/// So many numbers at the start of a line of the cache, as values between steps are.
+struct Aligned {
+    all: Vec<f32>,
+    start: usize,
+    n: usize,
+}
+
+impl Aligned {
+    fn new(n: usize, value: impl FnMut() -> f32) -> Self {
+        let mut all = vec![0.0; n + 16];
+        let start = all.as_ptr().align_offset(64);
+        all[start..start + n].fill_with(value);
+        Aligned { all, start, n }
+    }
+
+    fn slice(&self) -> &[f32] {
+        &self.all[self.start..self.start + self.n]
+    }
+
+    fn slice_mut(&mut self) -> &mut [f32] {
+        &mut self.all[self.start..self.start + self.n]
+    }
 }
 
 fn line(runtime: &Runtime, kind: &str, (size, stride, padding): (usize, usize, usize), backwards: bool) -> Line {
@@ -48,19 +72,20 @@ fn line(runtime: &Runtime, kind: &str, (size, stride, padding): (usize, usize, u
         }
     })
     .expect("the graph is well formed");
-    let values = |shape: &[usize]| {
+    let values = |name: &'static str, shape: &[usize]| {
         let mut k = 0u32;
-        ArrayD::from_shape_simple_fn(shape, || {
+        let value = || {
             k = k.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (k >> 8) as f32 / (1 << 24) as f32
-        })
+        };
+        (name, shape.to_vec(), Aligned::new(shape.iter().product(), value))
     };
     let (x, y): (usize, usize) = (SHAPE.iter().product(), pooled.iter().product());
     // Of a mean the gradient does not need the operand; of the largest element it does, and the result.
     let elements = if backwards && is_max { 2 * x + 2 * y } else { x + y };
-    let mut inputs = vec![("x", values(&SHAPE))];
+    let mut inputs = vec![values("x", &SHAPE)];
     if backwards {
-        inputs.push(("dy", values(&pooled)));
+        inputs.push(values("dy", &pooled));
     }
     let program = Compiler::new().compile(&graph).expect("it compiles");
     Line {
@@ -86,20 +111,25 @@ fn main() {
         }
     }
     lines.retain(|line| named.as_ref().is_none_or(|named| line.name.contains(named)));
-    let from = vec![1.0f32; SHAPE.iter().product()];
-    let mut to = vec![0.0f32; from.len()];
+    let n = SHAPE.iter().product();
+    let (from, mut to) = (Aligned::new(n, || 1.0), Aligned::new(n, || 0.0));
     let mut copy = f64::INFINITY;
     for _ in 0..N_ROUNDS {
         for line in &mut lines {
             for _ in 0..N_REPEATS {
                 let start = Instant::now();
-                let inputs = line.inputs.iter().map(|(name, value)| (*name, value.into()));
+                let inputs = line.inputs.iter().map(|(name, shape, values)| {
+                    let view = ArrayViewD::from_shape(&shape[..], values.slice()).expect("as many numbers");
+                    (*name, view.into())
+                });
                 line.session.step(cotangent::exec::Each(inputs)).expect("the inputs fit");
                 line.best = line.best.min(start.elapsed().as_secs_f64());
             }
             for _ in 0..N_REPEATS {
                 let start = Instant::now();
-                for (to, from) in to.chunks_exact_mut(PIECE).zip(black_box(&from).chunks_exact(PIECE)) {
+                for (to, from) in
+                    to.slice_mut().chunks_exact_mut(PIECE).zip(black_box(&from).slice().chunks_exact(PIECE))
+                {
                     to.copy_from_slice(from);
                     black_box(to);
                 }
@@ -107,7 +137,7 @@ fn main() {
             }
         }
     }
-    let copied = 8.0 * from.len() as f64 / copy / 1e9;
+    let copied = 8.0 * n as f64 / copy / 1e9;
     println!("{n_threads} threads; a copy moves {copied:.1} GB/s on one");
     println!("{:<44} {:>8} {:>8} {:>8}", "", "ms", "GB/s", "of copy");
     for line in &lines {
