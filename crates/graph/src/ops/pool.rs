@@ -68,8 +68,9 @@ pub static MEAN_POOL: OpDef = OpDef {
 /// Largest elements of windows.
 pub static MAX_POOL: OpDef = OpDef {
     name: "max_pool",
-    doc: "The largest element of every one of the `windows` along `axes`; NaN if one is NaN. Padding is below every number. The \
-          gradient goes to the first largest in row-major order, or to the first NaN.",
+    doc: "The largest element of every one of the `windows` along `axes`; NaN if one is NaN. Padding is the least value of the type. The \
+          gradient goes to the first largest in row-major order, or to the first NaN; in a window of nothing above -∞ that may be \
+          padding, and then it is dropped.",
     arity: Arity::Exact(1),
     attrs: &[MOVING, SIZE, STRIDE, DILATION, LOW, HIGH],
     traits: OpTraits::NONE,
@@ -107,7 +108,7 @@ pub static MAX_POOL: OpDef = OpDef {
     },
 };
 
-/// The windows of a tensor with padding that is below every number, by the attributes of `max_pool`.
+/// The windows of a tensor with padding of the least value of its type, by the attributes of `max_pool`.
 fn below_padding<'g>(x: Tensor<'g>, attrs: &Attrs) -> Tensor<'g> {
     let least = match x.dtype() {
         DType::I64 => i64::MIN.into(),
@@ -158,8 +159,8 @@ fn first_largest<'g>(pieces: Tensor<'g>, place: Tensor<'g>, w: &Geometry) -> Ten
 pub(crate) static OPS: &[&OpDef] = &[&MAX_POOL, &MEAN_POOL];
 
 impl<'g> Tensor<'g> {
-    /// The largest element of every window; NaN if one is NaN. Padding is below every number. Of several largest the first, in
-    /// row-major order, gets the gradient.
+    /// The largest element of every window; NaN if one is NaN. Padding is the least value of the type. Of several largest the first,
+    /// in row-major order, gets the gradient.
     #[track_caller]
     pub fn max_pool(self, windows: &Windows) -> Tensor<'g> {
         self.of_windows(&MAX_POOL, windows, |attrs| attrs)
