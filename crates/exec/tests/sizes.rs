@@ -142,8 +142,8 @@ fn what_says_nothing_of_an_element_may_be_any_number() {
     let most = i64::MAX;
     let cases = [
         (&ops::pool::MEAN_POOL, window, [0.5, 0.0, 0.0]),
-        (&ops::windows::STRIDED, strided(&[1, 1], &[1], &[most, -most]), [0.0, 4.0, 0.0]),
-        (&ops::windows::STRIDED, strided(&[1, 0], &[most], &[most, 2]), [0.0; 3]),
+        (&ops::view::STRIDED, strided(&[1, 1], &[1], &[most, -most]), [0.0, 4.0, 0.0]),
+        (&ops::view::STRIDED, strided(&[1, 0], &[most], &[most, 2]), [0.0; 3]),
     ];
     for (op, attrs, expected) in cases {
         let graph = views(attrs, op, &[3]).unwrap_or_else(|diags| panic!("{diags}"));

@@ -1,8 +1,10 @@
 //! Windows, what is made of them, and their adjoint, against loops over their definition.
 
+use std::collections::BTreeSet;
+
 use cotangent_exec::{Compiler, Runtime, Seed, Session, Threads};
 use cotangent_graph::interp::{interpret, interpret_named};
-use cotangent_graph::ops::windows::Windows;
+use cotangent_graph::ops::windows::{WINDOWS, Windows, held as held_by};
 use cotangent_graph::{DType, Env, Tensor, build};
 use ndarray::{ArrayD, Dimension, IxDyn};
 
@@ -241,6 +243,15 @@ fn pieces_are_added_up_at_their_places_whatever_the_padding() {
                     held[&at] = x[[place]];
                 }
             }
+            // The elements that some piece holds, where they are known to lie evenly.
+            let windows = graph.nodes().iter().find(|node| node.is(&WINDOWS)).expect("windows");
+            let known = held_by(&windows.attrs, &[extent].into()).map(|held| {
+                let (first, n, step) = held[0];
+                (0..n).map(|i| first + i * step).collect::<BTreeSet<usize>>()
+            });
+            let place = |at: [usize; 2]| (at[0] * stride + at[1] * dilation).checked_sub(low).filter(|&i| i < extent);
+            let places = (0..n).flat_map(|o| (0..size).map(move |t| [o, t])).filter_map(place).collect();
+            assert!(known.is_none_or(|known| known == places), "{size}, {stride}, {dilation}, {low}, {high}, {extent}");
             let env = Env::default().with("pieces", pieces).with("x", x);
             let got = interpret(&graph, &env).unwrap_or_else(|diag| panic!("{diag}"));
             n_cases += 1;

@@ -24,8 +24,10 @@ use smallvec::SmallVec;
 use cotangent_graph::ops::arithmetic::{ADD, AND, DIV, MUL, NEG, NOT, OR, SUB};
 use cotangent_graph::ops::compare::{CAST, SELECT};
 use cotangent_graph::ops::index::SCATTER_ADD;
+use cotangent_graph::ops::pool::{MAX_POOL, MEAN_POOL};
 use cotangent_graph::ops::reduce::{MEAN, REDUCE_SUM};
 use cotangent_graph::ops::view::{BROADCAST, PAD, RESHAPE, SLICE};
+use cotangent_graph::ops::windows::{OVERLAP_ADD, WINDOWS, held};
 use cotangent_graph::{Attr, Attrs, DType, GraphBuilder, Lower, Node, NodeId, OpRef, Shape, Tensor};
 
 use crate::rules::splat;
@@ -338,6 +340,15 @@ pub fn bound<'g>(node: &Node, operand: &Shape, support: &Support<'g>) -> Support
             let kind = Kind::Strided { low: attrs.sizes("start"), extent, step: attrs.sizes("step") };
             Support::of(kind, operand)
         }
+        _ if node.op.is_any(&[&WINDOWS, &MAX_POOL, &MEAN_POOL]) => {
+            let Some(held) = held(attrs, operand) else { return Support::Everywhere };
+            if held.iter().zip(operand.iter()).all(|(&(_, n, step), &extent)| n == extent && step == 1) {
+                return Support::Everywhere;
+            }
+            let low = held.iter().map(|h| h.0).collect();
+            let (extent, step) = (held.iter().map(|h| h.1).collect(), held.iter().map(|h| h.2).collect());
+            Support::of(Kind::Strided { low, extent, step }, operand)
+        }
         _ => Support::Everywhere,
     }
 }
@@ -509,6 +520,10 @@ impl<'g> Analysis<'g, '_> {
                     false => Kind::Any(axes, mask),
                 };
                 Zeros { support: support.map(shape, summed), kept }
+            }
+            // Elements that no window holds are sums of nothing.
+            _ if is(&OVERLAP_ADD) && of(0).is_some() && node.attrs.number("divisor").value() != 0.0 => {
+                Zeros { support: Support::Everywhere, kept: true }
             }
             _ if is(&NEG) => of(0).unwrap_or(unknown),
             _ if is(&CAST) && node.ty.dtype().is_float() => of(0).unwrap_or(unknown),

@@ -1,6 +1,6 @@
 //! Windows: overlapping pieces of a tensor side by side, and their adjoint, which adds the pieces up again.
 //!
-//! Windows are a view: in kernels they cost nothing. So pooling is a reduction of windows, and a convolution is a product with
+//! Windows are a view ([`STRIDED`](super::view::STRIDED)): in kernels they cost nothing. So pooling is a reduction of windows, and a convolution is a product with
 //! them. Their adjoint is in gather form: every element of the result is a sum of its own over the windows that hold it, computed
 //! once, in order; windows further apart than one element are taken by the phases of their stride.
 
@@ -13,105 +13,11 @@ use crate::builder::Tensor;
 use crate::diag::{Code, Diag};
 use crate::eval;
 use crate::number::Number;
-use crate::op::{Arity, AxisMap, Fault, InferCx, Lower, OpDef, OpTraits, ViewMap, Vjp};
-use crate::ops::reduce::{checked_axes, index_type};
-use crate::ops::view::{ints, listed, new_shape};
+use crate::op::{Arity, Fault, InferCx, Lower, OpDef, OpTraits, Vjp};
+use crate::ops::reduce::checked_axes;
+use crate::ops::view::{ints, listed, strided};
 use crate::samples::Sample;
 use crate::types::{Shape, Type};
-
-/// Where the elements of a `strided` of shape `to` lie along each axis of its operand. What says nothing of an element may be any
-/// number: steps along axes of one element, and all of a view of nothing; it is left out.
-fn strided_axes(attrs: &Attrs, to: &Shape) -> impl Iterator<Item = AxisMap> {
-    let (offset, steps, is_empty) = (attrs.ints("offset"), attrs.ints("steps"), to.contains(&0));
-    offset.iter().enumerate().map(move |(axis, &offset)| AxisMap {
-        offset: if is_empty { 0 } else { offset },
-        moves: steps[axis * to.rank()..][..to.rank()]
-            .iter()
-            .enumerate()
-            .filter(|&(moving, &step)| step != 0 && to[moving] > 1 && !is_empty)
-            .map(|(moving, &step)| (moving, step))
-            .collect(),
-    })
-}
-
-/// Elements at affine indices.
-pub static STRIDED: OpDef = OpDef {
-    name: "strided",
-    doc: "The view `y[i] = x[offset + steps · i]` of shape `shape`: `steps` has a row for each axis of the operand and a column for \
-          each axis of the result. Every index must lie in the operand.",
-    arity: Arity::Exact(1),
-    attrs: &[
-        AttrSpec { name: "shape", kind: AttrKind::Ints, doc: "the extents of the result" },
-        AttrSpec {
-            name: "offset",
-            kind: AttrKind::Ints,
-            doc: "the index of the first element, for each axis of the operand",
-        },
-        AttrSpec { name: "steps", kind: AttrKind::Ints, doc: "the matrix of steps, row by row" },
-    ],
-    traits: OpTraits::NONE,
-    infer: |cx| {
-        let (dtype, from) = cx.tensor(0)?;
-        let to = new_shape(cx)?;
-        let (offset, steps) = (cx.attrs.ints("offset"), cx.attrs.ints("steps"));
-        if offset.len() != from.rank() || steps.len() != from.rank() * to.rank() {
-            let text = format_args!(
-                "requires {} offsets and {} × {} steps, got {} and {}",
-                from.rank(),
-                from.rank(),
-                to.rank(),
-                offset.len(),
-                steps.len()
-            );
-            return Err(cx.attr_fault(text));
-        }
-        if to.contains(&0) {
-            return Ok(Type::tensor(dtype, to));
-        }
-        for (axis, &extent) in from.iter().enumerate() {
-            let (mut least, mut most) = (i128::from(offset[axis]), i128::from(offset[axis]));
-            for (&step, &n) in steps[axis * to.rank()..].iter().zip(to.iter()) {
-                let reach = i128::from(step) * (n as i128 - 1);
-                (least, most) = (least + reach.min(0), most + reach.max(0));
-            }
-            if least < 0 || most >= extent as i128 {
-                let text =
-                    format_args!("requires indices in 0..{extent} on axis {axis} of {from}, got {least}..={most}");
-                return Err(cx.shape_fault(text));
-            }
-        }
-        Ok(Type::tensor(dtype, to))
-    },
-    eval: eval::view,
-    // Elements may be in the view any number of times: the general rule adds them at their places.
-    vjp: Vjp::Rule(|cx| {
-        let (x, to) = (cx.x().shape(), cx.dy.shape());
-        let dtype = index_type(x.n_elements());
-        let mut place = cx.dy.builder().scalar(0.0, dtype).broadcast_to(to.clone());
-        for (map, &stride) in strided_axes(cx.attrs, &to).zip(&x.strides()) {
-            place += stride * map.offset;
-            for (moving, step) in map.moves {
-                place += cx.dy.builder().iota(dtype, to.clone(), moving) * (stride * step);
-            }
-        }
-        let n = to.n_elements();
-        let sums = cx.dy.reshape([n, 1]).scatter_add(place.reshape([n]), x.n_elements());
-        smallvec![Some(sums.reshape(x))]
-    }),
-    lower: Lower::View(|attrs, _, to| ViewMap::Affine(strided_axes(attrs, to).collect())),
-    samples: |s| {
-        let attrs = |shape: &[usize], offset: &[i64], steps: &[i64]| {
-            let of = |values: &[i64]| Attr::Ints(values.iter().copied().collect());
-            Attrs::none().with("shape", shape).with("offset", of(offset)).with("steps", of(steps))
-        };
-        vec![
-            // Windows of three, from the end; the diagonal, twice; nothing.
-            Sample::new(vec![s.float_in(-2.0..2.0, [6])]).attrs(attrs(&[4, 3], &[5], &[-1, -1])),
-            Sample::new(vec![s.float_in(-2.0..2.0, [3, 4])]).attrs(attrs(&[3, 2], &[0, 1], &[1, 0, 1, 0])),
-            Sample::new(vec![s.float_in(-2.0..2.0, [3, 4])]).attrs(attrs(&[0, 2], &[9, 9], &[1, 1, 1, 1])),
-        ]
-    },
-};
 
 pub(super) const MOVING: AttrSpec =
     AttrSpec { name: "axes", kind: AttrKind::Ints, doc: "the axes along which windows move, ascending" };
@@ -223,6 +129,29 @@ impl Geometry {
         let attrs = attrs.with("stride", list(&self.stride)).with("dilation", list(&self.dilation));
         attrs.with("low", list(&self.low)).with("high", list(&self.high))
     }
+}
+
+/// The elements of a tensor of a shape that windows with these attributes hold, if they lie evenly: along each axis the first, how
+/// many there are, and from one to the next.
+pub fn held(attrs: &Attrs, shape: &Shape) -> Option<Vec<(usize, usize, usize)>> {
+    let w = Geometry::of(attrs);
+    let mut held: Vec<(usize, usize, usize)> = shape.iter().map(|&n| (0, n, 1)).collect();
+    for (k, &axis) in w.axes.iter().enumerate() {
+        let (n, size, low) = (w.count(k, shape[axis])?, w.size[k], w.low[k]);
+        let (stride, dilation) = (w.stride[k], w.dilation[k]);
+        // So many, from one to the next, from the first place of the first window on.
+        let (count, step) = match (size, n) {
+            (1, _) => (n, stride),
+            (_, 1) => (size, dilation),
+            _ if dilation == 1 && stride <= size => ((n - 1) * stride + size, 1),
+            _ if stride == 1 && dilation <= n => ((size - 1) * dilation + n, 1),
+            _ => return None,
+        };
+        let first = low.div_ceil(step);
+        let end = (low + shape[axis]).div_ceil(step).min(count);
+        held[axis] = ((first * step).saturating_sub(low), end.saturating_sub(first), step);
+    }
+    Some(held)
 }
 
 /// The shape of windows of a tensor.
@@ -436,13 +365,6 @@ fn padded<'g>(x: Tensor<'g>, low: &[usize], high: &[usize], value: Number) -> Te
     if low.iter().chain(high).any(|&n| n > 0) { x.pad(low, high, value) } else { x }
 }
 
-/// A view at affine indices, with a row of steps for each axis of the operand.
-fn strided<'g>(x: Tensor<'g>, shape: Shape, offset: &[i64], steps: &[Vec<i64>]) -> Tensor<'g> {
-    let attrs = Attrs::none().with("shape", ints(shape.iter().copied()));
-    let attrs = attrs.with("offset", Attr::Ints(offset.iter().copied().collect()));
-    x.unary_with(&STRIDED, attrs.with("steps", Attr::Ints(steps.iter().flatten().copied().collect())))
-}
-
 /// How the elements along an axis are sums of what windows hold: element `stride·q + p` is the sum over `j` of what window
 /// `q + window - j` has at `p + stride·j - element`, or, where windows are one apart, of what window `q + window - dilation·j` has
 /// at `j`. Windows and elements that there are not count as zeros.
@@ -541,7 +463,7 @@ fn overlap_add<'g>(windows: Tensor<'g>, attrs: &Attrs, to: &Shape) -> Tensor<'g>
 }
 
 /// The ops of this file.
-pub(crate) static OPS: &[&OpDef] = &[&STRIDED, &WINDOWS, &OVERLAP_ADD];
+pub(crate) static OPS: &[&OpDef] = &[&WINDOWS, &OVERLAP_ADD];
 
 /// Which windows: along which axes they move, how large they are and how far apart, and what is put around the tensor first.
 ///

@@ -3,7 +3,8 @@
 //! A step picks a family by weight and operands that fit; where none fit it does nothing, and the next step tries again.
 
 use cotangent_graph::ops::math::SQRT_OF_SQUARES;
-use cotangent_graph::ops::windows::{STRIDED, Windows};
+use cotangent_graph::ops::view::STRIDED;
+use cotangent_graph::ops::windows::Windows;
 use cotangent_graph::{Attr, Attrs, DType, Init, Shape, Tensor, TensorData};
 
 use super::{Item, Pool};
