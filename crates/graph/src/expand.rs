@@ -12,7 +12,7 @@ use crate::limits::Limits;
 use crate::op::{ExpandCx, Fault, Lower, Source};
 use crate::types::Type;
 
-/// How deep composites may be made of composites: calls of bodies that nest as deep as they may, and composites in these.
+/// How deep composites may be made of composites: the calls that are gone into one by one, and composites in these.
 pub const MAX_EXPANSION_DEPTH: usize = 2 * MAX_CALLS;
 
 /// The error where composites are nested deeper, as one that holds itself is.

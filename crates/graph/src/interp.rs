@@ -131,7 +131,6 @@ pub fn interpret_nodes(graph: &Graph, env: &Env) -> Result<Vec<Option<Value>>, D
 
 /// Evaluates every node that an output or a check needs, up to the first error: the values so far, and the error.
 pub fn trace(graph: &Graph, env: &Env) -> (Vec<Option<Value>>, Option<Diag>) {
-    let nothing = |diag| (vec![None; graph.n_nodes()], Some(diag));
     let spent = Spent { nodes: &Cell::new(0), depth: MAX_EXPANSION_DEPTH };
     match graph.well_formed().and_then(|()| expand::with_flat_bodies(graph, env.limits)) {
         Ok(None) => in_default(|| run(graph, env, spent)),
@@ -139,7 +138,7 @@ pub fn trace(graph: &Graph, env: &Env) -> (Vec<Option<Value>>, Option<Diag>) {
             let (values, error) = in_default(|| run(&flat, env, spent));
             (places.iter().map(|place| values[place.index()].clone()).collect(), error)
         }
-        Err(diag) => nothing(diag),
+        Err(diag) => (vec![None; graph.n_nodes()], Some(diag)),
     }
 }
 

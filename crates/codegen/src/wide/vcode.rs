@@ -272,3 +272,27 @@ impl Vcode {
         self.insts.retain(|_| kept.next().unwrap_or(true));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two comparisons and both together: the second is made under the mask of the first, unless somebody else reads it.
+    #[test]
+    fn a_comparison_that_is_only_cut_down_is_made_under_the_mask() {
+        for read_elsewhere in [false, true] {
+            let mut code = Vcode::new(Isa::Avx512, 16);
+            let (a, b) = (code.vector(64), code.vector(64));
+            let first = code.mask_op(Op::CmpPs, &[a, b], 1, 0);
+            let second = code.mask_op(Op::CmpPs, &[b, a], 1, 0);
+            let both = code.mask_op(Op::Kand, &[first, second], 0, 0);
+            for kept in [first, both].into_iter().chain(read_elsewhere.then_some(second)) {
+                code.push(What::Keep(0), None, &[kept], 0);
+            }
+            code.prune();
+            let under: Vec<Option<Reg>> = code.insts.iter().filter(|i| i.dst.is_some()).map(|i| i.mask).collect();
+            let expected: &[Option<Reg>] = if read_elsewhere { &[None, None, None] } else { &[None, Some(first)] };
+            assert_eq!(under, expected, "{read_elsewhere}");
+        }
+    }
+}

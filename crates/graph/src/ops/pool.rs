@@ -10,7 +10,7 @@ use crate::number::Number;
 use crate::op::{Arity, Lower, OpDef, OpTraits, Vjp};
 use crate::ops::reduce::{first_place, linear_index};
 use crate::ops::windows::{
-    DILATION, Geometry, HIGH, LOW, MOVING, SIZE, STRIDE, WINDOWS, Windows, added_up, infer_windows,
+    DILATION, Geometry, HIGH, LOW, MOVING, SIZE, STRIDE, WINDOWS, Windows, added_up, infer_windows, sample,
 };
 use crate::samples::Sample;
 use crate::types::Type;
@@ -46,21 +46,10 @@ pub static MEAN_POOL: OpDef = OpDef {
         smallvec![pieces.sum_over(w.size_axes()) / w.n_elements() as f64]
     }),
     samples: |s| {
-        let attrs =
-            |axes: &[usize], size: &[usize], stride: &[usize], dilation: &[usize], low: &[usize], high: &[usize]| {
-                let attrs = Attrs::none().with("axes", axes).with("size", size).with("stride", stride);
-                attrs.with("dilation", dilation).with("low", low).with("high", high)
-            };
         vec![
-            Sample::new(vec![s.float_in(-2.0..2.0, [2, 7])]).attrs(attrs(&[1], &[3], &[2], &[1], &[1], &[1])),
-            Sample::new(vec![s.float_in(-2.0..2.0, [5, 6, 2])]).attrs(attrs(
-                &[0, 1],
-                &[2, 3],
-                &[2, 1],
-                &[1, 2],
-                &[0, 0],
-                &[1, 0],
-            )),
+            Sample::new(vec![s.float_in(-2.0..2.0, [2, 7])]).attrs(sample([1], [[3, 2, 1, 1, 1]])),
+            Sample::new(vec![s.float_in(-2.0..2.0, [5, 6, 2])])
+                .attrs(sample([0, 1], [[2, 2, 1, 0, 1], [3, 1, 2, 0, 0]])),
         ]
     },
 };
@@ -96,14 +85,9 @@ pub static MAX_POOL: OpDef = OpDef {
         smallvec![below_padding(cx.inputs[0], cx.attrs).max_over(axes)]
     }),
     samples: |s| {
-        let attrs =
-            |axes: &[usize], size: &[usize], stride: &[usize], dilation: &[usize], low: &[usize], high: &[usize]| {
-                let attrs = Attrs::none().with("axes", axes).with("size", size).with("stride", stride);
-                attrs.with("dilation", dilation).with("low", low).with("high", high)
-            };
         vec![
-            Sample::new(vec![s.distinct([2, 7])]).attrs(attrs(&[1], &[3], &[2], &[1], &[1], &[1])),
-            Sample::new(vec![s.distinct([5, 6, 2])]).attrs(attrs(&[0, 1], &[2, 3], &[2, 1], &[1, 2], &[0, 0], &[1, 0])),
+            Sample::new(vec![s.distinct([2, 7])]).attrs(sample([1], [[3, 2, 1, 1, 1]])),
+            Sample::new(vec![s.distinct([5, 6, 2])]).attrs(sample([0, 1], [[2, 2, 1, 0, 1], [3, 1, 2, 0, 0]])),
         ]
     },
 };
@@ -116,9 +100,7 @@ fn below_padding<'g>(x: Tensor<'g>, attrs: &Attrs) -> Tensor<'g> {
         DType::U8 | DType::Bool => Number::of(0.0),
         DType::F32 | DType::F64 => Number::of(f64::NEG_INFINITY),
     };
-    let has_padding = ["low", "high"].iter().any(|name| attrs.ints(name).iter().any(|&n| n > 0));
-    let border = if has_padding { least } else { Number::of(0.0) };
-    x.unary_with(&WINDOWS, attrs.clone().with("value", border))
+    x.unary_with(&WINDOWS, attrs.clone().with("value", least))
 }
 
 /// Elements of a window that are compared one after the other at most.

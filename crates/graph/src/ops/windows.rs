@@ -242,35 +242,25 @@ pub static WINDOWS: OpDef = OpDef {
         smallvec![strided(x, to.clone(), &vec![0; rank], &steps.collect::<Vec<_>>())]
     }),
     samples: |s| {
-        let value = Number::of(0.5);
-        vec![
-            Sample::new(vec![s.float_in(-2.0..2.0, [7])]).attrs(sample(&[0], &[3], &[2], &[1], &[0], &[0], value)),
-            Sample::new(vec![s.float_in(-2.0..2.0, [5, 6, 2])]).attrs(sample(
-                &[0, 1],
-                &[2, 3],
-                &[2, 1],
-                &[1, 2],
-                &[1, 0],
-                &[0, 2],
-                value,
-            )),
-            Sample::new(vec![s.float_in(-2.0..2.0, [2, 9])]).attrs(sample(&[1], &[3], &[2], &[3], &[2], &[1], value)),
-        ]
+        let attrs = [
+            sample([0], [[3, 2, 1, 0, 0]]),
+            sample([0, 1], [[2, 2, 1, 1, 0], [3, 1, 2, 0, 2]]),
+            sample([1], [[3, 2, 3, 2, 1]]),
+        ];
+        let shapes: [&[usize]; 3] = [&[7], &[5, 6, 2], &[2, 9]];
+        let sample = |(shape, attrs): (&[usize], Attrs)| {
+            let attrs = attrs.with("value", Number::of(0.5));
+            Sample::new(vec![s.float_in(-2.0..2.0, Shape::new(shape))]).attrs(attrs)
+        };
+        shapes.into_iter().zip(attrs).map(sample).collect()
     },
 };
 
-/// The attributes of `windows`.
-fn sample(
-    axes: &[usize],
-    size: &[usize],
-    stride: &[usize],
-    dilation: &[usize],
-    low: &[usize],
-    high: &[usize],
-    value: Number,
-) -> Attrs {
-    let attrs = Attrs::none().with("axes", axes).with("size", size).with("stride", stride).with("dilation", dilation);
-    attrs.with("low", low).with("high", high).with("value", value)
+/// Attributes for samples: axes, then for each of them size, stride, dilation, low and high.
+pub(super) fn sample<const N: usize>(axes: [usize; N], each: [[usize; 5]; N]) -> Attrs {
+    let list = |k: usize| ints(each.iter().map(|numbers| numbers[k]));
+    let attrs = Attrs::none().with("axes", ints(axes)).with("size", list(0)).with("stride", list(1));
+    attrs.with("dilation", list(2)).with("low", list(3)).with("high", list(4))
 }
 
 /// Pieces added up.

@@ -107,6 +107,30 @@ fn pooling_touches_each_element_once() {
     assert_eq!((gradient.steps.len(), gradient.bytes_moved()), (1, 4 * (1536 + 384)), "{gradient}");
 }
 
+/// Strided windows make short loops over phases, and each border's index is held inside once for all that load there. Code that
+/// computes it once is for such kernels only.
+#[test]
+fn short_loops_are_outside_and_borders_are_shared() {
+    let w = Windows::new([1, 2], &[3, 3]).stride(&[2, 2]).padding(&[(1, 1); 2]);
+    let graph = optimized(&primitive(|g| {
+        let (x, dy) = (g.input("x", F32, [2, 12, 12, 64]), g.input("dy", F32, [2, 6, 6, 64]));
+        g.output("dx", g.grad((x.mean_pool(&w) * dy).sum(), &[x])[0]);
+    }));
+    let plan = planned(&graph);
+    let kernel = &plan.kernels[0];
+    assert_eq!((plan.kernels.len(), kernel.dims.as_slice()), (1, &[2, 6, 2, 2, 6, 64][..]), "{kernel}");
+    let firsts = kernel.first_clamps();
+    let shared = firsts.iter().enumerate().filter(|(number, first)| number != *first).count();
+    assert!(shared > 0 && shared < firsts.len(), "{firsts:?}\n{kernel}");
+    // One of those that are equal is another: other code.
+    let mut other = kernel.clone();
+    let mut clamps = other.phases[0].inputs.iter_mut().flat_map(|input| input.clamps_mut().iter_mut());
+    let number = firsts.iter().enumerate().position(|(number, first)| number != *first).expect("a shared one");
+    clamps.nth(number).expect("there are as many").last -= 1;
+    drop(clamps);
+    assert_ne!(other.code_key(), kernel.code_key());
+}
+
 #[test]
 fn what_is_reduced_to_one_number_needs_no_memory_however_it_repeats() {
     let normal: fn(&GraphBuilder, [usize; 2]) -> Tensor<'_> = |g, [m, n]| {
