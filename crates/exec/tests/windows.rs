@@ -267,6 +267,35 @@ fn pieces_are_added_up_at_their_places_whatever_the_padding() {
     assert!(n_cases > 3000, "{n_cases}");
 }
 
+/// What lies behind the last window, or between windows, reaches no result: its gradient is 0, although that of the logarithm there
+/// is infinite. A sum of zeros is +0, also of negative ones.
+#[test]
+fn what_no_window_holds_takes_no_gradient() {
+    let graph = build(|g| {
+        let x = g.input("x", DType::F64, [7]);
+        let (pairs, apart) = (Windows::new([0], &[2]).stride(&[2]), Windows::new([0], &[1]).stride(&[3]));
+        let made =
+            [x.log().max_pool(&pairs), x.log().mean_pool(&pairs), x.log().windows(&pairs), x.log().max_pool(&apart)];
+        for (name, y) in ["max", "mean", "windows", "apart"].into_iter().zip(made) {
+            g.output(name, g.grad(y.sum(), &[x])[0]);
+        }
+        g.output("zeros", (x * -0.0).windows(&pairs).sum_over(1));
+    })
+    .unwrap_or_else(|diags| panic!("{diags}"));
+    let program = Compiler::new().compile(&graph).unwrap_or_else(|error| panic!("{error}"));
+    let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(0)).unwrap();
+    // Zeros stand where a result of each kind holds nothing.
+    for (name, at) in [("max", 6), ("mean", 6), ("windows", 6), ("apart", 1), ("apart", 5)] {
+        let mut x = ArrayD::<f64>::from_elem(IxDyn(&[7]), 2.0);
+        x[[at]] = 0.0;
+        let out = session.step(("x", &x)).unwrap();
+        let got = out.view::<f64>(name).unwrap();
+        assert_eq!(got[[at]], 0.0, "{name}: {got}");
+        assert!(got.iter().all(|value| value.is_finite()) && got[[0]] > 0.0, "{name}: {got}");
+        assert!(out.view::<f64>("zeros").unwrap().iter().all(|zero| zero.to_bits() == 0));
+    }
+}
+
 /// The operand dies where a result of its size is made: at other elements, so not in its place.
 #[test]
 fn what_windows_read_is_not_overwritten_by_their_result() {
