@@ -31,6 +31,7 @@
 //! ```
 
 mod choice;
+mod convolution;
 mod drive;
 mod element;
 mod gemm;
@@ -45,6 +46,7 @@ mod way;
 mod workspace;
 
 pub use choice::{Candidate, ways};
+pub use convolution::Convolution;
 pub use cotangent_host::{Isa, Refused, Target};
 pub use element::Element;
 pub use gemm::Gemm;

@@ -11,6 +11,7 @@
 
 pub mod body;
 pub mod builder;
+pub mod conv;
 pub mod dtype;
 pub mod eval;
 pub mod libm_call;
@@ -21,6 +22,7 @@ pub mod plain;
 
 pub use body::{Inst, ScalarBody, ScalarOp, ValueId};
 pub use builder::BodyBuilder;
+pub use conv::{Conv, ConvAxis, Direction};
 pub use dtype::DType;
 pub use libm_call::LibmFn;
 pub use order::ReduceOp;
