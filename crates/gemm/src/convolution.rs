@@ -1,4 +1,17 @@
-//! Convolutions and their adjoints.
+//! Convolutions and their adjoints: sums over an image's neighbouring elements, made by the same kind of tiles as products.
+//!
+//! [`cotangent_scalar::conv`] states what is computed and in which order. Nothing like a matrix of windows is ever in memory: a
+//! tile is a sum over *runs* of K, each with its own start in a line of the image. A line that reaches beyond the image's border
+//! is copied with its zeros, some lines at a time; others are read where they are.
+
+mod across;
+mod call;
+mod gather;
+mod lines;
+mod panels;
+mod phase;
+mod tiles;
+mod weights;
 
 use cotangent_host::Target;
 use cotangent_host::float::in_default;
@@ -8,37 +21,94 @@ use cotangent_scalar::{Conv, Direction};
 use crate::element::Element;
 use crate::kernel::KernelSet;
 use crate::product::{Epilogue, EpilogueNeeds};
-use crate::workspace::Workspace;
+use crate::workspace::{LINE, Workspace};
+use across::Across;
+use call::Call;
+use gather::Gather;
+use lines::Size;
+use weights::Weights;
 
 /// One of the three sums of a convolution, made once and run many times.
 pub struct Convolution<T: Element> {
     conv: Conv,
     direction: Direction,
-    epilogue: EpilogueNeeds,
     kernels: &'static KernelSet<T>,
+    made: Made,
+    /// It is long enough for several threads.
+    divides: bool,
+    nanos: f64,
+}
+
+/// What runs it.
+#[derive(Debug)]
+enum Made {
+    Gather(Box<Gather>),
+    Across(Box<Across>),
+    Weights(Box<Weights>),
 }
 
 impl<T: Element> std::fmt::Debug for Convolution<T> {
     fn fmt(&self, fmt: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        fmt.debug_struct("Convolution").field("conv", &self.conv).field("direction", &self.direction).finish()
+        let Convolution { conv, direction, made, .. } = self;
+        let mut debug = fmt.debug_struct("Convolution");
+        debug.field("conv", conv).field("direction", direction).field("made", made).finish()
     }
 }
 
 impl<T: Element> Convolution<T> {
-    /// `None` if this build has no kernels for the target's instruction set.
+    /// `None` if this build has no kernels for the target's instruction set, or windows move along more than three axes.
     pub fn new(conv: Conv, direction: Direction, epilogue: EpilogueNeeds, target: &Target) -> Option<Self> {
-        Some(Convolution { conv, direction, epilogue, kernels: T::kernels(target.isa())? })
+        let kernels = T::kernels(target.isa())?;
+        let axes = phase::three(&conv.axes)?;
+        let made = match direction {
+            Direction::Weights => Made::Weights(Weights::new(kernels, &conv, &axes, epilogue, target).into()),
+            Direction::Data if conv.skips_outside() => {
+                Made::Across(Across::new(kernels, &conv, &axes, epilogue, target).into())
+            }
+            _ => Made::Gather(Gather::new(kernels, &conv, &axes, direction, epilogue, target).into()),
+        };
+        let nanos = conv.multiply_adds() as f64 * size_of::<T>() as f64 * target.costs().fma_ns;
+        let divides = conv.multiply_adds() >= target.costs().split_product;
+        Some(Convolution { conv, direction, kernels, made, divides, nanos })
+    }
+
+    /// Bytes that threads share.
+    fn shared_bytes(&self) -> usize {
+        match &self.made {
+            Made::Gather(gather) => gather.panels().bytes(self.kernels).next_multiple_of(LINE),
+            Made::Across(across) => across.panels().bytes(self.kernels).next_multiple_of(LINE),
+            Made::Weights(_) => 0,
+        }
+    }
+
+    /// Where the parts of a thread's memory end.
+    fn ends(&self) -> [usize; 5] {
+        let (room, own_c): (Size, usize) = match &self.made {
+            Made::Gather(gather) => (gather.room(), gather.own_c()),
+            Made::Across(across) => (across.room(), across.own_c()),
+            Made::Weights(weights) => (weights.room(), weights.own_c()),
+        };
+        let [zeros, lines, marks, table] = room.parts::<T>();
+        let mut end = 0;
+        [zeros, lines, marks, table, own_c * size_of::<T>()].map(|bytes| {
+            end += bytes.next_multiple_of(LINE);
+            end
+        })
+    }
+
+    /// Threads that a run on so many uses.
+    fn n_threads(&self, n_threads: usize) -> usize {
+        if self.divides { n_threads.max(1) } else { 1 }
     }
 
     /// Bytes of workspace that a run on `n_threads` threads needs.
-    pub fn workspace_bytes(&self, _n_threads: usize) -> usize {
-        let [rows, cols] = self.conv.matrix(self.direction);
-        if self.epilogue.owns_c { rows * cols * size_of::<T>() } else { 0 }
+    pub fn workspace_bytes(&self, n_threads: usize) -> usize {
+        self.shared_bytes() + self.n_threads(n_threads) * self.ends()[4]
     }
 
     /// What it is predicted to take on one thread, in nanoseconds, without the epilogue.
     pub fn nanos(&self) -> f64 {
-        self.conv.multiply_adds() as f64 / (self.kernels.nr as f64)
+        self.nanos
     }
 
     /// How it is made, in words.
@@ -68,23 +138,17 @@ impl<T: Element> Convolution<T> {
         if rows == 0 || cols == 0 {
             return;
         }
-        workspace.reserve_now(self.workspace_bytes(pool.n_threads()));
-        let c = if self.epilogue.owns_c { workspace.as_ptr().cast() } else { c };
-        in_default(|| {
-            for row in 0..rows {
-                for col in 0..cols {
-                    let mut sum = T::ZERO;
-                    self.conv.terms(self.direction, row, col, |of_a, of_b| {
-                        // SAFETY: the terms lie in the operands, for which the caller vouches.
-                        let (x, y) = unsafe { (of_a.map_or(T::ZERO, |at| *a.add(at)), *b.add(of_b)) };
-                        sum = x.mul_add(y, sum);
-                    });
-                    // SAFETY: an element of the result, for which the caller vouches, or of the workspace.
-                    unsafe { *c.add(row * cols + col) = sum };
-                }
-            }
-            if let Some(epilogue) = epilogue {
-                epilogue(0, 0..rows, 0..cols, c.cast());
+        let n_threads = self.n_threads(pool.n_threads());
+        workspace.reserve_now(self.workspace_bytes(n_threads));
+        let (shared, shared_bytes, ends) = (workspace.as_ptr(), self.shared_bytes(), self.ends());
+        let call = Call { kernels: self.kernels, a, b, c, epilogue, shared, shared_bytes, ends };
+        // SAFETY: the caller vouches for operands and result and for the CPU; the workspace has just been made large enough for
+        // this many threads.
+        in_default(|| unsafe {
+            match &self.made {
+                Made::Gather(gather) => gather.run(&call, pool, n_threads),
+                Made::Across(across) => across.run(&call, pool, n_threads),
+                Made::Weights(weights) => weights.run(&call, pool, n_threads),
             }
         });
     }

@@ -456,7 +456,7 @@ struct Shared {
 
 /// How the rows of a block are divided into panels: as few as possible, and as equal as possible, because low
 /// tiles do not keep the FMA units busy (13 rows are 7 + 6, not 12 + 1).
-struct Heights {
+pub(crate) struct Heights {
     n_panels: usize,
     least: usize,
     /// This many panels, the first ones, have one row more.
@@ -464,7 +464,7 @@ struct Heights {
 }
 
 impl Heights {
-    fn new(rows: usize, mr: usize) -> Self {
+    pub(crate) fn new(rows: usize, mr: usize) -> Self {
         let n_panels = rows.div_ceil(mr);
         Heights { n_panels, least: rows / n_panels, n_higher: rows % n_panels }
     }
@@ -475,7 +475,7 @@ impl Heights {
     }
 
     /// First row and height of each panel.
-    fn iter(&self) -> impl Iterator<Item = (usize, usize)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, usize)> {
         let (least, n_higher) = (self.least, self.n_higher);
         (0..self.n_panels)
             .map(move |panel| (panel * least + panel.min(n_higher), least + usize::from(panel < n_higher)))

@@ -16,7 +16,7 @@
 //! Layout of the crate, from the ground up; no file imports one further down. `number`, `workspace`, `kernel` (panels → a tile
 //! of C), `element` (which kernels), `pack` (operands → panels), `product` (what is to be computed), `way` (how), `time` (how
 //! long that takes), `choice` (which way), `shape` (block sizes and memory of a way), `drive` (the five loops and the threads)
-//! and `vector` (products with a vector), `gemm` (a product with its way).
+//! `vector` (products with a vector), `gemm` (a product with its way) and `convolution` (sums over windows).
 //!
 //! ```
 //! use cotangent_gemm::{Gemm, Product, Target, Workspace};

@@ -10,8 +10,9 @@
 //! * [`Weights`](Direction::Weights), `w`'s gradient of `x` and `y`'s: over the examples and places in row-major order,
 //!   `(n, places..)`.
 //!
-//! What a window has outside of `x`, and a place outside of `y` that the stride would lead to, are zeros that take part: times
-//! an infinity they are NaN.
+//! What a window has outside of `x` are zeros that take part: times an infinity they are NaN. So are places outside of `y` that
+//! the stride would lead to, where they are few; where there would be many, they are left out ([`Conv::skips_outside`] says which,
+//! by the extents alone).
 
 use smallvec::SmallVec;
 
@@ -87,6 +88,25 @@ impl ConvAxis {
     }
 }
 
+impl ConvAxis {
+    /// Pairs of an element of `x` and a window's element that meet at a place, inside of `y` or not.
+    fn n_reached(&self) -> usize {
+        // Elements from the first that the stride does not pass over, a stride apart.
+        let first = |tap: usize| (tap * self.dilation).wrapping_sub(self.low) as isize;
+        let first = |tap: usize| first(tap).rem_euclid(self.stride as isize) as usize;
+        let count = |tap: usize| self.extent.saturating_sub(first(tap)).div_ceil(self.stride);
+        (0..self.window).map(count).fold(0, usize::saturating_add)
+    }
+
+    /// Pairs of a place and a window's element that lies inside of `x`.
+    fn n_inside(&self) -> usize {
+        // Places before which an element `at` is beyond the tap.
+        let before = |tap: usize, at: usize| (at + self.low).saturating_sub(tap * self.dilation).div_ceil(self.stride);
+        let count = |tap: usize| before(tap, self.extent).min(self.places).saturating_sub(before(tap, 0));
+        (0..self.window).map(count).fold(0, usize::saturating_add)
+    }
+}
+
 impl Conv {
     /// Elements of all axes.
     fn product(&self, of: impl Fn(&ConvAxis) -> usize) -> usize {
@@ -129,6 +149,13 @@ impl Conv {
         factors.into_iter().chain([self.channels, self.filters, self.groups]).fold(1, usize::saturating_mul)
     }
 
+    /// Whether places outside of `y` are left out of the sums for `x`'s gradient: if they would be more than a quarter of the places
+    /// inside.
+    pub fn skips_outside(&self) -> bool {
+        let ratio = |axis: &ConvAxis| axis.n_reached() as f64 / (axis.n_inside() as f64).max(1.0);
+        self.axes.iter().map(ratio).product::<f64>() > 1.25
+    }
+
     /// The terms of an element of a sum in order: where their factors are in the two operands, `None` for a zero outside.
     pub fn terms(&self, direction: Direction, row: usize, col: usize, mut term: impl FnMut(Option<usize>, usize)) {
         let (axes, channels, filters) = (&self.axes[..], self.channels, self.filters);
@@ -150,10 +177,14 @@ impl Conv {
             Direction::Data => {
                 let (n, element) = self.example(row, |axis| axis.extent);
                 let (c, first) = (col % channels, col / channels * filters);
+                let skips = self.skips_outside();
                 for tap in (0..windows).rev() {
                     let taps = indices(tap, axes.iter().map(|axis| axis.window));
                     let Some(place) = each(axes, &element, &taps, ConvAxis::place) else { continue };
                     let inside: Option<SmallVec<[usize; 3]>> = place.into_iter().collect();
+                    if inside.is_none() && skips {
+                        continue;
+                    }
                     let at = inside.map(|at| self.y_at(n, places(&at)) + first);
                     for f in 0..filters {
                         let of_w = (tap * channels + c) * self.all_filters() + first + f;

@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use cotangent_gemm::Isa;
 use cotangent_pool::Pool;
 
 /// The limit of an element type.
@@ -24,7 +25,7 @@ pub fn limit<T: Limit>(pool: &Pool) -> f64 {
     sum.into_inner().unwrap_or(0.0)
 }
 
-/// GFLOP/s of twenty independent chains of FMAs in the widest registers this CPU has.
+/// GFLOP/s of twenty independent chains of FMAs in the widest registers of the target.
 macro_rules! limits {
     ($elem:ty, $wide:ident, $half:ident) => {
         impl Limit for $elem {
@@ -44,11 +45,11 @@ macro_rules! limits {
                 }
                 let start = Instant::now();
                 #[cfg(target_arch = "x86_64")]
-                let per_step = if is_x86_feature_detected!("avx512f") {
-                    // SAFETY: the CPU has the feature.
+                let per_step = if crate::target().isa() == Isa::Avx512 {
+                    // SAFETY: the target is this machine.
                     unsafe { x86::$wide(N_STEPS) }
-                } else if is_x86_feature_detected!("fma") && is_x86_feature_detected!("avx2") {
-                    // SAFETY: the CPU has the features.
+                } else if crate::target().isa() == Isa::Avx2 {
+                    // SAFETY: the target is this machine.
                     unsafe { x86::$half(N_STEPS) }
                 } else {
                     plain(N_STEPS)

@@ -4,11 +4,13 @@
 //! limit is a loop of FMAs on registers that takes turns with the calls, because the clock of a shared machine moves.
 //! `benches/products` of the repository sets the same shapes beside other libraries.
 
+mod convolutions;
 mod limit;
 mod shapes;
 mod time;
 
 use std::hint::black_box;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use cotangent_gemm::{Element, Gemm, Product, Strides, Target, Workspace};
@@ -19,7 +21,15 @@ use time::Times;
 
 fn main() {
     // cargo passes `--bench`; anything else is a group, or a part of a shape's name.
-    let filters: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let mut filters: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    // `convolution …` asks for convolutions, all or some.
+    if filters.first().is_some_and(|word| word == "convolution") {
+        filters.remove(0);
+        for n_threads in [1, 2] {
+            convolutions::table::<f32>(&Pool::new(n_threads), "f32", &filters);
+        }
+        return;
+    }
     for n_threads in [1, 2] {
         let pool = Pool::new(n_threads);
         table::<f32>(&pool, "f32", &filters, |x| x as f32);
@@ -27,9 +37,15 @@ fn main() {
     }
 }
 
+/// This machine, with the instruction set that `COTANGENT_ISA` names.
+fn target() -> &'static Target {
+    static TARGET: OnceLock<Target> = OnceLock::new();
+    TARGET.get_or_init(|| Target::from_environment().expect("an instruction set of this CPU"))
+}
+
 /// All shapes of one element type.
 fn table<T: Element + Limit>(pool: &Pool, type_name: &str, filters: &[String], from: fn(f64) -> T) {
-    println!("{type_name}, {} threads, {}", pool.n_threads(), Target::here().isa().name());
+    println!("{type_name}, {} threads, {}", pool.n_threads(), target().isa().name());
     println!("{:<28} {:>8} {:>8} {:>8} {:>8} {:>12}", "shape", "median", "share", "best", "share", "median time");
     for shape in SHAPES.iter().filter(|shape| shape.passes(filters)) {
         let Times { median, best, limit_median, limit_best } = measure(shape, pool, from);
@@ -59,7 +75,7 @@ fn measure<T: Element + Limit>(shape: &Shape, pool: &Pool, from: fn(f64) -> T) -
     let &Shape { batch, m, k, n, .. } = shape;
     let fill = |len: usize| -> Vec<T> { (0..len).map(|i| from((i * 7 % 13) as f64 - 6.0)).collect() };
     let (a, b, mut c) = (fill(batch * m * k), fill(batch * k * n), fill(batch * m * n));
-    let gemm = Gemm::<T>::new(product(shape), Target::here()).expect("kernels for this machine");
+    let gemm = Gemm::<T>::new(product(shape), target()).expect("kernels for this machine");
     let mut workspace = Workspace::with_bytes(gemm.workspace_bytes(pool.n_threads())).expect("memory");
     let mut limit = || limit::limit::<T>(pool);
     time::time(Duration::from_millis(50), Some(&mut limit), &mut || {

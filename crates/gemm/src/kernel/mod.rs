@@ -55,6 +55,43 @@ pub(crate) struct Tile<T> {
 /// packed kernel reads `nr` columns of B whatever `cols` is.
 pub(crate) type Kernel<T> = unsafe fn(&Tile<T>);
 
+/// One call of a kernel for runs: a tile of C over several runs of K, whose rows of A are anywhere and whose rows of B lie evenly.
+/// Strides are in elements.
+pub(crate) struct RunTile<T> {
+    /// Where A is for each run, but for `a_offset`.
+    pub starts: *const *const T,
+    /// How many runs.
+    pub n: usize,
+    /// Steps of a run.
+    pub k: usize,
+    /// From a start to the first element of the tile's rows.
+    pub a_offset: isize,
+    /// From a row of A to the next.
+    pub a_row_stride: isize,
+    /// From a column of A to the next.
+    pub a_k_stride: isize,
+    /// First element of the columns of B, which are adjacent in memory.
+    pub b: *const T,
+    /// From a row of B to the next.
+    pub b_k_stride: isize,
+    /// From a run's first row of B to the next run's.
+    pub b_run_stride: isize,
+    /// First element of the tile of C, whose columns are adjacent in memory.
+    pub c: *mut T,
+    /// From a row of C to the next.
+    pub c_row_stride: isize,
+    /// Columns of the tile: more than `lanes * (vectors - 1)`, at most `lanes * vectors`.
+    pub cols: usize,
+    /// Start from C instead of from zero.
+    pub load: bool,
+}
+
+/// A kernel for runs.
+///
+/// # Safety
+/// The CPU has the features of the kernel's set, and the tile's pointers are valid for what the tile says.
+pub(crate) type RunKernel<T> = unsafe fn(&RunTile<T>);
+
 /// A packing routine: `to[k * to_stride + i] = from[i * width_stride + k]` for `i < width`, `k < depth`, that is
 /// a transposition.
 ///
@@ -101,6 +138,8 @@ pub(crate) struct KernelSet<T: 'static> {
     /// blocks, where a call for each tile would cost too much and where C and B had better be passed over in long
     /// pieces. Without any, `direct` kernels do it.
     pub flat: &'static [Kernel<T>],
+    /// `runs[height - 1][vectors - 1]`: tiles over runs of K; the lower, the wider.
+    pub runs: &'static [&'static [RunKernel<T>]],
     /// `transposing[height - 1][vectors - 1]`: whole vectors of a B used in place whose K dimension is the contiguous
     /// one; any strides of A. Without any, such a B is packed.
     pub transposing: &'static [&'static [Kernel<T>]],
@@ -147,6 +186,18 @@ macro_rules! flat_table {
     ($f:ident: $($m:literal)*) => { &[$($f::<$m>),*] };
 }
 
+/// The table of kernels for runs `$f::<height, vectors>`: the heights of up to four vectors, of three, of two and of one.
+macro_rules! runs_table {
+    ($f:ident: [$($four:literal)*] [$($three:literal)*] [$($two:literal)*] [$($one:literal)*]) => {
+        &[
+            $(&[$f::<$four, 1>, $f::<$four, 2>, $f::<$four, 3>, $f::<$four, 4>],)*
+            $(&[$f::<$three, 1>, $f::<$three, 2>, $f::<$three, 3>],)*
+            $(&[$f::<$two, 1>, $f::<$two, 2>],)*
+            $(&[$f::<$one, 1>]),*
+        ]
+    };
+}
+
 /// The table of transposing kernels `$f::<height, vectors>`: two vectors while registers last.
 macro_rules! transposing_table {
     ($f:ident: 1 2 $($m:literal)*) => {
@@ -154,4 +205,4 @@ macro_rules! transposing_table {
     };
 }
 
-pub(crate) use {direct_table, flat_table, packed_table, transposing_table};
+pub(crate) use {direct_table, flat_table, packed_table, runs_table, transposing_table};

@@ -5,7 +5,7 @@
 //! the same bits.
 
 use crate::kernel::vector::{VectorCall, VectorKernels, strided};
-use crate::kernel::{KernelSet, Tile, direct_table, packed_table};
+use crate::kernel::{KernelSet, RunTile, Tile, direct_table, packed_table, runs_table};
 use crate::number::Number;
 use crate::workspace::LINE;
 
@@ -20,6 +20,7 @@ pub(crate) static F32: KernelSet<f32> = KernelSet {
     packed: packed_table!(tile_f32: 1 2 3 4 5 6),
     direct: direct_table!(tile_f32: 1 2 3 4 5 6),
     flat: &[],
+    runs: runs_table!(runs_f32: [1 2 3] [4] [5 6] [7 8 9 10 11 12]),
     transposing: &[],
     vector: VectorKernels { along: vector::<f32>, across: vector::<f32>, strided: vector::<f32> },
     transpose: transpose::<f32>,
@@ -34,6 +35,7 @@ pub(crate) static F64: KernelSet<f64> = KernelSet {
     packed: packed_table!(tile_f64: 1 2 3 4 5 6),
     direct: direct_table!(tile_f64: 1 2 3 4 5 6),
     flat: &[],
+    runs: runs_table!(runs_f64: [1 2 3] [4] [5 6] [7 8 9 10 11 12]),
     transposing: &[],
     vector: VectorKernels { along: vector::<f64>, across: vector::<f64>, strided: vector::<f64> },
     transpose: transpose::<f64>,
@@ -98,6 +100,48 @@ unsafe fn tile<T: Number, const L: usize, const M: usize, const V: usize, const 
                 unsafe { *call.c.offset(i as isize * call.c_row_stride + (v * L + j) as isize) = *sum };
             }
         }
+    }
+}
+
+/// # Safety
+/// As [`runs`].
+unsafe fn runs_f32<const M: usize, const V: usize>(call: &RunTile<f32>) {
+    // SAFETY: the caller promises what `runs` asks for.
+    unsafe { runs::<f32, LANES_F32, M, V>(call) }
+}
+
+/// # Safety
+/// As [`runs`].
+unsafe fn runs_f64<const M: usize, const V: usize>(call: &RunTile<f64>) {
+    // SAFETY: the caller promises what `runs` asks for.
+    unsafe { runs::<f64, LANES_F64, M, V>(call) }
+}
+
+/// A tile over runs is one tile after the other.
+///
+/// # Safety
+/// The tile's pointers are valid for what the tile says.
+#[inline(always)]
+unsafe fn runs<T: Number, const L: usize, const M: usize, const V: usize>(call: &RunTile<T>) {
+    for run in 0..call.n.max(1) {
+        let k = if call.n == 0 { 0 } else { call.k };
+        // SAFETY: as many starts as runs; a tile without steps reads none of A.
+        let a = if k == 0 { call.b } else { unsafe { *call.starts.add(run) }.wrapping_offset(call.a_offset) };
+        let part = Tile {
+            k,
+            a,
+            a_row_stride: call.a_row_stride,
+            a_k_stride: call.a_k_stride,
+            b: call.b.wrapping_offset(run as isize * call.b_run_stride),
+            b_k_stride: call.b_k_stride,
+            c: call.c,
+            c_row_stride: call.c_row_stride,
+            next_c: call.c,
+            cols: call.cols,
+            load: call.load || run > 0,
+        };
+        // SAFETY: what the caller promises.
+        unsafe { tile::<T, L, M, V, false>(&part) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every product equals its definition bit for bit: all sizes, layouts, instruction sets, block sizes, threads.
 
 mod common;
+mod convolution;
 
 use common::{Case, LAYOUTS, Layout, Number, Random, Stack, check, isas, target};
 use cotangent_gemm::{Blocking, Gemm, Isa, Product, Target, Workspace};
