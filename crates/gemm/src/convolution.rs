@@ -11,7 +11,10 @@ mod lines;
 mod panels;
 mod phase;
 mod tiles;
+mod way;
 mod weights;
+
+pub use way::ConvWay;
 
 use cotangent_host::Target;
 use cotangent_host::float::in_default;
@@ -33,6 +36,7 @@ pub struct Convolution<T: Element> {
     conv: Conv,
     direction: Direction,
     kernels: &'static KernelSet<T>,
+    way: ConvWay,
     made: Made,
     /// It is long enough for several threads.
     divides: bool,
@@ -56,20 +60,46 @@ impl<T: Element> std::fmt::Debug for Convolution<T> {
 }
 
 impl<T: Element> Convolution<T> {
-    /// `None` if this build has no kernels for the target's instruction set, or windows move along more than three axes.
+    /// A sum by the way that its extents suggest: the first of its [`ways`](Self::ways). `None` if this build has no kernels for the
+    /// target's instruction set, or windows move along more than three axes.
     pub fn new(conv: Conv, direction: Direction, epilogue: EpilogueNeeds, target: &Target) -> Option<Self> {
+        let way = *Self::ways(&conv, direction, target).first()?;
+        Self::by(conv, direction, epilogue, way, target)
+    }
+
+    /// The ways that promise something, the one to take first; none if this build has no kernels for the target's instruction set,
+    /// or windows move along more than three axes.
+    pub fn ways(conv: &Conv, direction: Direction, target: &Target) -> Vec<ConvWay> {
+        let (Some(kernels), Some(axes)) = (T::kernels(target.isa()), phase::three(&conv.axes)) else {
+            return Vec::new();
+        };
+        way::ways(kernels, conv, &axes, direction, target).into_iter().map(|(way, _)| way).collect()
+    }
+
+    /// A sum by any way. What the way says is brought within what the sum and the kernels allow. `None` as for [`Self::new`]. The
+    /// bits are the same for all ways.
+    pub fn by(
+        conv: Conv,
+        direction: Direction,
+        epilogue: EpilogueNeeds,
+        way: ConvWay,
+        target: &Target,
+    ) -> Option<Self> {
         let kernels = T::kernels(target.isa())?;
         let axes = phase::three(&conv.axes)?;
+        let most = kernels.runs.first().map_or(1, |widths| widths.len());
+        let packed = way.packed || direction != Direction::Forward;
+        let way = ConvWay { vectors: way.vectors.clamp(1, most), packed, ..way };
         let made = match direction {
-            Direction::Weights => Made::Weights(Weights::new(kernels, &conv, &axes, epilogue, target).into()),
+            Direction::Weights => Made::Weights(Weights::new(kernels, &conv, &axes, epilogue, way).into()),
             Direction::Data if conv.skips_outside() => {
-                Made::Across(Across::new(kernels, &conv, &axes, epilogue, target).into())
+                Made::Across(Across::new(kernels, &conv, &axes, epilogue, way).into())
             }
-            _ => Made::Gather(Gather::new(kernels, &conv, &axes, direction, epilogue, target).into()),
+            _ => Made::Gather(Gather::new(kernels, &conv, &axes, direction, epilogue, way).into()),
         };
         let nanos = conv.multiply_adds() as f64 * size_of::<T>() as f64 * target.costs().fma_ns;
         let divides = conv.multiply_adds() >= target.costs().split_product;
-        Some(Convolution { conv, direction, kernels, made, divides, nanos })
+        Some(Convolution { conv, direction, kernels, way, made, divides, nanos })
     }
 
     /// Bytes that threads share.
@@ -111,9 +141,9 @@ impl<T: Element> Convolution<T> {
         self.nanos
     }
 
-    /// How it is made, in words.
-    pub fn way(&self) -> String {
-        format!("{} convolution", self.direction.name())
+    /// How it is made.
+    pub fn way(&self) -> ConvWay {
+        self.way
     }
 
     /// Computes the result, row-major, its rows and columns as [`Conv::matrix`] says: `a`, `b` and `c` are the addresses of the

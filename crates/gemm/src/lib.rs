@@ -46,7 +46,7 @@ mod way;
 mod workspace;
 
 pub use choice::{Candidate, ways};
-pub use convolution::Convolution;
+pub use convolution::{ConvWay, Convolution};
 pub use cotangent_host::{Isa, Refused, Target};
 pub use element::Element;
 pub use gemm::Gemm;

@@ -9,7 +9,6 @@
 
 use std::ops::Range;
 
-use cotangent_host::Target;
 use cotangent_pool::{Pool, split};
 use cotangent_scalar::{Conv, ConvAxis, Direction};
 
@@ -17,7 +16,8 @@ use super::call::{Call, Memory};
 use super::lines::Size;
 use super::panels::Panels;
 use super::phase::{Image, Phase, PhaseAxis};
-use super::tiles::{best_vectors, most_rows};
+use super::tiles::most_rows;
+use super::way::ConvWay;
 use crate::drive::Heights;
 use crate::kernel::KernelSet;
 use crate::kernel::RunTile;
@@ -54,13 +54,12 @@ impl Across {
         conv: &Conv,
         axes: &[ConvAxis; 3],
         epilogue: EpilogueNeeds,
-        target: &Target,
+        way: ConvWay,
     ) -> Self {
         let (image, phases) = Image::new(conv, axes, Direction::Data);
         let (result, cols, all_cols) = (axes.map(|axis| axis.extent), conv.channels, conv.all_channels());
         let size = size_of::<T>();
-        let vectors = best_vectors(kernels, conv.n, cols);
-        let width = vectors * kernels.lanes;
+        let width = way.vectors * kernels.lanes;
         let panels = Panels::new(conv, axes, Direction::Data, (&image, &phases), width, false);
         let n_elements = image.extents.iter().product::<usize>() * image.channels;
         // Copies whose distance is an odd number of lines do not share sets of the caches.
@@ -69,9 +68,9 @@ impl Across {
         let rows = result.iter().product::<usize>().max(1);
         let multiple = epilogue.row_multiple.clamp(1, (conv.n * rows).max(1));
         let example_unit = lcm(multiple, rows) / rows;
-        // The unit's images and its result take a quarter of L2 each, but there is a tile's height of them.
+        // The unit's images and its result take so much each, but there is a tile's height of them.
         let bytes = stride.max(rows * all_cols) * size;
-        let unit = (target.caches().l2 / 4 / bytes).max(most_rows(kernels, vectors)).clamp(1, conv.n.max(1));
+        let unit = (way.far / bytes).max(most_rows(kernels, way.vectors)).clamp(1, conv.n.max(1));
         Across {
             n: conv.n,
             result,

@@ -10,7 +10,6 @@
 
 use std::ops::Range;
 
-use cotangent_host::Target;
 use cotangent_pool::{Pool, split};
 use cotangent_scalar::{Conv, ConvAxis, Direction};
 
@@ -18,14 +17,12 @@ use super::call::{Call, Memory};
 use super::lines::{Lines, Size, zero};
 use super::panels::Panels;
 use super::phase::{Image, Phase};
-use super::tiles::{best_vectors, most_rows};
+use super::tiles::most_rows;
+use super::way::ConvWay;
 use crate::drive::Heights;
 use crate::kernel::{KernelSet, RunTile};
 use crate::number::Number;
 use crate::product::{COLUMN_ALIGN, EpilogueNeeds, lcm};
-
-/// Rows of the result per step of K and panel of B, from which on packing B pays.
-const PACK_ROWS: usize = 512;
 
 /// Made once, with everything decided.
 #[derive(Debug)]
@@ -61,7 +58,7 @@ impl Gather {
         axes: &[ConvAxis; 3],
         direction: Direction,
         epilogue: EpilogueNeeds,
-        target: &Target,
+        way: ConvWay,
     ) -> Self {
         let (image, phases) = Image::new(conv, axes, direction);
         let (result, cols) = match direction {
@@ -70,30 +67,27 @@ impl Gather {
         };
         let [rows, all_cols] = conv.matrix(direction);
         let size = size_of::<T>();
-        let width = phases.iter().map(|phase| phase.axes[2].count).max().unwrap_or(1);
-        let vectors = best_vectors(kernels, width, cols);
-        let l2 = target.caches().l2;
-        // The unit's result, and the lines of the image that it reads, take a quarter of L2 each.
+        // The unit's result, and the lines of the image that it reads, take so much each.
         let line_bytes = phases.iter().map(|p| (p.line * size * p.axes[1].stride * p.axes[0].taps.len()).max(1)).max();
-        let of_lines = (l2 / 4 / line_bytes.unwrap_or(1)).max(1).saturating_mul(result[2]);
-        let of_result = l2 / 4 / (all_cols * size).max(1);
+        let of_lines = (way.far / line_bytes.unwrap_or(1)).max(1).saturating_mul(result[2]);
+        let of_result = way.far / (all_cols * size).max(1);
         let row_unit = epilogue.row_multiple.clamp(1, rows.max(1));
         let unit = of_lines.min(of_result).clamp(1, rows.max(1));
         // Whole lines, unless the epilogue wants whole blocks.
         let unit = if row_unit == 1 { unit.next_multiple_of(result[2].max(1)) } else { unit };
         let unit = unit.next_multiple_of(row_unit);
         let plane = result[1];
-        let in_place = direction == Direction::Forward && rows < PACK_ROWS;
+        let width = way.vectors * kernels.lanes;
         Gather {
             n: conv.n,
             result,
             cols,
             all_cols,
-            panels: Panels::new(conv, axes, direction, (&image, &phases), vectors * kernels.lanes, in_place),
+            panels: Panels::new(conv, axes, direction, (&image, &phases), width, !way.packed),
             unit,
             row_unit,
             unit_lines: (unit / result[2].max(1) + 2).min(plane),
-            near: target.caches().l1 / 2,
+            near: way.near,
             owns_c: epilogue.owns_c,
             size,
             image,

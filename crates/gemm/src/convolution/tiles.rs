@@ -30,11 +30,12 @@ pub(super) fn line_cycles<T>(kernels: &KernelSet<T>, rows: usize, cols: usize, v
     (cols / width) as f64 * panels(width) + if rest > 0 { panels(rest) } else { 0.0 }
 }
 
-/// The number of vectors of a panel that takes least for lines of so many rows.
-pub(super) fn best_vectors<T>(kernels: &KernelSet<T>, rows: usize, cols: usize) -> usize {
+/// Numbers of vectors of a panel for lines of so many rows, the one that takes least first, with what each takes.
+pub(super) fn by_vectors<T>(kernels: &KernelSet<T>, rows: usize, cols: usize) -> Vec<(usize, f64)> {
     let most = kernels.runs.first().map_or(1, |widths| widths.len());
-    let cost = |&vectors: &usize| line_cycles(kernels, rows, cols, vectors);
     // Of equals the one nearest to two, which reads little of both operands.
-    let preferred = [2, 1, 3, 4];
-    preferred.into_iter().filter(|&v| v <= most).min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or(1)
+    let widths = [2, 1, 3, 4].into_iter().filter(|&vectors| vectors <= most);
+    let mut found: Vec<_> = widths.map(|v| (v, line_cycles(kernels, rows, cols, v))).collect();
+    found.sort_by(|a, b| a.1.total_cmp(&b.1));
+    found
 }

@@ -9,14 +9,14 @@
 
 use std::ops::Range;
 
-use cotangent_host::Target;
 use cotangent_pool::{Pool, split};
 use cotangent_scalar::{Conv, ConvAxis, Direction};
 
 use super::call::{Call, Memory};
 use super::lines::{Lines, Size, zero};
 use super::phase::{Image, Phase};
-use super::tiles::{best_vectors, line_cycles, most_rows};
+use super::tiles::{line_cycles, most_rows};
+use super::way::ConvWay;
 use crate::drive::Heights;
 use crate::kernel::{KernelSet, RunTile};
 use crate::number::Number;
@@ -52,7 +52,7 @@ impl Weights {
         conv: &Conv,
         axes: &[ConvAxis; 3],
         epilogue: EpilogueNeeds,
-        target: &Target,
+        way: ConvWay,
     ) -> Self {
         let (image, mut phases) = Image::new(conv, axes, Direction::Weights);
         // There is one phase: strides do not move the places.
@@ -60,15 +60,16 @@ impl Weights {
         let [rows, all_cols] = conv.matrix(Direction::Weights);
         let size = size_of::<T>();
         let [planes, lines, along] = &phase.axes;
-        let vectors = best_vectors(kernels, phase.run, conv.filters);
-        let panel = vectors * kernels.lanes;
+        let panel = way.vectors * kernels.lanes;
         // What a tile reads of a strip stays in L1: its panel of `y`.
         let place = along.count.max(1) * panel.min(conv.filters.max(1)) * size;
-        let strip = (target.caches().l1 / 2 / place).max(1);
+        let n_lines = conv.n * planes.count * lines.count;
+        let strip = (way.near / place).clamp(1, n_lines.max(1));
         let row_unit = epilogue.row_multiple.clamp(1, rows.max(1));
-        let block = (target.caches().l2 / 2 / (all_cols * size).max(1)).max(1).next_multiple_of(row_unit);
+        let block =
+            (way.far.saturating_mul(2) / (all_cols * size).max(1)).clamp(1, rows.max(1)).next_multiple_of(row_unit);
         Weights {
-            n_lines: conv.n * planes.count * lines.count,
+            n_lines,
             cols: conv.filters,
             all_cols,
             rows,

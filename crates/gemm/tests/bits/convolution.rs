@@ -55,8 +55,15 @@ fn check<T: Number>(conv: &Conv, direction: Direction, isa: Isa, pools: &[Pool],
         let row_multiple = random.pick(&[0, 1, 64]);
         let owns_c = random.below(2) == 0;
         let needs = EpilogueNeeds { row_multiple, n_companions: 0, owns_c };
-        let made = Convolution::<T>::new(conv.clone(), direction, needs, &target(isa)).expect("kernels");
-        let what = format!("{direction:?} {conv:?} {isa:?} {needs:?} on {} threads", pool.n_threads());
+        // One of the ways that it suggests, with sizes of any kind.
+        let target = target(isa);
+        let mut way = random.pick(&Convolution::<T>::ways(conv, direction, &target));
+        if random.below(2) == 0 {
+            (way.near, way.far) = (random.pick(&[0, 256, 1 << 30]), random.pick(&[0, 4096, 1 << 30]));
+            (way.vectors, way.packed) = (random.below(6), random.below(2) == 0);
+        }
+        let made = Convolution::<T>::by(conv.clone(), direction, needs, way, &target).expect("kernels");
+        let what = format!("{direction:?} {conv:?} {isa:?} {needs:?} {way} on {} threads", pool.n_threads());
         const EDGE: usize = 40;
         let mut c = vec![T::of(7.5); rows * cols + 2 * EDGE];
         let seen = Mutex::new(vec![None; rows * cols]);
