@@ -27,7 +27,7 @@ use crate::number::Number;
 use crate::pack::{PACK_DEPTH, Source, pack_panel};
 use crate::product::{Epilogue, Matrix};
 use crate::shape::{MAX_PANELS, Shape};
-use crate::way::{Operand, Pieces};
+use crate::way::{Grid, Operand, Pieces};
 
 /// One call: everything its threads read.
 pub(crate) struct Job<'a, T: 'static> {
@@ -38,6 +38,8 @@ pub(crate) struct Job<'a, T: 'static> {
     /// Row-major, the matrices of a batch one behind the other.
     pub c: *mut T,
     pub epilogue: Option<&'a Epilogue<'a>>,
+    /// How threads divide one product, if not as the shape suggests.
+    pub grid: Option<Grid>,
     /// The shape's shared bytes, then as many of its own bytes for each thread.
     pub workspace: *mut u8,
 }
@@ -136,30 +138,31 @@ impl<T: Number> Job<'_, T> {
     /// As [`Job::run`].
     unsafe fn product(&self, pool: &Pool, n_threads: usize, batch: usize) {
         let Shape { m, n, blocking, .. } = *self.shape;
-        let [n_rows, n_cols] = self.shape.grid(n_threads);
-        let rows_of = |part: usize| split(m, n_rows, part / n_cols, self.shape.row_unit);
+        let Grid { rows: n_rows, cols: n_cols, reversed } = self.grid.unwrap_or_else(|| self.shape.grid(n_threads));
+        let n_parts = n_rows * n_cols;
+        let place = |part: usize| if reversed { n_parts - 1 - part } else { part };
+        let rows_of = |part: usize| split(m, n_rows, place(part) / n_cols, self.shape.row_unit);
         let unit = self.shape.column_unit;
         if !self.shape.shares_b() {
-            pool.run(n_rows * n_cols, &|part| {
+            pool.run(n_parts, &|part| {
                 // SAFETY: what the caller promises; `part` is this thread's own.
-                unsafe { self.region(batch, rows_of(part), split(n, n_cols, part % n_cols, unit), part) };
+                unsafe { self.region(batch, rows_of(part), split(n, n_cols, place(part) % n_cols, unit), part) };
             });
             return;
         }
-        let n_parts = n_rows * n_cols;
         for start in (0..n).step_by(blocking.nc) {
             let cols = start..n.min(start + blocking.nc);
             for ks in self.k_blocks() {
                 let shared = Shared { batch, ks };
                 pool.run(n_parts, &|part| {
-                    let own = split(cols.len(), n_parts, part, self.kernels.nr);
+                    let own = split(cols.len(), n_parts, place(part), self.kernels.nr);
                     let to = self.workspace.cast::<T>().wrapping_add(own.start * shared.ks.len());
                     let own = start + own.start..start + own.end;
                     // SAFETY: each part packs panels of its own; nobody reads them before all parts are done.
                     unsafe { self.pack_b(batch, &shared.ks, own, to) };
                 });
                 pool.run(n_parts, &|part| {
-                    let own = split(cols.len(), n_cols, part % n_cols, unit);
+                    let own = split(cols.len(), n_cols, place(part) % n_cols, unit);
                     let own = start + own.start..start + own.end;
                     let panels = PanelsOfB::Shared { panels: self.workspace.cast::<T>(), start };
                     // SAFETY: the panels were packed by the run before; `part` is this thread's own.

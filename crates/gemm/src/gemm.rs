@@ -12,7 +12,7 @@ use crate::product::{Epilogue, Matrix, Product};
 use crate::shape::Shape;
 use crate::time::nanos;
 use crate::vector::VectorShape;
-use crate::way::{Case, Way};
+use crate::way::{Case, Grid, Way};
 use crate::workspace::Workspace;
 
 /// A product of matrices of `T` that goes one way.
@@ -23,6 +23,8 @@ pub struct Gemm<T: Element> {
     made: Made<T>,
     /// It is long enough for several threads.
     divides: bool,
+    /// How that many threads divide one product, if not as its shape suggests.
+    grid: Option<Grid>,
 }
 
 /// What runs it.
@@ -68,7 +70,8 @@ impl<T: Element> Gemm<T> {
             Way::Tile => (Made::Tile(Shape::new(&case, choice.way)), usize::MAX),
             way => (Made::Loops(Shape::new(&case, way)), target.costs().split_product),
         };
-        Some(Gemm { kernels, product, choice, made, divides: product.multiply_adds() >= least })
+        let divides = product.multiply_adds() >= least;
+        Some(Gemm { kernels, product, choice, made, divides, grid: None })
     }
 
     /// The product.
@@ -79,6 +82,38 @@ impl<T: Element> Gemm<T> {
     /// The way that it goes, why, and how long that is predicted to take.
     pub fn choice(&self) -> &Candidate {
         &self.choice
+    }
+
+    /// How so many threads can divide one product, as its shape suggests first; none where they do not.
+    pub fn grids(&self, n_threads: usize) -> Vec<Grid> {
+        let Made::Loops(shape) = &self.made else { return Vec::new() };
+        if self.n_threads(n_threads) < 2 || self.product.batch >= n_threads {
+            return Vec::new();
+        }
+        let first = shape.grid(n_threads);
+        let mut grids = vec![first];
+        for [rows, cols] in [[first.rows, first.cols], [n_threads, 1], [1, n_threads]] {
+            for reversed in [false, true] {
+                let grid = Grid { rows, cols, reversed };
+                if !grids.contains(&grid) {
+                    grids.push(grid);
+                }
+            }
+        }
+        grids
+    }
+
+    /// The same product, divided this way by as many threads as the grid has; other numbers of threads divide it as its shape
+    /// suggests. The bits are the same for all grids.
+    #[must_use]
+    pub fn divided(mut self, grid: Grid) -> Self {
+        self.grid = Some(grid);
+        self
+    }
+
+    /// How threads divide the product, if not as its shape suggests.
+    pub fn grid(&self) -> Option<Grid> {
+        self.grid
     }
 
     /// Threads that a run on so many uses.
@@ -120,7 +155,8 @@ impl<T: Element> Gemm<T> {
         workspace.reserve_now(self.workspace_bytes(n_threads));
         let workspace = workspace.as_ptr();
         let (a, b) = (Matrix { ptr: a, strides: a_strides }, Matrix { ptr: b, strides: b_strides });
-        let job = |shape| Job { kernels: self.kernels, shape, a, b, c, epilogue, workspace };
+        let grid = self.grid.filter(|grid| grid.rows.saturating_mul(grid.cols) == n_threads);
+        let job = |shape| Job { kernels: self.kernels, shape, a, b, c, epilogue, grid, workspace };
         // SAFETY: the caller vouches for the matrices and for the CPU; the workspace has just been made large enough for this
         // many threads; ways are legal for their product.
         in_default(|| unsafe {

@@ -51,5 +51,5 @@ pub use cotangent_host::{Isa, Refused, Target};
 pub use element::Element;
 pub use gemm::Gemm;
 pub use product::{Epilogue, EpilogueNeeds, Product, Strides};
-pub use way::{Blocking, Operand, Order, Pieces, Way};
+pub use way::{Blocking, Grid, Operand, Order, Pieces, Way};
 pub use workspace::Workspace;

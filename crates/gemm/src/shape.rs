@@ -3,7 +3,7 @@
 use crate::number::Number;
 use crate::product::Product;
 use crate::time::PACK_COST;
-use crate::way::{Blocking, Case, Operand, Pieces, Way};
+use crate::way::{Blocking, Case, Grid, Operand, Pieces, Way};
 use crate::workspace::LINE;
 
 /// The most panels of B that are packed at a time, along their rows: more do not make reading B faster.
@@ -122,14 +122,16 @@ impl Shape {
         self.own_ends()[2]
     }
 
-    /// A grid of threads, rows by columns, for one product: the one whose largest part costs least.
-    pub fn grid(&self, n_threads: usize) -> [usize; 2] {
+    /// A grid of threads for one product: the one whose largest part costs least.
+    pub fn grid(&self, n_threads: usize) -> Grid {
         let cost = |[n_rows, n_cols]: [usize; 2]| {
             let rows = cotangent_pool::split(self.m, n_rows, 0, self.row_unit).len();
             let cols = cotangent_pool::split(self.n, n_cols, 0, self.column_unit).len();
             // Flat kernels pack nothing and go back to C often, so a row of C had better belong to one thread.
             rows * cols + PACK_COST * if self.flat.is_some() { rows } else { rows + cols }
         };
-        (1..=n_threads).map(|n_rows| [n_rows, n_threads / n_rows]).min_by_key(|&grid| cost(grid)).unwrap_or([1, 1])
+        let grids = (1..=n_threads).map(|n_rows| [n_rows, n_threads / n_rows]);
+        let [rows, cols] = grids.min_by_key(|&grid| cost(grid)).unwrap_or([1, 1]);
+        Grid { rows, cols, reversed: false }
     }
 }

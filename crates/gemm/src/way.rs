@@ -84,6 +84,24 @@ pub struct Blocking {
     pub nc: usize,
 }
 
+/// How threads divide C: rows by columns of parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// Parts of the rows.
+    pub rows: usize,
+    /// Parts of the columns.
+    pub cols: usize,
+    /// The first thread takes the last part, and so on: another core has what the first part needs in its cache.
+    pub reversed: bool,
+}
+
+impl fmt::Display for Grid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Grid { rows, cols, reversed } = self;
+        write!(f, "{rows}×{cols} threads{}", if *reversed { ", the last first" } else { "" })
+    }
+}
+
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -293,7 +293,12 @@ pub fn check<T: Number>(case: &Case, pools: &[&Pool], random: &mut Random) {
         let product = Product { batch: count, m, n, k, a: a.strides(), b: b.strides(), epilogue: needs };
         let way = any_way::<T>(&product, &target, blocking, random);
         for gemm in [Gemm::<T>::new(product, &target), Gemm::by(product, way, &target)] {
-            run(&gemm.expect("a way that is listed"), pool, [a.ptr(), b.ptr()], &expected, case);
+            let mut gemm = gemm.expect("a way that is listed");
+            let grids = gemm.grids(pool.n_threads());
+            if !grids.is_empty() && random.below(2) == 0 {
+                gemm = gemm.divided(random.pick(&grids));
+            }
+            run(&gemm, pool, [a.ptr(), b.ptr()], &expected, case);
         }
     }
 }
@@ -327,7 +332,7 @@ fn run<T: Number>(gemm: &Gemm<T>, pool: &Pool, operands: [*const T; 2], expected
     let to = if needs.owns_c { std::ptr::null_mut() } else { c.as_mut_ptr().wrapping_add(AROUND) };
     // SAFETY: the stacks outlive the call and are distinct; the CPU has the instruction set.
     unsafe { gemm.run(pool, operands, to, Some(&epilogue), &mut workspace) };
-    let context = || format!("{case:?} {gemm:?} on {} threads", pool.n_threads());
+    let context = || format!("{case:?} {gemm:?} {:?} on {} threads", gemm.grid(), pool.n_threads());
     assert_eq!(workspace.bytes(), bytes, "the workspace grew: {}", context());
     assert_eq!(n_wrong.into_inner(), 0, "the epilogue saw incomplete elements: {}", context());
     assert!(seen.iter().all(|seen| seen.load(Ordering::Relaxed) == 1), "epilogue counts: {}", context());
