@@ -94,8 +94,8 @@ fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure>
     for (k, (step, time)) in plan.steps.iter().zip(&times).enumerate() {
         let seconds = time.as_secs_f64();
         let rate = match step {
-            Step::Gemm { dims, .. } => {
-                let flop = 2.0 * (dims.batch * dims.m * dims.n * dims.k) as f64;
+            Step::Product { factors, .. } => {
+                let flop = 2.0 * factors.multiply_adds() as f64;
                 format!("{:7.1} GFLOP/s", flop / seconds * 1e-9)
             }
             _ => format!("{:7.1} GB/s   ", plan.step_bytes(step) as f64 / seconds * 1e-9),

@@ -20,7 +20,7 @@ use cotangent_scalar::plain;
 use crate::input::{InputId, InputView};
 use crate::needs::Needs;
 use crate::place::Place;
-use crate::products::GemmPlan;
+use crate::products::ProductPlan;
 use crate::stages::StageView;
 
 /// Why a graph did not become a program.
@@ -275,7 +275,8 @@ impl Compiler {
         })??;
         let total = start.elapsed();
         let timings = Timings { passes, plan: planned - passes, codegen: total - planned, total };
-        let gemms = plan.steps.iter().map(|step| GemmPlan::of(&plan, step, &cost.target)).collect::<Result<_, _>>()?;
+        let products =
+            plan.steps.iter().map(|step| ProductPlan::of(&plan, step, &cost.target)).collect::<Result<_, _>>()?;
         let places = Place::of_plan(&plan, &interface)?;
         let layouts = plan.kernels.iter().map(|k| k.layout()).collect();
         let executable = Executable {
@@ -286,7 +287,7 @@ impl Compiler {
             plan,
             compiled,
             layouts,
-            gemms,
+            products,
             places,
             interface,
             cost,
@@ -376,7 +377,7 @@ pub struct Executable {
     pub(crate) compiled: Compiled,
     pub(crate) layouts: Vec<Vec<i64>>,
     /// For each step its product with the way that it goes, if it is one.
-    pub(crate) gemms: Vec<Option<GemmPlan>>,
+    pub(crate) products: Vec<Option<ProductPlan>>,
     /// For each buffer of the plan.
     pub(crate) places: Vec<Place>,
     pub(crate) interface: Interface,
@@ -544,14 +545,15 @@ impl Executable {
     pub fn explain(&self) -> String {
         let mut text = cotangent_kernel::explain(&self.optimized, &self.plan);
         for (number, step) in self.plan.steps.iter().enumerate() {
-            let Some(choice) = self.way(number) else { continue };
-            let Step::Gemm { dims, dtype, .. } = step else { continue };
-            let why = choice.why.unwrap_or("asked for");
-            let micros = choice.nanos * 1e-3;
-            let batch = if dims.batch == 1 { String::new() } else { format!("{} × ", dims.batch) };
-            let _ = writeln!(text, "step {number}, product {batch}{}×{}×{} of {dtype}", dims.m, dims.k, dims.n);
-            let _ = writeln!(text, "  {}", choice.way);
-            let _ = writeln!(text, "  since {why}; about {micros:.2} µs on one thread");
+            let Some(product) = &self.products[number] else { continue };
+            let Step::Product { factors, dtype, .. } = step else { continue };
+            let why = product
+                .choice()
+                .map_or(String::new(), |choice| format!("since {}; ", choice.why.unwrap_or("asked for")));
+            let micros = product.nanos() * 1e-3;
+            let _ = writeln!(text, "step {number}, {factors} of {dtype}");
+            let _ = writeln!(text, "  {}", product.way());
+            let _ = writeln!(text, "  {why}about {micros:.2} µs on one thread");
         }
         let _ = write!(text, "for {}", self.target());
         text
@@ -559,14 +561,14 @@ impl Executable {
 
     /// How long a step of the plan is predicted to take on one thread, in nanoseconds; 0 for one that does not exist.
     pub fn predicted_ns(&self, step: usize) -> f64 {
-        let product = self.way(step).map_or(0.0, |choice| choice.nanos);
+        let product = self.products.get(step).and_then(Option::as_ref).map_or(0.0, ProductPlan::nanos);
         self.plan.steps.get(step).map_or(0.0, |step| self.cost.step_time(&self.plan, step, product))
     }
 
     /// Which way the matrix product of a step goes, why, and how long that is predicted to take; `None` for a step that is
-    /// no product, or that does not exist.
+    /// no product of matrices, or that does not exist.
     pub fn way(&self, step: usize) -> Option<&Candidate> {
-        self.gemms.get(step)?.as_ref().map(GemmPlan::choice)
+        self.products.get(step)?.as_ref()?.choice()
     }
 
     /// The number of kernels that have wide code.

@@ -24,7 +24,7 @@ use cotangent_graph::{
 use cotangent_host::float::in_default;
 use cotangent_host::{Block, LINE, Target};
 use cotangent_kernel::ir::{Kernel, Sweep};
-use cotangent_kernel::{BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, OpStep, Plan, Step};
+use cotangent_kernel::{BufferId, CheckWhat, Epilogue, Factors, Home, KernelCall, OpStep, Plan, Step};
 use cotangent_pool::{Pool, split};
 use cotangent_scalar::DType;
 use ndarray::{ArrayViewD, IxDyn};
@@ -35,7 +35,7 @@ use crate::cores::Cores;
 use crate::input::Inputs;
 use crate::memory::{block_of_tensor, no_memory};
 use crate::place::{COUNTERS_BYTES, Place};
-use crate::products::{AnyGemm, GemmPlan};
+use crate::products::{AnyEngine, Engine, ProductPlan};
 use crate::runtime::Runtime;
 use crate::store::Slot;
 
@@ -108,7 +108,7 @@ pub(crate) fn scratch_bytes(program: &Executable, runtime: &Runtime) -> usize {
 }
 
 fn panel_bytes(program: &Executable, runtime: &Runtime) -> usize {
-    program.gemms.iter().flatten().map(|gemm| gemm.workspace_bytes(runtime.n_threads())).max().unwrap_or(0)
+    program.products.iter().flatten().map(|product| product.workspace_bytes(runtime.n_threads())).max().unwrap_or(0)
 }
 
 /// For each thread.
@@ -274,10 +274,10 @@ impl Machine {
         for (s, step) in program.plan.steps.iter().enumerate() {
             match step {
                 Step::Kernel(call) => self.kernel(program, pool, s, call),
-                Step::Gemm { dims, a, b, c, epilogue, .. } => {
+                Step::Product { factors, c, epilogue, .. } => {
                     // Compiling fails where a product has no plan, so each one has.
-                    if let Some(gemm) = &program.gemms[s] {
-                        self.gemm(program, pool, s, gemm, dims, [a, b], *c, epilogue.as_ref());
+                    if let Some(product) = &program.products[s] {
+                        self.product(program, pool, s, product, factors, *c, epilogue.as_ref());
                     }
                 }
                 Step::Check { values, what: CheckWhat::Below(bound), op, origin } => {
@@ -329,29 +329,28 @@ impl Machine {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a product has three matrices, extents and an epilogue")]
-    fn gemm(
+    #[expect(clippy::too_many_arguments, reason = "a product has factors, a result and an epilogue")]
+    fn product(
         &mut self,
         program: &Executable,
         pool: &Pool,
         step: usize,
-        gemm: &GemmPlan,
-        dims: &GemmDims,
-        [a, b]: [&MatrixView; 2],
+        product: &ProductPlan,
+        factors: &Factors,
         c: BufferId,
         epilogue: Option<&Epilogue>,
     ) {
         let pointers = Shared(&self.pointers[self.calls[step].0.clone()]);
-        let pointers = &pointers;
+        let (pointers, dims) = (&pointers, factors.dims());
         let finish = |batch: usize, rows: Range<usize>, cols: Range<usize>, c: *mut u8| {
             let rows = batch * dims.m + rows.start..batch * dims.m + rows.end;
             let mut own = SmallVec::<[*mut u8; 16]>::new();
-            let pointers = match gemm.rows_at {
+            let pointers = match product.rows_at {
                 None => pointers.0,
                 Some(at) => {
                     own.extend_from_slice(pointers.0);
                     // Kernels count rows over the batch.
-                    own[at] = c.wrapping_sub(batch * dims.m * dims.n * gemm.size);
+                    own[at] = c.wrapping_sub(batch * dims.m * dims.n * product.size);
                     &own
                 }
             };
@@ -364,21 +363,28 @@ impl Machine {
         };
         let epilogue = epilogue.map(|_| &finish as &cotangent_gemm::Epilogue<'_>);
         macro_rules! multiply {
-            ($gemm:expr, $t:ty) => {{
-                let operands = [a, b].map(|view: &MatrixView| {
-                    let start = self.buffers[view.buffer.index()].cast::<$t>().cast_const();
-                    start.wrapping_offset(view.offset as isize)
-                });
-                let c = self.buffers[c.index()].cast();
-                // SAFETY: the plan verifier proves the views in bounds, whose extents and strides the product was made of; C
+            ($engine:expr, $t:ty) => {{
+                let offsets = match factors {
+                    Factors::Matrices { a, b, .. } => [a.offset as isize, b.offset as isize],
+                    Factors::Conv { a, b, .. } => [a.offset as isize, b.offset as isize],
+                };
+                let [a, b] = factors.buffers().map(|id| self.buffers[id.index()].cast::<$t>().cast_const());
+                let operands = [a.wrapping_offset(offsets[0]), b.wrapping_offset(offsets[1])];
+                let (c, workspace) = (self.buffers[c.index()].cast(), &mut self.workspace);
+                // SAFETY: the plan verifier proves the operands in bounds, whose extents and strides the product was made of; C
                 // is a buffer of its own that is alive together with the operands (*slices*), and the epilogue's other
                 // results are not operands; the product was made for this CPU (*instructions*).
-                unsafe { $gemm.run(pool, operands, c, epilogue, &mut self.workspace) }
+                unsafe {
+                    match $engine {
+                        Engine::Matrices(gemm) => gemm.run(pool, operands, c, epilogue, workspace),
+                        Engine::Conv(conv) => conv.run(pool, operands, c, epilogue, workspace),
+                    }
+                }
             }};
         }
-        match &gemm.gemm {
-            AnyGemm::F32(gemm) => multiply!(gemm, f32),
-            AnyGemm::F64(gemm) => multiply!(gemm, f64),
+        match &product.engine {
+            AnyEngine::F32(engine) => multiply!(engine, f32),
+            AnyEngine::F64(engine) => multiply!(engine, f64),
         }
     }
 

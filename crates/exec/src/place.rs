@@ -201,17 +201,17 @@ mod tests {
         });
         let graph = graph.unwrap_or_else(|diags| panic!("{diags}"));
         let program = Compiler::new().compile(&graph).unwrap_or_else(|error| panic!("{error}"));
-        let is_product = |step: &Step| matches!(step, Step::Gemm { .. });
+        let is_product = |step: &Step| matches!(step, Step::Product { .. });
         assert!(program.plan.steps.iter().any(is_product));
-        let planned: Vec<bool> = program.gemms.iter().map(Option::is_some).collect();
+        let planned: Vec<bool> = program.products.iter().map(Option::is_some).collect();
         let run: Vec<bool> = program.plan.steps.iter().map(is_product).collect();
         assert_eq!(planned, run);
         let mut plan = program.plan.clone();
         for step in &mut plan.steps {
-            if let Step::Gemm { dtype, .. } = step {
+            if let Step::Product { dtype, .. } = step {
                 *dtype = DType::I32;
             }
         }
-        assert!(plan.steps.iter().any(|step| crate::products::GemmPlan::of(&plan, step, program.target()).is_err()));
+        assert!(plan.steps.iter().any(|step| crate::products::ProductPlan::of(&plan, step, program.target()).is_err()));
     }
 }

@@ -1,32 +1,97 @@
-//! The plan's matrix products, each with the way that it goes: what ties `gemm` and `kernel`.
+//! The plan's products, each with the way that it goes: what ties `gemm` and `kernel`.
 
-use cotangent_gemm::{Candidate, EpilogueNeeds, Gemm, Product, Strides};
+use cotangent_gemm::{Candidate, Convolution, Element, EpilogueNeeds, Gemm, Product, Strides};
 use cotangent_graph::{CompilerBug, DType};
 use cotangent_host::Target;
 use cotangent_kernel::ir::{Input, Space};
-use cotangent_kernel::{BufferId, Home, KernelCall, MatrixView, Plan, Step};
+use cotangent_kernel::{BufferId, Factors, Home, KernelCall, MatrixView, Plan, Step};
 
-/// A matrix product with its way, chosen once.
+/// A product with its way, chosen once.
 #[derive(Debug)]
-pub(crate) enum AnyGemm {
-    F32(Gemm<f32>),
-    F64(Gemm<f64>),
+pub(crate) enum Engine<T: Element> {
+    Matrices(Gemm<T>),
+    Conv(Convolution<T>),
+}
+
+impl<T: Element> Engine<T> {
+    /// `None` if this build has no kernels for the target.
+    fn new(factors: &Factors, epilogue: EpilogueNeeds, target: &Target) -> Option<Self> {
+        let (dims, a, b) = match factors {
+            Factors::Conv { conv, direction, .. } => {
+                return Convolution::new(conv.clone(), *direction, epilogue, target).map(Engine::Conv);
+            }
+            Factors::Matrices { dims, a, b } => (dims, a, b),
+        };
+        let strides = |view: &MatrixView| Strides {
+            batch: view.batch_stride as isize,
+            row: view.row_stride as isize,
+            col: view.col_stride as isize,
+        };
+        let (a, b) = (strides(a), strides(b));
+        let product = Product { batch: dims.batch, m: dims.m, n: dims.n, k: dims.k, a, b, epilogue };
+        Gemm::new(product, target).map(Engine::Matrices)
+    }
+
+    fn workspace_bytes(&self, n_threads: usize) -> usize {
+        match self {
+            Engine::Matrices(gemm) => gemm.workspace_bytes(n_threads),
+            Engine::Conv(conv) => conv.workspace_bytes(n_threads),
+        }
+    }
+
+    fn nanos(&self) -> f64 {
+        match self {
+            Engine::Matrices(gemm) => gemm.choice().nanos,
+            Engine::Conv(conv) => conv.nanos(),
+        }
+    }
+
+    fn choice(&self) -> Option<&Candidate> {
+        match self {
+            Engine::Matrices(gemm) => Some(gemm.choice()),
+            Engine::Conv(_) => None,
+        }
+    }
+
+    fn way(&self) -> String {
+        match self {
+            Engine::Matrices(gemm) => gemm.choice().way.to_string(),
+            Engine::Conv(conv) => conv.way(),
+        }
+    }
+}
+
+/// The same of either element type.
+#[derive(Debug)]
+pub(crate) enum AnyEngine {
+    F32(Engine<f32>),
+    F64(Engine<f64>),
+}
+
+/// What an engine says of itself, whatever it is of.
+macro_rules! of_any {
+    ($any:expr, $engine:ident => $what:expr) => {
+        match $any {
+            AnyEngine::F32($engine) => $what,
+            AnyEngine::F64($engine) => $what,
+        }
+    };
 }
 
 /// A step that is a product, ready to run.
 #[derive(Debug)]
-pub(crate) struct GemmPlan {
-    pub(crate) gemm: AnyGemm,
+pub(crate) struct ProductPlan {
+    pub(crate) engine: AnyEngine,
     /// Which of the epilogue's arguments is the result, if that is kept some rows at a time.
     pub(crate) rows_at: Option<usize>,
     /// Bytes of an element.
     pub(crate) size: usize,
 }
 
-impl GemmPlan {
+impl ProductPlan {
     /// The plan of a step that is a product, `None` for another step, and if this build has no kernels for the target.
     pub(crate) fn of(plan: &Plan, step: &Step, target: &Target) -> Result<Option<Self>, CompilerBug> {
-        let Step::Gemm { dims, dtype, a, b, c, epilogue } = step else { return Ok(None) };
+        let Step::Product { factors, dtype, c, epilogue } = step else { return Ok(None) };
         if !target.isa().is_built() {
             return Ok(None);
         }
@@ -35,42 +100,33 @@ impl GemmPlan {
         let owns_c = plan.buffers[c.index()].home == Home::Rows;
         let args = epilogue.iter().flat_map(|e| &e.call.args);
         let rows_at = args.clone().position(|arg| arg == c).filter(|_| owns_c);
-        let strides = |view: &MatrixView| Strides {
-            batch: view.batch_stride as isize,
-            row: view.row_stride as isize,
-            col: view.col_stride as isize,
-        };
-        let product = Product {
-            batch: dims.batch,
-            m: dims.m,
-            n: dims.n,
-            k: dims.k,
-            a: strides(a),
-            b: strides(b),
-            epilogue: EpilogueNeeds { row_multiple, n_companions, owns_c },
-        };
-        let gemm = match dtype {
-            DType::F32 => Gemm::new(product, target).map(AnyGemm::F32),
-            DType::F64 => Gemm::new(product, target).map(AnyGemm::F64),
+        let needs = EpilogueNeeds { row_multiple, n_companions, owns_c };
+        let engine = match dtype {
+            DType::F32 => Engine::new(factors, needs, target).map(AnyEngine::F32),
+            DType::F64 => Engine::new(factors, needs, target).map(AnyEngine::F64),
             _ => None,
         };
-        let bug = || CompilerBug::new("plan", format!("no product of {dims:?} of {dtype}"));
-        Ok(Some(GemmPlan { gemm: gemm.ok_or_else(bug)?, rows_at, size: dtype.size_bytes() }))
+        let bug = || CompilerBug::new("plan", format!("no {factors} of {dtype}"));
+        Ok(Some(ProductPlan { engine: engine.ok_or_else(bug)?, rows_at, size: dtype.size_bytes() }))
     }
 
     pub(crate) fn workspace_bytes(&self, n_threads: usize) -> usize {
-        match &self.gemm {
-            AnyGemm::F32(gemm) => gemm.workspace_bytes(n_threads),
-            AnyGemm::F64(gemm) => gemm.workspace_bytes(n_threads),
-        }
+        of_any!(&self.engine, engine => engine.workspace_bytes(n_threads))
     }
 
-    /// The way that it goes.
-    pub(crate) fn choice(&self) -> &Candidate {
-        match &self.gemm {
-            AnyGemm::F32(gemm) => gemm.choice(),
-            AnyGemm::F64(gemm) => gemm.choice(),
-        }
+    /// The way that it goes, if it is of matrices.
+    pub(crate) fn choice(&self) -> Option<&Candidate> {
+        of_any!(&self.engine, engine => engine.choice())
+    }
+
+    /// The way that it goes, in words.
+    pub(crate) fn way(&self) -> String {
+        of_any!(&self.engine, engine => engine.way())
+    }
+
+    /// How long it is predicted to take on one thread, in nanoseconds, without its epilogue.
+    pub(crate) fn nanos(&self) -> f64 {
+        of_any!(&self.engine, engine => engine.nanos())
     }
 }
 

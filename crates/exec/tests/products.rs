@@ -90,7 +90,10 @@ fn the_gradient_of_a_shared_matrix_is_one_product() {
         .steps
         .iter()
         .filter_map(|step| match step {
-            Step::Gemm { dims, .. } => Some((dims.batch, dims.m, dims.k, dims.n)),
+            Step::Product { factors, .. } => {
+                let dims = factors.dims();
+                Some((dims.batch, dims.m, dims.k, dims.n))
+            }
             _ => None,
         })
         .collect();
@@ -107,7 +110,7 @@ fn the_ways_of_products_are_explained() {
     let mut n_products = 0;
     for (number, step) in program.plan().steps.iter().enumerate() {
         let way = program.way(number);
-        assert_eq!(way.is_some(), matches!(step, Step::Gemm { .. }));
+        assert_eq!(way.is_some(), matches!(step, Step::Product { .. }));
         let Some(choice) = way else { continue };
         n_products += 1;
         let [way, why] = [choice.way.to_string(), choice.why.unwrap().to_owned()];

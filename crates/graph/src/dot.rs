@@ -137,7 +137,7 @@ pub(crate) fn color(node: &Node) -> &'static str {
         Lower::Source(_) => "#eaecee",
         Lower::Scalar(_) | Lower::Identity | Lower::Check(_) => "#d5f5e3",
         Lower::Reduce(_) => "#fadbd8",
-        Lower::Gemm => "#e8daef",
+        Lower::Gemm | Lower::Conv(_) => "#e8daef",
         Lower::View(_) | Lower::Join => "#f4f6f7",
         Lower::Step(_) => "#fdebd0",
         Lower::Expand(_) => "#d1f2eb",

@@ -9,7 +9,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, LazyLock};
 
-use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ScalarOp, ValueId};
+use cotangent_scalar::{BodyBuilder, DType, Direction, ReduceOp, ScalarOp, ValueId};
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
@@ -307,6 +307,8 @@ pub enum Lower {
     Join,
     /// A matrix product.
     Gemm,
+    /// A convolution or one of its adjoints: a product whose factors are not matrices.
+    Conv(Direction),
     /// What is not loops.
     Step(&'static dyn StepOp),
     /// A value check before the step changes anything; the value passes through.

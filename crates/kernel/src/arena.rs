@@ -5,8 +5,10 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 
+use cotangent_scalar::Direction;
+
 use crate::ir::{Input, Kernel, Space, Sweep};
-use crate::plan::{BufferId, Home, Plan, Step};
+use crate::plan::{BufferId, Factors, Home, Plan, Step};
 
 /// Slices start at multiples of this many bytes: a cache line, and the widest vector.
 pub const ALIGNMENT: usize = 64;
@@ -57,7 +59,9 @@ pub(crate) const MAX_ROWS_K: usize = 256;
 /// Results of products that need no memory of their own: only the epilogue reads them, element by element.
 fn results_of_epilogues_only(plan: &Plan) -> Vec<BufferId> {
     let step = |(s, step): (usize, &Step)| match step {
-        Step::Gemm { c, .. } => (plan.buffers[c.index()].live == (s..s + 1) && may_be_rows(plan, step)).then_some(*c),
+        Step::Product { c, .. } => {
+            (plan.buffers[c.index()].live == (s..s + 1) && may_be_rows(plan, step)).then_some(*c)
+        }
         _ => None,
     };
     plan.steps.iter().enumerate().filter_map(step).collect()
@@ -65,9 +69,11 @@ fn results_of_epilogues_only(plan: &Plan) -> Vec<BufferId> {
 
 /// Whether the step is a product whose result is read by its epilogue and written by nothing but the product itself.
 pub(crate) fn may_be_rows(plan: &Plan, step: &Step) -> bool {
-    let Step::Gemm { dims, c, epilogue: Some(epilogue), .. } = step else { return false };
+    let Step::Product { factors, c, epilogue: Some(epilogue), .. } = step else { return false };
+    // A gradient of filters is small beside what it is summed over.
+    let adds_in_place = matches!(factors, Factors::Conv { direction: Direction::Weights, .. });
     let args = plan.kernels[epilogue.call.kernel].args.iter().zip(&epilogue.call.args);
-    dims.k <= MAX_ROWS_K
+    (factors.dims().k <= MAX_ROWS_K || adds_in_place)
         && matches!(plan.buffers[c.index()].home, Home::Arena { .. } | Home::Rows)
         && args.filter(|(_, id)| *id == c).all(|(arg, _)| !arg.written)
 }

@@ -21,7 +21,7 @@ use smallvec::SmallVec;
 
 use crate::interp::{self, Place};
 use crate::ir::{Kernel, Sweep};
-use crate::plan::{BufferDecl, BufferId, CheckWhat, GemmDims, Home, KernelCall, MatrixView, Plan, Step};
+use crate::plan::{BufferDecl, BufferId, CheckWhat, Factors, Home, KernelCall, MatrixView, Piece, Plan, Step};
 
 /// What the arena is filled with before a step, so that nothing can rely on zeros.
 const GARBAGE: u8 = 0xa5;
@@ -200,13 +200,14 @@ impl<'p> PlanMachine<'p> {
                 }
                 Ok(())
             }
-            Step::Gemm { dims, dtype, a, b, c, epilogue } => {
+            Step::Product { factors, dtype, c, epilogue } => {
+                let dims = factors.dims();
                 let n_rows = dims.batch * dims.m;
                 let block = epilogue.as_ref().map_or(1, |e| e.block.max(1));
                 for blocks in halves(n_rows.div_ceil(block)) {
                     let rows = blocks.start * block..n_rows.min(blocks.end * block);
                     for cols in halves(dims.n) {
-                        self.tile(*dims, *dtype, (a, b, *c), rows.clone(), cols.clone())?;
+                        self.tile(factors, *dtype, *c, rows.clone(), cols.clone())?;
                         for (call, rows) in epilogue.iter().flat_map(|e| e.calls(rows.clone())) {
                             self.kernel(call, rows, cols.clone())?;
                         }
@@ -273,9 +274,9 @@ impl<'p> PlanMachine<'p> {
     /// A rectangle of a product.
     fn tile(
         &mut self,
-        dims: GemmDims,
+        factors: &Factors,
         dtype: DType,
-        (a, b, c): (&MatrixView, &MatrixView, BufferId),
+        c: BufferId,
         rows: Range<usize>,
         cols: Range<usize>,
     ) -> Result<(), RunError> {
@@ -284,14 +285,36 @@ impl<'p> PlanMachine<'p> {
             let start = view.offset.wrapping_add(term(batch, view.batch_stride));
             start.wrapping_add(term(row, view.row_stride)).wrapping_add(term(col, view.col_stride))
         };
-        let n_lanes = order::product_lanes([dims.m, dims.n, dims.k], dtype);
+        let dims = factors.dims();
+        let n_lanes = match factors {
+            Factors::Matrices { .. } => order::product_lanes([dims.m, dims.n, dims.k], dtype),
+            Factors::Conv { .. } => 1,
+        };
         for r in rows {
-            let (batch, i) = (r / dims.m, r % dims.m);
             for j in cols.clone() {
                 let mut terms = SmallVec::<[(u64, u64); 64]>::new();
-                for k in 0..dims.k {
-                    let x = self.read(a.buffer, dtype, at(a, batch, i, k))?;
-                    terms.push((x, self.read(b.buffer, dtype, at(b, batch, k, j))?));
+                match factors {
+                    Factors::Matrices { a, b, .. } => {
+                        let (batch, i) = (r / dims.m, r % dims.m);
+                        for k in 0..dims.k {
+                            let x = self.read(a.buffer, dtype, at(a, batch, i, k))?;
+                            terms.push((x, self.read(b.buffer, dtype, at(b, batch, k, j))?));
+                        }
+                    }
+                    Factors::Conv { conv, direction, a, b } => {
+                        let element = |piece: &Piece, at: usize| {
+                            self.read(piece.buffer, dtype, piece.offset.wrapping_add(at) as i64)
+                        };
+                        let mut done = Ok(());
+                        conv.terms(*direction, r, j, |of_a, of_b| {
+                            let x = of_a.map_or(Ok(0), |at| element(a, at));
+                            match x.and_then(|x| Ok((x, element(b, of_b)?))) {
+                                Ok(term) => terms.push(term),
+                                Err(error) => done = Err(error),
+                            }
+                        });
+                        done?;
+                    }
                 }
                 let combine = |op| move |x, y, z| apply(op, dtype, dtype, x, y, z);
                 let (fma, add) = (combine(ScalarOp::Fma), combine(ScalarOp::Add));

@@ -22,7 +22,8 @@ pub use cost::CostModel;
 pub use interp_plan::{PlanMachine, RunError};
 pub use ir::Kernel;
 pub use plan::{
-    BufferDecl, BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, OpStep, Plan, PlanOutput, Step,
+    BufferDecl, BufferId, CheckWhat, Epilogue, Factors, GemmDims, Home, KernelCall, MatrixView, OpStep, Piece, Plan,
+    PlanOutput, Step,
 };
 pub use planner::plan;
 pub use report::explain;

@@ -3,11 +3,13 @@
 //! A plan is complete and static: [`Step`]s say what they read and write, [`BufferDecl`]s where the bytes live. The plan
 //! verifier ([`crate::verify_plan()`]) checks it; the executor only follows it.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use cotangent_graph::eval::checked_indices;
 use cotangent_graph::{Attrs, DType, Lower, NodeId, OpRef, Origin, StepCx, StepOp, TensorData, Type};
+use cotangent_scalar::{Conv, ConvAxis, Direction};
 
 use crate::cluster::Edge;
 use crate::ir::Kernel;
@@ -83,7 +85,7 @@ pub struct MatrixView {
     pub col_stride: i64,
 }
 
-/// Extents of a matrix product.
+/// Extents of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GemmDims {
     /// Number of products.
@@ -92,8 +94,108 @@ pub struct GemmDims {
     pub m: usize,
     /// Columns of the result.
     pub n: usize,
-    /// Length of each chain.
+    /// Length of each chain; of a convolution the longest there may be.
     pub k: usize,
+}
+
+/// A whole tensor in a buffer, row-major without gaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The buffer.
+    pub buffer: BufferId,
+    /// Its first element there.
+    pub offset: usize,
+}
+
+/// What a product multiplies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Factors {
+    /// Two matrices, or two batches of them.
+    Matrices {
+        /// Extents.
+        dims: GemmDims,
+        /// Left operand.
+        a: MatrixView,
+        /// Right operand.
+        b: MatrixView,
+    },
+    /// The operands of a convolution or one of its adjoints.
+    Conv {
+        /// The geometry.
+        conv: Conv,
+        /// Which of the three sums.
+        direction: Direction,
+        /// First operand.
+        a: Piece,
+        /// Second operand.
+        b: Piece,
+    },
+}
+
+impl Factors {
+    /// Extents of the product: of a convolution as [`Conv::matrix`] says, if it [is one](Conv::is_sound), else all 0.
+    pub fn dims(&self) -> GemmDims {
+        match self {
+            Factors::Matrices { dims, .. } => *dims,
+            Factors::Conv { conv, direction, .. } if conv.is_sound() => {
+                let [m, n] = conv.matrix(*direction);
+                GemmDims { batch: 1, m, n, k: conv.most_terms(*direction) }
+            }
+            Factors::Conv { .. } => GemmDims { batch: 0, m: 0, n: 0, k: 0 },
+        }
+    }
+
+    /// The buffers of the operands.
+    pub fn buffers(&self) -> [BufferId; 2] {
+        match self {
+            Factors::Matrices { a, b, .. } => [a.buffer, b.buffer],
+            Factors::Conv { a, b, .. } => [a.buffer, b.buffer],
+        }
+    }
+
+    /// Multiply-adds.
+    pub fn multiply_adds(&self) -> usize {
+        match self {
+            Factors::Matrices { dims: GemmDims { batch, m, n, k }, .. } => {
+                [m, n, k].into_iter().fold(*batch, |product, &extent| product.saturating_mul(extent))
+            }
+            Factors::Conv { conv, .. } => conv.multiply_adds(),
+        }
+    }
+}
+
+impl fmt::Display for Factors {
+    /// The extents: `32×784×128` of matrices, rows, terms and columns; of a convolution the operands of the forward one, with its
+    /// steps and padding where there are any.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (conv, direction) = match self {
+            Factors::Matrices { dims: GemmDims { batch, m, n, k }, .. } => {
+                let batch = if *batch == 1 { String::new() } else { format!("{batch} × ") };
+                return write!(f, "product {batch}{m}×{k}×{n}");
+            }
+            Factors::Conv { conv, direction, .. } => (conv, direction),
+        };
+        let each =
+            |of: fn(&ConvAxis) -> usize| conv.axes.iter().map(|axis| format!("{}×", of(axis))).collect::<String>();
+        let (extents, windows) = (each(|axis| axis.extent), each(|axis| axis.window));
+        write!(f, "conv")?;
+        if *direction != Direction::Forward {
+            write!(f, " {}", direction.name())?;
+        }
+        write!(f, " {}×{extents}{}", conv.n, conv.groups.saturating_mul(conv.channels))?;
+        write!(f, " · {windows}{}×{}", conv.channels, conv.groups.saturating_mul(conv.filters))?;
+        let list = |of: fn(&ConvAxis) -> usize| {
+            conv.axes.iter().map(|axis| of(axis).to_string()).collect::<Vec<_>>().join("×")
+        };
+        let settings: [(&str, fn(&ConvAxis) -> usize, usize); 3] =
+            [("stride", |axis| axis.stride, 1), ("dilation", |axis| axis.dilation, 1), ("low", |axis| axis.low, 0)];
+        for (name, of, usual) in settings {
+            if conv.axes.iter().any(|axis| of(axis) != usual) {
+                write!(f, ", {name} {}", list(of))?;
+            }
+        }
+        if conv.groups > 1 { write!(f, ", {} groups", conv.groups) } else { Ok(()) }
+    }
 }
 
 /// A kernel with its arguments.
@@ -197,16 +299,12 @@ impl OpStep {
 pub enum Step {
     /// A kernel.
     Kernel(KernelCall),
-    /// A matrix product into a contiguous buffer, perhaps with a kernel that finishes its tiles.
-    Gemm {
-        /// Extents.
-        dims: GemmDims,
+    /// A product into a contiguous buffer, perhaps with a kernel that finishes its tiles.
+    Product {
+        /// What is multiplied.
+        factors: Factors,
         /// f32 or f64.
         dtype: DType,
-        /// Left operand.
-        a: MatrixView,
-        /// Right operand.
-        b: MatrixView,
         /// The result, row-major.
         c: BufferId,
         /// What finishes the tiles.
@@ -241,7 +339,7 @@ impl Step {
     pub fn calls(&self) -> impl Iterator<Item = &KernelCall> {
         let (alone, epilogue) = match self {
             Step::Kernel(call) => (Some(call), None),
-            Step::Gemm { epilogue, .. } => (None, epilogue.as_ref()),
+            Step::Product { epilogue, .. } => (None, epilogue.as_ref()),
             _ => (None, None),
         };
         alone.into_iter().chain(epilogue.into_iter().flat_map(Epilogue::kernels))
@@ -255,8 +353,8 @@ impl Step {
         };
         match self {
             Step::Kernel(call) => kernel_reads(call),
-            Step::Gemm { a, b, epilogue, .. } => {
-                let mut reads = vec![a.buffer, b.buffer];
+            Step::Product { factors, epilogue, .. } => {
+                let mut reads = factors.buffers().to_vec();
                 reads.extend(epilogue.iter().flat_map(Epilogue::kernels).flat_map(kernel_reads));
                 reads
             }
@@ -274,7 +372,7 @@ impl Step {
         };
         match self {
             Step::Kernel(call) => kernel_writes(call),
-            Step::Gemm { c, epilogue, .. } => {
+            Step::Product { c, epilogue, .. } => {
                 let mut writes = vec![*c];
                 // The call for a last block has the same arguments.
                 writes.extend(epilogue.iter().flat_map(|epilogue| kernel_writes(&epilogue.call)));

@@ -18,7 +18,7 @@ impl CostModel {
     pub fn step_time(&self, plan: &Plan, step: &Step, product: f64) -> f64 {
         let computing: f64 = step.calls().map(|call| self.compute_time(&plan.kernels[call.kernel])).sum();
         let time = match step {
-            Step::Gemm { c, .. } => {
+            Step::Product { c, .. } => {
                 let finished = step.calls().map(|call| plan.call_bytes(call, Some(*c))).sum::<u64>();
                 product + (1.0 - self.hidden) * computing.max(self.bytes_time(finished))
             }

@@ -13,7 +13,7 @@ use cotangent_scalar::plain;
 
 use crate::cluster::{Edge, Fusion, Verdict};
 use crate::ir::{Clamp, IndexMap, Kernel, Space, Sweep};
-use crate::plan::{BufferDecl, BufferId, CheckWhat, Home, KernelCall, MatrixView, Plan, Step};
+use crate::plan::{BufferDecl, BufferId, CheckWhat, Factors, Home, KernelCall, MatrixView, Plan, Step};
 
 /// The figures of a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,15 +65,18 @@ impl Plan {
         let whole = |id: BufferId| self.buffers[id.index()].n_bytes() as u64;
         match step {
             Step::Kernel(call) => self.call_bytes(call, None),
-            Step::Gemm { dims, a, b, c, .. } => {
-                let operand = |view: &MatrixView, rows: usize, cols: usize| {
-                    let batch = if view.batch_stride == 0 { 1 } else { dims.batch };
-                    let size = self.buffers[view.buffer.index()].dtype.size_bytes();
-                    (batch * rows * cols * size) as u64
+            Step::Product { factors, dtype, c, .. } => {
+                let operands = match factors {
+                    Factors::Matrices { dims, a, b } => {
+                        let batch = |view: &MatrixView| if view.batch_stride == 0 { 1 } else { dims.batch };
+                        batch(a) * dims.m * dims.k + batch(b) * dims.k * dims.n
+                    }
+                    Factors::Conv { conv, direction, .. } if conv.is_sound() => conv.operands(*direction).iter().sum(),
+                    Factors::Conv { .. } => 0,
                 };
                 let result = if self.buffers[c.index()].home == Home::Rows { 0 } else { whole(*c) };
                 let finished: u64 = step.calls().map(|call| self.call_bytes(call, Some(*c))).sum();
-                operand(a, dims.m, dims.k) + operand(b, dims.k, dims.n) + result + finished
+                (operands * dtype.size_bytes()) as u64 + result + finished
             }
             Step::Op(op) => {
                 let copied =
@@ -127,7 +130,7 @@ impl Plan {
                 .fold(0, usize::saturating_add),
             n_kernels: self.calls().count(),
             n_codes: codes.len(),
-            n_products: count(|s| matches!(s, Step::Gemm { .. })),
+            n_products: count(|s| matches!(s, Step::Product { .. })),
             n_copies: count(|s| matches!(s, Step::Copy { .. })),
             bytes_moved: self.bytes_moved(),
         }
@@ -275,11 +278,10 @@ impl Plan {
         };
         let what = match step {
             Step::Kernel(call) => format!("kernel {}", kernel(call)),
-            Step::Gemm { dims, dtype, .. } => {
-                let batch = if dims.batch == 1 { String::new() } else { format!("{} × ", dims.batch) };
+            Step::Product { factors, dtype, .. } => {
                 let finish =
                     step.calls().next().map_or(String::new(), |call| format!(", finished by {}", kernel(call)));
-                format!("product {batch}{}×{}×{} of {dtype}{finish}", dims.m, dims.k, dims.n)
+                format!("{factors} of {dtype}{finish}")
             }
             Step::Op(op) => op.how().map_or_else(String::new, |how| how.text(&op.cx())),
             Step::Copy { reason, .. } => format!("copy ({reason})"),

@@ -5,7 +5,7 @@
 //! 2. Kernels verify; each argument has its buffer's element type; every access is in bounds ([`Kernel::check_bounds`]).
 //! 3. Stores hit distinct elements: no two iterations of a kernel store to one, so threads may take any of them. An argument is
 //!    stored to in one place of the kernel, and no two arguments that are written are one buffer.
-//! 4. Products: operand views stay inside their buffers, all element types are the product's, the result is as large as
+//! 4. Products: operand views stay inside their buffers; a convolution's numbers make one, and its operands lie whole in theirs; all element types are the product's, the result is as large as
 //!    the product; the epilogue is one sweep, elementwise or down columns, over exactly the product's rows and columns, and
 //!    writes none of the operands; it reads and writes the product's result at the element under way only. If it goes down
 //!    columns, it does so block by block: of as many rows as the order of reductions has in a block, or all; no block
@@ -47,7 +47,7 @@ use crate::arena::{self, ALIGNMENT};
 use crate::ir::{Input, Kernel, Space, Sweep};
 use crate::lattice::Lattice;
 use crate::plan::{
-    BufferDecl, BufferId, CheckWhat, Epilogue, GemmDims, Home, KernelCall, MatrixView, OpStep, Plan, Step,
+    BufferDecl, BufferId, CheckWhat, Epilogue, Factors, GemmDims, Home, KernelCall, MatrixView, OpStep, Plan, Step,
 };
 use stores::Coverage;
 
@@ -86,8 +86,8 @@ struct Verifier<'p> {
 fn named(step: &Step) -> Vec<BufferId> {
     match step {
         Step::Kernel(call) => call.args.clone(),
-        Step::Gemm { a, b, c, .. } => {
-            [a.buffer, b.buffer, *c].into_iter().chain(step.calls().flat_map(|call| call.args.clone())).collect()
+        Step::Product { factors, c, .. } => {
+            factors.buffers().into_iter().chain([*c]).chain(step.calls().flat_map(|call| call.args.clone())).collect()
         }
         Step::Op(op) => op.operands.iter().map(|(id, _)| *id).chain([op.out]).collect(),
         Step::Copy { from, to, .. } => vec![*from, *to],
@@ -208,7 +208,10 @@ impl Verifier<'_> {
         }
         match step {
             Step::Kernel(_) => {}
-            Step::Gemm { dims, dtype, a, b, c, epilogue } => self.gemm(s, *dims, *dtype, [a, b], *c, epilogue.as_ref()),
+            Step::Product { factors, dtype, c, epilogue } => {
+                self.factors(s, factors, *dtype);
+                self.product(s, factors, *dtype, *c, epilogue.as_ref());
+            }
             Step::Op(op) => self.op(s, op),
             Step::Copy { from, to, .. } => {
                 self.same_dtype(s, *from, *to);
@@ -265,15 +268,32 @@ impl Verifier<'_> {
         }
     }
 
-    fn gemm(
-        &mut self,
-        s: usize,
-        dims: GemmDims,
-        dtype: DType,
-        operands: [&MatrixView; 2],
-        c: BufferId,
-        epilogue: Option<&Epilogue>,
-    ) {
+    /// What a product multiplies lies inside of its buffers.
+    fn factors(&mut self, s: usize, factors: &Factors, dtype: DType) {
+        for id in factors.buffers() {
+            if self.decl(id).dtype != dtype {
+                let name = self.name(id);
+                self.wrong(format!("step {s}: a product of {dtype} reads {name}"));
+            }
+        }
+        match factors {
+            Factors::Matrices { dims, a, b } => self.matrices(s, *dims, [a, b]),
+            Factors::Conv { conv, direction, a, b } if conv.is_sound() => {
+                for (piece, n) in [a, b].into_iter().zip(conv.operands(*direction)) {
+                    let (length, offset) = (self.decl(piece.buffer).n_elements, piece.offset);
+                    if n > 0 && offset.checked_add(n).is_none_or(|end| end > length) {
+                        let name = self.name(piece.buffer);
+                        self.wrong(format!(
+                            "step {s}: {factors} reads {n} elements from {offset} of {name}, which has {length}"
+                        ));
+                    }
+                }
+            }
+            Factors::Conv { .. } => self.wrong(format!("step {s}: {factors} is no convolution that can be counted")),
+        }
+    }
+
+    fn matrices(&mut self, s: usize, dims: GemmDims, operands: [&MatrixView; 2]) {
         let extents = [(dims.m, dims.k), (dims.k, dims.n)];
         for (view, (rows, cols)) in operands.into_iter().zip(extents) {
             let length = self.decl(view.buffer).n_elements as i128;
@@ -289,11 +309,11 @@ impl Verifier<'_> {
                 let name = self.name(view.buffer);
                 self.wrong(format!("step {s}: a product reads elements {low}..={high} of {name}, which has {length}"));
             }
-            if self.decl(view.buffer).dtype != dtype {
-                let name = self.name(view.buffer);
-                self.wrong(format!("step {s}: a product of {dtype} reads {name}"));
-            }
         }
+    }
+
+    fn product(&mut self, s: usize, factors: &Factors, dtype: DType, c: BufferId, epilogue: Option<&Epilogue>) {
+        let dims = factors.dims();
         let n_elements = dims.batch.checked_mul(dims.m).and_then(|rows| rows.checked_mul(dims.n));
         if self.decl(c).dtype != dtype || !dtype.is_float() || Some(self.decl(c).n_elements) != n_elements {
             let name = self.name(c);
@@ -322,8 +342,8 @@ impl Verifier<'_> {
                 }
             }
         }
-        for view in operands.iter().filter(|v| written.contains(&v.buffer)) {
-            let name = self.name(view.buffer);
+        for id in factors.buffers().into_iter().filter(|id| written.contains(id)) {
+            let name = self.name(id);
             self.wrong(format!("step {s}: {name} is an operand of a product and written by the same step"));
         }
     }
@@ -428,7 +448,7 @@ impl Verifier<'_> {
         let updated: HashSet<BufferId> = plan.updated.iter().copied().collect();
         for (s, step) in plan.steps.iter().enumerate() {
             let mut reads = step.reads(plan);
-            if let Step::Gemm { c, .. } = step {
+            if let Step::Product { c, .. } = step {
                 // The step makes it before its epilogue reads it.
                 reads.retain(|id| id != c);
             }
@@ -457,7 +477,7 @@ impl Verifier<'_> {
                         is_new[id.index()] = true;
                         first_write.get_or_insert(s);
                         let may_read = match step {
-                            Step::Kernel(_) | Step::Gemm { .. } => true,
+                            Step::Kernel(_) | Step::Product { .. } => true,
                             Step::Op(op) => op.in_place_of() == Some(id),
                             _ => false,
                         };
@@ -533,7 +553,7 @@ impl Verifier<'_> {
             let fits = |n: usize| n == 1 || decl.n_elements == 0 && n == 0;
             let in_one_argument = |step: &Step| step.calls().all(|call| fits(n_args(call)));
             let of_product = |step: &Step| {
-                let is_result = matches!(step, Step::Gemm { c, .. } if *c == id);
+                let is_result = matches!(step, Step::Product { c, .. } if *c == id);
                 is_result && arena::may_be_rows(plan, step) && in_one_argument(step)
             };
             let of_rows = |step: &Step| matches!(step, Step::Kernel(call) if self.keeps_row(call, id));

@@ -64,6 +64,7 @@ pub static ROWS: &[Rule] = &[Rule {
                 | Lower::View(_)
                 | Lower::Join
                 | Lower::Gemm
+                | Lower::Conv(_)
                 | Lower::Step(_)
                 | Lower::Check(_)
         );
@@ -78,7 +79,12 @@ pub static ROWS: &[Rule] = &[Rule {
         let operands = operands?;
         let n_out = cx.ty.shape().n_elements();
         let n_known: usize = operands.iter().map(|k| k.n_elements).sum();
-        let depth = if matches!(cx.op.lower, Lower::Gemm) { cx.x().shape().iter().copied().max()? } else { 1 };
+        let depth = match cx.op.lower {
+            Lower::Gemm => cx.x().shape().iter().copied().max()?,
+            // No chain has more terms than both operands have elements.
+            Lower::Conv(_) => cx.inputs.iter().map(|input| input.shape().n_elements()).max()?,
+            _ => 1,
+        };
         if n_out > MOST_ELEMENTS || n_out > n_known.max(SMALL) || n_out.saturating_mul(depth) > MOST_PRODUCTS {
             return None;
         }

@@ -534,6 +534,7 @@ fn work_of_one(graph: &Graph, depth: usize, of_bodies: &HashMap<*const Graph, u6
                     if node.attrs.bool("ta") { inner.rank().checked_sub(2) } else { inner.rank().checked_sub(1) };
                 n_elements(id).saturating_mul(rows.map_or(1, |axis| inner[axis] as u64))
             }
+            Lower::Conv(_) => graph.convolution(id).map_or(operands, |(conv, _)| conv.multiply_adds() as u64),
             Lower::Expand(_) if graph.called(node).is_some() => {
                 graph.called(node).map_or(operands, |body| of_bodies[&Arc::as_ptr(body)])
             }

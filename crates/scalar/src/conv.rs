@@ -113,6 +113,33 @@ impl Conv {
         self.axes.iter().fold(1, |n, axis| n.saturating_mul(of(axis)))
     }
 
+    /// Whether it is one: there are axes; groups, windows, places, strides and dilations are at least 1; and every index, every size
+    /// and the number of multiply-adds is below 2⁶³, also if what is 0 were 1. The rest of this page is for what is one.
+    pub fn is_sound(&self) -> bool {
+        let size = |factors: &[usize]| {
+            let n = factors.iter().try_fold(1usize, |n, &factor| n.checked_mul(factor.max(1)));
+            n.is_some_and(|n| i64::try_from(n).is_ok())
+        };
+        let axis = |a: &ConvAxis| {
+            let reach = |n: usize, step: usize| n.checked_sub(1)?.checked_mul(step);
+            let last = reach(a.places, a.stride).and_then(|first| first.checked_add(reach(a.window, a.dilation)?));
+            let padded = a.extent.checked_add(a.low);
+            let sizes = [Some(a.stride), Some(a.dilation), last, padded];
+            a.stride > 0 && a.dilation > 0 && sizes.into_iter().all(|n| n.is_some_and(|n| size(&[n])))
+        };
+        let [extents, places, windows] = [
+            self.product(|axis| axis.extent.max(1)),
+            self.product(|axis| axis.places),
+            self.product(|axis| axis.window),
+        ];
+        let (n, groups, channels, filters) = (self.n, self.groups, self.channels, self.filters);
+        !self.axes.is_empty()
+            && groups > 0
+            && self.axes.iter().all(axis)
+            && size(&[n, extents, groups, channels])
+            && size(&[n, places, windows, groups, channels, filters])
+    }
+
     /// Channels of `x`.
     pub fn all_channels(&self) -> usize {
         self.groups * self.channels
@@ -140,6 +167,15 @@ impl Conv {
             Direction::Forward => [x, w],
             Direction::Data => [y, w],
             Direction::Weights => [x, y],
+        }
+    }
+
+    /// Terms of an element of a sum, at most.
+    pub fn most_terms(&self, direction: Direction) -> usize {
+        match direction {
+            Direction::Forward => self.product(|axis| axis.window) * self.channels,
+            Direction::Data => self.product(|axis| axis.window) * self.filters,
+            Direction::Weights => self.n * self.product(|axis| axis.places),
         }
     }
 

@@ -10,6 +10,7 @@ pub mod activation;
 pub mod along;
 pub mod arithmetic;
 pub mod compare;
+pub mod conv;
 pub mod cumulative;
 pub mod dynamic;
 pub mod einsum;
@@ -38,6 +39,7 @@ pub(crate) static FAMILIES: &[&[&OpDef]] = &[
     windows::OPS,
     pool::OPS,
     matmul::OPS,
+    conv::OPS,
     index::OPS,
     along::OPS,
     dynamic::OPS,

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use cotangent_graph::eval::reduction_groups;
-use cotangent_graph::{Graph, NodeId, Shape};
+use cotangent_graph::{Graph, Lower, NodeId, Shape};
 use cotangent_scalar::order::{COLUMN_BLOCK, FULL_CHUNK};
 use smallvec::SmallVec;
 
@@ -96,9 +96,11 @@ pub(super) struct Clusterer<'a> {
 
 /// Whether the reductions go down the columns of a product of this shape, so that its epilogue can do them block by block;
 /// otherwise what is in the way.
-fn sums_columns(domain: &Shape, reduction: &Reduction) -> Result<(), &'static str> {
+fn sums_columns(domain: &Shape, is_conv: bool, reduction: &Reduction) -> Result<(), &'static str> {
     let rank = domain.rank();
-    let (n_products, rows): (usize, usize) = (domain[..rank - 2].iter().product(), domain[rank - 2]);
+    // Of a convolution all leading axes are the rows of one product.
+    let (outer, inner) = domain[..rank - 1].split_at(if is_conv { 0 } else { rank - 2 });
+    let (n_products, rows): (usize, usize) = (outer.iter().product(), inner.iter().product());
     if reduction.loops.inner == 1 || reduction.axes.len() + 1 != rank {
         Err("reduces whole columns only: rows are finished piece by piece")
     } else if n_products > 1 && !rows.is_multiple_of(COLUMN_BLOCK) {
@@ -381,8 +383,9 @@ impl Clusterer<'_> {
         if a.product.is_some() && b.product.is_some() {
             return Err(Reason::TwoProducts);
         }
-        if let (true, Some(reduction)) = (a.product.is_some() || b.product.is_some(), &reduction) {
-            sums_columns(&domain, reduction).map_err(Reason::ReducesProduct)?;
+        if let (Some(product), Some(reduction)) = (a.product.or(b.product), &reduction) {
+            let is_conv = matches!(self.graph.node(product).op.lower, Lower::Conv(_));
+            sums_columns(&domain, is_conv, reduction).map_err(Reason::ReducesProduct)?;
         }
         if matches!(read.at, At::Along(_)) && !reduction.as_ref().is_some_and(|r| self.stays_in_cache(r)) {
             return Err(Reason::SecondSweep);

@@ -122,7 +122,7 @@ impl Roles {
                 Lower::Source(Source::Iota | Source::Rng) => unless_needed(Part::Virtual),
                 Lower::View(_) | Lower::Check(_) | Lower::Identity => unless_needed(Part::Alias),
                 Lower::Reduce(_) if !self.reduces[i] && !self.windows.unrolled[i] => unless_needed(Part::Alias),
-                Lower::Gemm => Part::Product,
+                Lower::Gemm | Lower::Conv(_) => Part::Product,
                 Lower::Reduce(_) | Lower::Scalar(_) => Part::Value,
                 _ => Part::Opaque,
             };
@@ -198,7 +198,7 @@ fn stored_anyway(graph: &Graph, live: &[bool]) -> Vec<bool> {
     for id in graph.ids().rev().filter(|id| live[id.index()]) {
         let node = graph.node(id);
         let passes_on = match &node.op.lower {
-            Lower::Gemm | Lower::Step(_) | Lower::Join => true,
+            Lower::Gemm | Lower::Conv(_) | Lower::Step(_) | Lower::Join => true,
             // A view that is an output itself is a copy.
             Lower::View(_) | Lower::Check(_) | Lower::Identity => stored[id.index()],
             _ => false,

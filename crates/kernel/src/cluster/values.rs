@@ -25,7 +25,7 @@ pub(crate) fn own_ops(graph: &Graph, id: NodeId) -> usize {
     match &node.op.lower {
         Lower::Scalar(_) => scalar_ops(graph, node).unwrap_or(1),
         Lower::Source(Source::Rng) => RNG_OPS,
-        Lower::Gemm => 0,
+        Lower::Gemm | Lower::Conv(_) => 0,
         // Of an element beside a border: the choice. What it depends on is known once for a row.
         Lower::Join => 2,
         _ => 1,

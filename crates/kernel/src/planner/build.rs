@@ -7,13 +7,14 @@ use std::sync::Arc;
 use cotangent_graph::{DType, Graph, Lower, NodeId, Role, Source, TensorData, Type};
 use smallvec::SmallVec;
 
-use super::units::{Operand, Unit, Work};
+use super::units::{Operand, Operands, Unit, Work};
 use crate::arena;
 use crate::cluster::{Clusters, Part, memory_of};
 use crate::ir::{Kernel, Sweep};
 use crate::lower::{ArgRef, Lowered};
 use crate::plan::{
-    BufferDecl, BufferId, Epilogue, GemmDims, Home, KernelCall, MatrixView, OpStep, Plan, PlanOutput, Step,
+    BufferDecl, BufferId, Epilogue, Factors, GemmDims, Home, KernelCall, MatrixView, OpStep, Piece, Plan, PlanOutput,
+    Step,
 };
 
 pub(super) struct Builder<'a> {
@@ -280,24 +281,11 @@ impl<'a> Builder<'a> {
 
     fn emit_product(&mut self, unit: Unit, product: NodeId) {
         let ty = self.graph.ty(product).clone();
-        let shape = ty.shape();
-        let rank = shape.rank();
-        let node = self.graph.node(product);
-        let operand = self.graph.ty(node.inputs[0]).shape();
-        let k = if node.attrs.bool("ta") { operand[rank - 2] } else { operand[rank - 1] };
-        let batch = shape[..rank - 2].iter().product();
-        let dims = GemmDims { batch, m: shape[rank - 2], n: shape[rank - 1], k };
-        let Some([a, b]) = unit.views else { return };
-        let mut view = |o: Operand| MatrixView {
-            buffer: self.node_buffer(o.base),
-            offset: o.offset,
-            batch_stride: o.batch_stride,
-            row_stride: o.row_stride,
-            col_stride: o.col_stride,
-        };
+        let Some(operands) = unit.factors else { return };
         let finish = unit.lowered.first();
-        let reads = [a.base, b.base].into_iter().chain(finish.into_iter().flat_map(reads_of));
-        let (a, b) = (view(a), view(b));
+        let reads = operands.bases().into_iter().chain(finish.into_iter().flat_map(reads_of));
+        let factors = self.factors(product, operands);
+        let dims = factors.dims();
         // If nobody else reads the product itself, its tiles are made in the memory of one of the epilogue's results.
         if !self.clusters.needed[product.index()] && !self.of_node.contains_key(&product) {
             let result = unit.writes.iter().copied().find(|&w| {
@@ -311,12 +299,39 @@ impl<'a> Builder<'a> {
             }
         }
         let c = self.node_buffer(product);
-        let epilogue = finish.map(|l| self.epilogue(l, batch * dims.m));
+        let epilogue = finish.map(|l| self.epilogue(l, dims.batch * dims.m));
         let own = (self.clusters.needed[product.index()] || unit.lowered.is_empty()).then_some(product);
         let values = own.into_iter().chain(finish.into_iter().flat_map(writes_of));
-        self.push(Step::Gemm { dims, dtype: ty.dtype(), a, b, c, epilogue }, product, reads, values);
+        self.push(Step::Product { factors, dtype: ty.dtype(), c, epilogue }, product, reads, values);
         for lowered in unit.lowered.into_iter().skip(1) {
             self.push_kernel(lowered, unit.order, true);
+        }
+    }
+
+    /// What a product multiplies, with its memory.
+    fn factors(&mut self, product: NodeId, operands: Operands) -> Factors {
+        match operands {
+            Operands::Matrices([a, b]) => {
+                let shape = self.graph.ty(product).shape();
+                let rank = shape.rank();
+                let node = self.graph.node(product);
+                let operand = self.graph.ty(node.inputs[0]).shape();
+                let k = if node.attrs.bool("ta") { operand[rank - 2] } else { operand[rank - 1] };
+                let batch = shape[..rank - 2].iter().product();
+                let dims = GemmDims { batch, m: shape[rank - 2], n: shape[rank - 1], k };
+                let mut view = |o: Operand| MatrixView {
+                    buffer: self.node_buffer(o.base),
+                    offset: o.offset,
+                    batch_stride: o.batch_stride,
+                    row_stride: o.row_stride,
+                    col_stride: o.col_stride,
+                };
+                Factors::Matrices { dims, a: view(a), b: view(b) }
+            }
+            Operands::Conv(conv, direction, [a, b]) => {
+                let mut piece = |(base, offset)| Piece { buffer: self.node_buffer(base), offset };
+                Factors::Conv { conv, direction, a: piece(a), b: piece(b) }
+            }
         }
     }
 

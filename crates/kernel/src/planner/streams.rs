@@ -15,7 +15,7 @@ pub(super) fn mark(plan: &mut Plan, cost: &CostModel) {
     // Calls of one kernel may differ; each way of storing is a kernel.
     let mut variants: HashMap<(usize, Vec<ArgId>), usize> = HashMap::new();
     let mut is_taken = vec![false; plan.kernels.len()];
-    for call in plan.steps.iter().filter(|step| matches!(step, Step::Gemm { .. })).flat_map(Step::calls) {
+    for call in plan.steps.iter().filter(|step| matches!(step, Step::Product { .. })).flat_map(Step::calls) {
         is_taken[call.kernel] = true;
         variants.insert((call.kernel, Vec::new()), call.kernel);
     }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use cotangent_graph::op::Check;
 use cotangent_graph::ops::view::PAD;
 use cotangent_graph::{Graph, Lower, NodeId, StepCx};
+use cotangent_scalar::{Conv, Direction};
 use smallvec::{SmallVec, smallvec};
 
 use crate::arena;
@@ -35,10 +36,27 @@ pub(super) struct Unit {
     pub(super) reads_apart: HashSet<NodeId>,
     pub(super) writes: Vec<NodeId>,
     pub(super) lowered: Vec<Lowered>,
-    pub(super) views: Option<[Operand; 2]>,
+    pub(super) factors: Option<Operands>,
 }
 
-/// A product's operand in memory, strides in elements and as multiplied (after transposition).
+/// What a product multiplies, and where that lies in memory.
+#[derive(Clone, Debug)]
+pub(super) enum Operands {
+    Matrices([Operand; 2]),
+    /// Whole tensors, by the node that has the memory and the first element there.
+    Conv(Conv, Direction, [(NodeId, usize); 2]),
+}
+
+impl Operands {
+    pub(super) fn bases(&self) -> [NodeId; 2] {
+        match self {
+            Operands::Matrices([a, b]) => [a.base, b.base],
+            Operands::Conv(_, _, [a, b]) => [a.0, b.0],
+        }
+    }
+}
+
+/// A matrix product's operand in memory, strides in elements and as multiplied (after transposition).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Operand {
     pub(super) base: NodeId,
@@ -103,7 +121,7 @@ pub(super) fn units(graph: &Graph, clusters: &Clusters) -> Result<Vec<Unit>, Vec
 
 impl Unit {
     fn new(work: Work, order: NodeId, reads: Vec<NodeId>, writes: Vec<NodeId>) -> Self {
-        Unit { work, order, reads, reads_apart: HashSet::new(), writes, lowered: Vec::new(), views: None }
+        Unit { work, order, reads, reads_apart: HashSet::new(), writes, lowered: Vec::new(), factors: None }
     }
 
     /// Whether the unit may write `value` to the memory of `target`: it reads the old value only element by element, before
@@ -113,7 +131,7 @@ impl Unit {
             return false;
         }
         // A product writes its result before its epilogue reads anything.
-        let mut written = self.views.is_some() && !self.lowered.iter().any(|l| l.args.contains(&ArgRef::Node(value)));
+        let mut written = self.factors.is_some() && !self.lowered.iter().any(|l| l.args.contains(&ArgRef::Node(value)));
         for l in &self.lowered {
             let place = |node: NodeId| l.args.iter().position(|&a| a == ArgRef::Node(node));
             match (place(target), place(value)) {
@@ -127,15 +145,28 @@ impl Unit {
     }
 }
 
-/// The node whose memory holds exactly this node's elements in row-major order.
-fn contiguous(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<NodeId, Force> {
+/// The node in whose memory this node's elements lie side by side in row-major order, and the first one's place there.
+fn side_by_side(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<(NodeId, usize), Force> {
     let (base, place) = lower::in_memory(graph, clusters, id)?;
     let shape = graph.ty(id).shape();
     let strides = shape.strides();
-    let straight = place.offset == 0
-        && place.coeffs.iter().zip(&strides).zip(shape.iter()).all(|((c, s), &n)| n <= 1 || c == s)
-        && graph.ty(base).shape().n_elements() == shape.n_elements();
-    if straight { Ok(base) } else { Err(Force::new(id, "its reader needs its elements side by side in memory")) }
+    let mut axes = place.coeffs.iter().zip(&strides).zip(shape.iter());
+    let offset = match usize::try_from(place.offset) {
+        // Of no elements none is anywhere.
+        _ if shape.n_elements() == 0 => Some(0),
+        Ok(offset) if axes.all(|((c, s), &n)| n <= 1 || c == s) => Some(offset),
+        _ => None,
+    };
+    let found = offset.map(|offset| (base, offset));
+    found.ok_or(Force::new(id, "its reader needs its elements side by side in memory"))
+}
+
+/// The node whose memory holds exactly this node's elements in row-major order.
+fn contiguous(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<NodeId, Force> {
+    match side_by_side(graph, clusters, id)? {
+        (base, 0) if graph.ty(base).shape().n_elements() == graph.ty(id).shape().n_elements() => Ok(base),
+        _ => Err(Force::new(id, "its reader needs its elements side by side in memory")),
+    }
 }
 
 fn cluster_unit(graph: &Graph, clusters: &Clusters, index: usize) -> Result<Unit, Force> {
@@ -154,16 +185,24 @@ fn cluster_unit(graph: &Graph, clusters: &Clusters, index: usize) -> Result<Unit
     }
     let last = cluster.nodes.last().copied().unwrap_or(NodeId(0));
     let mut writes = stored;
-    let mut views = None;
+    let mut factors = None;
     let mut apart = HashSet::new();
     if let Some(product) = cluster.product {
         let node = graph.node(product);
-        let a = matrix(graph, clusters, node.inputs[0], node.attrs.bool("ta"))?;
-        let b = matrix(graph, clusters, node.inputs[1], node.attrs.bool("tb"))?;
+        let operands = match graph.convolution(product) {
+            Some((conv, direction)) => {
+                let at = |k: usize| side_by_side(graph, clusters, node.inputs[k]);
+                Operands::Conv(conv, direction, [at(0)?, at(1)?])
+            }
+            None => {
+                let view = |k: usize, flag| matrix(graph, clusters, node.inputs[k], node.attrs.bool(flag));
+                Operands::Matrices([view(0, "ta")?, view(1, "tb")?])
+            }
+        };
         reads.retain(|n| *n != product);
-        reads.extend([a.base, b.base]);
-        apart.extend([a.base, b.base]);
-        views = Some([a, b]);
+        reads.extend(operands.bases());
+        apart.extend(operands.bases());
+        factors = Some(operands);
         if !writes.contains(&product) {
             writes.push(product);
         }
@@ -174,7 +213,7 @@ fn cluster_unit(graph: &Graph, clusters: &Clusters, index: usize) -> Result<Unit
     reads.sort_unstable();
     reads.dedup();
     let mut unit = Unit::new(Work::Cluster(index), last, reads, writes);
-    (unit.lowered, unit.views, unit.reads_apart) = (lowered, views, apart);
+    (unit.lowered, unit.factors, unit.reads_apart) = (lowered, factors, apart);
     Ok(unit)
 }
 

@@ -87,7 +87,7 @@ impl Verifier<'_> {
     pub(super) fn note_stores(&self, step: &Step, coverage: &mut Coverage) {
         let mut whole = |id: BufferId| coverage.add(id, Stored::All, 0);
         match step {
-            Step::Gemm { c, .. } => whole(*c),
+            Step::Product { c, .. } => whole(*c),
             Step::Op(op) => whole(op.out),
             Step::Copy { to, .. } => whole(*to),
             Step::Kernel(_) | Step::Check { .. } => {}

@@ -3,7 +3,7 @@
 use cotangent_graph::ops::arithmetic::ADD;
 use cotangent_graph::ops::index::{GATHER, SCATTER_ADD};
 use cotangent_graph::{DType, Graph, Init, OpRef, TensorData, Type};
-use cotangent_kernel::{BufferId, CheckWhat, Home, OpStep, Plan, Step, verify_plan};
+use cotangent_kernel::{BufferId, CheckWhat, Factors, Home, OpStep, Plan, Step, verify_plan};
 
 use crate::common::{planned, primitive};
 
@@ -75,7 +75,7 @@ fn is_kernel(step: &Step) -> bool {
 }
 
 fn is_finished_product(step: &Step) -> bool {
-    matches!(step, Step::Gemm { epilogue: Some(_), .. })
+    matches!(step, Step::Product { epilogue: Some(_), .. })
 }
 
 #[test]
@@ -123,31 +123,31 @@ fn kernels() {
 fn products() {
     refused("a product reads elements", |plan| {
         let s = find(plan, is_finished_product);
-        if let Step::Gemm { a, .. } = &mut plan.steps[s] {
+        if let Step::Product { factors: Factors::Matrices { a, .. }, .. } = &mut plan.steps[s] {
             a.offset += 1;
         }
     });
     refused("is not a product of", |plan| {
         let s = find(plan, is_finished_product);
-        if let Step::Gemm { dims, .. } = &mut plan.steps[s] {
+        if let Step::Product { factors: Factors::Matrices { dims, .. }, .. } = &mut plan.steps[s] {
             dims.n += 1;
         }
     });
     refused("an epilogue of", |plan| {
         let s = find(plan, is_finished_product);
-        let Step::Gemm { epilogue: Some(epilogue), .. } = &plan.steps[s] else { return };
+        let Step::Product { epilogue: Some(epilogue), .. } = &plan.steps[s] else { return };
         let k = epilogue.call.kernel;
         plan.kernels[k].dims.reverse();
     });
     refused("written by the same step", |plan| {
         let s = find(plan, is_finished_product);
-        if let Step::Gemm { a, c, .. } = &mut plan.steps[s] {
+        if let Step::Product { factors: Factors::Matrices { a, .. }, c, .. } = &mut plan.steps[s] {
             a.buffer = *c;
         }
     });
     refused("its product's result at other elements", |plan| {
         let s = find(plan, is_finished_product);
-        let Step::Gemm { epilogue: Some(epilogue), c, .. } = &plan.steps[s] else { return };
+        let Step::Product { epilogue: Some(epilogue), c, .. } = &plan.steps[s] else { return };
         let arg = epilogue.call.args.iter().position(|id| id == c).unwrap();
         let k = epilogue.call.kernel;
         for input in &mut plan.kernels[k].phases[0].inputs {
@@ -169,8 +169,8 @@ fn results_kept_by_rows() {
         plan.buffers[output.index()].home = Home::Rows;
     });
     refused("is kept row by row", |plan| {
-        let s = find(plan, |step| matches!(step, Step::Gemm { epilogue: None, .. }));
-        if let Step::Gemm { c, .. } = plan.steps[s] {
+        let s = find(plan, |step| matches!(step, Step::Product { epilogue: None, .. }));
+        if let Step::Product { c, .. } = plan.steps[s] {
             plan.buffers[c.index()].home = Home::Rows;
         }
     });
@@ -410,8 +410,8 @@ fn stores() {
     });
     // Blocks of rows, each of which stores its own sums.
     refused_of(&more(), "store to the same places", |plan| {
-        let s = find(plan, |step| matches!(step, Step::Gemm { epilogue: Some(e), .. } if e.block > 1));
-        let Step::Gemm { epilogue: Some(epilogue), .. } = &plan.steps[s] else { return };
+        let s = find(plan, |step| matches!(step, Step::Product { epilogue: Some(e), .. } if e.block > 1));
+        let Step::Product { epilogue: Some(epilogue), .. } = &plan.steps[s] else { return };
         let (main, last) = (epilogue.call.kernel, epilogue.last.as_ref().unwrap().kernel);
         for store in plan.kernels[main].phases.iter_mut().flat_map(|p| &mut p.stores) {
             store.map.strides[0] = 1;
@@ -521,7 +521,7 @@ fn sizes_and_types() {
     refused("larger than what can be addressed", |plan| plan.buffers[0].n_elements = usize::MAX / 2);
     refused("is not a product of", |plan| {
         let s = find(plan, is_finished_product);
-        if let Step::Gemm { dims, .. } = &mut plan.steps[s] {
+        if let Step::Product { factors: Factors::Matrices { dims, .. }, .. } = &mut plan.steps[s] {
             // They multiply to 0 if nobody looks.
             (dims.m, dims.n) = (1 << 32, 1 << 32);
         }
@@ -568,8 +568,9 @@ fn outputs_stay() {
     });
     refused("is kept row by row", |plan| {
         // A second argument that is the product's result: only one gets the address of the rows.
-        let s = find(plan, |step| matches!(step, Step::Gemm { c, .. } if plan.buffers[c.index()].home == Home::Rows));
-        let Step::Gemm { c, epilogue: Some(epilogue), .. } = &mut plan.steps[s] else { return };
+        let s =
+            find(plan, |step| matches!(step, Step::Product { c, .. } if plan.buffers[c.index()].home == Home::Rows));
+        let Step::Product { c, epilogue: Some(epilogue), .. } = &mut plan.steps[s] else { return };
         let kernel = epilogue.call.kernel;
         let other = (0..epilogue.call.args.len())
             .find(|&k| epilogue.call.args[k] != *c && !plan.kernels[kernel].args[k].written);

@@ -65,7 +65,7 @@ fn bias_and_relu_finish_the_product() {
         g.output("y", (x.matmul(w) + b).relu().tanh());
     });
     let plan = planned(&graph);
-    assert!(matches!(&plan.steps[..], [Step::Gemm { epilogue: Some(_), .. }]), "{plan}");
+    assert!(matches!(&plan.steps[..], [Step::Product { epilogue: Some(_), .. }]), "{plan}");
     assert_eq!(plan.kernels[0].dims.as_slice(), [4, 5]);
     // The tiles are made where the result is.
     assert_eq!(plan.buffers.iter().filter(|b| b.name.contains("matmul")).count(), 0, "{plan}");
@@ -84,8 +84,8 @@ fn the_mask_of_relu_finishes_the_product_that_makes_the_gradient() {
         g.output("loss", loss);
     }));
     let plan = planned(&graph);
-    let products = plan.steps.iter().filter(|s| matches!(s, Step::Gemm { .. })).count();
-    let finished = plan.steps.iter().filter(|s| matches!(s, Step::Gemm { epilogue: Some(_), .. })).count();
+    let products = plan.steps.iter().filter(|s| matches!(s, Step::Product { .. })).count();
+    let finished = plan.steps.iter().filter(|s| matches!(s, Step::Product { epilogue: Some(_), .. })).count();
     // Relu, the derivative of the square, the mask, and two updates in place.
     assert_eq!((products, finished), (5, 5), "{plan}\n{}", explain(&graph, &plan));
     // The mask is not stored: the activation is, for the second product, and says as much.
@@ -110,7 +110,7 @@ fn sums_of_columns_finish_the_product() {
     for (m, n_kernels) in [(50, 1), (64, 1), (128, 2), (200, 3)] {
         let graph = masked_columns(m);
         let plan = planned(&graph);
-        let Step::Gemm { epilogue: Some(epilogue), .. } = &plan.steps[0] else { panic!("{plan}") };
+        let Step::Product { epilogue: Some(epilogue), .. } = &plan.steps[0] else { panic!("{plan}") };
         assert_eq!(plan.kernels[epilogue.call.kernel].sweep, Sweep::Column, "{plan}");
         assert_eq!(epilogue.last.is_some(), m == 200, "{plan}");
         assert_eq!(plan.calls().count(), n_kernels, "{plan}");
@@ -131,7 +131,7 @@ fn an_update_whose_columns_are_summed_finishes_its_product() {
             g.update(w, new);
         });
         let plan = planned(&graph);
-        let Step::Gemm { epilogue: Some(epilogue), .. } = &plan.steps[0] else { panic!("{plan}") };
+        let Step::Product { epilogue: Some(epilogue), .. } = &plan.steps[0] else { panic!("{plan}") };
         assert_eq!(epilogue.last.is_some(), m == 200, "{plan}");
     }
 }

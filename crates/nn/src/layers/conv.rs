@@ -1,8 +1,9 @@
 //! Convolution and pooling along the axes between the first, which counts examples, and the last, which holds the channels.
 //!
-//! Both are made of [windows](cotangent_graph::ops::windows): pooling reduces them, where they are read, and a convolution
-//! multiplies them with the filters. Windows of a convolution are copied into memory for its product.
+//! Convolutions are [products](cotangent_graph::ops::conv), with what follows them as their epilogue; pooling reduces
+//! [windows](cotangent_graph::ops::windows), where they are read.
 
+use cotangent_graph::ops::conv::Convolution;
 use cotangent_graph::ops::windows::Windows;
 use cotangent_graph::{Init, Shape, Tensor};
 
@@ -36,8 +37,8 @@ impl Moves {
         Moves { size: size.to_vec(), stride: stride.to_vec(), dilation: vec![1; size.len()], padding }
     }
 
-    /// The windows over a tensor, or what is required instead. Of a tensor of which only the rank is known there are some.
-    fn windows(&self, x: Tensor<'_>) -> Result<Windows, String> {
+    /// What is put before and behind each spatial axis of a tensor, or what is required instead.
+    fn sides(&self, x: Tensor<'_>) -> Result<Vec<(usize, usize)>, String> {
         let (n, shape) = (self.size.len(), x.shape());
         let counts = [self.stride.len(), self.dilation.len()];
         let positive = [&self.size, &self.stride, &self.dilation].iter().all(|list| !list.contains(&0));
@@ -66,6 +67,12 @@ impl Moves {
         if sides.len() != n {
             return Err(format!("a padding for each of {n} spatial axes, got {}", sides.len()));
         }
+        Ok(sides)
+    }
+
+    /// The windows over a tensor, or what is required instead. Of a tensor of which only the rank is known there are some.
+    fn windows(&self, x: Tensor<'_>) -> Result<Windows, String> {
+        let (n, sides) = (self.size.len(), self.sides(x)?);
         let windows = Windows::new(1..n + 1, &self.size).stride(&self.stride).dilation(&self.dilation).padding(&sides);
         Ok(if self.padding == Padding::Same { windows.inside_only() } else { windows })
     }
@@ -121,6 +128,7 @@ moves!(Conv);
 pub struct Conv {
     n_filters: usize,
     moves: Moves,
+    groups: usize,
     init: Init,
     bias: Option<Init>,
 }
@@ -131,7 +139,14 @@ impl Conv {
     /// counts as a neuron of its own, as in Keras and PyTorch.
     pub fn new(n_filters: usize, size: &[usize]) -> Self {
         let moves = Moves::new(size, &vec![1; size.len()]);
-        Conv { n_filters, moves, init: Init::GlorotUniform, bias: Some(Init::ZEROS) }
+        Conv { n_filters, moves, groups: 1, init: Init::GlorotUniform, bias: Some(Init::ZEROS) }
+    }
+
+    /// In how many groups channels and filters are; both counts must be multiples. A filter sees the channels of its group only,
+    /// `name.weight` is `[size.., channels / groups, n_filters]`. As many groups as channels are a *depthwise* convolution.
+    pub fn groups(mut self, groups: usize) -> Self {
+        self.groups = groups;
+        self
     }
 
     /// Another start of the weights.
@@ -160,8 +175,8 @@ impl Layer for Conv {
         if !takes("conv", name, x, 3, "the first axis counts examples, the last holds the channels") {
             return refused(x, Some(self.n_filters));
         }
-        let windows = match self.moves.windows(x) {
-            Ok(windows) => windows,
+        let sides = match self.moves.sides(x) {
+            Ok(sides) => sides,
             Err(required) => return bad_setting(x, "conv", name, &required),
         };
         let n_channels = x.shape()[x.rank() - 1];
@@ -169,23 +184,28 @@ impl Layer for Conv {
             let required = format!("channels and filters, got {n_channels} and {}", self.n_filters);
             return bad_setting(x, "conv", name, &required);
         }
-        let filter: Vec<usize> = self.moves.size.iter().copied().chain([n_channels]).collect();
-        let shape: Shape = filter.iter().copied().chain([self.n_filters]).collect();
+        if self.groups == 0 || !n_channels.is_multiple_of(self.groups) || !self.n_filters.is_multiple_of(self.groups) {
+            let required = format!(
+                "groups that divide channels and filters, got {} for {n_channels} and {}",
+                self.groups, self.n_filters
+            );
+            return bad_setting(x, "conv", name, &required);
+        }
+        let channels = n_channels / self.groups;
+        let shape: Shape = self.moves.size.iter().copied().chain([channels, self.n_filters]).collect();
         let fan = |channels: usize| self.moves.size.iter().fold(channels, |n, &size| n.saturating_mul(size));
-        let start = self.init.law(&Shape::new(&[fan(n_channels), fan(self.n_filters)]));
+        let start = self.init.law(&Shape::new(&[fan(channels), fan(self.n_filters)]));
         let weight = g.param(&format!("{name}.weight"), x.dtype(), shape, start);
         let bias = self.bias.map(|init| g.param(&format!("{name}.bias"), x.dtype(), [self.n_filters], init));
-        let pieces = x.windows(&windows);
-        if pieces.is_poisoned() {
+        let settings = Convolution::new().stride(&self.moves.stride).dilation(&self.moves.dilation);
+        let out = x.conv(weight, &settings.padding(&sides).groups(self.groups));
+        if out.is_poisoned() {
             return refused(x, Some(self.n_filters));
         }
-        let places = &pieces.shape()[..x.rank() - 1];
-        let (rows, k): (usize, usize) = (places.iter().product(), filter.iter().product());
-        let mut out = pieces.reshape([rows, k]).matmul(weight.reshape([k, self.n_filters]));
-        if let Some(bias) = bias {
-            out += bias;
+        match bias {
+            Some(bias) => out + bias,
+            None => out,
         }
-        out.reshape(places.iter().copied().chain([self.n_filters]).collect::<Shape>())
     }
 }
 

@@ -75,14 +75,14 @@ pub fn function_of(op: &OpDef) -> Option<Function> {
 /// Steps that move elements to places known at run time.
 static MOVES: [&OpDef; 4] = [&GATHER, &DYNAMIC_SLICE, &DYNAMIC_UPDATE_SLICE, &SCATTER_SET];
 
-struct Writer {
-    tape: Tape,
+pub(super) struct Writer {
+    pub(super) tape: Tape,
     counters: Counters,
     /// A number for each node that is written, so that only its own elements are found to be equal.
-    tag: u64,
+    pub(super) tag: u64,
 }
 
-type Result<T, E = String> = std::result::Result<T, E>;
+pub(super) type Result<T, E = String> = std::result::Result<T, E>;
 
 impl Writer {
     /// The outputs of a graph, with what `source` makes of inputs, parameters and states.
@@ -308,6 +308,7 @@ impl Writer {
             Lower::View(_) | Lower::Join => return self.places(node, operands),
             Lower::Reduce(how) => self.reduce(node, *how, operands)?,
             Lower::Gemm => self.product(node, operands)?,
+            Lower::Conv(_) => self.convolution(node, operands)?,
             Lower::Step(_) if node.is(&SCATTER_ADD) => self.scatter(node, operands)?,
             Lower::Step(_) if node.op.is_any(&[&CUMSUM, &CUMPROD, &LINEAR_RECURRENCE]) => self.along(node, operands)?,
             Lower::Step(_) if node.op.is_any(&MOVES) => return self.places(node, operands),
@@ -389,7 +390,7 @@ impl Writer {
         })
     }
 
-    fn add(&mut self, a: Id, b: Id) -> Id {
+    pub(super) fn add(&mut self, a: Id, b: Id) -> Id {
         let id = self.tape.binary(|a, b| slopes::sum(a, b, 1.0), a, b, self.tag);
         if self.tape.is_squares(a) && self.tape.is_squares(b) {
             self.tape.note_squares(id);
@@ -520,7 +521,7 @@ impl Writer {
     }
 
     /// A number to which a zero comes back where nothing does.
-    fn dense(&mut self, id: Id, how: Dense) -> Id {
+    pub(super) fn dense(&mut self, id: Id, how: Dense) -> Id {
         let id = self.tape.chosen(id, id);
         self.tape.note_dense(id, how);
         id
@@ -607,40 +608,6 @@ impl Writer {
             }
         }
         self.tape.chosen(best, best)
-    }
-
-    fn product(&mut self, node: &Node, operands: &[Value]) -> Result<Vec<Id>> {
-        let [Value::Floats(dtype, a_shape, a), Value::Floats(_, b_shape, b)] = operands else {
-            return Err("a product of no floats".into());
-        };
-        let (shape, rank) = (node.ty.shape(), a_shape.rank());
-        let (m, n) = (shape[rank - 2], shape[rank - 1]);
-        let k = if node.attrs.bool("ta") { a_shape[rank - 2] } else { a_shape[rank - 1] };
-        let strides = |turned: bool, columns: usize| if turned { (1, columns) } else { (columns, 1) };
-        let (ai, ak) = strides(node.attrs.bool("ta"), a_shape[rank - 1]);
-        let (bk, bj) = strides(node.attrs.bool("tb"), b_shape[rank - 1]);
-        if shape.n_elements() == 0 {
-            // What comes back is a sum of nothing.
-            for &x in a.iter().chain(b) {
-                self.dense(x, Dense::Product);
-            }
-        }
-        let mut results = Vec::with_capacity(shape.n_elements());
-        for l in 0..shape.n_elements() / (m * n).max(1) {
-            for i in 0..m {
-                for j in 0..n {
-                    let mut sum = None;
-                    for p in 0..k {
-                        let (x, y) = (a[l * m * k + i * ai + p * ak], b[l * k * n + p * bk + j * bj]);
-                        let term = self.tape.binary(slopes::product, x, y, self.tag);
-                        self.tape.note_dense(term, Dense::Product);
-                        sum = Some(sum.map_or(term, |sum| self.add(sum, term)));
-                    }
-                    results.push(sum.unwrap_or_else(|| self.tape.leaf(*dtype, 0.0, true)));
-                }
-            }
-        }
-        Ok(results)
     }
 
     fn scatter(&mut self, node: &Node, operands: &[Value]) -> Result<Vec<Id>> {
