@@ -56,7 +56,7 @@ impl<T: Element> Engine<T> {
     fn way(&self) -> String {
         match self {
             Engine::Matrices(gemm) => gemm.choice().way.to_string(),
-            Engine::Conv(conv) => conv.way(),
+            Engine::Conv(conv) => conv.way().to_string(),
         }
     }
 }
