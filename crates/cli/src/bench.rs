@@ -45,7 +45,14 @@ pub(crate) struct BenchArgs {
     /// Time exactly so many steps, instead of at least 30 and 2.5 seconds
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     steps: Option<u32>,
-    /// Take weights (W0, b0, …) and batches (x0, y0, … x3, y3) from a NumPy archive
+    /// Networks: predict, instead of training
+    #[arg(long)]
+    infer: bool,
+    /// --infer: the number of examples; as many as in training unless given
+    #[arg(long, value_name = "N", requires = "infer", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
+    /// Take weights (W0, b0, …; of convolutional networks c0, c0b, …, channels first) and batches (x0, y0, … x3, y3) from a NumPy
+    /// archive
     #[arg(long, value_name = "FILE.npz")]
     load: Option<String>,
     #[command(flatten)]
@@ -85,7 +92,10 @@ fn workload_help() -> String {
 }
 
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
-    let workload = sized(args, Workload::named(&args.workload).map_err(Failure::error)?)?;
+    let mut workload = sized(args, Workload::named(&args.workload).map_err(Failure::error)?)?;
+    if args.infer {
+        workload = workload.inference(args.batch.map(|n| n as usize)).map_err(Failure::error)?;
+    }
     let options = BenchOptions {
         threads: args.threads.map_or(Threads::All, |n| Threads::Exactly(n.into())),
         fusions: args.fusion.choices()?,
@@ -101,14 +111,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     print(&if args.json { json_line(&report) } else { table(&report) })
 }
 
-/// The arrays that a workload may take from an archive: those named like its parameters, and like its inputs with a number.
+/// The arrays that a workload takes from an archive.
 fn load(path: &str, workload: &Workload, limits: ReadLimits) -> Result<BTreeMap<String, NpzArray>, Failure> {
-    let graph = workload.build().map_err(Failure::error)?;
-    let is_used = |name: &str| {
-        let input = name.trim_end_matches(|c: char| c.is_ascii_digit());
-        [name, input].iter().any(|name| graph.source(name).is_some())
-    };
-    Ok(arrays::read(path, limits, is_used)?.arrays)
+    let names = workload.array_names(&workload.build().map_err(Failure::error)?);
+    Ok(arrays::read(path, limits, |name| names.contains(name))?.arrays)
 }
 
 /// The workload with the sizes that were given; sizes that it does not have are a mistake.
@@ -125,6 +131,7 @@ fn sized(args: &BenchArgs, workload: Workload) -> Result<Workload, Failure> {
         ("--ta", args.ta, is_matmul),
         ("--tb", args.tb, is_matmul),
         ("--what", args.what.is_some(), is_elementwise),
+        ("--infer", args.infer, matches!(kind, Kind::Network(_))),
     ];
     if let Some((flag, ..)) = given.iter().find(|(_, given, applies)| *given && !applies) {
         return Err(Failure::Usage(format!("the workload '{}' has no option '{flag}'", args.workload)));

@@ -20,7 +20,7 @@ use cotangent_nn::product_flops;
 
 pub use self::fusions::{FusionTimes, bench_fusions};
 use crate::TrainError;
-use crate::workloads::{Feed, Kind, What, Workload, load_params};
+use crate::workloads::{Feed, Kind, What, Workload};
 
 /// How long is warmed up and measured. The numbers are those of the peers' scripts.
 #[derive(Clone, Copy, Debug)]
@@ -165,6 +165,8 @@ pub struct Report {
     pub elementwise: Option<(What, usize, f64)>,
     /// Of work on rows: how many, of how many elements, and the sum of the sizes of all results as a check.
     pub rows: Option<(usize, usize, f64)>,
+    /// Of inference: how many examples, and the mean size of all outputs as a check.
+    pub inference: Option<(usize, f64)>,
 }
 
 /// A figure of a report.
@@ -233,6 +235,14 @@ impl Report {
                 ("bytes_moved", Field::Count(self.io_bytes as u64)),
                 ("gb_per_s", giga(self.io_bytes as f64, t.median_ms)),
                 ("check", Field::Real(sum)),
+            ]);
+        }
+        if let Some((batch, mean)) = self.inference {
+            let per_second = if t.median_ms > 0.0 { batch as f64 / t.median_ms * 1e3 } else { 0.0 };
+            fields.extend([
+                ("batch", Field::Count(batch as u64)),
+                ("examples_per_s", Field::Real(per_second)),
+                ("check", Field::Real(mean)),
             ]);
         }
         if self.flops > 0.0 {
@@ -314,11 +324,11 @@ pub fn bench(workload: &Workload, options: &BenchOptions) -> Result<Report, Trai
     let feeds = workload.batches(&graph, options.arrays.as_ref(), options.seed)?;
     let mut session = Session::new(&runtime, program.clone(), Seed(options.seed))?;
     if let Some(arrays) = &options.arrays {
-        load_params(session.store_mut(), &graph, arrays)?;
+        workload.load_params(session.store_mut(), &graph, arrays)?;
     }
     let mut runner = Runner::new(session, feeds);
 
-    let has_loss = matches!(workload.spec().kind, Kind::Mlp(_) | Kind::Embedding { .. });
+    let has_loss = workload.trains();
     let (first_step, first_loss) = runner.step(has_loss)?;
     let mut loss_first5: Vec<f64> = first_loss.into_iter().collect();
     for _ in 1..5 {
@@ -334,6 +344,13 @@ pub fn bench(workload: &Workload, options: &BenchOptions) -> Result<Report, Trai
         Kind::Rows(_) => rows = Some((sizes.m, sizes.n, runner.sum_of_results(|_| true, f64::abs)?)),
         _ => {}
     }
+    let inference = match workload.predicts() {
+        Some(batch) => {
+            let n_outputs: usize = program.plan().outputs.iter().map(|o| o.ty.shape().n_elements()).sum();
+            Some((batch, runner.sum_of_results(|_| true, f64::abs)? / n_outputs as f64))
+        }
+        None => None,
+    };
     let plan = program.plan();
     Ok(Report {
         workload: workload.spec().name,
@@ -358,6 +375,7 @@ pub fn bench(workload: &Workload, options: &BenchOptions) -> Result<Report, Trai
         plan_bytes: plan_bytes(&program),
         elementwise,
         rows,
+        inference,
     })
 }
 

@@ -5,20 +5,27 @@
 //! workload is; graph, starting values and batches follow from its row and nothing else.
 //!
 //! Assumes: four batches in memory are taken in rotation (one for what has no batches), as in the peers' protocol.
-//! Promises: parameters are named `W0`, `b0`, … (gains and biases of batch norm `g0`, `h0`, …) and inputs `x`, `y`; arrays
-//! handed in carry those names, a batch's number behind the inputs' (`x0`, `y0`, … `x3`, `y3`). Without arrays everything
+//! Promises: networks of dense layers have parameters `W0`, `b0`, … (gains and biases of batch norm `g0`, `h0`, …) and inputs `x`,
+//! `y`; arrays handed in carry those names, a batch's number behind the inputs' (`x0`, `y0`, … `x3`, `y3`). Arrays of convolutional
+//! networks are those of systems that have channels first, under the names in [`Workload::array_names`]. Without arrays everything
 //! random comes from Philox under a seed.
 
-use std::collections::BTreeMap;
+mod arrays;
+mod networks;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use cotangent_data::npz::NpzArray;
 use cotangent_exec::StoreMut;
 use cotangent_graph::DType::{F32, I64};
 use cotangent_graph::diag::nearest;
-use cotangent_graph::{DType, Graph, GraphBuilder, Init, Shape, Tensor, TensorData, Type, build};
-use cotangent_nn::{Adam, BatchNorm, Group, Minimize, Momentum, Optimizer as _, Recipe, Sgd};
+use cotangent_graph::{Graph, GraphBuilder, Init, Tensor, TensorData, Type, build};
+use cotangent_nn::{Adam, Group, Minimize, Optimizer as _, Recipe};
 use cotangent_scalar::philox;
 
+use self::arrays::{Layout, examples, key, loaded};
+use self::networks::PLAIN;
+pub use self::networks::{Activation, Layers, Loss, Mlp, Network, Optimizer};
 use crate::TrainError;
 
 /// A row of the table.
@@ -37,8 +44,8 @@ pub struct Spec {
 /// The arithmetic of a workload.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// One training step of a network of dense layers.
-    Mlp(Mlp),
+    /// One training step of a network, or its outputs: [`Workload::inference`].
+    Network(Network),
     /// `f = gelu_tanh(tanh(x·w + b)·σ(v) + ½x²)·exp(−x²) − v`, or the gradients of its sum.
     Elementwise,
     /// Work on whole rows of a matrix.
@@ -64,119 +71,87 @@ pub enum Rows {
     LogSumExp,
 }
 
-/// A network of dense layers and its training.
-#[derive(Clone, Copy, Debug)]
-pub struct Mlp {
-    /// Rows of a batch.
-    pub batch: usize,
-    /// Features, hidden widths, outputs.
-    pub dims: &'static [usize],
-    /// Between layers.
-    pub activation: Activation,
-    /// Whether hidden layers are normalized over the batch before their activation.
-    pub batch_norm: bool,
-    /// What is minimized.
-    pub loss: Loss,
-    /// How.
-    pub optimizer: Optimizer,
-    /// Share of the input that is dropped.
-    pub drop_input: f64,
-    /// Share of each hidden layer that is dropped.
-    pub drop_hidden: f64,
-}
-
-/// The function between two layers; it decides the variance of the weights that feed it.
-#[derive(Clone, Copy, Debug)]
-pub enum Activation {
-    /// Hyperbolic tangent; weights of variance 1/n.
-    Tanh,
-    /// max(x, 0); weights of variance 2/n (He et al. 2015).
-    Relu,
-    /// x·Φ(x), exact; weights of variance 2/n.
-    Gelu,
-}
-
-/// The loss, and with it the labels: the mean over the batch.
-#[derive(Clone, Copy, Debug)]
-pub enum Loss {
-    /// Softmax and cross-entropy with class indices, i64.
-    CrossEntropy,
-    /// Sigmoid and binary cross-entropy with the exclusive or of two bits, f32; the features are those bits.
-    XorTable,
-}
-
-/// The training algorithm and its learning rate.
-#[derive(Clone, Copy, Debug)]
-pub enum Optimizer {
-    /// Gradient descent.
-    Sgd(f64),
-    /// Momentum 0.9.
-    Momentum(f64),
-    /// Adam with its usual constants.
-    Adam(f64),
-}
-
-const MLP: Mlp = Mlp {
-    batch: 0,
-    dims: &[],
-    activation: Activation::Relu,
-    batch_norm: false,
-    loss: Loss::CrossEntropy,
-    optimizer: Optimizer::Sgd(0.0),
-    drop_input: 0.0,
-    drop_hidden: 0.0,
-};
-
 /// Every workload.
-pub static SPECS: [Spec; 12] = [
+pub static SPECS: [Spec; 14] = [
     Spec {
         name: "xor",
         doc: "2-8-1, tanh, binary cross-entropy, batch 4, gradient descent 0.5",
-        kind: Kind::Mlp(Mlp {
+        kind: Kind::Network(Network {
             batch: 4,
-            dims: &[2, 8, 1],
-            activation: Activation::Tanh,
+            layers: Layers::Mlp(Mlp { dims: &[2, 8, 1], activation: Activation::Tanh, ..PLAIN }),
             loss: Loss::XorTable,
             optimizer: Optimizer::Sgd(0.5),
-            ..MLP
         }),
         n_batches: 4,
     },
     Spec {
         name: "mlp-s",
         doc: "784-128-10, ReLU, cross-entropy, batch 32, momentum 0.01",
-        kind: Kind::Mlp(Mlp { batch: 32, dims: &[784, 128, 10], optimizer: Optimizer::Momentum(0.01), ..MLP }),
+        kind: Kind::Network(Network {
+            batch: 32,
+            layers: Layers::Mlp(Mlp { dims: &[784, 128, 10], ..PLAIN }),
+            loss: Loss::CrossEntropy,
+            optimizer: Optimizer::Momentum(0.01),
+        }),
         n_batches: 4,
     },
     Spec {
         name: "mlp-m",
         doc: "784-1024-1024-10, ReLU, cross-entropy, batch 128, Adam 0.001",
-        kind: Kind::Mlp(Mlp { batch: 128, dims: &[784, 1024, 1024, 10], optimizer: Optimizer::Adam(1e-3), ..MLP }),
+        kind: Kind::Network(Network {
+            batch: 128,
+            layers: Layers::Mlp(Mlp { dims: &[784, 1024, 1024, 10], ..PLAIN }),
+            loss: Loss::CrossEntropy,
+            optimizer: Optimizer::Adam(1e-3),
+        }),
         n_batches: 4,
     },
     Spec {
         name: "mlp-l",
         doc: "784-2048-2048-2048-10, ReLU, dropout 0.2 and 0.5, cross-entropy, batch 256, momentum 0.01",
-        kind: Kind::Mlp(Mlp {
+        kind: Kind::Network(Network {
             batch: 256,
-            dims: &[784, 2048, 2048, 2048, 10],
+            layers: Layers::Mlp(Mlp { dims: &[784, 2048, 2048, 2048, 10], drop_input: 0.2, drop_hidden: 0.5, ..PLAIN }),
+            loss: Loss::CrossEntropy,
             optimizer: Optimizer::Momentum(0.01),
-            drop_input: 0.2,
-            drop_hidden: 0.5,
-            ..MLP
         }),
         n_batches: 4,
     },
     Spec {
         name: "bn-mlp",
         doc: "784-512-512-512-512-10, batch norm, exact GELU, cross-entropy, batch 128, Adam 0.001",
-        kind: Kind::Mlp(Mlp {
+        kind: Kind::Network(Network {
             batch: 128,
-            dims: &[784, 512, 512, 512, 512, 10],
-            activation: Activation::Gelu,
-            batch_norm: true,
+            layers: Layers::Mlp(Mlp {
+                dims: &[784, 512, 512, 512, 512, 10],
+                activation: Activation::Gelu,
+                batch_norm: true,
+                ..PLAIN
+            }),
+            loss: Loss::CrossEntropy,
             optimizer: Optimizer::Adam(1e-3),
-            ..MLP
+        }),
+        n_batches: 4,
+    },
+    Spec {
+        name: "lenet",
+        doc: "28×28×1, 20 and 50 filters of 5×5 with max-pooling, 500-10, ReLU, cross-entropy, batch 64, momentum 0.001",
+        kind: Kind::Network(Network {
+            batch: 64,
+            layers: Layers::Lenet,
+            loss: Loss::CrossEntropy,
+            optimizer: Optimizer::Momentum(0.001),
+        }),
+        n_batches: 4,
+    },
+    Spec {
+        name: "resnet20",
+        doc: "32×32×3, ResNet-20 with batch norm, cross-entropy, batch 32, momentum 0.1, decay 0.0001 of all parameters",
+        kind: Kind::Network(Network {
+            batch: 32,
+            layers: Layers::Resnet20,
+            loss: Loss::CrossEntropy,
+            optimizer: Optimizer::DecayedMomentum { rate: 0.1, decay: 1e-4 },
         }),
         n_batches: 4,
     },
@@ -268,7 +243,7 @@ impl Sizes {
             Kind::Elementwise => (1024, 1 << 20),
             Kind::Rows(_) => (4096, 1024),
             Kind::Embedding { .. } => (500_000, 32),
-            Kind::Mlp(_) | Kind::Matmul => (1024, 1024),
+            Kind::Network(_) | Kind::Matmul => (1024, 1024),
         };
         Sizes { n, m, k: 1024, ta: false, tb: false, what: What::Gradient }
     }
@@ -282,6 +257,8 @@ pub type Feed = Vec<(String, TensorData)>;
 pub struct Workload {
     spec: &'static Spec,
     sizes: Sizes,
+    /// Examples of a batch to predict; none in training, and where there is no network.
+    inference: Option<usize>,
 }
 
 impl Workload {
@@ -295,13 +272,50 @@ impl Workload {
             let known = names().collect::<Vec<_>>().join(", ");
             return Err(TrainError::invalid("workload", format!("one of {known}"), format!("`{name}`{near}")));
         };
-        Ok(Workload { spec, sizes: Sizes::of(&spec.kind) })
+        Ok(Workload { spec, sizes: Sizes::of(&spec.kind), inference: None })
     }
 
     /// The same workload with other sizes. Networks have fixed sizes and take no notice.
     pub fn sized(mut self, sizes: Sizes) -> Self {
         self.sizes = sizes;
         self
+    }
+
+    /// What the network predicts for a batch of so many examples, or as many as in training, in the place of a training step: dropout
+    /// is off, and batch norm takes its running averages.
+    ///
+    /// # Errors
+    /// [`TrainError::Invalid`] if the workload is no network, or the batch has no example.
+    pub fn inference(mut self, batch: Option<usize>) -> Result<Self, TrainError> {
+        let Kind::Network(network) = &self.spec.kind else {
+            let is_network = |spec: &&Spec| matches!(spec.kind, Kind::Network(_));
+            let known = SPECS.iter().filter(is_network).map(|spec| spec.name).collect::<Vec<_>>().join(", ");
+            return Err(TrainError::invalid(
+                "inference",
+                format!("a network: {known}"),
+                format!("`{}`", self.spec.name),
+            ));
+        };
+        let batch = batch.unwrap_or(network.batch);
+        if batch == 0 {
+            return Err(TrainError::invalid("batch", "1 example or more", batch));
+        }
+        self.inference = Some(batch);
+        Ok(self)
+    }
+
+    /// How many examples it predicts, if that is what it does.
+    pub fn predicts(&self) -> Option<usize> {
+        self.inference
+    }
+
+    /// Whether a step has a result `loss` that updates make smaller.
+    pub fn trains(&self) -> bool {
+        match self.spec.kind {
+            Kind::Network(_) => self.inference.is_none(),
+            Kind::Embedding { .. } => true,
+            Kind::Elementwise | Kind::Rows(_) | Kind::Matmul => false,
+        }
     }
 
     /// Its row of the table.
@@ -321,7 +335,10 @@ impl Workload {
     pub fn build(&self) -> Result<Graph, TrainError> {
         let sizes = self.sizes;
         let graph = match self.spec.kind {
-            Kind::Mlp(mlp) => build(|g| mlp.build(g)),
+            Kind::Network(network) => build(|g| match self.inference {
+                Some(batch) => network.predict(g, batch),
+                None => network.train(g),
+            }),
             Kind::Elementwise => build(|g| elementwise(g, sizes.n, sizes.what)),
             Kind::Rows(what) => build(|g| what.build(g, sizes.m, sizes.n)),
             Kind::Matmul => build(|g| matmul(g, sizes)),
@@ -330,11 +347,33 @@ impl Workload {
         Ok(graph?)
     }
 
+    /// The layers of a network.
+    fn layers(&self) -> Option<&Layers> {
+        match &self.spec.kind {
+            Kind::Network(network) => Some(&network.layers),
+            _ => None,
+        }
+    }
+
+    /// The names of the arrays that a graph which [`Workload::build`] made takes from an archive: those of its parameters (what
+    /// layers call `c0.weight` and `c0.bias` is `c0` and `c0b` there, gain and bias of a norm, `c0.norm.gain` and `c0.norm.bias`,
+    /// are `c0.g` and `c0.h`), and those of its inputs, with the batch's number if there are several.
+    pub fn array_names(&self, graph: &Graph) -> BTreeSet<String> {
+        let params = graph.params().filter_map(|(_, param)| Some(key(param.name()?)));
+        let inputs = graph.inputs().filter_map(|(_, input)| input.name());
+        params.chain(inputs.flat_map(|name| (0..self.spec.n_batches).map(move |i| self.input_key(name, i)))).collect()
+    }
+
+    /// An input's name in an archive. What has a single batch needs no numbers.
+    fn input_key(&self, name: &str, batch: usize) -> String {
+        if self.spec.n_batches == 1 { name.to_owned() } else { format!("{name}{batch}") }
+    }
+
     /// The batches of a graph that [`Workload::build`] made: from arrays if there are any, or else random, or the truth
-    /// table where the workload is that.
+    /// table where the workload is that. To predict there is one batch, of the examples of all arrays one after the other.
     ///
     /// # Errors
-    /// [`TrainError::Invalid`] if an array is missing or of another type.
+    /// [`TrainError::Invalid`] if an array is missing or of another type, or if the arrays have fewer examples than are predicted.
     pub fn batches(
         &self,
         graph: &Graph,
@@ -343,27 +382,50 @@ impl Workload {
     ) -> Result<Vec<Feed>, TrainError> {
         let inputs: Vec<(&str, &Type)> =
             graph.inputs().filter_map(|(_, input)| Some((input.name()?, &input.ty))).collect();
+        let n_batches = if self.inference.is_some() { 1 } else { self.spec.n_batches };
         let batch = |i: usize| -> Result<Feed, TrainError> {
             inputs
                 .iter()
                 .map(|&(name, ty)| {
-                    // What has a single batch needs no numbers.
-                    let key = if self.spec.n_batches == 1 { name.to_owned() } else { format!("{name}{i}") };
-                    let value = match arrays {
-                        Some(arrays) => loaded(arrays, &key, ty)?,
-                        None => self.sample(name, &key, ty, seed),
+                    let key = self.input_key(name, i);
+                    let layout = Layout::of(self.layers(), name, ty.shape().rank());
+                    let value = match (arrays, self.inference, &self.spec.kind) {
+                        (None, ..) => self.sample(name, &key, ty, seed),
+                        (Some(arrays), Some(n), Kind::Network(network)) => {
+                            let whole = Type::tensor(ty.dtype(), network.examples(network.batch));
+                            examples(arrays, n, self.spec.n_batches, &whole, layout)?
+                        }
+                        (Some(arrays), ..) => loaded(arrays, &key, ty, layout)?,
                     };
                     Ok((name.to_owned(), value))
                 })
                 .collect()
         };
-        (0..self.spec.n_batches).map(batch).collect()
+        (0..n_batches).map(batch).collect()
+    }
+
+    /// Puts arrays into the store, as the parameters of a graph that [`Workload::build`] made; [`Workload::array_names`] says which.
+    ///
+    /// # Errors
+    /// [`TrainError::Invalid`] if one is missing or of another type.
+    pub fn load_params<'s>(
+        &self,
+        store: impl Into<StoreMut<'s>>,
+        graph: &Graph,
+        arrays: &BTreeMap<String, NpzArray>,
+    ) -> Result<(), TrainError> {
+        let mut store = store.into();
+        for (name, ty) in graph.params().filter_map(|(_, param)| Some((param.name()?, &param.ty))) {
+            let layout = Layout::of(self.layers(), name, ty.shape().rank());
+            store.set(name, loaded(arrays, &key(name), ty, layout)?)?;
+        }
+        Ok(())
     }
 
     /// A batch's value without arrays.
     fn sample(&self, name: &str, key: &str, ty: &Type, seed: u64) -> TensorData {
         match self.spec.kind {
-            Kind::Mlp(Mlp { loss: Loss::XorTable, .. }) => {
+            Kind::Network(Network { loss: Loss::XorTable, .. }) => {
                 let rows = [[0u8, 0], [0, 1], [1, 0], [1, 1]];
                 let values: Vec<f64> = match name {
                     "x" => rows.iter().flatten().map(|&bit| f64::from(bit)).collect(),
@@ -374,7 +436,7 @@ impl Workload {
             }
             _ if ty.dtype() == I64 => {
                 let classes = match self.spec.kind {
-                    Kind::Mlp(mlp) => mlp.dims.last().copied().unwrap_or(1) as u64,
+                    Kind::Network(network) => network.layers.n_outputs() as u64,
                     Kind::Embedding { .. } => self.sizes.m as u64,
                     _ => self.sizes.n as u64,
                 };
@@ -387,119 +449,6 @@ impl Workload {
             _ => Init::normal(0.0, 1.0).sample(seed, key, ty.dtype(), ty.shape()),
         }
     }
-}
-
-/// Puts the arrays named like the graph's parameters into the store.
-///
-/// # Errors
-/// [`TrainError::Invalid`] if one is missing or of another type.
-pub fn load_params<'s>(
-    store: impl Into<StoreMut<'s>>,
-    graph: &Graph,
-    arrays: &BTreeMap<String, NpzArray>,
-) -> Result<(), TrainError> {
-    let mut store = store.into();
-    for (name, ty) in graph.params().filter_map(|(_, param)| Some((param.name()?, &param.ty))) {
-        store.set(name, loaded(arrays, name, ty)?)?;
-    }
-    Ok(())
-}
-
-/// An array of an archive as a tensor of the type required.
-fn loaded(arrays: &BTreeMap<String, NpzArray>, key: &str, ty: &Type) -> Result<TensorData, TrainError> {
-    let of = || format!("array `{key}`");
-    let Some(array) = arrays.get(key) else {
-        let known = arrays.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        return Err(TrainError::invalid(of(), ty.to_string(), format!("an archive with {known} only")));
-    };
-    let value = match array.clone() {
-        NpzArray::F32(a) => TensorData::from(a),
-        NpzArray::F64(a) => TensorData::from(a),
-        NpzArray::I32(a) => TensorData::from(a),
-        NpzArray::I64(a) => TensorData::from(a),
-        NpzArray::U8(a) => TensorData::from(a),
-        NpzArray::Bool(a) => TensorData::from(a),
-    };
-    if value.ty() != *ty {
-        return Err(TrainError::invalid(of(), ty.to_string(), value.ty()));
-    }
-    Ok(value)
-}
-
-impl Activation {
-    fn apply<'g>(self, x: Tensor<'g>) -> Tensor<'g> {
-        match self {
-            Activation::Tanh => x.tanh(),
-            Activation::Relu => x.relu(),
-            Activation::Gelu => x.gelu(),
-        }
-    }
-
-    /// Normal with variance gain / n_in, the gain being 1 for tanh and 2 otherwise.
-    fn init(self) -> Init {
-        match self {
-            Activation::Tanh => Init::LecunNormal,
-            Activation::Relu | Activation::Gelu => Init::HeNormal,
-        }
-    }
-}
-
-impl Loss {
-    fn labels(self, batch: usize, n_outputs: usize) -> (DType, Shape) {
-        match self {
-            Loss::CrossEntropy => (I64, Shape::new(&[batch])),
-            Loss::XorTable => (F32, Shape::new(&[batch, n_outputs])),
-        }
-    }
-
-    fn apply<'g>(self, logits: Tensor<'g>, labels: Tensor<'g>) -> Tensor<'g> {
-        match self {
-            Loss::CrossEntropy => logits.cross_entropy(labels).mean(),
-            Loss::XorTable => logits.bce_with_logits(labels).mean(),
-        }
-    }
-}
-
-impl Optimizer {
-    fn apply(self, g: &GraphBuilder, loss: Tensor<'_>) {
-        match self {
-            Optimizer::Sgd(rate) => g.minimize(loss, Sgd::new(rate)),
-            Optimizer::Momentum(rate) => g.minimize(loss, Momentum::new(rate, 0.9)),
-            Optimizer::Adam(rate) => g.minimize(loss, Adam::new(rate)),
-        }
-    }
-}
-
-impl Mlp {
-    fn build(&self, g: &GraphBuilder) {
-        let n_layers = self.dims.len() - 1;
-        let n_outputs = self.dims[n_layers];
-        let x = g.input("x", F32, [self.batch, self.dims[0]]);
-        let (dtype, shape) = self.loss.labels(self.batch, n_outputs);
-        let y = g.input("y", dtype, shape);
-        let mut h = x.dropout("drop.input", self.drop_input);
-        for (i, ends) in self.dims.windows(2).enumerate() {
-            let weight = g.param(&format!("W{i}"), F32, [ends[0], ends[1]], self.activation.init());
-            let bias = g.param(&format!("b{i}"), F32, [ends[1]], Init::ZEROS);
-            h = h.matmul(weight) + bias;
-            if i + 1 < n_layers {
-                if self.batch_norm {
-                    h = batch_norm(g, h, i, ends[1]);
-                }
-                h = self.activation.apply(h).dropout(&format!("drop.{i}"), self.drop_hidden);
-            }
-        }
-        let loss = self.loss.apply(h, y);
-        g.output("loss", loss);
-        self.optimizer.apply(g, loss);
-    }
-}
-
-/// Batch norm of layer `i` with gain `g0`, …, and bias `h0`, …
-fn batch_norm<'g>(g: &'g GraphBuilder, x: Tensor<'g>, i: usize, n: usize) -> Tensor<'g> {
-    let gain = g.param(&format!("g{i}"), F32, [n], Init::ONES);
-    let bias = g.param(&format!("h{i}"), F32, [n], Init::ZEROS);
-    BatchNorm::new().apply_with(&format!("norm.{i}"), x, gain, bias)
 }
 
 fn elementwise(g: &GraphBuilder, n: usize, what: What) {

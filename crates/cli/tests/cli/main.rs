@@ -112,6 +112,14 @@ fn bench_prints_one_json_object_with_all_keys() {
 }
 
 #[test]
+fn bench_of_inference_has_its_batch_and_no_losses() {
+    let output = run(&["bench", "-w", "xor", "--infer", "--batch", "3", "-t", "1", "--steps", "3", "--json"]);
+    let json: Value = serde_json::from_str(check_success(&output)).unwrap();
+    assert_eq!((&json["batch"], json["loss_first5"].as_array().unwrap().len()), (&3.into(), 0));
+    assert!(json["check"].as_f64().unwrap() > 0.0 && json["examples_per_s"].as_f64().unwrap() > 0.0, "{json}");
+}
+
+#[test]
 fn bench_compares_kinds_of_fusion() {
     let output = run(&["bench", "-w", "xor", "-t", "1", "--steps", "3", "--each-fusion"]);
     check_success(&output);
@@ -144,6 +152,9 @@ fn mistakes_on_the_command_line_exit_with_2() {
     check_failure(&run(&["bench", "-w", "xor", "--n", "5"]), 2, "the workload 'xor' has no option '--n'");
     check_failure(&run(&["bench", "-w", "elementwise", "--m", "5"]), 2, "has no option '--m'");
     check_failure(&run(&["bench", "-w", "matmul", "--what", "value"]), 2, "has no option '--what'");
+    check_failure(&run(&["bench", "-w", "matmul", "--infer"]), 2, "has no option '--infer'");
+    check_failure(&run(&["bench", "-w", "xor", "--batch", "2"]), 2, "--infer");
+    check_failure(&run(&["bench", "-w", "xor", "--infer", "--batch", "0"]), 2, "--batch");
     check_failure(&run(&["dot", "xor", "--stage", "final"]), 2, "optimized");
     check_failure(&run(&["frobnicate"]), 2, "frobnicate");
 }

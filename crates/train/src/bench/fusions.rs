@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cotangent_exec::{Compiler, Fusion, Fusions, ProgramId, Runtime, Seed, Session};
 use cotangent_graph::Diag;
 
-use super::{BenchOptions, Runner, StepTimes, load_params};
+use super::{BenchOptions, Runner, StepTimes};
 use crate::TrainError;
 use crate::workloads::Workload;
 
@@ -46,7 +46,7 @@ pub fn bench_fusions(workload: &Workload, options: &BenchOptions) -> Result<Vec<
     let runtime = Runtime::new(options.threads);
     let mut session = Session::new(&runtime, whole.clone(), Seed(options.seed))?;
     if let Some(arrays) = &options.arrays {
-        load_params(session.store_mut(), &graph, arrays)?;
+        workload.load_params(session.store_mut(), &graph, arrays)?;
     }
     let mut programs = vec![(None, whole, session.main())];
     for kind in used {
