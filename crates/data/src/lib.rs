@@ -9,6 +9,7 @@
 //! | [`npz`] | NumPy archives, read and written |
 //! | [`safetensors`] | named tensors as checkpoints keep them, read and written |
 //! | [`mnist`] | the two splits of MNIST, scaled to `[0, 1]` |
+//! | [`cifar`] | the two splits of CIFAR-10, pictures in color with channels last |
 //! | [`reading`] | paths opened with care: what is no file, what would expand too far |
 //! | [`files`] | files written whole or not at all; folders with one writer |
 //! | [`batches`] | [`Dataset`] and its batches: in order, shuffled, stratified or balanced by a key; splits |
@@ -21,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 pub mod batches;
+pub mod cifar;
 mod eigen;
 mod error;
 pub mod files;
@@ -34,6 +36,7 @@ pub mod synthetic;
 mod zip;
 
 pub use batches::{Batch, Batches, Dataset, LastBatch, Order};
+pub use cifar::Cifar10;
 pub use error::DataError;
 pub use mnist::Mnist;
 pub use normalize::{Standardizer, Whitening};
