@@ -16,6 +16,9 @@
 
 use smallvec::SmallVec;
 
+/// The most axes along which windows move.
+pub const MOST_AXES: usize = 3;
+
 /// One of the axes along which windows move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConvAxis {
@@ -113,8 +116,9 @@ impl Conv {
         self.axes.iter().fold(1, |n, axis| n.saturating_mul(of(axis)))
     }
 
-    /// Whether it is one: there are axes; groups, windows, places, strides and dilations are at least 1; and every index, every size
-    /// and the number of multiply-adds is below 2⁶³, also if what is 0 were 1. The rest of this page is for what is one.
+    /// Whether it is one: there are 1 to [`MOST_AXES`] axes; groups, windows, places, strides and dilations are at least 1; and
+    /// every index, every size and the number of multiply-adds is below 2⁶³, also if what is 0 were 1. The rest of this page is for
+    /// what is one.
     pub fn is_sound(&self) -> bool {
         let size = |factors: &[usize]| {
             let n = factors.iter().try_fold(1usize, |n, &factor| n.checked_mul(factor.max(1)));
@@ -133,7 +137,7 @@ impl Conv {
             self.product(|axis| axis.window),
         ];
         let (n, groups, channels, filters) = (self.n, self.groups, self.channels, self.filters);
-        !self.axes.is_empty()
+        (1..=MOST_AXES).contains(&self.axes.len())
             && groups > 0
             && self.axes.iter().all(axis)
             && size(&[n, extents, groups, channels])

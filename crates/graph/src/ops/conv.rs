@@ -3,6 +3,7 @@
 //! The order of their sums is stated once, in [`cotangent_scalar::conv`]; they are products to the compiler, with the same
 //! epilogues as those of matrices.
 
+use cotangent_scalar::conv::MOST_AXES;
 use cotangent_scalar::{Conv, ConvAxis, DType, Direction};
 use smallvec::{SmallVec, smallvec};
 
@@ -25,9 +26,6 @@ const EXTENTS: AttrSpec =
     AttrSpec { name: "extents", kind: AttrKind::Ints, doc: "the extents of the result along the spatial axes" };
 const WINDOW: AttrSpec =
     AttrSpec { name: "window", kind: AttrKind::Ints, doc: "elements of a filter along each of the spatial axes" };
-
-/// The most spatial axes.
-const MOST_AXES: usize = 3;
 
 /// Elements of a window up to which a depthwise convolution is a sum over windows: such sums are written out in kernels.
 const MOST_TAPS: usize = 64;
