@@ -3,6 +3,7 @@
 mod broken;
 mod choices;
 mod common;
+mod convolutions;
 mod fusion;
 mod memory;
 mod random;

@@ -1,6 +1,7 @@
 //! Products on the tape: of matrices, and convolutions.
 
 use cotangent_graph::{Node, Type};
+use cotangent_scalar::Direction;
 
 use super::eval::{Result, Value, Writer};
 use super::slopes;
@@ -50,7 +51,26 @@ impl Writer {
         let types = [a_shape, b_shape].map(|shape| Type::tensor(*dtype, shape.clone()));
         let found = node.convolution(&[&types[0], &types[1]]);
         let (conv, direction) = found.ok_or_else(|| format!("`{}` of operands that do not fit", node.op.name))?;
-        // Zeros of the padding take part, and what no window holds is a sum of nothing.
+        // What comes back is a sum by another of the three, whose zeros outside take part: what they meet is used by nothing here.
+        let other = match direction {
+            Direction::Forward => Some(Direction::Data),
+            Direction::Data => Some(Direction::Forward),
+            Direction::Weights => None,
+        };
+        if let Some(direction) = other {
+            let mut outside = Vec::new();
+            let [rows, cols] = conv.matrix(direction);
+            for (row, col) in (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col))) {
+                conv.terms(direction, row, col, |of_a, of_b| {
+                    outside.extend(of_a.is_none().then_some((a[row * cols + col], b[of_b])));
+                });
+            }
+            for (x, w) in outside {
+                let term = self.tape.binary(slopes::product, x, w, self.tag);
+                self.tape.note_dense(term, Dense::Product);
+            }
+        }
+        // What no window holds is a sum of nothing.
         for &x in a.iter().chain(b) {
             self.dense(x, Dense::Product);
         }

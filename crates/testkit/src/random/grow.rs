@@ -5,7 +5,7 @@
 use cotangent_graph::ops::math::SQRT_OF_SQUARES;
 use cotangent_graph::ops::view::STRIDED;
 use cotangent_graph::ops::windows::Windows;
-use cotangent_graph::{Attr, Attrs, DType, Init, Shape, Tensor, TensorData};
+use cotangent_graph::{Attr, Attrs, DType, Shape, Tensor, TensorData};
 
 use super::{Item, Pool};
 
@@ -20,7 +20,7 @@ impl<'g, 'o> Pool<'g, 'o> {
     pub(super) fn grow(&mut self, n: usize) {
         let options = self.options;
         let on = |flag: bool, weight: u32| if flag { weight } else { 0 };
-        let families: [Family<'g, 'o>; 20] = [
+        let families: [Family<'g, 'o>; 21] = [
             (22, Self::unary),
             (22, Self::binary),
             (6, Self::literal),
@@ -31,6 +31,7 @@ impl<'g, 'o> Pool<'g, 'o> {
             (3, Self::concat),
             (12, Self::reduce),
             (on(options.matmuls, 9), Self::matmul),
+            (on(options.matmuls, 3), Self::convolution),
             (on(options.composites, 8), Self::composite),
             (on(options.composites, 6), Self::normalization),
             (on(options.composites && options.integers, 3), Self::class_loss),
@@ -426,45 +427,6 @@ impl<'g, 'o> Pool<'g, 'o> {
             _ => return None,
         };
         self.push(tensor, magnitude);
-        Some(())
-    }
-
-    fn matmul(&mut self) -> Option<()> {
-        let a = self.item(|i| i.tensor.is_float() && (2..=3).contains(&i.tensor.rank()))?;
-        let a = self.squashed(a);
-        let (shape, dtype, most) = (a.tensor.shape(), a.tensor.dtype(), self.options.max_elements);
-        let rank = shape.rank();
-        let (ta, tb) = (self.rng.chance(0.3), self.rng.chance(0.3));
-        let (m, k) = if ta { (shape[rank - 1], shape[rank - 2]) } else { (shape[rank - 2], shape[rank - 1]) };
-        let lead: usize = shape[..rank - 2].iter().product();
-        let inner = |s: &Shape| s[s.rank() - if tb { 1 } else { 2 }];
-        let outer = |s: &Shape| s[s.rank() - if tb { 2 } else { 1 }];
-        let fits = |i: &Item<'g>| {
-            let s = i.tensor.shape();
-            let leads = s.rank() == 2 || (s.rank() == rank && s[..s.rank() - 2] == shape[..rank - 2]);
-            i.tensor.dtype() == dtype && s.rank() >= 2 && leads && inner(&s) == k && lead * m * outer(&s) <= most
-        };
-        let known = if self.rng.chance(0.5) { self.item(fits) } else { None };
-        let b = match known {
-            Some(b) => self.squashed(b),
-            None => {
-                let n = *self.rng.pick(&self.extents);
-                if k * n > most || lead * m * n > most {
-                    return None;
-                }
-                let shape = if tb { Shape::new(&[n, k]) } else { Shape::new(&[k, n]) };
-                let tensor = match self.depth {
-                    0 => {
-                        let name = self.name("w");
-                        self.g.param(&name, dtype, shape, Init::GlorotUniform)
-                    }
-                    _ => self.constant(dtype, &shape, -1.0, 1.0),
-                };
-                self.push(tensor, 2.0);
-                Item { tensor, magnitude: 2.0 }
-            }
-        };
-        self.push(a.tensor.matmul_with(b.tensor, ta, tb), a.magnitude * b.magnitude * (k.max(1) as f64).sqrt() * 2.0);
         Some(())
     }
 

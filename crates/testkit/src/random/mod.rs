@@ -7,6 +7,7 @@
 
 mod composites;
 mod grow;
+mod products;
 mod training;
 mod values;
 
