@@ -144,6 +144,13 @@ impl Conv {
             && size(&[n, places, windows, groups, channels, filters])
     }
 
+    /// Whether filters are of one element, at every element, and see all channels: then each sum is one of matrices, in the same
+    /// order.
+    pub fn is_pointwise(&self) -> bool {
+        let stays = |a: &ConvAxis| a.window == 1 && a.stride == 1 && a.low == 0 && a.places == a.extent;
+        self.groups == 1 && self.axes.iter().all(stays)
+    }
+
     /// Channels of `x`.
     pub fn all_channels(&self) -> usize {
         self.groups * self.channels

@@ -150,3 +150,34 @@ fn the_plan_says_what_is_convolved() {
     let conv = program.plan().steps.iter().position(is_conv).unwrap();
     assert!(program.predicted_ns(conv) > 0.0 && program.way(conv).is_none());
 }
+
+#[test]
+fn what_is_written_instead_fuses_as_well() {
+    let graph = made(|g| {
+        let x = g.input("x", F32, [2, 9, 8, 16]);
+        let y = x.layer("point", Conv::new(16, &[1, 1])).relu() + x;
+        g.output("y", y);
+    });
+    let plan = planned(&graph);
+    assert!(matches!(&plan.steps[..], [Step::Product { epilogue: Some(_), .. }]), "{plan}");
+    let graph = made(|g| {
+        let x = g.input("x", F32, [2, 9, 8, 16]);
+        let y = x.layer("depth", Conv::new(16, &[3, 3]).groups(16).padding(Padding::Same)).relu() + x;
+        g.output("y", y);
+    });
+    let plan = planned(&graph);
+    assert!(matches!(&plan.steps[..], [Step::Kernel(_)]), "{plan}");
+    // Windows are nowhere in memory, nor is what comes back to them.
+    for width in [8, 40, 100] {
+        let graph = made(|g| {
+            let x = g.input("x", F32, [2, 5, width, 16]);
+            let y = x.layer("depth", Conv::new(16, &[3, 3]).groups(16).padding(Padding::Same)).relu();
+            let y = y.layer("point", Conv::new(24, &[1, 1])).relu();
+            g.minimize((y * y).mean(), Momentum::new(0.1, 0.9));
+        });
+        let plan = planned(&graph);
+        let largest = plan.buffers.iter().map(|decl| decl.n_elements).max();
+        assert!(largest <= Some(2 * 7 * (width + 2) * 24), "{plan}");
+        assert_eq!(count(&plan, |step| matches!(step, Step::Product { .. })), 3, "{plan}");
+    }
+}

@@ -2,7 +2,6 @@
 
 use cotangent_graph::DType::{F32, F64};
 use cotangent_graph::ops::conv::{CONV, CONV_DATA, Convolution};
-use cotangent_graph::ops::matmul::MATMUL;
 use cotangent_graph::samples::environment;
 use cotangent_graph::{DType, Graph, Init, OpDef, Tensor, TensorData, build};
 use ndarray::{ArrayD, IxDyn};
@@ -39,7 +38,12 @@ fn values_and_derivatives_are_those_of_windows_times_filters() {
     let mut numbers = Numbers(1);
     let (mut n_equal, mut n_empty) = (0, 0);
     for k in 0..70 {
-        let (case, dtype) = (Case::random(&mut numbers), if k % 3 == 0 { F64 } else { F32 });
+        let (mut case, dtype) = (Case::random(&mut numbers), if k % 3 == 0 { F64 } else { F32 });
+        if k % 10 == 0 {
+            // A product of matrices.
+            case.groups = 1;
+            case.axes.iter_mut().for_each(|axis| (axis[1], axis[2], axis[4], axis[5]) = (1, 1, 0, 0));
+        }
         let of_op = with_derivatives(&case, dtype, |case, x, w| case.op(x, w));
         let env = environment(&of_op, k).unwrap();
         let found = agreed(&of_op, &env, &case);
@@ -65,21 +69,19 @@ fn values_and_derivatives_are_those_of_windows_times_filters() {
     assert!(n_equal > 20 && n_empty > 5, "{n_equal} compared by bits, {n_empty} of no examples");
 }
 
-/// Filters of one element are a product of matrices, those of one channel a sum over windows: the same sums, but for rounding.
+/// Filters of one channel each are a sum over windows: the same sums, but for rounding.
 #[test]
 fn what_the_builder_writes_instead_means_the_same() {
     let case =
         |axes: &[[usize; 6]], groups, channels, filters| Case { n: 2, axes: axes.to_vec(), groups, channels, filters };
     let cases = [
-        case(&[[5, 1, 1, 1, 0, 0], [4, 1, 1, 3, 0, 0]], 1, 6, 5),
         case(&[[7, 3, 2, 1, 1, 1], [6, 2, 1, 2, 0, 1]], 6, 1, 1),
         case(&[[9, 4, 3, 1, 2, 0]], 5, 1, 3),
         case(&[[3, 2, 1, 1, 1, 1], [3, 2, 1, 1, 0, 0], [4, 3, 2, 1, 1, 1]], 4, 1, 1),
     ];
-    for (k, case) in cases.iter().enumerate() {
+    for case in &cases {
         let written = with_derivatives(case, F64, |case, x, w| x.conv(w, &case.settings()));
         assert!(!has(&written, &CONV), "{written}");
-        assert_eq!(has(&written, &MATMUL), k == 0, "{written}");
         let of_op = with_derivatives(case, F64, |case, x, w| case.op(x, w));
         let env = environment(&of_op, 3).unwrap();
         let (found, expected) = (agreed(&written, &env, case), agreed(&of_op, &env, case));
@@ -96,11 +98,8 @@ fn a_transposed_convolution_is_the_adjoint() {
     let (mut n_ops, mut n_written) = (0, 0);
     for k in 0..24 {
         let mut case = Case { n: 2, ..Case::random(&mut numbers) };
-        if k % 3 == 0 {
+        if k % 2 == 0 {
             (case.groups, case.channels) = (4, 1);
-        } else if k % 3 == 1 {
-            case.groups = 1;
-            case.axes.iter_mut().for_each(|axis| (axis[1], axis[2], axis[4], axis[5]) = (1, 1, 0, 0));
         }
         let extents: Vec<usize> = case.axes.iter().map(|axis| axis[0]).collect();
         let graph = build(|g| {
@@ -119,7 +118,7 @@ fn a_transposed_convolution_is_the_adjoint() {
             assert!(is_near(&pair[0].1, &pair[1].1, 1e-12), "{case:?}:\n{}\nnot near\n{}", pair[0].1, pair[1].1);
         }
     }
-    assert!(n_ops >= 4 && n_written >= 12, "{n_ops} and {n_written}");
+    assert!(n_ops >= 10 && n_written >= 12, "{n_ops} and {n_written}");
 }
 
 fn vector(shape: &[usize], values: &[f64]) -> TensorData {

@@ -418,12 +418,6 @@ impl Convolution {
         (Convolution { stride, dilation, padding, groups: self.groups }, attrs)
     }
 
-    /// Whether filters of one element stay where they are: then a convolution is a product of matrices.
-    fn is_product(&self, conv: &Conv) -> bool {
-        let alone = conv.axes.iter().all(|axis| axis.window == 1 && axis.stride == 1 && axis.places == axis.extent);
-        alone && conv.groups == 1 && self.padding.iter().all(|&sides| sides == (0, 0))
-    }
-
     fn windows(&self, conv: &Conv) -> Windows {
         let n = conv.axes.len();
         let sizes: Vec<usize> = conv.axes.iter().map(|axis| axis.window).collect();
@@ -431,107 +425,70 @@ impl Convolution {
     }
 }
 
-/// Whether every channel has filters of its own, small enough that sums over windows are written out.
-fn is_depthwise(conv: &Conv) -> bool {
+/// The geometry and the filters of a convolution, if every channel has filters of its own that are small enough for sums over windows
+/// to be written out.
+fn depthwise<'g>(op: &'static OpDef, x: Tensor<'g>, w: Tensor<'_>, attrs: &Attrs) -> Option<(Conv, Tensor<'g>)> {
+    if !std::ptr::eq(x.builder(), w.builder()) || x.is_poisoned() || w.is_poisoned() {
+        return None;
+    }
+    let types = [x.ty(), w.ty()];
+    let cx = InferCx { op, inputs: &[&types[0], &types[1]], attrs, declared: None, bodies: &[] };
+    let (_, conv, _) = geometry(&cx).ok()?;
     let n_taps = conv.axes.iter().fold(1usize, |n, axis| n.saturating_mul(axis.window));
-    conv.groups > 1 && conv.channels == 1 && conv.filters > 0 && n_taps <= MOST_TAPS
+    let is_one = conv.groups > 1 && conv.channels == 1 && conv.filters > 0 && n_taps <= MOST_TAPS;
+    is_one.then(|| (conv, x.builder().tensor(w.id())))
 }
 
 impl<'g> Tensor<'g> {
     /// Convolution (cross-correlation) of this tensor `[n, spatial.., c]`, of 1 to 3 spatial axes, with filters
     /// `[window.., c / groups, f]` into `[n, places.., f]`.
     ///
-    /// The same sums are written in one of three ways. Filters of one element, one apart, without padding or groups, are a product of
-    /// matrices, `[n·places, c] · [c, f]`. Where every channel is a group of its own and a filter has at most 64 elements (a
-    /// *depthwise* convolution), windows are multiplied with the filters element by element and summed, in kernels with
-    /// their neighbours. Everything else is the op `conv`. What is in the padding is a zero that takes part: times an infinity it
-    /// is NaN.
+    /// Where every channel is a group of its own and a filter has at most 64 elements (a *depthwise* convolution), the same sums are
+    /// written as windows that are multiplied with the filters element by element and summed, in kernels with their
+    /// neighbours. Everything else is the op `conv`. What is in the padding is a zero that takes part: times an infinity it is NaN.
     #[track_caller]
     pub fn conv(self, filters: Tensor<'_>, settings: &Convolution) -> Tensor<'g> {
         let (settings, attrs) = settings.resolve(self.rank().saturating_sub(2));
-        self.convolved(&CONV, filters, attrs, |x, w, conv| {
-            let (of_x, of_w) = (x.shape(), w.shape());
-            let (n_axes, rank) = (conv.axes.len(), of_x.rank());
-            let (c, f) = (conv.all_channels(), conv.all_filters());
-            let result = |last: &[usize]| -> Shape {
-                [conv.n]
-                    .into_iter()
-                    .chain(conv.axes.iter().map(|axis| axis.places))
-                    .chain(last.iter().copied())
-                    .collect()
-            };
-            if settings.is_product(conv) {
-                let rows: usize = of_x[..rank - 1].iter().product();
-                return Some(x.reshape([rows, c]).matmul(w.reshape([c, f])).reshape(result(&[f])));
-            }
-            if !is_depthwise(conv) {
-                return None;
-            }
-            let pieces = x.windows(&settings.windows(conv));
-            let sums = 1 + n_axes..1 + 2 * n_axes;
-            if conv.filters == 1 {
-                let filters: Shape = of_w[..n_axes].iter().copied().chain([c]).collect();
-                return Some((pieces * w.reshape(filters)).sum_over(sums));
-            }
-            let apart = |shape: &[usize], last: [usize; 2]| -> Shape { shape.iter().copied().chain(last).collect() };
-            let of_pieces = pieces.shape();
-            let pieces = pieces.reshape(apart(&of_pieces[..of_pieces.rank() - 1], [c, 1]));
-            let products = pieces * w.reshape(apart(&of_w[..n_axes], [c, conv.filters]));
-            Some(products.sum_over(sums).reshape(result(&[f])))
-        })
+        let Some((conv, w)) = depthwise(&CONV, self, filters, &attrs) else {
+            return self.builder().op(&CONV, &[self, filters], attrs, None);
+        };
+        // The elements of a window before the last axis of places: so what comes back to a filter is summed along rows of places
+        // first, whose channels lie side by side, and no windows are ever in memory.
+        let (pieces, of_w, n_axes) = (self.windows(&settings.windows(&conv)), w.shape(), conv.axes.len());
+        let order: Vec<usize> = (0..n_axes).chain(n_axes + 1..2 * n_axes + 1).chain([n_axes, 2 * n_axes + 1]).collect();
+        let (pieces, sums, c) = (pieces.transpose(&order), n_axes..2 * n_axes, conv.groups);
+        let joint = |first: &[usize], last: &[usize]| -> Shape { first.iter().chain(last).copied().collect() };
+        let of_pieces = pieces.shape();
+        let rows = of_pieces[..n_axes].to_vec();
+        if conv.filters == 1 {
+            let w =
+                w.reshape(joint(&of_w[..n_axes], &[1, c])).broadcast_to(joint(&rows, &joint(&of_w[..n_axes], &[1, c])));
+            return (pieces * w).sum_over(sums);
+        }
+        // Several filters for each channel: an axis of their own, along which pieces repeat.
+        let last = [1, c, conv.filters];
+        let w = w.reshape(joint(&of_w[..n_axes], &last)).broadcast_to(joint(&rows, &joint(&of_w[..n_axes], &last)));
+        let places = joint(&rows, &[of_pieces[2 * n_axes], conv.all_filters()]);
+        (pieces.reshape(joint(&of_pieces, &[1])) * w).sum_over(sums).reshape(places)
     }
 
     /// Transposed convolution, the adjoint of [`Tensor::conv`]: this tensor `[n, places.., f]` has a value for each place of a
     /// convolution with these settings of a tensor `[n, extents.., c]` with filters `[window.., c / groups, f]`, and the result
-    /// has the extents of that one: the sum of all filters, each times its value, at their places. Written in the same three
+    /// has the extents of that one: the sum of all filters, each times its value, at their places. Written in the same two
     /// ways.
     #[track_caller]
     pub fn conv_transposed(self, filters: Tensor<'_>, settings: &Convolution, extents: &[usize]) -> Tensor<'g> {
         let (settings, attrs) = settings.resolve(self.rank().saturating_sub(2));
         let attrs = attrs.with(EXTENTS.name, ints(extents.iter().copied()));
-        self.convolved(&CONV_DATA, filters, attrs, |y, w, conv| {
-            let (of_y, of_w, n_axes) = (y.shape(), w.shape(), conv.axes.len());
-            let (c, f, rank) = (conv.all_channels(), conv.all_filters(), of_y.rank());
-            if settings.is_product(conv) {
-                let rows: usize = of_y[..rank - 1].iter().product();
-                let shape: Shape = of_y[..rank - 1].iter().copied().chain([c]).collect();
-                return Some(y.reshape([rows, f]).matmul_with(w.reshape([c, f]), false, true).reshape(shape));
-            }
-            if !is_depthwise(conv) {
-                return None;
-            }
-            let alone: Shape =
-                of_y[..rank - 1].iter().copied().chain(vec![1; n_axes]).chain([c, conv.filters]).collect();
-            let filters: Shape = of_w[..n_axes].iter().copied().chain([c, conv.filters]).collect();
-            let last = alone.rank() - 1;
-            let pieces = (y.reshape(alone) * w.reshape(filters)).sum_over(last);
-            Some(pieces.overlap_add(&settings.windows(conv), extents))
-        })
-    }
-
-    /// An op of this tensor and filters, or what is written for it.
-    #[track_caller]
-    fn convolved(
-        self,
-        op: &'static OpDef,
-        filters: Tensor<'_>,
-        attrs: Attrs,
-        otherwise: impl FnOnce(Tensor<'g>, Tensor<'g>, &Conv) -> Option<Tensor<'g>>,
-    ) -> Tensor<'g> {
-        let g = self.builder();
-        if !std::ptr::eq(g, filters.builder()) {
-            return g.op(op, &[self, filters], attrs, None);
-        }
-        if self.is_poisoned() || filters.is_poisoned() {
-            return g.poisoned();
-        }
-        let filters = g.tensor(filters.id());
-        let types = [self.ty(), filters.ty()];
-        let cx = InferCx { op, inputs: &[&types[0], &types[1]], attrs: &attrs, declared: None, bodies: &[] };
-        // No closure makes the node: it would hide the user's line.
-        match geometry(&cx).ok().and_then(|(_, conv, _)| otherwise(self, filters, &conv)) {
-            Some(written) => written,
-            None => g.op(op, &[self, filters], attrs, None),
-        }
+        let Some((conv, w)) = depthwise(&CONV_DATA, self, filters, &attrs) else {
+            return self.builder().op(&CONV_DATA, &[self, filters], attrs, None);
+        };
+        let (of_y, of_w, n_axes) = (self.shape(), w.shape(), conv.axes.len());
+        let channels = [conv.groups, conv.filters];
+        let apart: Shape = of_y[..n_axes + 1].iter().copied().chain(vec![1; n_axes]).chain(channels).collect();
+        let filters: Shape = of_w[..n_axes].iter().copied().chain(channels).collect();
+        let last = apart.rank() - 1;
+        let pieces = (self.reshape(apart) * w.reshape(filters)).sum_over(last);
+        pieces.overlap_add(&settings.windows(&conv), extents)
     }
 }

@@ -13,8 +13,7 @@ use crate::cluster::{Clusters, Part, memory_of};
 use crate::ir::{Kernel, Sweep};
 use crate::lower::{ArgRef, Lowered};
 use crate::plan::{
-    BufferDecl, BufferId, Epilogue, Factors, GemmDims, Home, KernelCall, MatrixView, OpStep, Piece, Plan, PlanOutput,
-    Step,
+    BufferDecl, BufferId, Epilogue, Factors, Home, KernelCall, MatrixView, OpStep, Piece, Plan, PlanOutput, Step,
 };
 
 pub(super) struct Builder<'a> {
@@ -284,7 +283,7 @@ impl<'a> Builder<'a> {
         let Some(operands) = unit.factors else { return };
         let finish = unit.lowered.first();
         let reads = operands.bases().into_iter().chain(finish.into_iter().flat_map(reads_of));
-        let factors = self.factors(product, operands);
+        let factors = self.factors(operands);
         let dims = factors.dims();
         // If nobody else reads the product itself, its tiles are made in the memory of one of the epilogue's results.
         if !self.clusters.needed[product.index()] && !self.of_node.contains_key(&product) {
@@ -309,16 +308,9 @@ impl<'a> Builder<'a> {
     }
 
     /// What a product multiplies, with its memory.
-    fn factors(&mut self, product: NodeId, operands: Operands) -> Factors {
+    fn factors(&mut self, operands: Operands) -> Factors {
         match operands {
-            Operands::Matrices([a, b]) => {
-                let shape = self.graph.ty(product).shape();
-                let rank = shape.rank();
-                let node = self.graph.node(product);
-                let operand = self.graph.ty(node.inputs[0]).shape();
-                let k = if node.attrs.bool("ta") { operand[rank - 2] } else { operand[rank - 1] };
-                let batch = shape[..rank - 2].iter().product();
-                let dims = GemmDims { batch, m: shape[rank - 2], n: shape[rank - 1], k };
+            Operands::Matrices(dims, [a, b]) => {
                 let mut view = |o: Operand| MatrixView {
                     buffer: self.node_buffer(o.base),
                     offset: o.offset,

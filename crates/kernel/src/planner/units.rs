@@ -5,14 +5,14 @@ use std::collections::HashSet;
 use cotangent_graph::op::Check;
 use cotangent_graph::ops::view::PAD;
 use cotangent_graph::{Graph, Lower, NodeId, StepCx};
-use cotangent_scalar::{Conv, Direction};
+use cotangent_scalar::{Conv, Direction, order};
 use smallvec::{SmallVec, smallvec};
 
 use crate::arena;
 use crate::cluster::{Clusters, Part};
 use crate::ir::IndexMap;
 use crate::lower::{self, ArgRef, Force, Lowered};
-use crate::plan::CheckWhat;
+use crate::plan::{CheckWhat, GemmDims};
 
 /// Work that is scheduled as a whole.
 pub(super) enum Work {
@@ -42,7 +42,7 @@ pub(super) struct Unit {
 /// What a product multiplies, and where that lies in memory.
 #[derive(Clone, Debug)]
 pub(super) enum Operands {
-    Matrices([Operand; 2]),
+    Matrices(GemmDims, [Operand; 2]),
     /// Whole tensors, by the node that has the memory and the first element there.
     Conv(Conv, Direction, [(NodeId, usize); 2]),
 }
@@ -50,7 +50,7 @@ pub(super) enum Operands {
 impl Operands {
     pub(super) fn bases(&self) -> [NodeId; 2] {
         match self {
-            Operands::Matrices([a, b]) => [a.base, b.base],
+            Operands::Matrices(_, [a, b]) => [a.base, b.base],
             Operands::Conv(_, _, [a, b]) => [a.0, b.0],
         }
     }
@@ -188,16 +188,9 @@ fn cluster_unit(graph: &Graph, clusters: &Clusters, index: usize) -> Result<Unit
     let mut factors = None;
     let mut apart = HashSet::new();
     if let Some(product) = cluster.product {
-        let node = graph.node(product);
         let operands = match graph.convolution(product) {
-            Some((conv, direction)) => {
-                let at = |k: usize| side_by_side(graph, clusters, node.inputs[k]);
-                Operands::Conv(conv, direction, [at(0)?, at(1)?])
-            }
-            None => {
-                let view = |k: usize, flag| matrix(graph, clusters, node.inputs[k], node.attrs.bool(flag));
-                Operands::Matrices([view(0, "ta")?, view(1, "tb")?])
-            }
+            Some((conv, direction)) => convolved(graph, clusters, product, conv, direction)?,
+            None => multiplied(graph, clusters, product)?,
         };
         reads.retain(|n| *n != product);
         reads.extend(operands.bases());
@@ -215,6 +208,47 @@ fn cluster_unit(graph: &Graph, clusters: &Clusters, index: usize) -> Result<Unit
     let mut unit = Unit::new(Work::Cluster(index), last, reads, writes);
     (unit.lowered, unit.factors, unit.reads_apart) = (lowered, factors, apart);
     Ok(unit)
+}
+
+/// What a convolution sums up: matrices where it is a product of such, of which no element is summed in lanes.
+fn convolved(
+    graph: &Graph,
+    clusters: &Clusters,
+    id: NodeId,
+    conv: Conv,
+    direction: Direction,
+) -> Result<Operands, Force> {
+    let inputs = &graph.node(id).inputs;
+    let (a, b) = (side_by_side(graph, clusters, inputs[0])?, side_by_side(graph, clusters, inputs[1])?);
+    let ([m, n], k) = (conv.matrix(direction), conv.most_terms(direction));
+    if !conv.is_pointwise() || order::product_lanes([m, n, k], graph.ty(id).dtype()) != 1 {
+        return Ok(Operands::Conv(conv, direction, [a, b]));
+    }
+    let (c, f) = (conv.channels as i64, conv.filters as i64);
+    let [of_a, of_b] = match direction {
+        Direction::Forward => [(c, 1), (f, 1)],
+        Direction::Data => [(f, 1), (1, f)],
+        Direction::Weights => [(1, c), (f, 1)],
+    };
+    let view = |(base, offset): (NodeId, usize), (row_stride, col_stride)| Operand {
+        base,
+        offset: offset as i64,
+        batch_stride: 0,
+        row_stride,
+        col_stride,
+    };
+    Ok(Operands::Matrices(GemmDims { batch: 1, m, n, k }, [view(a, of_a), view(b, of_b)]))
+}
+
+/// What a product of matrices multiplies.
+fn multiplied(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Operands, Force> {
+    let node = graph.node(id);
+    let (shape, of_a) = (node.ty.shape(), graph.ty(node.inputs[0]).shape());
+    let rank = shape.rank();
+    let k = if node.attrs.bool("ta") { of_a[rank - 2] } else { of_a[rank - 1] };
+    let dims = GemmDims { batch: shape[..rank - 2].iter().product(), m: shape[rank - 2], n: shape[rank - 1], k };
+    let view = |k: usize, flag| matrix(graph, clusters, node.inputs[k], node.attrs.bool(flag));
+    Ok(Operands::Matrices(dims, [view(0, "ta")?, view(1, "tb")?]))
 }
 
 /// Where a product's operand lies in memory.
