@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use cotangent::data::ReadLimits;
 use cotangent::data::npz::NpzArray;
-use cotangent::exec::Threads;
+use cotangent::exec::{Threads, Tuning, Ways};
 use cotangent_train::bench::{BenchOptions, Field, FusionTimes, Protocol, Report, bench, bench_fusions};
 use cotangent_train::workloads::{Kind, SPECS, What, Workload, names};
 use serde_json::{Map, Value, json};
@@ -45,6 +46,12 @@ pub(crate) struct BenchArgs {
     /// Time exactly so many steps, instead of at least 30 and 2.5 seconds
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     steps: Option<u32>,
+    /// Products go as the compiler predicts: no other ways are tried
+    #[arg(long)]
+    no_trial: bool,
+    /// Products go the ways that this file says; if there is none, ways are tried, and the fastest are written to it
+    #[arg(long, value_name = "FILE", conflicts_with = "no_trial")]
+    ways: Option<PathBuf>,
     /// Networks: predict, instead of training
     #[arg(long)]
     infer: bool,
@@ -100,6 +107,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         threads: args.threads.map_or(Threads::All, |n| Threads::Exactly(n.into())),
         fusions: args.fusion.choices()?,
         backend: args.backend.into(),
+        tuning: tuning(args)?,
         protocol: Protocol { exact_steps: args.steps.map(|n| n as usize), ..Protocol::default() },
         arrays: args.load.as_ref().map(|path| load(path, &workload, args.read.limits())).transpose()?,
         seed: args.seed,
@@ -108,7 +116,19 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         return print(&fusion_table(&bench_fusions(&workload, &options).map_err(Failure::error)?));
     }
     let report = bench(&workload, &options).map_err(Failure::error)?;
+    if let (Some(path), Tuning::Trial) = (&args.ways, &options.tuning) {
+        report.ways.save(path).map_err(Failure::error)?;
+    }
     print(&if args.json { json_line(&report) } else { table(&report) })
+}
+
+/// What is done about the ways of products.
+fn tuning(args: &BenchArgs) -> Result<Tuning, Failure> {
+    Ok(match &args.ways {
+        _ if args.no_trial => Tuning::Off,
+        Some(path) if path.exists() => Tuning::Found(Ways::load(path).map_err(Failure::error)?),
+        _ => Tuning::Trial,
+    })
 }
 
 /// The arrays that a workload takes from an archive.

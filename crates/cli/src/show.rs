@@ -111,6 +111,11 @@ fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure>
         text,
         "    {micros:10.2} {predicted_total:10.2} us in all, medians of {MEASURED_STEPS} steps, {threads} threads"
     );
+    let tried = session.explain(main).map_err(Failure::error)?;
+    if !tried.is_empty() {
+        let _ =
+            write!(text, "ways tried, and what each took at best with its epilogue; the session stays with *\n{tried}");
+    }
     Ok(text)
 }
 

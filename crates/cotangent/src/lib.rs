@@ -55,7 +55,7 @@ pub use ndarray;
 pub mod prelude {
     pub use cotangent_exec::{
         BackendChoice, Choice, CompileError, Compiler, Executable, Fusion, Fusions, InputView, Outputs, ProgramId,
-        Runtime, Seed, Session, StageView, Store, StoreMut, Threads, inputs,
+        Runtime, Seed, Session, StageView, Store, StoreMut, Threads, Tuning, Ways, inputs,
     };
     pub use cotangent_graph::DType::{self, Bool, F32, F64, I32, I64, U8};
     pub use cotangent_graph::{Diag, Diags, Graph, GraphBuilder, Init, Mode, Shape, Tensor, TensorData, Type, build};

@@ -15,6 +15,7 @@ use crate::input::Inputs;
 use crate::machine::Machine;
 use crate::runtime::Runtime;
 use crate::store::{Seed, Slot};
+use crate::tuning::Tuning;
 
 /// A parameter or state: its name, type and start.
 type Stored = (String, Type, Init);
@@ -41,7 +42,7 @@ pub(crate) fn compute<'a>(
 fn run(graph: &Graph, slots: &BTreeMap<String, Slot>, seed: Seed, runtime: &Runtime) -> Option<()> {
     // The memory of the parameters was granted already.
     let Ok(program) = Compiler::new().memory_limit(usize::MAX).compile(graph) else { return None };
-    let mut machine = Machine::new(program, |name| slots.get(name), runtime).ok()?;
+    let mut machine = Machine::new(program, |name| slots.get(name), runtime, Tuning::Off).ok()?;
     let none = Inputs::new(machine.program(), ()).ok()?;
     machine.run(&none, Counters { seed: seed.0, step: 0 }, None).ok()
 }

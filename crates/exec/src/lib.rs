@@ -24,6 +24,7 @@ mod runtime;
 mod session;
 mod stages;
 mod store;
+mod tuning;
 
 pub use cotangent_codegen::BackendChoice;
 pub use cotangent_gemm::{Candidate, Way};
@@ -36,3 +37,4 @@ pub use runtime::{Runtime, Threads};
 pub use session::{Outputs, ProgramId, Session};
 pub use stages::StageView;
 pub use store::{Seed, Store, StoreMut};
+pub use tuning::{Tuning, Ways};

@@ -38,6 +38,7 @@ use crate::place::{COUNTERS_BYTES, Place};
 use crate::products::{AnyEngine, Engine, ProductPlan};
 use crate::runtime::Runtime;
 use crate::store::Slot;
+use crate::tuning::{Tuner, Tuning};
 
 /// A program bound to memory.
 #[derive(Debug)]
@@ -64,6 +65,9 @@ pub(crate) struct Machine {
     /// Owns the memory that some of `pointers` lead into.
     rows: Block,
     cores: Cores,
+    tuner: Tuner,
+    /// It updates parameters and states which fit the second-level cache of a core.
+    is_small: bool,
 }
 
 // SAFETY: the pointers lead into memory that the machine owns or that its session's store owns (*homes*), or to inputs
@@ -122,6 +126,7 @@ impl Machine {
         program: Arc<Executable>,
         slot: impl Fn(&str) -> Option<&'s Slot>,
         runtime: &Runtime,
+        tuning: Tuning,
     ) -> Result<Self, Diag> {
         runs_here(program.target())?;
         let plan = &program.plan;
@@ -186,11 +191,13 @@ impl Machine {
             calls.push((start..start + args.len(), if n_parts > 1 { args.len() } else { 0 }));
             splits.push(split);
         }
+        let tuner = Tuner::new(&program, tuning, runtime.n_threads());
         let workspace =
             Workspace::with_bytes(panel_bytes(&program, runtime)).map_err(refused("the panels that products pack"))?;
         let stored: usize = program.interface.stored.iter().map(|(_, ty, _)| ty.n_bytes()).sum();
         let small = program.target().caches().l2;
-        let cores = Cores::new(program.updates() && stored <= small, runtime);
+        let is_small = program.updates() && stored <= small;
+        let cores = Cores::new(is_small && tuner.tries(), runtime);
         let runtime = runtime.clone();
         Ok(Machine {
             program,
@@ -207,6 +214,8 @@ impl Machine {
             workspace,
             rows,
             cores,
+            tuner,
+            is_small,
         })
     }
 
@@ -220,9 +229,20 @@ impl Machine {
         self.workspace.bytes() + self.rows.n_bytes()
     }
 
-    /// Further steps run on the same cores as the next one.
+    /// Further steps run on the same cores and go the same ways as the next one.
     pub(crate) fn is_settled(&self) -> bool {
-        self.cores.is_settled()
+        self.cores.is_settled() && self.tuner.is_settled()
+    }
+
+    /// The ways of the products.
+    pub(crate) fn tuner(&self) -> &Tuner {
+        &self.tuner
+    }
+
+    /// Starts with the ways of the products anew.
+    pub(crate) fn tune(&mut self, tuning: Tuning) {
+        self.tuner = Tuner::new(&self.program, tuning, self.runtime.n_threads());
+        self.cores = Cores::new(self.is_small && self.tuner.tries(), &self.runtime);
     }
 
     /// Runs all steps. After each the observer, if there is one, may look at what is in memory and end the run.
@@ -241,6 +261,9 @@ impl Machine {
         let (runtime, program) = (self.runtime.clone(), Arc::clone(&self.program));
         let done = in_default(|| cores.run(&runtime, |pool| self.run_on(pool, &program, observer)));
         self.cores = cores;
+        if self.cores.is_settled() && done.is_ok() {
+            self.tuner.next_step();
+        }
         // Nobody finds them there when the step is over.
         self.inputs.iter().for_each(|&(buffer, _)| self.buffers[buffer] = std::ptr::null_mut());
         done
@@ -371,6 +394,7 @@ impl Machine {
                 let [a, b] = factors.buffers().map(|id| self.buffers[id.index()].cast::<$t>().cast_const());
                 let operands = [a.wrapping_offset(offsets[0]), b.wrapping_offset(offsets[1])];
                 let (c, workspace) = (self.buffers[c.index()].cast(), &mut self.workspace);
+                let start = self.tuner.start(step);
                 // SAFETY: the plan verifier proves the operands in bounds, whose extents and strides the product was made of; C
                 // is a buffer of its own that is alive together with the operands (*slices*), and the epilogue's other
                 // results are not operands; the product was made for this CPU (*instructions*).
@@ -380,9 +404,12 @@ impl Machine {
                         Engine::Conv(conv) => conv.run(pool, operands, c, epilogue, workspace),
                     }
                 }
+                if let Some(start) = start {
+                    self.tuner.took(step, start);
+                }
             }};
         }
-        match &product.engine {
+        match self.tuner.engine(step).unwrap_or(&product.engine) {
             AnyEngine::F32(engine) => multiply!(engine, f32),
             AnyEngine::F64(engine) => multiply!(engine, f64),
         }

@@ -1,24 +1,35 @@
 //! The plan's products, each with the way that it goes: what ties `gemm` and `kernel`.
 
-use cotangent_gemm::{Candidate, Convolution, Element, EpilogueNeeds, Gemm, Product, Strides};
+use cotangent_gemm::{Candidate, Convolution, Element, EpilogueNeeds, Gemm, Product, Strides, ways};
 use cotangent_graph::{CompilerBug, DType};
 use cotangent_host::Target;
 use cotangent_kernel::ir::{Input, Space};
 use cotangent_kernel::{BufferId, Factors, Home, KernelCall, MatrixView, Plan, Step};
 
-/// A product with its way, chosen once.
-#[derive(Debug)]
+/// Products of at least so many nanoseconds are tried by several ways, and of at least this share of all products' time.
+const LEAST_TRIED: f64 = 10_000.0;
+const LEAST_SHARE: f64 = 0.005;
+
+/// Ways are tried that are predicted to take at most so many times what the best does, and at most so many.
+const PROMISING: f64 = 1.6;
+const MOST_TRIED: usize = 4;
+
+/// A product with its way.
+#[derive(Clone, Debug)]
 pub(crate) enum Engine<T: Element> {
     Matrices(Gemm<T>),
     Conv(Convolution<T>),
 }
 
 impl<T: Element> Engine<T> {
-    /// `None` if this build has no kernels for the target.
-    fn new(factors: &Factors, epilogue: EpilogueNeeds, target: &Target) -> Option<Self> {
+    /// The predicted way, and others that promise something if the product takes long; none if this build has no kernels for the
+    /// target.
+    fn all(factors: &Factors, epilogue: EpilogueNeeds, target: &Target) -> Vec<Self> {
         let (dims, a, b) = match factors {
             Factors::Conv { conv, direction, .. } => {
-                return Convolution::new(conv.clone(), *direction, epilogue, target).map(Engine::Conv);
+                let ways = Convolution::<T>::ways(conv, *direction, target);
+                let made = ways.iter().map(|&way| Convolution::by(conv.clone(), *direction, epilogue, way, target));
+                return made.flatten().map(Engine::Conv).collect();
             }
             Factors::Matrices { dims, a, b } => (dims, a, b),
         };
@@ -29,7 +40,37 @@ impl<T: Element> Engine<T> {
         };
         let (a, b) = (strides(a), strides(b));
         let product = Product { batch: dims.batch, m: dims.m, n: dims.n, k: dims.k, a, b, epilogue };
-        Gemm::new(product, target).map(Engine::Matrices)
+        let Some(first) = Gemm::new(product, target) else { return Vec::new() };
+        let nanos = first.choice().nanos;
+        let mut all = vec![Engine::Matrices(first)];
+        if nanos >= LEAST_TRIED {
+            let others = ways::<T>(&product, target).into_iter().skip(1);
+            let promising = others.filter(|other| other.nanos <= PROMISING * nanos).take(MOST_TRIED);
+            let made = promising.filter_map(|other| Gemm::by(product, other.way, target));
+            all.extend(made.map(Engine::Matrices));
+        }
+        all
+    }
+
+    /// The same product by the same way, divided between so many threads in other ways.
+    fn divided(&self, n_threads: usize) -> Vec<Self> {
+        match self {
+            Engine::Matrices(gemm) => {
+                let grids = gemm.grids(n_threads).into_iter().skip(1);
+                grids.map(|grid| Engine::Matrices(gemm.clone().divided(grid))).collect()
+            }
+            Engine::Conv(_) => Vec::new(),
+        }
+    }
+
+    /// What is computed, whichever way.
+    fn key(&self) -> String {
+        match self {
+            Engine::Matrices(gemm) => format!("{:?} of {}", gemm.product(), T::DTYPE),
+            Engine::Conv(conv) => {
+                format!("{:?} {:?} {:?} of {}", conv.direction(), conv.conv(), conv.epilogue(), T::DTYPE)
+            }
+        }
     }
 
     fn workspace_bytes(&self, n_threads: usize) -> usize {
@@ -55,14 +96,17 @@ impl<T: Element> Engine<T> {
 
     fn way(&self) -> String {
         match self {
-            Engine::Matrices(gemm) => gemm.choice().way.to_string(),
+            Engine::Matrices(gemm) => match gemm.grid() {
+                Some(grid) => format!("{}; {grid}", gemm.choice().way),
+                None => gemm.choice().way.to_string(),
+            },
             Engine::Conv(conv) => conv.way().to_string(),
         }
     }
 }
 
 /// The same of either element type.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum AnyEngine {
     F32(Engine<f32>),
     F64(Engine<f64>),
@@ -78,10 +122,29 @@ macro_rules! of_any {
     };
 }
 
+impl AnyEngine {
+    pub(crate) fn workspace_bytes(&self, n_threads: usize) -> usize {
+        of_any!(self, engine => engine.workspace_bytes(n_threads))
+    }
+
+    /// The way that it goes, in words.
+    pub(crate) fn way(&self) -> String {
+        of_any!(self, engine => engine.way())
+    }
+
+    /// What is computed, whichever way.
+    pub(crate) fn key(&self) -> String {
+        of_any!(self, engine => engine.key())
+    }
+}
+
 /// A step that is a product, ready to run.
 #[derive(Debug)]
 pub(crate) struct ProductPlan {
+    /// The predicted way.
     pub(crate) engine: AnyEngine,
+    /// Others that promise something.
+    others: Vec<AnyEngine>,
     /// Which of the epilogue's arguments is the result, if that is kept some rows at a time.
     pub(crate) rows_at: Option<usize>,
     /// Bytes of an element.
@@ -101,17 +164,39 @@ impl ProductPlan {
         let args = epilogue.iter().flat_map(|e| &e.call.args);
         let rows_at = args.clone().position(|arg| arg == c).filter(|_| owns_c);
         let needs = EpilogueNeeds { row_multiple, n_companions, owns_c };
-        let engine = match dtype {
-            DType::F32 => Engine::new(factors, needs, target).map(AnyEngine::F32),
-            DType::F64 => Engine::new(factors, needs, target).map(AnyEngine::F64),
-            _ => None,
+        let mut engines: Vec<AnyEngine> = match dtype {
+            DType::F32 => Engine::all(factors, needs, target).into_iter().map(AnyEngine::F32).collect(),
+            DType::F64 => Engine::all(factors, needs, target).into_iter().map(AnyEngine::F64).collect(),
+            _ => Vec::new(),
         };
-        let bug = || CompilerBug::new("plan", format!("no {factors} of {dtype}"));
-        Ok(Some(ProductPlan { engine: engine.ok_or_else(bug)?, rows_at, size: dtype.size_bytes() }))
+        if engines.is_empty() {
+            return Err(CompilerBug::new("plan", format!("no {factors} of {dtype}")));
+        }
+        let others = engines.split_off(1);
+        Ok(engines.pop().map(|engine| ProductPlan { engine, others, rows_at, size: dtype.size_bytes() }))
     }
 
+    /// Of the way that needs most.
     pub(crate) fn workspace_bytes(&self, n_threads: usize) -> usize {
-        of_any!(&self.engine, engine => engine.workspace_bytes(n_threads))
+        let engines = std::iter::once(&self.engine).chain(&self.others);
+        let most = engines.map(|engine| engine.workspace_bytes(n_threads)).max();
+        most.unwrap_or(0)
+    }
+
+    /// It takes a share of the products' time, of all of them together, that another way can change to any effect.
+    pub(crate) fn matters(&self, total_nanos: f64) -> bool {
+        self.nanos() >= LEAST_TRIED.max(LEAST_SHARE * total_nanos)
+    }
+
+    /// The predicted way, then others, and other divisions between so many threads.
+    pub(crate) fn ways(&self, n_threads: usize) -> Vec<AnyEngine> {
+        let mut all = vec![self.engine.clone()];
+        match &self.engine {
+            AnyEngine::F32(engine) => all.extend(engine.divided(n_threads).into_iter().map(AnyEngine::F32)),
+            AnyEngine::F64(engine) => all.extend(engine.divided(n_threads).into_iter().map(AnyEngine::F64)),
+        }
+        all.extend(self.others.iter().cloned());
+        all
     }
 
     /// The way that it goes, if it is of matrices.

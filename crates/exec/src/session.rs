@@ -14,6 +14,7 @@ use crate::memory::ask_for_copy;
 use crate::needs::Needs;
 use crate::runtime::Runtime;
 use crate::store::{OWN_SCOPE, Seed, Store, StoreMut};
+use crate::tuning::{Tuning, Ways};
 
 /// A program of a session. It is that session's alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +35,7 @@ pub struct Session {
     store: Store,
     runtime: Runtime,
     checked: bool,
+    tuning: Tuning,
 }
 
 impl Session {
@@ -62,7 +64,8 @@ impl Session {
     pub fn try_with_store(runtime: &Runtime, program: Arc<Executable>, store: Store) -> Result<Self, (Diag, Store)> {
         let checked = std::env::var_os("COTANGENT_CHECK").is_some_and(|v| v == "1");
         let runtime = runtime.clone();
-        let mut session = Session { id: Identity::new(), programs: Vec::new(), store, runtime, checked };
+        let mut session =
+            Session { id: Identity::new(), programs: Vec::new(), store, runtime, checked, tuning: Tuning::default() };
         match session.load(program) {
             Ok(_) => {
                 give_back();
@@ -104,7 +107,7 @@ impl Session {
         granted.map_err(|refused| needs.refusal(refused, &program.plan, &program.optimized))?;
         let missing = self.store.missing(&program, &self.runtime)?;
         let slot = |name: &str| self.store.slot(name).or_else(|| missing.get(name));
-        let machine = Machine::new(program, slot, &self.runtime)?;
+        let machine = Machine::new(program, slot, &self.runtime, self.tuning.clone())?;
         self.store.adopt(missing);
         self.programs.push(machine);
         Ok(ProgramId { session: self.id, at: self.programs.len() - 1 })
@@ -124,6 +127,61 @@ impl Session {
     /// turns it on for every session.
     pub fn set_checked(&mut self, checked: bool) {
         self.checked = checked;
+    }
+
+    /// What is done about the ways of products, of all programs, those to come as well; a trial starts anew. Without this, the first
+    /// steps try.
+    ///
+    /// ```
+    /// # use cotangent_exec::{Compiler, Runtime, Seed, Session, Threads, Tuning};
+    /// # use cotangent_graph::{DType::F32, Init, build};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let graph = build(|g| g.output("y", g.param("w", F32, [64, 64], Init::ONES).matmul(g.param("v", F32, [64, 64], Init::ONES))))?;
+    /// # let program = Compiler::new().compile(&graph)?;
+    /// let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(1))?;
+    /// while !session.is_settled(session.main())? {
+    ///     session.step(())?;
+    /// }
+    /// let ways = session.found();
+    /// session.set_tuning(Tuning::Found(ways));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_tuning(&mut self, tuning: Tuning) {
+        for machine in &mut self.programs {
+            machine.tune(tuning.clone());
+        }
+        self.tuning = tuning;
+    }
+
+    /// Further steps of a program run on the same cores and go the same ways as the next one: what is measured from now on does not
+    /// contain trials.
+    ///
+    /// # Errors
+    /// `E0308` if the program is of another session.
+    #[track_caller]
+    pub fn is_settled(&self, program: ProgramId) -> Result<bool, Diag> {
+        Ok(self.programs[self.position(program)?].is_settled())
+    }
+
+    /// The ways that the products of all programs were found to go fastest, as far as their trials are over.
+    pub fn found(&self) -> Ways {
+        let mut ways = Ways::default();
+        for machine in &self.programs {
+            ways.extend(machine.tuner().found(machine.program()));
+        }
+        ways
+    }
+
+    /// Which ways of a program's products were tried, what each took at best, and with a star the chosen one; nothing where there was
+    /// no choice.
+    ///
+    /// # Errors
+    /// `E0308` if the program is of another session.
+    #[track_caller]
+    pub fn explain(&self, program: ProgramId) -> Result<String, Diag> {
+        let machine = &self.programs[self.position(program)?];
+        Ok(machine.tuner().explain(machine.program()))
     }
 
     /// The main program.
@@ -206,8 +264,8 @@ impl Session {
     }
 
     /// Runs `n` steps of a program on the same inputs and measures each step of its plan: the median time of each, in plan
-    /// order. These are steps like any other: they update parameters and states. A few more come first where a small program
-    /// still tries whether one core is faster.
+    /// order. These are steps like any other: they update parameters and states. More come first while the
+    /// program still tries which cores and ways are faster.
     ///
     /// # Errors
     /// As [`Session::step`], and `E0308` if the program is of another session.

@@ -32,9 +32,11 @@ use lines::Size;
 use weights::Weights;
 
 /// One of the three sums of a convolution, made once and run many times.
+#[derive(Clone)]
 pub struct Convolution<T: Element> {
     conv: Conv,
     direction: Direction,
+    epilogue: EpilogueNeeds,
     kernels: &'static KernelSet<T>,
     way: ConvWay,
     made: Made,
@@ -44,7 +46,7 @@ pub struct Convolution<T: Element> {
 }
 
 /// What runs it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Made {
     Gather(Box<Gather>),
     Across(Box<Across>),
@@ -99,7 +101,7 @@ impl<T: Element> Convolution<T> {
         };
         let nanos = conv.multiply_adds() as f64 * size_of::<T>() as f64 * target.costs().fma_ns;
         let divides = conv.multiply_adds() >= target.costs().split_product;
-        Some(Convolution { conv, direction, kernels, way, made, divides, nanos })
+        Some(Convolution { conv, direction, epilogue, kernels, way, made, divides, nanos })
     }
 
     /// Bytes that threads share.
@@ -139,6 +141,21 @@ impl<T: Element> Convolution<T> {
     /// What it is predicted to take on one thread, in nanoseconds, without the epilogue.
     pub fn nanos(&self) -> f64 {
         self.nanos
+    }
+
+    /// The extents.
+    pub fn conv(&self) -> &Conv {
+        &self.conv
+    }
+
+    /// Which of the three sums.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// What its epilogue needs.
+    pub fn epilogue(&self) -> EpilogueNeeds {
+        self.epilogue
     }
 
     /// How it is made.

@@ -16,6 +16,7 @@ use crate::way::{Case, Grid, Way};
 use crate::workspace::Workspace;
 
 /// A product of matrices of `T` that goes one way.
+#[derive(Clone)]
 pub struct Gemm<T: Element> {
     kernels: &'static KernelSet<T>,
     product: Product,
@@ -28,6 +29,7 @@ pub struct Gemm<T: Element> {
 }
 
 /// What runs it.
+#[derive(Clone)]
 enum Made<T: 'static> {
     Sums(VectorShape<T>),
     Tile(Shape),

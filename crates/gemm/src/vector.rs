@@ -15,7 +15,7 @@ use crate::way::{Case, Order};
 use crate::workspace::LINE;
 
 /// A product with a vector, ready to run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct VectorShape<T: 'static> {
     kernel: VectorKernel<T>,
     /// M is the transpose of B and the vector is A.

@@ -79,7 +79,7 @@ pub fn summary(graph: &Graph) -> Summary {
     Summary { rows }
 }
 
-/// Multiplications and additions in the matrix products of a graph, whatever they are for.
+/// Multiplications and additions in the matrix products and convolutions of a graph, whatever they are for.
 pub fn product_flops(graph: &Graph) -> u64 {
     graph.nodes().iter().map(|node| flops_of(graph, node)).fold(0, u64::saturating_add)
 }
@@ -90,7 +90,7 @@ impl Summary {
         self.rows.iter().map(|row| row.n_params).sum()
     }
 
-    /// Multiplications and additions in matrix products of one forward pass. A training step takes about three times as
+    /// Multiplications and additions in matrix products and convolutions of one forward pass. A training step takes about three times as
     /// many.
     pub fn flops(&self) -> u64 {
         self.rows.iter().map(|row| row.flops).fold(0, u64::saturating_add)
@@ -172,6 +172,10 @@ fn layer_of(param: &str) -> String {
 }
 
 fn flops_of(graph: &Graph, node: &Node) -> u64 {
+    let types: Vec<&Type> = node.inputs.iter().map(|&input| graph.ty(input)).collect();
+    if let Some((conv, _)) = node.convolution(&types) {
+        return 2 * conv.multiply_adds() as u64;
+    }
     if !node.is(&MATMUL) {
         return 0;
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use cotangent_data::npz::NpzArray;
 use cotangent_exec::{
     BackendChoice, Choice, Compiler, Each, Executable, Fusions, ProgramId, Runtime, Seed, Session, StepInputs, Threads,
+    Tuning, Ways,
 };
 use cotangent_graph::Diag;
 use cotangent_nn::product_flops;
@@ -76,6 +77,8 @@ pub struct BenchOptions {
     pub backend: BackendChoice,
     /// The timing.
     pub protocol: Protocol,
+    /// What is done about the ways of products.
+    pub tuning: Tuning,
     /// Starting weights and batches; random if absent.
     pub arrays: Option<BTreeMap<String, NpzArray>>,
     /// The seed of what is random.
@@ -89,6 +92,7 @@ impl Default for BenchOptions {
             fusions: Fusions::auto(),
             backend: BackendChoice::Auto,
             protocol: Protocol::default(),
+            tuning: Tuning::default(),
             arrays: None,
             seed: 1234,
         }
@@ -133,6 +137,8 @@ pub struct Report {
     pub fused: bool,
     /// The timed steps.
     pub times: StepTimes,
+    /// The ways that products were found to go fastest.
+    pub ways: Ways,
     /// Building the graph.
     pub build_ms: f64,
     /// From the finished graph to the executable.
@@ -273,6 +279,11 @@ impl Runner {
         Runner { session, feeds, next: 0 }
     }
 
+    /// The main program still tries ways of its products; not asked where the number of steps is given.
+    fn tries(&self, protocol: &Protocol) -> Result<bool, Diag> {
+        Ok(protocol.exact_steps.is_none() && !self.session.is_settled(self.session.main())?)
+    }
+
     /// Bytes of parameters, states and batches, and of what steps hold besides the arena.
     fn held_bytes(&self) -> usize {
         let batches = self.feeds.iter().flatten().map(|(_, value)| value.ty().n_bytes());
@@ -323,6 +334,7 @@ pub fn bench(workload: &Workload, options: &BenchOptions) -> Result<Report, Trai
     let runtime = Runtime::new(options.threads);
     let feeds = workload.batches(&graph, options.arrays.as_ref(), options.seed)?;
     let mut session = Session::new(&runtime, program.clone(), Seed(options.seed))?;
+    session.set_tuning(options.tuning.clone());
     if let Some(arrays) = &options.arrays {
         workload.load_params(session.store_mut(), &graph, arrays)?;
     }
@@ -359,6 +371,7 @@ pub fn bench(workload: &Workload, options: &BenchOptions) -> Result<Report, Trai
         backend: program.backend(),
         fused: options.fusions.which(Choice::Never).next().is_none(),
         times,
+        ways: runner.session.found(),
         build_ms,
         compile_ms,
         first_step_ms: ms(first_step),
@@ -386,7 +399,8 @@ fn ms(time: Duration) -> f64 {
 fn time_steps(runner: &mut Runner, protocol: &Protocol) -> Result<StepTimes, Diag> {
     let start = Instant::now();
     let mut n_warm = 0;
-    while n_warm < protocol.warm_steps || start.elapsed() < protocol.warm_time {
+    // No step counts before the session is done with trying ways.
+    while n_warm < protocol.warm_steps || start.elapsed() < protocol.warm_time || runner.tries(protocol)? {
         runner.step(false)?;
         n_warm += 1;
     }

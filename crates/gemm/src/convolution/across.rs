@@ -26,7 +26,7 @@ use crate::product::{COLUMN_ALIGN, EpilogueNeeds, lcm};
 use crate::workspace::LINE;
 
 /// Made once, with everything decided.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Across {
     image: Image,
     phases: Vec<Phase>,

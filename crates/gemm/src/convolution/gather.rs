@@ -25,7 +25,7 @@ use crate::number::Number;
 use crate::product::{COLUMN_ALIGN, EpilogueNeeds, lcm};
 
 /// Made once, with everything decided.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Gather {
     image: Image,
     phases: Vec<Phase>,

@@ -11,7 +11,7 @@ use crate::number::Number;
 use crate::pack::{Source, pack_panel};
 
 /// How B is read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Panels {
     direction: Direction,
     groups: usize,

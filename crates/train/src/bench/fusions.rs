@@ -45,6 +45,7 @@ pub fn bench_fusions(workload: &Workload, options: &BenchOptions) -> Result<Vec<
     let used = whole.plan().fusions();
     let runtime = Runtime::new(options.threads);
     let mut session = Session::new(&runtime, whole.clone(), Seed(options.seed))?;
+    session.set_tuning(options.tuning.clone());
     if let Some(arrays) = &options.arrays {
         workload.load_params(session.store_mut(), &graph, arrays)?;
     }
@@ -62,6 +63,9 @@ pub fn bench_fusions(workload: &Workload, options: &BenchOptions) -> Result<Vec<
     // The first turn warms up.
     for turn in 0..=n_turns {
         for ((.., id), times) in programs.iter().zip(&mut times) {
+            while turn == 0 && !length.is_zero() && !runner.session.is_settled(*id)? {
+                runner.run(*id, None)?;
+            }
             let of_turn = take_turn(&mut runner, *id, length)?;
             if turn > 0 {
                 times.extend(of_turn);
