@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --example transfer
+//! cargo run --release --example transfer -- --body conv
 //! ```
 //!
 //! A net learns the first five digits from all their pictures and is written to a file. Its body is read back under other
@@ -9,6 +10,10 @@
 //! frozen, with everything trained on, and from scratch for comparison. Frozen features of other digits are no help beyond a
 //! few pictures: what 64 numbers made for 0 to 4 do not tell apart, no head can; the error stays near 14 % however many
 //! pictures there are, where training on goes below 5 %.
+//!
+//! With `--body conv` it is otherwise: strokes are the same in all digits, and the 512 numbers that two convolutions make of them
+//! leave a head enough. From 10 pictures of each digit the error is 6.7 % with the body frozen and 9.8 % from scratch, from 300 it
+//! is 2.1 and 2.6 %, and 1.8 % where everything is trained on.
 
 mod flags;
 
@@ -25,28 +30,41 @@ use cotangent::train::{Checkpoint, CrossEntropy, Options, Trainer};
 /// Pictures of each digit to learn from.
 const COUNTS: [usize; 6] = [1, 3, 10, 30, 100, 300];
 
-fn source<'g>(_: &'g GraphBuilder, pictures: Tensor<'g>) -> Tensor<'g> {
-    pictures.dense("first", 256).relu().dropout("drop", 0.3).dense("second", 64).relu().dense("out", 5)
+/// What is learned once and used twice: features `[n, k]` of pictures `[n, 784]`, by the layers `first` and `second`.
+type Body = for<'g> fn(Tensor<'g>) -> Tensor<'g>;
+
+fn dense(pictures: Tensor<'_>) -> Tensor<'_> {
+    pictures.dense("first", 256).relu().dropout("drop", 0.3).dense("second", 64).relu()
 }
 
-fn target<'g>(_: &'g GraphBuilder, pictures: Tensor<'g>) -> Tensor<'g> {
-    pictures.dense("body.first", 256).relu().dropout("drop", 0.3).dense("body.second", 64).relu().dense("head", 5)
+fn conv(pictures: Tensor<'_>) -> Tensor<'_> {
+    let x = pictures.reshape([pictures.dim(0), 28, 28, 1]);
+    let x = x.layer("first", Conv::new(16, &[5, 5])).relu().layer("pool_first", MaxPool::new(&[2, 2]));
+    let x = x.layer("second", Conv::new(32, &[5, 5])).relu().layer("pool_second", MaxPool::new(&[2, 2]));
+    x.flatten().dropout("drop", 0.3)
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let known = [
+        ("body", "dense, or conv for a convolutional one (dense)"),
         ("threads", "number of threads (2)"),
         ("runs", "runs with other examples that each error is the mean of (3)"),
         ("out", "folder of weights and picture (target/transfer)"),
     ];
     let flags = flags::Flags::parse("Five digits help to learn the other five", &known);
     let runs = flags.get("runs", 3u64)?.max(1);
+    let body: Body = match flags.get("body", "dense".to_owned())?.as_str() {
+        "dense" => dense,
+        "conv" => conv,
+        other => return Err(format!("--body {other}: required dense or conv").into()),
+    };
     let out = flags.get("out", PathBuf::from("target/transfer"))?;
     let runtime = Runtime::new(Threads::Exactly(flags.get("threads", 2)?));
     let (train, test) = Mnist::find()?.into_parts();
     let (train, test) = (train.into_dataset(), test.into_dataset());
 
     let options = Options { epochs: 4, batch_size: 64, seed: Seed(1), ..Options::default() };
+    let source = model(move |_, pictures| body(pictures).dense("out", 5));
     let mut teacher = Trainer::new(&runtime, source, CrossEntropy, Adam::new(1e-3), options);
     let learned = teacher.fit(&digits(&train, 0)?, Some(&digits(&test, 0)?))?;
     println!("0 to 4: {}", learned.last().ok_or("there was an epoch")?);
@@ -81,7 +99,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut errors = [0.0; COUNTS.len()];
         for (error, count) in errors.iter_mut().zip(COUNTS) {
             for run in 0..runs {
-                *error += learn(&runtime, &train, &test, count, run, weights, optimizer.clone())? / runs as f64;
+                *error += learn(&runtime, body, [&train, &test], count, run, weights, optimizer.clone())? / runs as f64;
             }
         }
         println!("{name:24}{}", row(&errors, 1));
@@ -96,8 +114,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The test error in percent after learning from so many examples of each digit.
 fn learn(
     runtime: &Runtime,
-    train: &Dataset,
-    test: &Dataset,
+    body: Body,
+    [train, test]: [&Dataset; 2],
     count: usize,
     run: u64,
     weights: Option<&Tensors>,
@@ -117,6 +135,7 @@ fn learn(
         progress: false,
         ..Options::default()
     };
+    let target = model(move |g, pictures| g.scope("body", || body(pictures)).dense("head", 5));
     let mut trainer = Trainer::new(runtime, target, CrossEntropy, optimizer, options);
     if let Some(weights) = weights {
         let loaded = trainer.load_weights(weights, &few)?;
