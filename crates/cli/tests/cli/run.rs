@@ -255,10 +255,13 @@ fn archives_that_expand_without_end_are_told_in_their_sizes() {
     let allowed = run(&["run", graph.path(), "-i", named.path(), "--max-bytes", "83886208"]);
     check_failure(&allowed, 1, "requires f32[4], got f32[20971520]");
     check_failure(
-        &run(&["bench", "-w", "xor", "--load", named.path(), "--steps", "1", "--max-bytes", "9"]),
+        &run(&["bench", "-w", "elementwise", "--load", named.path(), "--steps", "1", "--max-bytes", "9"]),
         1,
         "--max-bytes",
     );
+    // Batches are `x0`, `x1`, …: `x` is nothing to this workload.
+    let without = run(&["bench", "-w", "xor", "--load", named.path(), "--steps", "1"]);
+    check_failure(&without, 1, "array `x0`: required f32[4,2], got an archive without any of the workload's arrays");
     let piped = run_with_stdin(&["run", graph.path(), "-i", "-"], &std::fs::read(&named.0).unwrap());
     check_failure(&piped, 1, "<stdin>: x.npy: expands to 83886208 bytes");
 }

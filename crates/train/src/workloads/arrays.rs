@@ -93,7 +93,11 @@ pub(super) fn loaded(arrays: &Arrays, key: &str, ty: &Type, layout: Layout) -> R
     let stored = layout.stored(ty);
     let Some(array) = arrays.get(key) else {
         let known = arrays.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        return Err(TrainError::invalid(of(), stored.to_string(), format!("an archive with {known} only")));
+        let got = match known.as_str() {
+            "" => "an archive without any of the workload's arrays".to_owned(),
+            known => format!("an archive with {known} only"),
+        };
+        return Err(TrainError::invalid(of(), stored.to_string(), got));
     };
     let value = match array.clone() {
         NpzArray::F32(a) => TensorData::from(a),
