@@ -31,8 +31,9 @@ pub mod optim;
 mod summary;
 
 pub use layers::{
-    BatchNorm, Conv, Dense, Dropout, Embedding, GaussianNoise, GroupNorm, InstanceNorm, Layer, LayerNorm, Layers,
-    MaxPool, MeanPool, PRelu, Padding, RmsNorm, Sequential, Statistics, Whitening, function, model,
+    AdaptiveMaxPool, AdaptiveMeanPool, BatchNorm, Border, Conv, ConvTransposed, Dense, Dropout, Embedding,
+    GaussianNoise, GlobalMaxPool, GlobalMeanPool, GroupNorm, InstanceNorm, Layer, LayerNorm, Layers, Layout, MaxPool,
+    MeanPool, PRelu, Padding, RmsNorm, Sequential, Statistics, Whitening, function, model,
 };
 pub use losses::{CrossEntropyOptions, Losses};
 pub use metrics::Metrics;

@@ -79,7 +79,8 @@ pub fn summary(graph: &Graph) -> Summary {
     Summary { rows }
 }
 
-/// Multiplications and additions in the matrix products and convolutions of a graph, whatever they are for.
+/// Multiplications and additions in the matrix products and convolutions of a graph, whatever they are for. Depthwise convolutions,
+/// which are sums over windows, are none.
 pub fn product_flops(graph: &Graph) -> u64 {
     graph.nodes().iter().map(|node| flops_of(graph, node)).fold(0, u64::saturating_add)
 }
@@ -174,7 +175,7 @@ fn layer_of(param: &str) -> String {
 fn flops_of(graph: &Graph, node: &Node) -> u64 {
     let types: Vec<&Type> = node.inputs.iter().map(|&input| graph.ty(input)).collect();
     if let Some((conv, _)) = node.convolution(&types) {
-        return 2 * conv.multiply_adds() as u64;
+        return (conv.multiply_adds() as u64).saturating_mul(2);
     }
     if !node.is(&MATMUL) {
         return 0;

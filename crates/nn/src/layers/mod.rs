@@ -15,14 +15,18 @@ mod dense;
 mod functions;
 mod noise;
 mod norm;
+mod places;
+mod pool;
 mod sequential;
 mod whitening;
 
-pub use conv::{Conv, MaxPool, MeanPool, Padding};
+pub use conv::{Border, Conv, ConvTransposed};
 pub use dense::{Dense, Embedding, PRelu};
 pub use functions::{function, model};
 pub use noise::{Dropout, GaussianNoise};
 pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm, Statistics};
+pub use places::{Layout, Padding};
+pub use pool::{AdaptiveMaxPool, AdaptiveMeanPool, GlobalMaxPool, GlobalMeanPool, MaxPool, MeanPool};
 pub use sequential::Sequential;
 pub use whitening::Whitening;
 

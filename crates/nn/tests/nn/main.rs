@@ -9,6 +9,7 @@ mod losses;
 mod metrics;
 mod norms;
 mod optim;
+mod places;
 mod pytorch;
 mod recipe;
 mod schedules;
