@@ -75,7 +75,7 @@ impl<T: Element> Convolution<T> {
         let (Some(kernels), Some(axes)) = (T::kernels(target.isa()), phase::three(&conv.axes)) else {
             return Vec::new();
         };
-        way::ways(kernels, conv, &axes, direction, target).into_iter().map(|(way, _)| way).collect()
+        way::ways(kernels, conv, &axes, direction, target)
     }
 
     /// A sum by any way. What the way says is brought within what the sum and the kernels allow. `None` as for [`Self::new`]. The
@@ -99,7 +99,7 @@ impl<T: Element> Convolution<T> {
             }
             _ => Made::Gather(Gather::new(kernels, &conv, &axes, direction, epilogue, way).into()),
         };
-        let nanos = conv.multiply_adds() as f64 * size_of::<T>() as f64 * target.costs().fma_ns;
+        let nanos = way::nanos(kernels, &conv, &axes, direction, way, target);
         let divides = conv.multiply_adds() >= target.costs().split_product;
         Some(Convolution { conv, direction, epilogue, kernels, way, made, divides, nanos })
     }

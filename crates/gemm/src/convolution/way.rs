@@ -5,8 +5,8 @@ use std::fmt;
 use cotangent_host::Target;
 use cotangent_scalar::{Conv, ConvAxis, Direction};
 
-use super::phase::Image;
-use super::tiles::by_vectors;
+use super::phase::{Image, Phase};
+use super::tiles::{by_vectors, line_cycles};
 use crate::kernel::KernelSet;
 
 /// How a convolution, or one of its adjoints, is made.
@@ -36,42 +36,74 @@ const PACK_ROWS: usize = 512;
 /// A way is tried if it takes at most so many times what the best is predicted to take.
 const PROMISING: f64 = 1.3;
 
-/// The ways that promise something, the one to take first, each with its cycles for each step of K of a line.
+/// What tiles divide, and how often.
+struct Work {
+    /// Rows and columns that tiles divide: a line of the result, a run of the filters' gradient, or examples.
+    rows: usize,
+    cols: usize,
+    /// Steps of K of all such pieces.
+    steps: usize,
+}
+
+impl Work {
+    fn of(conv: &Conv, axes: &[ConvAxis; 3], direction: Direction) -> Self {
+        let (_, phases) = Image::new(conv, axes, direction);
+        let steps_of_phase = |phase: &Phase| conv.n * phase.axes[0].count * phase.axes[1].count * phase.k();
+        let (rows, cols, steps) = match direction {
+            Direction::Weights => {
+                let (run, n_runs) = phases.first().map_or((1, 1), |phase| (phase.run, phase.n_runs));
+                (run, conv.filters, conv.matrix(Direction::Forward)[0] * n_runs)
+            }
+            Direction::Data if conv.skips_outside() => {
+                (conv.n, conv.channels, conv.multiply_adds() / (conv.n * conv.channels * conv.groups).max(1))
+            }
+            _ => {
+                let width = phases.iter().map(|phase| phase.axes[2].count).max().unwrap_or(1);
+                let cols = if direction == Direction::Data { conv.channels } else { conv.filters };
+                (width, cols, phases.iter().map(steps_of_phase).sum())
+            }
+        };
+        Work { rows, cols, steps: steps * conv.groups }
+    }
+}
+
+/// What a way is predicted to take on one thread, in nanoseconds.
+pub(super) fn nanos<T>(
+    kernels: &KernelSet<T>,
+    conv: &Conv,
+    axes: &[ConvAxis; 3],
+    direction: Direction,
+    way: ConvWay,
+    target: &Target,
+) -> f64 {
+    let work = Work::of(conv, axes, direction);
+    // Two vectors of multiply-adds a cycle.
+    let cycle = 2.0 * (kernels.lanes * size_of::<T>()) as f64 * target.costs().fma_ns;
+    line_cycles(kernels, work.rows, work.cols, way.vectors) * work.steps as f64 * cycle
+}
+
+/// The ways that promise something, the one to take first.
 pub(super) fn ways<T>(
     kernels: &KernelSet<T>,
     conv: &Conv,
     axes: &[ConvAxis; 3],
     direction: Direction,
     target: &Target,
-) -> Vec<(ConvWay, f64)> {
-    let (image, phases) = Image::new(conv, axes, direction);
-    let width = phases.iter().map(|phase| phase.axes[2].count).max().unwrap_or(1);
-    let (rows, cols) = match direction {
-        Direction::Weights => (phases.iter().map(|phase| phase.run).max().unwrap_or(1), conv.filters),
-        Direction::Data if conv.skips_outside() => (conv.n, conv.channels),
-        Direction::Data => (width, conv.channels),
-        Direction::Forward => (width, conv.filters),
-    };
+) -> Vec<ConvWay> {
+    let work = Work::of(conv, axes, direction);
     let [n_rows, _] = conv.matrix(direction);
-    let in_place = direction == Direction::Forward && n_rows < PACK_ROWS && image.channels > 0;
+    let in_place = direction == Direction::Forward && n_rows < PACK_ROWS;
     let (l1, l2) = (target.caches().l1, target.caches().l2);
-    let vectors = by_vectors(kernels, rows, cols);
-    let first = ConvWay { vectors: vectors[0].0, packed: !in_place, near: l1 / 2, far: l2 / 4 };
-    let mut found = vec![(first, vectors[0].1)];
-    let mut add = |way: ConvWay, cycles: f64| {
-        if cycles <= PROMISING * vectors[0].1 {
-            found.push((way, cycles));
-        }
-    };
-    for &(vectors, cycles) in &vectors[1..] {
-        add(ConvWay { vectors, ..first }, cycles);
-    }
-    for near in [l1 / 4, l1, l2 / 4] {
-        add(ConvWay { near, ..first }, vectors[0].1);
-    }
-    add(ConvWay { far: l2 / 16, ..first }, vectors[0].1);
+    let vectors = by_vectors(kernels, work.rows, work.cols);
+    let (best, least) = vectors[0];
+    let first = ConvWay { vectors: best, packed: !in_place, near: l1 / 2, far: l2 / 4 };
+    let others = vectors[1..].iter().filter(|(_, cycles)| *cycles <= PROMISING * least);
+    let mut found = vec![first];
+    found.extend(others.map(|&(vectors, _)| ConvWay { vectors, ..first }));
+    found.extend([l1 / 4, l1, l2 / 4].map(|near| ConvWay { near, ..first }));
+    found.push(ConvWay { far: l2 / 16, ..first });
     if direction == Direction::Forward {
-        add(ConvWay { packed: in_place, ..first }, vectors[0].1);
+        found.push(ConvWay { packed: in_place, ..first });
     }
     found
 }
