@@ -24,7 +24,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 SYSTEMS = ["cotangent", "jax", "jax-scan", "torch", "torch-compile"]
 DEFAULT = [
-    "xor", "mlp-s", "mlp-m", "mlp-l", "bn-mlp",
+    "xor", "mlp-s", "mlp-m", "mlp-l", "bn-mlp", "lenet", "resnet20",
     "elementwise:value:16384", "elementwise:gradient:16384", "elementwise:value:4194304", "elementwise:gradient:4194304",
     "softmax-xent:4096x1024", "softmax-xent:512x1024", "layernorm:4096x1024", "layernorm:512x1024", "logsumexp:4096x1024",
 ]

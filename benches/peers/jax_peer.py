@@ -23,6 +23,17 @@ def _dropout(x, share, key, layer):
     return jnp.where(kept, x / (1 - share), 0.0)
 
 
+def _batch_norm(x, gain, bias, stats, new, name):
+    """Over all axes but the last; running statistics go into `new`."""
+    axes = tuple(range(x.ndim - 1))
+    mean = x.mean(axes)
+    var = ((x - mean) ** 2).mean(axes)
+    n = x.size // mean.size
+    old = stats[name]
+    new[name] = (0.9 * old[0] + 0.1 * mean, 0.9 * old[1] + 0.1 * var * (n / (n - 1)))
+    return (x - mean) * lax.rsqrt(var + 1e-5) * gain + bias
+
+
 def _network(net, n_layers):
     drop_input, drop_hidden = net.get("drop", (0.0, 0.0))
 
@@ -35,12 +46,7 @@ def _network(net, n_layers):
             if i + 1 == n_layers:
                 break
             if net.get("norm"):
-                mean = x.mean(0)
-                var = ((x - mean) ** 2).mean(0)
-                n = x.shape[0]
-                old = stats[f"g{i}"]
-                new[f"g{i}"] = (0.9 * old[0] + 0.1 * mean, 0.9 * old[1] + 0.1 * var * (n / (n - 1)))
-                x = (x - mean) * lax.rsqrt(var + 1e-5) * params[f"g{i}"] + params[f"h{i}"]
+                x = _batch_norm(x, params[f"g{i}"], params[f"h{i}"], stats, new, f"g{i}")
             x = ACTIVATIONS[net["act"]](x)
             if drop_hidden:
                 x = _dropout(x, drop_hidden, key, i)
@@ -52,13 +58,63 @@ def _network(net, n_layers):
     return loss
 
 
+def _conv(x, filters, stride=1, border=0):
+    sides, axes = [(border, border)] * 2, ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, filters, (stride, stride), sides, dimension_numbers=axes)
+
+
+def _lenet(params, stats, x):
+    pool = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    x = pool(_conv(x, params["c0"]) + params["c0b"])
+    x = pool(_conv(x, params["c1"]) + params["c1b"]).reshape(x.shape[0], -1)
+    return jax.nn.relu(x @ params["f0"] + params["f0b"]) @ params["f1"] + params["f1b"], {}
+
+
+def _resnet20(params, stats, x):
+    new = {}
+
+    def normalized(x, name, stride, border):
+        x = _conv(x, params[name], stride, border)
+        return _batch_norm(x, params[f"{name}.g"], params[f"{name}.h"], stats, new, f"{name}.g")
+
+    x = jax.nn.relu(normalized(x, "stem", 1, 1))
+    for name, _, _, stride in W.resnet_blocks():
+        inner = normalized(jax.nn.relu(normalized(x, f"{name}.a", stride, 1)), f"{name}.b", 1, 1)
+        x = jax.nn.relu(inner + (x if stride == 1 else normalized(x, f"{name}.s", stride, 0)))
+    return x.mean((1, 2)) @ params["fc"] + params["fcb"], new
+
+
+def _convolutional(forward):
+    def loss(params, stats, x, y, key):
+        logits, new = forward(params, stats, x)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), new
+
+    return loss
+
+
+def _channels_last(data):
+    """Filters, pictures, and the rows of lenet's first dense layer, as XLA's CPU backend likes them."""
+    turned = {}
+    for name, value in data.items():
+        if value.ndim == 4:
+            value = value.transpose((0, 2, 3, 1) if name[0] == "x" else (2, 3, 1, 0))
+        elif name == "f0":
+            value = value.reshape(50, 4, 4, 500).transpose(1, 2, 0, 3).reshape(800, 500)
+        turned[name] = value
+    return turned
+
+
 def _train(workload, data, scan):
     net = W.NETWORKS[workload]
-    n_layers = len(net["dims"]) - 1
-    params = {k: jnp.array(v) for k, v in data.items() if k[0] in "Wbgh"}
-    stats = {k: (jnp.zeros_like(v), jnp.ones_like(v)) for k, v in params.items() if k[0] == "g"}
+    data = data if net["dims"] else _channels_last(data)
+    params = {k: jnp.array(v) for k, v in data.items() if not (k[0] in "xy" and k[1:].isdigit())}
+    gains = [k for k in params if k.endswith(".g") or k[0] == "g"]
+    stats = {k: (jnp.zeros_like(params[k]), jnp.ones_like(params[k])) for k in gains}
     optimizer = OPTIMIZERS[net["opt"][0]](net["opt"][1])
-    loss = _network(net, n_layers)
+    if "decay" in net:
+        optimizer = optax.chain(optax.add_decayed_weights(net["decay"]), optimizer)
+    convolutional = {"lenet": _lenet, "resnet20": _resnet20}.get(workload)
+    loss = _convolutional(convolutional) if convolutional else _network(net, len(net["dims"]) - 1)
     batches = [(jnp.array(data[f"x{i}"]), jnp.array(data[f"y{i}"])) for i in range(W.N_BATCHES)]
     needs_key = "drop" in net
 

@@ -21,22 +21,66 @@ def _dense(weight, bias):
     return layer
 
 
-class _Network(nn.Module):
-    def __init__(self, net, data):
+def _conv(data, name, stride=1, padding=0):
+    weight, bias = data[name], data.get(name + "b")
+    layer = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], stride, padding, bias=bias is not None)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+        if bias is not None:
+            layer.bias.copy_(torch.from_numpy(bias))
+    return layer
+
+
+def _lenet(data):
+    dense = lambda name: _dense(data[name], data[name + "b"])
+    pool = nn.MaxPool2d(2)
+    return nn.Sequential(
+        _conv(data, "c0"), pool, _conv(data, "c1"), pool, nn.Flatten(), dense("f0"), nn.ReLU(), dense("f1")
+    )
+
+
+def _normalized(data, name, stride, padding):
+    """Gains and biases start as 1 and 0 in the archive too."""
+    return nn.Sequential(_conv(data, name, stride, padding), nn.BatchNorm2d(data[name].shape[0]))
+
+
+class _Block(nn.Module):
+    def __init__(self, data, name, stride):
         super().__init__()
-        drop_input, drop_hidden = net.get("drop", (0.0, 0.0))
-        layers = [nn.Dropout(drop_input)] if drop_input else []
-        n_layers = len(net["dims"]) - 1
-        for i in range(n_layers):
-            layers.append(_dense(data[f"W{i}"], data[f"b{i}"]))
-            if i + 1 == n_layers:
-                break
-            if net.get("norm"):
-                layers.append(nn.BatchNorm1d(net["dims"][i + 1]))
-            layers.append(ACTIVATIONS[net["act"]]())
-            if drop_hidden:
-                layers.append(nn.Dropout(drop_hidden))
-        self.layers = nn.Sequential(*layers)
+        self.a, self.b = _normalized(data, name + ".a", stride, 1), _normalized(data, name + ".b", 1, 1)
+        self.shortcut = nn.Identity() if stride == 1 else _normalized(data, name + ".s", stride, 0)
+
+    def forward(self, x):
+        return F.relu(self.b(F.relu(self.a(x))) + self.shortcut(x))
+
+
+def _resnet20(data):
+    blocks = [_Block(data, name, stride) for name, _, _, stride in W.resnet_blocks()]
+    mean = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(_normalized(data, "stem", 1, 1), nn.ReLU(), *blocks, *mean, _dense(data["fc"], data["fcb"]))
+
+
+def _mlp(net, data):
+    drop_input, drop_hidden = net.get("drop", (0.0, 0.0))
+    layers = [nn.Dropout(drop_input)] if drop_input else []
+    n_layers = len(net["dims"]) - 1
+    for i in range(n_layers):
+        layers.append(_dense(data[f"W{i}"], data[f"b{i}"]))
+        if i + 1 == n_layers:
+            break
+        if net.get("norm"):
+            layers.append(nn.BatchNorm1d(net["dims"][i + 1]))
+        layers.append(ACTIVATIONS[net["act"]]())
+        if drop_hidden:
+            layers.append(nn.Dropout(drop_hidden))
+    return nn.Sequential(*layers)
+
+
+class _Network(nn.Module):
+    def __init__(self, workload, data):
+        super().__init__()
+        net = W.NETWORKS[workload]
+        self.layers = {"lenet": _lenet, "resnet20": _resnet20}.get(workload, lambda data: _mlp(net, data))(data)
 
     def forward(self, x, y):
         z = self.layers(x)
@@ -46,12 +90,13 @@ class _Network(nn.Module):
 def _train(workload, data, compiled):
     torch.manual_seed(0)
     net = W.NETWORKS[workload]
-    model = _Network(net, data).train()
+    model = _Network(workload, data).train()
     name, rate = net["opt"]
     if name == "adam":
         optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
     else:
-        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9 if name == "momentum" else 0.0, fused=True)
+        momentum, decay = 0.9 if name == "momentum" else 0.0, net.get("decay", 0.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum, weight_decay=decay, fused=True)
     f = torch.compile(model) if compiled else model
     batches = [(torch.from_numpy(data[f"x{i}"]), torch.from_numpy(data[f"y{i}"])) for i in range(W.N_BATCHES)]
 
