@@ -265,7 +265,8 @@ pub static CONV_DATA: OpDef = OpDef {
     name: "conv_data",
     doc: "The adjoint of `conv` with respect to its first operand, the transposed convolution: of `y [n, places.., f]` and filters \
           `[window.., c / groups, f]` into `[n, extents.., c]`. Every element is one chain of fused multiply-adds from +0 over the places \
-          whose windows hold it, in row-major order, and the filters of each.",
+          whose windows hold it, in row-major order, and the filters of each; places outside of `y` are zeros that take part unless there \
+          would be many.",
     arity: Arity::Exact(2),
     attrs: &[STRIDE, DILATION, LOW, HIGH, GROUPS, EXTENTS],
     traits: OpTraits::NONE,
