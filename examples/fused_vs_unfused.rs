@@ -147,5 +147,5 @@ impl Contender {
 
 /// Kernels and matrix products of a step.
 fn n_kernels(plan: &Plan) -> u64 {
-    plan.steps.iter().filter(|step| matches!(step, Step::Kernel(_) | Step::Gemm { .. })).count() as u64
+    plan.steps.iter().filter(|step| matches!(step, Step::Kernel(_) | Step::Product { .. })).count() as u64
 }

@@ -184,14 +184,11 @@ impl fmt::Display for Factors {
         }
         write!(f, " {}×{extents}{}", conv.n, conv.groups.saturating_mul(conv.channels))?;
         write!(f, " · {windows}{}×{}", conv.channels, conv.groups.saturating_mul(conv.filters))?;
-        let list = |of: fn(&ConvAxis) -> usize| {
-            conv.axes.iter().map(|axis| of(axis).to_string()).collect::<Vec<_>>().join("×")
-        };
-        let settings: [(&str, fn(&ConvAxis) -> usize, usize); 3] =
-            [("stride", |axis| axis.stride, 1), ("dilation", |axis| axis.dilation, 1), ("low", |axis| axis.low, 0)];
-        for (name, of, usual) in settings {
-            if conv.axes.iter().any(|axis| of(axis) != usual) {
-                write!(f, ", {name} {}", list(of))?;
+        let lists = conv.axes.iter().map(|axis| [axis.stride, axis.dilation, axis.low]).collect::<Vec<_>>();
+        for (k, (name, usual)) in [("stride", 1), ("dilation", 1), ("low", 0)].into_iter().enumerate() {
+            if lists.iter().any(|list| list[k] != usual) {
+                let list: Vec<String> = lists.iter().map(|list| list[k].to_string()).collect();
+                write!(f, ", {name} {}", list.join("×"))?;
             }
         }
         if conv.groups > 1 { write!(f, ", {} groups", conv.groups) } else { Ok(()) }

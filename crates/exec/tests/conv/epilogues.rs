@@ -127,7 +127,7 @@ fn operands_are_read_where_they_lie_whole() {
     assert_eq!(a.offset, 2 * 6 * 2);
     let plan = conv(&|x| x.reshape([2, 6, 2]), &[4, 6]);
     assert_eq!(plan.steps.len(), 1, "{plan}");
-    let plan = conv(&|x| x.transpose(&[2, 1, 0]), &[2, 6, 2]);
+    let plan = conv(&|x| x.transpose([2, 1, 0]), &[2, 6, 2]);
     assert!(plan.steps.len() == 2 && plan.to_string().contains("side by side in memory"), "{plan}");
     let plan = conv(&|x| x.slice(&[0, 0, 1], &[2, 6, 3]), &[2, 6, 3]);
     assert!(plan.steps.len() == 2 && plan.to_string().contains("side by side in memory"), "{plan}");

@@ -6,7 +6,7 @@
 use cotangent_graph::ops::conv::Convolution;
 use cotangent_graph::{Init, Shape, Tensor};
 
-use super::places::{Layout, Moves, Padding, moves};
+use super::places::{Layout, Moves, Padding, Sides, moves};
 use super::{Layer, bad_setting, refused, takes};
 
 /// What the padding of a convolution is, as PyTorch's `padding_mode` says.
@@ -43,7 +43,7 @@ impl Border {
 
     /// The tensor with what is put around it, and the zeros that are left to be put.
     #[track_caller]
-    fn put<'g>(self, x: Tensor<'g>, sides: Vec<(usize, usize)>) -> (Tensor<'g>, Vec<(usize, usize)>) {
+    fn put<'g>(self, x: Tensor<'g>, sides: Sides) -> (Tensor<'g>, Sides) {
         if self == Border::Zeros || x.is_poisoned() {
             return (x, sides);
         }
@@ -294,7 +294,7 @@ impl ConvTransposed {
     }
 
     /// The extents of the result, and its sides as the operand of the convolution that this is the adjoint of; or what is required.
-    fn extents(&self, x: Tensor<'_>) -> Result<(Vec<usize>, Vec<(usize, usize)>), String> {
+    fn extents(&self, x: Tensor<'_>) -> Result<(Vec<usize>, Sides), String> {
         let moves = &self.moves;
         // Checked as those of a convolution; what is the same for both are the lengths.
         let given = moves.sides(x)?;

@@ -49,6 +49,9 @@ pub enum Padding {
     Sides(Vec<(usize, usize)>),
 }
 
+/// Elements before and behind, for each spatial axis.
+pub(super) type Sides = Vec<(usize, usize)>;
+
 /// The windows that a layer moves over the spatial axes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Moves {
@@ -72,7 +75,7 @@ impl Moves {
     }
 
     /// What is put before and behind each spatial axis of a tensor, or what is required instead.
-    pub(super) fn sides(&self, x: Tensor<'_>) -> Result<Vec<(usize, usize)>, String> {
+    pub(super) fn sides(&self, x: Tensor<'_>) -> Result<Sides, String> {
         let (n, shape) = (self.size.len(), x.shape());
         let counts = [self.stride.len(), self.dilation.len()];
         let positive = [&self.size, &self.stride, &self.dilation].iter().all(|list| !list.contains(&0));
