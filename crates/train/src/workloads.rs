@@ -50,6 +50,9 @@ pub enum Kind {
     Elementwise,
     /// Work on whole rows of a matrix.
     Rows(Rows),
+    /// The block of MobileNetV2 (Sandler et al. 2018) on `x` `[32, 28, 28, 32]`, in training: the result `out`, its gradients with
+    /// respect to `x` and to all parameters given its own, `dy`, and running statistics.
+    Bottleneck,
     /// One matrix product.
     Matmul,
     /// One training step of a table of m rows of n numbers, `k` of which are picked and drawn to `y`; whether only those rows are
@@ -72,7 +75,7 @@ pub enum Rows {
 }
 
 /// Every workload.
-pub static SPECS: [Spec; 14] = [
+pub static SPECS: [Spec; 15] = [
     Spec {
         name: "xor",
         doc: "2-8-1, tanh, binary cross-entropy, batch 4, gradient descent 0.5",
@@ -179,6 +182,12 @@ pub static SPECS: [Spec; 14] = [
         kind: Kind::Rows(Rows::LogSumExp),
         n_batches: 1,
     },
+    Spec {
+        name: "mobilenet-block",
+        doc: "an inverted residual block, [32, 28, 28, 32→192→32], 1×1, depthwise 3×3, 1×1, batch norms, ReLU6: values and all gradients",
+        kind: Kind::Bottleneck,
+        n_batches: 1,
+    },
     Spec { name: "matmul", doc: "one product of m×k and k×n matrices", kind: Kind::Matmul, n_batches: 1 },
     Spec {
         name: "embedding",
@@ -243,7 +252,7 @@ impl Sizes {
             Kind::Elementwise => (1024, 1 << 20),
             Kind::Rows(_) => (4096, 1024),
             Kind::Embedding { .. } => (500_000, 32),
-            Kind::Network(_) | Kind::Matmul => (1024, 1024),
+            Kind::Network(_) | Kind::Matmul | Kind::Bottleneck => (1024, 1024),
         };
         Sizes { n, m, k: 1024, ta: false, tb: false, what: What::Gradient }
     }
@@ -314,7 +323,7 @@ impl Workload {
         match self.spec.kind {
             Kind::Network(_) => self.inference.is_none(),
             Kind::Embedding { .. } => true,
-            Kind::Elementwise | Kind::Rows(_) | Kind::Matmul => false,
+            Kind::Elementwise | Kind::Rows(_) | Kind::Matmul | Kind::Bottleneck => false,
         }
     }
 
@@ -342,6 +351,7 @@ impl Workload {
             Kind::Elementwise => build(|g| elementwise(g, sizes.n, sizes.what)),
             Kind::Rows(what) => build(|g| what.build(g, sizes.m, sizes.n)),
             Kind::Matmul => build(|g| matmul(g, sizes)),
+            Kind::Bottleneck => build(networks::bottleneck),
             Kind::Embedding { lazy } => build(|g| embedding(g, sizes, lazy)),
         };
         Ok(graph?)

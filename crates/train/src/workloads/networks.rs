@@ -241,6 +241,27 @@ fn normalized<'g>(x: Tensor<'g>, name: &str, n_filters: usize, size: usize, stri
     x.layer(name, conv).layer(&format!("{name}.norm"), BatchNorm::new())
 }
 
+/// See [`Kind::Bottleneck`](super::Kind::Bottleneck).
+pub(super) fn bottleneck(g: &GraphBuilder) {
+    const N: usize = 32;
+    const WIDE: usize = 192;
+    let shape = [32, 28, 28, N];
+    let (x, dy) = (g.input("x", F32, shape), g.input("dy", F32, shape));
+    let wide = normalized(x, "a", WIDE, 1, 1).relu6();
+    let depthwise = conv(WIDE, 3).groups(WIDE).padding(Padding::Same).without_bias();
+    let wide = wide.layer("b", depthwise).layer("b.norm", BatchNorm::new()).relu6();
+    let out = x + normalized(wide, "c", N, 1, 1);
+    g.output("out", out);
+    let params = g.params_of(out);
+    let with: Vec<Tensor<'_>> = [x].into_iter().chain(params.iter().copied()).collect();
+    let name_of =
+        |param: &Tensor<'_>| g.with_graph(|graph| graph.node(param.id()).name().unwrap_or_default().to_owned());
+    let names: Vec<String> = ["x".to_owned()].into_iter().chain(params.iter().map(name_of)).collect();
+    for (name, gradient) in names.into_iter().zip(g.grad_with_seed(out, dy, &with)) {
+        g.output(&format!("d{name}"), gradient);
+    }
+}
+
 fn resnet20(x: Tensor<'_>) -> Tensor<'_> {
     let mut x = normalized(x, "stem", 16, 3, 1).relu();
     for (stage, n_filters) in [16, 32, 64].into_iter().enumerate() {
