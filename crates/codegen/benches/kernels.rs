@@ -125,7 +125,7 @@ fn row_sum(rows: usize, inner: usize) -> Kernel {
     let mut s = BodyBuilder::new();
     let x = s.input(0, F32);
     let (body, roots) = s.finish(&[x]);
-    let reduces = vec![Reduce { value: roots[0], op: ReduceOp::Sum, slot: 0 }];
+    let reduces = vec![Reduce { value: roots[0], op: ReduceOp::Sum, slot: 0, chain: false }];
     let full = Phase { space: Space::Full, body, inputs: vec![load(0, &[inner as i64, 1])], stores: vec![], reduces };
     let mut s = BodyBuilder::new();
     let r = s.input(0, F32);
@@ -142,14 +142,14 @@ fn softmax(rows: usize, inner: usize) -> Kernel {
     let mut s = BodyBuilder::new();
     let v = s.input(0, F32);
     let (body, roots) = s.finish(&[v]);
-    let reduces = vec![Reduce { value: roots[0], op: ReduceOp::Max, slot: 0 }];
+    let reduces = vec![Reduce { value: roots[0], op: ReduceOp::Max, slot: 0, chain: false }];
     let maximum = Phase { space: Space::Full, body, inputs: vec![x()], stores: vec![], reduces };
     let mut s = BodyBuilder::new();
     let (v, m) = (s.input(0, F32), s.input(1, F32));
     let shifted = s.sub(v, m);
     let e = math::exp(&mut s, shifted);
     let (body, roots) = s.finish(&[e]);
-    let reduces = vec![Reduce { value: roots[0], op: ReduceOp::Sum, slot: 1 }];
+    let reduces = vec![Reduce { value: roots[0], op: ReduceOp::Sum, slot: 1, chain: false }];
     let stores = vec![Store { value: roots[0], arg: ArgId(1), map: y(), stream: false }];
     let sum = Phase { space: Space::Full, body, inputs: vec![x(), Input::Reduced(0)], stores, reduces };
     let mut s = BodyBuilder::new();
@@ -183,7 +183,7 @@ fn column_sum(rows: usize, inner: usize) -> Kernel {
     let mut s = BodyBuilder::new();
     let x = s.input(0, F32);
     let (body, roots) = s.finish(&[x]);
-    let reduces = vec![Reduce { value: roots[0], op: ReduceOp::Sum, slot: 0 }];
+    let reduces = vec![Reduce { value: roots[0], op: ReduceOp::Sum, slot: 0, chain: false }];
     let full = Phase { space: Space::Full, body, inputs: vec![load(0, &[inner as i64, 1])], stores: vec![], reduces };
     let mut s = BodyBuilder::new();
     let r = s.input(0, F32);

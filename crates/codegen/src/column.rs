@@ -6,7 +6,6 @@
 
 use cotangent_kernel::ir::{Reduce, Space};
 use cotangent_scalar::DType;
-use cotangent_scalar::order::COLUMN_BLOCK;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, Value};
 
@@ -69,8 +68,9 @@ impl<'k> Nest<'k, '_> {
                 std::iter::repeat_n(identity.0.to_vec(), n_groups).flatten()
             })
             .collect();
-        let (_, totals) = self.counted(zero, last, COLUMN_BLOCK as i64, &identities, |nest, block, totals| {
-            let block_last = nest.e.b.ins().iadd_imm_s(block, COLUMN_BLOCK as i64 - 1);
+        let size = plan.phase.block() as i64;
+        let (_, totals) = self.counted(zero, last, size, &identities, |nest, block, totals| {
+            let block_last = nest.e.b.ins().iadd_imm_s(block, size - 1);
             let cut = nest.e.b.ins().icmp(IntCC::SignedLessThan, last, block_last);
             let block_last = nest.e.b.ins().select(cut, last, block_last);
             let (_, partials) = nest.counted(block, block_last, 1, &identities, |nest, k, partials| {

@@ -122,3 +122,37 @@ fn the_ways_of_products_are_explained() {
     assert_eq!(n_products, 3);
     assert!(program.way(program.plan().steps.len()).is_none());
 }
+
+/// Sums of a product's columns over more than 64 blocks of 64 rows, and over rows that carry columns along: the same bits as the
+/// interpreter, fused and not, on every number of threads.
+#[test]
+fn long_columns_are_summed_in_their_order() {
+    let graph = build(|g| {
+        let (x, w) = (g.input("x", DType::F32, [4200, 3]), g.input("w", DType::F32, [3, 20]));
+        let y = x.matmul(w);
+        g.output("y", y);
+        g.output("sums", y.sum_over([0]).exp());
+        g.output("largest", y.max_over([0]));
+        let rows = y.sin() / y.square().sum_over([1]).sqrt().repeat_along(&y.shape(), [1]);
+        g.output("rows", rows);
+        g.output("of_rows", rows.sum_over([0]));
+    });
+    let graph = graph.unwrap();
+    let (x, w) = (array(&[4200, 3], 5), array(&[3, 20], 7));
+    let env = Env::default().with("x", x.clone()).with("w", w.clone());
+    let expected = interpret_named(&graph, &env).unwrap();
+    let mut fused = 0;
+    for fusions in [cotangent_exec::Fusions::auto(), cotangent_exec::Fusions::none()] {
+        let program = Compiler::new().fuse(fusions).compile(&graph).unwrap();
+        fused += usize::from(program.plan_text().contains("(blocks)"));
+        for n_threads in [1, 2] {
+            let runtime = Runtime::new(Threads::Exactly(n_threads));
+            let mut session = Session::new(&runtime, program.clone(), Seed(0)).unwrap();
+            let out = session.step(cotangent_exec::inputs!["x" => &x, "w" => &w]).unwrap();
+            for (name, value) in &expected {
+                assert!(out.tensor(name).unwrap().same_bits(value), "{name}");
+            }
+        }
+    }
+    assert_eq!(fused, 1, "the sums are an epilogue where fusion is allowed");
+}

@@ -10,7 +10,7 @@ use cotangent_host::float::in_default;
 use std::ops::Range;
 
 use cotangent_scalar::eval::Registers;
-use cotangent_scalar::order::{self, COLUMN_BLOCK};
+use cotangent_scalar::order;
 use cotangent_scalar::{DType, ReduceOp};
 
 use crate::ir::{IndexMap, Input, Kernel, Phase, Space, Sweep};
@@ -250,9 +250,9 @@ impl Machine<'_, '_, '_> {
             }
         };
         let mut totals = identities();
-        for block in (0..n_steps).step_by(COLUMN_BLOCK) {
+        for block in (0..n_steps).step_by(phase.block()) {
             let mut partials = identities();
-            for step in block..n_steps.min(block + COLUMN_BLOCK) {
+            for step in block..n_steps.min(block + phase.block()) {
                 self.sweep_lanes(phase, row, step, cols.clone())?;
                 for (i, reduce) in phase.reduces.iter().enumerate() {
                     combine(&mut partials[i], self.registers.lanes_of(reduce.value), ops[i]);

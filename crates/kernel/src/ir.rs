@@ -25,6 +25,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use cotangent_scalar::order::COLUMN_BLOCK;
 use cotangent_scalar::{DType, ReduceOp, ScalarBody, ValueId};
 use smallvec::SmallVec;
 
@@ -190,6 +191,9 @@ pub struct Reduce {
     pub op: ReduceOp,
     /// The number of the result, unique in the kernel.
     pub slot: u32,
+    /// Down a column: one chain over all elements, not block by block. So are results of blocks combined. All reductions of a phase
+    /// agree in this.
+    pub chain: bool,
 }
 
 /// What a phase runs over.
@@ -214,6 +218,15 @@ pub struct Phase {
     pub stores: Vec<Store>,
     /// What is reduced.
     pub reduces: Vec<Reduce>,
+}
+
+impl Phase {
+    /// Down a column: steps that are reduced from the identity before their result is combined with the others'.
+    pub fn block(&self) -> usize {
+        // More steps than a column has.
+        const ALL: usize = 1 << 30;
+        if self.reduces.iter().any(|reduce| reduce.chain) { ALL } else { COLUMN_BLOCK }
+    }
 }
 
 /// A fused loop nest. See the module's documentation.
@@ -511,7 +524,14 @@ impl fmt::Display for Kernel {
                 writeln!(f, "    {line}")?;
             }
             for r in &phase.reduces {
-                writeln!(f, "    reduced {} = {} {}", r.slot, r.op.name(), r.value)?;
+                writeln!(
+                    f,
+                    "    reduced {} = {}{} {}",
+                    r.slot,
+                    r.op.name(),
+                    if r.chain { " in one chain" } else { "" },
+                    r.value
+                )?;
             }
             for s in &phase.stores {
                 let past = if s.stream { ", past the caches" } else { "" };

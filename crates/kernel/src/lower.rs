@@ -323,7 +323,7 @@ pub fn lower_cluster(
             if columns.contains(&node) {
                 carried.push(lowerer.carry(&mut full, (op, slot), value, &across));
             } else {
-                full.reduces.push(Reduce { value, op, slot });
+                full.reduces.push(Reduce { value, op, slot, chain: false });
             }
         }
         for &node in &cluster.nodes {

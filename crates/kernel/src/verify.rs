@@ -249,6 +249,12 @@ impl Kernel {
         if !phase.reduces.is_empty() && (self.sweep == Sweep::Elementwise || phase.space == Space::Reduced) {
             errors.push(format!("phase {number}: {:?} {:?} phases have no reductions", self.sweep, phase.space));
         }
+        if phase.reduces.iter().any(|reduce| reduce.chain != phase.reduces[0].chain) {
+            errors.push(format!("phase {number}: some reductions are one chain and some go by blocks"));
+        }
+        if phase.reduces.iter().any(|reduce| reduce.chain) && self.sweep != Sweep::Column {
+            errors.push(format!("phase {number}: only columns are reduced in one chain"));
+        }
         for (i, reduce) in phase.reduces.iter().enumerate() {
             let earlier = self.phases[..number].iter().flat_map(|p| &p.reduces);
             if earlier.chain(&phase.reduces[..i]).any(|r| r.slot == reduce.slot) {

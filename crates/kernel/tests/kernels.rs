@@ -78,7 +78,7 @@ fn sums(sweep: Sweep, dims: [usize; 2], total: usize) -> Kernel {
                 body: full,
                 inputs: vec![load(0, map(0, &[dims[1] as i64, 1]))],
                 stores: vec![],
-                reduces: vec![Reduce { value: root, op: ReduceOp::Sum, slot: 0 }],
+                reduces: vec![Reduce { value: root, op: ReduceOp::Sum, slot: 0, chain: false }],
             },
             Phase {
                 space: Space::Reduced,
@@ -147,7 +147,7 @@ fn carried(block: usize, rows: usize, cols: usize) -> Kernel {
                 Input::Carried { arg: ArgId(1), map: at.clone(), start: 0 },
             ],
             stores: vec![store(roots[0], 1, at)],
-            reduces: vec![Reduce { value: roots[1], op: ReduceOp::Sum, slot: 0 }],
+            reduces: vec![Reduce { value: roots[1], op: ReduceOp::Sum, slot: 0, chain: false }],
         }],
     }
 }

@@ -5,7 +5,6 @@
 //! totals (in the frame).
 
 use cotangent_kernel::ir::Space;
-use cotangent_scalar::order::COLUMN_BLOCK;
 use iced_x86::{Code, Register};
 
 use crate::wide::alloc::{Allocator, choose_pins, preload, pressure};
@@ -143,7 +142,7 @@ impl<'k> Nest<'k> {
             self.write(reset, taken);
         }
         // The end of the block: 64 steps on, or where the dim ends.
-        let size = if partials.is_empty() { i32::MAX >> 1 } else { COLUMN_BLOCK as i32 };
+        let size = if partials.is_empty() { i32::MAX >> 1 } else { phase.plan.phase.block() as i32 };
         let asm = &mut self.out.asm;
         asm.rm(Code::Lea_r64_m, SCRATCH, crate::wide::asm::at(STEP, size));
         asm.rm(Code::Mov_r64_rm64, Register::RCX, extent);

@@ -88,7 +88,7 @@ fn crowded(n: usize) -> Kernel {
         .collect();
     let (body, roots) = s.finish(&multiples);
     let inputs = vec![Input::Load { arg: id(0), map: map(0, &[1]) }];
-    let reduce = |(k, &value): (usize, &ValueId)| Reduce { value, op: ReduceOp::Sum, slot: k as u32 };
+    let reduce = |(k, &value): (usize, &ValueId)| Reduce { value, op: ReduceOp::Sum, slot: k as u32, chain: false };
     let reduces = roots.iter().enumerate().map(reduce).collect();
     let sums = Phase { space: Space::Full, body, inputs, stores: vec![], reduces };
     let mut s = BodyBuilder::new();

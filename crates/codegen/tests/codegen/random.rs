@@ -269,6 +269,7 @@ impl Generator<'_> {
         let dtypes: Vec<DType> = roots.iter().map(|&v| s.dtype(v)).collect();
         let (body, roots) = s.finish(&roots);
         let mut reduces = Vec::new();
+        let chain = self.sweep == Sweep::Column && self.random.below(3) == 0;
         for i in 0..n_reduces {
             let op = if dtypes[i] == DType::Bool {
                 self.random.pick(&[ReduceOp::Max, ReduceOp::Min])
@@ -276,7 +277,7 @@ impl Generator<'_> {
                 self.random.pick(&[ReduceOp::Sum, ReduceOp::Sum, ReduceOp::Prod, ReduceOp::Max, ReduceOp::Min])
             };
             let slot = self.slots.len() as u32 + i as u32;
-            reduces.push(Reduce { value: roots[i], op, slot });
+            reduces.push(Reduce { value: roots[i], op, slot, chain });
         }
         let mut stores = Vec::new();
         for i in n_reduces..n_reduces + n_stores {

@@ -35,12 +35,11 @@ impl Clusterer<'_> {
     fn is_carried_by_rows(&self, group: &Group) -> bool {
         let Some(reduction) = &group.reduction else { return false };
         let loops = reduction.loops;
-        // With more blocks than are in a block, combining their results would take two levels.
-        let blocks = self.options.cost.min_blocks * COLUMN_BLOCK..=COLUMN_BLOCK * COLUMN_BLOCK;
+        let least = self.options.cost.min_blocks * COLUMN_BLOCK;
         let is_bool = |n: &NodeId| self.roles.reduces[n.index()] && self.graph.ty(*n).dtype() == DType::Bool;
         loops.outer == 1
             && loops.inner > 1
-            && blocks.contains(&loops.reduced)
+            && loops.reduced >= least
             && group.n_sweeps == 1
             && group.product.is_none()
             && !group.nodes.iter().any(|n| is_bool(n) || self.forced.contains(n))

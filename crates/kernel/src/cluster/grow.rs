@@ -105,8 +105,6 @@ fn sums_columns(domain: &Shape, is_conv: bool, reduction: &Reduction) -> Result<
         Err("reduces whole columns only: rows are finished piece by piece")
     } else if n_products > 1 && !rows.is_multiple_of(COLUMN_BLOCK) {
         Err("reduces by blocks of 64 rows, which would reach from one product of the batch into the next")
-    } else if n_products * rows > COLUMN_BLOCK * COLUMN_BLOCK {
-        Err("reduces at most 4096 rows: the order of reductions has more levels beyond")
     } else if n_products * rows == 0 {
         Err("has no rows to reduce")
     } else {

@@ -166,7 +166,7 @@ fn combine_blocks(
         let arg = push_arg(&mut combined, ArgRef::Partial(partial), dtype, false);
         let map = IndexMap { offset: 0, strides: SmallVec::from_slice(&[cols as i64, 1]) };
         let value = read.input(Input::Load { arg, map }, dtype, None);
-        read.reduces.push(Reduce { value, op, slot });
+        read.reduces.push(Reduce { value, op, slot, chain: true });
     }
     combined.kernel.phases.push(read.finish());
     for phase in after {

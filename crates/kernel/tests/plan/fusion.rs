@@ -107,12 +107,12 @@ fn masked_columns(m: usize) -> Graph {
 #[test]
 fn sums_of_columns_finish_the_product() {
     // In one block of rows, in several, and with a last one that is not whole.
-    for (m, n_kernels) in [(50, 1), (64, 1), (128, 2), (200, 3)] {
+    for (m, n_kernels) in [(50, 1), (64, 1), (128, 2), (200, 3), (4200, 3)] {
         let graph = masked_columns(m);
         let plan = planned(&graph);
         let Step::Product { epilogue: Some(epilogue), .. } = &plan.steps[0] else { panic!("{plan}") };
         assert_eq!(plan.kernels[epilogue.call.kernel].sweep, Sweep::Column, "{plan}");
-        assert_eq!(epilogue.last.is_some(), m == 200, "{plan}");
+        assert_eq!(epilogue.last.is_some(), m % 64 != 0 && m > 64, "{plan}");
         assert_eq!(plan.calls().count(), n_kernels, "{plan}");
         let expected = "mul → reduce_sum fuse column-sums: sums the product's columns while its tiles are in cache";
         assert!(verdicts(&graph, &plan).iter().any(|v| v == expected), "{:?}", verdicts(&graph, &plan));
@@ -162,8 +162,6 @@ fn other_sums_do_not_finish_a_product() {
     };
     let start = "matmul → reduce_sum keep: a product's epilogue";
     assert_eq!(why(8, &[1]), format!("{start} reduces whole columns only: rows are finished piece by piece"));
-    let levels = "reduces at most 4096 rows: the order of reductions has more levels beyond";
-    assert_eq!(why(4097, &[0]), format!("{start} {levels}"));
 }
 
 #[test]
