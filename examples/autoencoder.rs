@@ -64,6 +64,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = flags.get("out", PathBuf::from("target/autoencoder"))?;
     let (train, test) = Mnist::find()?.into_parts();
     let train = train.into_dataset().head(flags.get("pictures", 20_000)?);
+    if train.len() < BATCH {
+        return Err(format!("--pictures {}: required at least a batch of {BATCH}", train.len()).into());
+    }
 
     let compile = |n: usize, training: bool| -> Result<_, Box<dyn Error>> {
         let graph = build(|g| {
