@@ -9,8 +9,9 @@ pub enum Layout {
     /// `[n, spatial.., channels]`, as in Keras: neighbouring elements in memory are the channels of one place.
     #[default]
     ChannelsLast,
-    /// `[n, channels, spatial..]`, as in PyTorch. The layer turns its operand and its result round; layers that follow each other
-    /// turn it only once.
+    /// `[n, channels, spatial..]`, as in PyTorch. The layer turns its operand and its result round. Memory is turned where the
+    /// data comes in and goes out only; but what follows a convolution element by element is a kernel of its own, not its
+    /// epilogue.
     ChannelsFirst,
 }
 
