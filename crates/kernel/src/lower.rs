@@ -183,6 +183,10 @@ struct Draft {
     inputs: Vec<Input>,
     /// For each input, the node to force if its map stands in the way of merging loops.
     blame: Vec<Option<NodeId>>,
+    /// For each input, the reduction of windows that reads it: to be forced in loops that must be one.
+    combined_by: Vec<Option<NodeId>>,
+    /// The reduction of windows under way.
+    combining: Option<NodeId>,
     stores: Vec<(ValueId, ArgId, IndexMap)>,
     reduces: Vec<Reduce>,
     known: HashMap<(NodeId, Index), ValueId>,
@@ -198,6 +202,8 @@ impl Draft {
             s: BodyBuilder::new(),
             inputs: Vec::new(),
             blame: Vec::new(),
+            combined_by: Vec::new(),
+            combining: None,
             stores: Vec::new(),
             reduces: Vec::new(),
             known: HashMap::new(),
@@ -208,6 +214,7 @@ impl Draft {
         let number = self.inputs.iter().position(|known| *known == input).unwrap_or_else(|| {
             self.inputs.push(input);
             self.blame.push(blame);
+            self.combined_by.push(self.combining);
             self.inputs.len() - 1
         });
         self.s.input(number as u32, dtype)
@@ -459,6 +466,8 @@ impl Lowerer<'_> {
                 if let Some(known) = self.known(draft, at, &index) {
                     break Some(known);
                 }
+                draft.combining =
+                    waiting.iter().find(|waiting| matches!(waiting.of, Of::Taps(_))).map(|waiting| waiting.node);
                 let found = self.find(draft, at, &index, via)?;
                 passed.push((at, index.clone()));
                 match found {

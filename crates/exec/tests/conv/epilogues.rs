@@ -4,10 +4,10 @@ use cotangent_exec::Compiler;
 use cotangent_graph::DType::F32;
 use cotangent_graph::ops::conv::Convolution;
 use cotangent_graph::samples::environment;
-use cotangent_graph::{Graph, GraphBuilder, Init, Shape, Tensor, build};
+use cotangent_graph::{Graph, GraphBuilder, Init, NodeId, Shape, Tensor, build};
 use cotangent_kernel::ir::Sweep;
 use cotangent_kernel::{Factors, Home, Plan, Step};
-use cotangent_nn::{Adam, BatchNorm, Conv, Layers, Minimize, Momentum, Padding, Sgd};
+use cotangent_nn::{Adam, BatchNorm, Conv, Layers, MeanPool, Minimize, Momentum, Padding, Sgd};
 
 use super::common::agreed;
 
@@ -179,5 +179,23 @@ fn what_is_written_instead_fuses_as_well() {
         let largest = plan.buffers.iter().map(|decl| decl.n_elements).max();
         assert!(largest <= Some(2 * 7 * (width + 2) * 24), "{plan}");
         assert_eq!(count(&plan, |step| matches!(step, Step::Product { .. })), 3, "{plan}");
+    }
+}
+
+/// Columns are summed of what windows are combined to, where that is: windows themselves are no loops that merge.
+#[test]
+fn sums_of_columns_do_not_bring_windows_into_memory() {
+    let pooled = |x: Tensor<'_>| x.layer("pool", MeanPool::new(&[3, 3]).stride(&[1, 1]).padding(Padding::Same)).id();
+    let depthwise = |x: Tensor<'_>| x.layer("depth", Conv::new(16, &[3, 3]).groups(16).padding(Padding::Same)).id();
+    for layer in [pooled as fn(Tensor<'_>) -> NodeId, depthwise] {
+        let graph = made(|g| {
+            let x = g.input("x", F32, [2, 12, 12, 16]);
+            let scale = g.param("scale", F32, [16], Init::normal(1.0, 0.1));
+            let y = (g.tensor(layer(x * scale)) + g.param("shift", F32, [16], Init::ZEROS)).relu();
+            g.minimize((y * y).mean(), Sgd::new(0.1));
+        });
+        let plan = planned(&graph);
+        let largest = plan.buffers.iter().map(|decl| decl.n_elements).max();
+        assert!(largest <= Some(2 * 12 * 12 * 16), "{plan}");
     }
 }

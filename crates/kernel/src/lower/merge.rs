@@ -37,12 +37,15 @@ pub(super) fn merge(cluster: &Cluster, drafts: &mut [Draft]) -> Result<Merged, F
             (sweep, (0..rank).map(flatten).collect())
         }
     };
+    let is_free = sweep == Sweep::Elementwise && cluster.product.is_none();
     let maps = |drafts: &[Draft]| -> Vec<(IndexMap, Option<NodeId>)> {
         let mut all = Vec::new();
         for d in drafts {
-            for (input, blame) in d.inputs.iter().zip(&d.blame) {
+            for ((input, blame), by) in d.inputs.iter().zip(&d.blame).zip(&d.combined_by) {
+                // Windows are no loops that merge, wherever they are read from: what they are combined to is.
+                let blame = by.filter(|_| !is_free).or(*blame);
                 let clamps = input.clamps().iter().map(|clamp| &clamp.map);
-                all.extend(input.map().into_iter().chain(clamps).map(|map| (map.clone(), *blame)));
+                all.extend(input.map().into_iter().chain(clamps).map(|map| (map.clone(), blame)));
             }
             all.extend(d.stores.iter().map(|s| (s.2.clone(), None)));
         }
@@ -109,7 +112,11 @@ pub(super) fn merge(cluster: &Cluster, drafts: &mut [Draft]) -> Result<Merged, F
         draft.stores.iter_mut().for_each(|s| rewrite(&mut s.2));
     }
     // A border is told once for each row.
-    for (input, blame) in drafts.iter().flat_map(|draft| draft.inputs.iter().zip(&draft.blame)) {
+    let inputs = |draft: &Draft| {
+        let of = draft.inputs.iter().zip(draft.blame.iter().zip(&draft.combined_by));
+        of.map(|(input, (blame, by))| (input.clone(), by.filter(|_| !is_free).or(*blame))).collect::<Vec<_>>()
+    };
+    for (input, blame) in drafts.iter().flat_map(inputs) {
         let moves = |clamp: &Clamp| clamp.map.strides.last().is_some_and(|&stride| stride != 0);
         if !input.clamps().is_empty() && (sweep != Sweep::Elementwise || input.clamps().iter().any(moves)) {
             return Err(Force::new(blame.unwrap_or(cluster.nodes[0]), BORDERED));
