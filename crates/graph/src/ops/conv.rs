@@ -440,6 +440,14 @@ fn depthwise<'g>(op: &'static OpDef, x: Tensor<'g>, w: Tensor<'_>, attrs: &Attrs
     is_one.then(|| (conv, x.builder().tensor(w.id())))
 }
 
+/// What has a filter's number within its channel, of several, on its last axis beside the channel's: the filters before the channels.
+#[track_caller]
+fn by_filter<'g>(x: Tensor<'g>, conv: &Conv) -> Tensor<'g> {
+    let shape = x.shape();
+    let rows: usize = shape[..shape.rank() - 1].iter().product();
+    x.reshape([rows, conv.groups, conv.filters]).transpose([0, 2, 1])
+}
+
 impl<'g> Tensor<'g> {
     /// Convolution (cross-correlation) of this tensor `[n, spatial.., c]`, of 1 to 3 spatial axes, with filters
     /// `[window.., c / groups, f]` into `[n, places.., f]`.
@@ -466,11 +474,14 @@ impl<'g> Tensor<'g> {
                 w.reshape(joint(&of_w[..n_axes], &[1, c])).broadcast_to(joint(&rows, &joint(&of_w[..n_axes], &[1, c])));
             return (pieces * w).sum_over(sums);
         }
-        // Several filters for each channel: an axis of their own, along which pieces repeat.
-        let last = [1, c, conv.filters];
-        let w = w.reshape(joint(&of_w[..n_axes], &last)).broadcast_to(joint(&rows, &joint(&of_w[..n_axes], &last)));
-        let places = joint(&rows, &[of_pieces[2 * n_axes], conv.all_filters()]);
-        (pieces.reshape(joint(&of_pieces, &[1])) * w).sum_over(sums).reshape(places)
+        // Several filters for each channel: an axis of their own, along which pieces repeat, with the channels inside.
+        let last = [1, conv.filters, c];
+        let of_w = joint(&of_w[..n_axes], &last);
+        let w = by_filter(w, &conv).reshape(of_w.clone()).broadcast_to(joint(&rows, &of_w));
+        let apart = pieces.reshape(joint(&of_pieces[..2 * n_axes + 1], &[1, c])) * w;
+        let (sums, n) = (apart.sum_over(sums), n_axes + 1);
+        let turned = sums.transpose((0..n).chain([n + 1, n]).collect::<Vec<usize>>());
+        turned.reshape(joint(&rows, &[of_pieces[2 * n_axes], conv.all_filters()]))
     }
 
     /// Transposed convolution, the adjoint of [`Tensor::conv`]: this tensor `[n, places.., f]` has a value for each place of a
@@ -485,11 +496,11 @@ impl<'g> Tensor<'g> {
             return self.builder().op(&CONV_DATA, &[self, filters], attrs, None);
         };
         let (of_y, of_w, n_axes) = (self.shape(), w.shape(), conv.axes.len());
-        let channels = [conv.groups, conv.filters];
-        let apart: Shape = of_y[..n_axes + 1].iter().copied().chain(vec![1; n_axes]).chain(channels).collect();
-        let filters: Shape = of_w[..n_axes].iter().copied().chain(channels).collect();
-        let last = apart.rank() - 1;
-        let pieces = (self.reshape(apart) * w.reshape(filters)).sum_over(last);
+        let (c, m) = (conv.groups, conv.filters);
+        let joint = |first: &[usize], last: &[usize]| -> Shape { first.iter().chain(last).copied().collect() };
+        let y = by_filter(self, &conv).reshape(joint(&joint(&of_y[..n_axes + 1], &vec![1; n_axes]), &[m, c]));
+        let apart = y * by_filter(w, &conv).reshape(joint(&of_w[..n_axes], &[m, c]));
+        let pieces = apart.sum_over(1 + 2 * n_axes);
         pieces.overlap_add(&settings.windows(&conv), extents)
     }
 }
