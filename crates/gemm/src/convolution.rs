@@ -29,6 +29,7 @@ use across::Across;
 use call::Call;
 use gather::Gather;
 use lines::Size;
+use tiles::Family;
 use weights::Weights;
 
 /// One of the three sums of a convolution, made once and run many times.
@@ -89,7 +90,7 @@ impl<T: Element> Convolution<T> {
     ) -> Option<Self> {
         let kernels = T::kernels(target.isa())?;
         let axes = phase::three(&conv.axes)?;
-        let most = kernels.runs.first().map_or(1, |widths| widths.len());
+        let most = Family::of(&conv).most_vectors(kernels);
         let packed = way.packed || direction != Direction::Forward;
         let way = ConvWay { vectors: way.vectors.clamp(1, most), packed, ..way };
         let made = match direction {

@@ -16,7 +16,7 @@ use super::call::{Call, Memory};
 use super::lines::Size;
 use super::panels::Panels;
 use super::phase::{Image, Phase, PhaseAxis};
-use super::tiles::most_rows;
+use super::tiles::Family;
 use super::way::ConvWay;
 use crate::drive::Heights;
 use crate::kernel::KernelSet;
@@ -28,6 +28,7 @@ use crate::workspace::LINE;
 /// Made once, with everything decided.
 #[derive(Clone, Debug)]
 pub(super) struct Across {
+    family: Family,
     image: Image,
     phases: Vec<Phase>,
     panels: Panels,
@@ -57,7 +58,8 @@ impl Across {
         way: ConvWay,
     ) -> Self {
         let (image, phases) = Image::new(conv, axes, Direction::Data);
-        let (result, cols, all_cols) = (axes.map(|axis| axis.extent), conv.channels, conv.all_channels());
+        let (result, all_cols, family) = (axes.map(|axis| axis.extent), conv.all_channels(), Family::of(conv));
+        let cols = all_cols / image.groups.max(1);
         let size = size_of::<T>();
         let width = way.vectors * kernels.lanes;
         let panels = Panels::new(conv, axes, Direction::Data, (&image, &phases), width, false);
@@ -70,8 +72,9 @@ impl Across {
         let example_unit = lcm(multiple, rows) / rows;
         // The unit's images and its result take so much each, but there is a tile's height of them.
         let bytes = stride.max(rows * all_cols) * size;
-        let unit = (way.far / bytes).max(most_rows(kernels, way.vectors)).clamp(1, conv.n.max(1));
+        let unit = (way.far / bytes).max(family.most_rows(kernels, way.vectors)).clamp(1, conv.n.max(1));
         Across {
+            family,
             n: conv.n,
             result,
             cols,
@@ -194,7 +197,8 @@ impl Across {
         cols: &Range<usize>,
         c: *mut T,
     ) {
-        let (kernels, channels) = (call.kernels, self.image.channels);
+        let (kernels, channels, steps) = (call.kernels, self.image.channels, self.image.steps);
+        let depthwise = self.family == Family::Depthwise;
         let [planes, lines, along] = [0, 1, 2].map(|k| inside(&phase.axes[k], q[k], self.image.extents[k]));
         let counts = [0, 1, 2].map(|k| phase.axes[k].taps.len());
         let place = |k: usize, tap: usize| phase.axes[k].neighbour(q[k], tap) as usize;
@@ -202,16 +206,17 @@ impl Across {
         let row = (index(0) * self.result[1] + index(1)) * self.result[2] + index(2);
         let (b, b_k_stride) = self.panels.at(call, group, cols.start, phase);
         let b_at = |taps: [usize; 3]| {
-            let row = ((taps[0] * counts[1] + taps[1]) * counts[2] + taps[2]) * channels;
+            let row = ((taps[0] * counts[1] + taps[1]) * counts[2] + taps[2]) * steps;
             b.wrapping_add(row * b_k_stride)
         };
         let a_at = |taps: [usize; 3]| {
             let [plane, line, at] = [0, 1, 2].map(|k| place(k, taps[k]));
             let element = (plane * self.image.extents[1] + line) * self.image.extents[2] + at;
-            own.room.lines.wrapping_add(element * channels).cast_const()
+            let first = if depthwise { cols.start } else { 0 };
+            own.room.lines.wrapping_add(element * channels + first).cast_const()
         };
         let vectors = cols.len().div_ceil(kernels.lanes);
-        let heights = Heights::new(n, most_rows(kernels, vectors));
+        let heights = Heights::new(n, self.family.most_rows(kernels, vectors));
         let mut load = false;
         // Runs whose B lies evenly: the lines of a plane, or the elements of a line where those are not adjacent.
         let tiles = |starts: usize, k: usize, b: *const T, b_run: usize, load: bool| {
@@ -222,7 +227,7 @@ impl Across {
                     k,
                     a_offset: (i * self.stride) as isize,
                     a_row_stride: self.stride as isize,
-                    a_k_stride: 1,
+                    a_k_stride: if depthwise { channels as isize } else { 1 },
                     b,
                     b_k_stride: b_k_stride as isize,
                     b_run_stride: (b_run * b_k_stride) as isize,
@@ -232,21 +237,21 @@ impl Across {
                     load,
                 };
                 // SAFETY: the tile lies in the result, its rows of A in the copied images, and those of B in the panel.
-                unsafe { kernels.runs[height - 1][vectors - 1](&tile) };
+                unsafe { self.family.kernels(kernels)[height - 1][vectors - 1](&tile) };
             }
         };
         let start = |number: usize, at: *const T| {
             // SAFETY: an entry of the table, which has one for each element of a window along an axis.
             unsafe { *own.room.starts.add(number) = at };
         };
-        if !lines.is_empty() && !along.is_empty() && channels > 0 {
+        if !lines.is_empty() && !along.is_empty() && steps > 0 {
             for plane in planes {
                 if phase.runs_of_line == 1 {
                     for (number, line) in lines.clone().enumerate() {
                         start(number, a_at([plane, line, along.start]));
                     }
                     let b = b_at([plane, lines.start, along.start]);
-                    tiles(lines.len(), along.len() * channels, b, counts[2] * channels, load);
+                    tiles(lines.len(), along.len() * steps, b, counts[2] * steps, load);
                     load = true;
                     continue;
                 }
@@ -254,7 +259,7 @@ impl Across {
                     for (number, at) in along.clone().enumerate() {
                         start(number, a_at([plane, line, at]));
                     }
-                    tiles(along.len(), channels, b_at([plane, line, along.start]), channels, load);
+                    tiles(along.len(), steps, b_at([plane, line, along.start]), steps, load);
                     load = true;
                 }
             }

@@ -17,7 +17,7 @@ use super::call::{Call, Memory};
 use super::lines::{Lines, Size, zero};
 use super::panels::Panels;
 use super::phase::{Image, Phase};
-use super::tiles::most_rows;
+use super::tiles::Family;
 use super::way::ConvWay;
 use crate::drive::Heights;
 use crate::kernel::{KernelSet, RunTile};
@@ -27,6 +27,7 @@ use crate::product::{COLUMN_ALIGN, EpilogueNeeds, lcm};
 /// Made once, with everything decided.
 #[derive(Clone, Debug)]
 pub(super) struct Gather {
+    family: Family,
     image: Image,
     phases: Vec<Phase>,
     /// Examples.
@@ -61,11 +62,12 @@ impl Gather {
         way: ConvWay,
     ) -> Self {
         let (image, phases) = Image::new(conv, axes, direction);
-        let (result, cols) = match direction {
-            Direction::Data => (axes.map(|axis| axis.extent), conv.channels),
-            _ => (axes.map(|axis| axis.places), conv.filters),
+        let result = match direction {
+            Direction::Data => axes.map(|axis| axis.extent),
+            _ => axes.map(|axis| axis.places),
         };
         let [rows, all_cols] = conv.matrix(direction);
+        let cols = all_cols / image.groups.max(1);
         let size = size_of::<T>();
         // The unit's result, and the lines of the image that it reads, take so much each.
         let line_bytes = phases.iter().map(|p| (p.line * size * p.axes[1].stride * p.axes[0].taps.len()).max(1)).max();
@@ -79,6 +81,7 @@ impl Gather {
         let plane = result[1];
         let width = way.vectors * kernels.lanes;
         Gather {
+            family: Family::of(conv),
             n: conv.n,
             result,
             cols,
@@ -213,7 +216,8 @@ impl Gather {
     ) {
         let [_, across, along] = &phase.axes;
         let width = self.result[2];
-        let kernels = call.kernels;
+        let (kernels, depthwise) = (call.kernels, self.family == Family::Depthwise);
+        let channels = self.image.channels;
         for col in piece.cols.clone().step_by(self.panels.width) {
             let cols = self.panels.width.min(piece.cols.end - col);
             let vectors = cols.div_ceil(kernels.lanes);
@@ -237,7 +241,7 @@ impl Gather {
                         continue;
                     }
                     let starts = own.room.starts.wrapping_add(at * phase.n_runs + runs.start).cast_const();
-                    let heights = Heights::new(results.len(), most_rows(kernels, vectors));
+                    let heights = Heights::new(results.len(), self.family.most_rows(kernels, vectors));
                     for (i, height) in heights.iter() {
                         let q = results.start + i;
                         let c_row = row + along.first + q * along.step;
@@ -245,9 +249,9 @@ impl Gather {
                             starts,
                             n: runs.len(),
                             k: phase.run,
-                            a_offset: (q * along.stride * self.image.channels) as isize,
-                            a_row_stride: (along.stride * self.image.channels) as isize,
-                            a_k_stride: 1,
+                            a_offset: (q * along.stride * channels + if depthwise { col } else { 0 }) as isize,
+                            a_row_stride: (along.stride * channels) as isize,
+                            a_k_stride: if depthwise { channels as isize } else { 1 },
                             b,
                             b_k_stride: b_k_stride as isize,
                             b_run_stride: (phase.run * b_k_stride) as isize,
@@ -258,7 +262,7 @@ impl Gather {
                         };
                         // SAFETY: the tile lies in the result; its rows of A lie in the lines of the table, and those of B in
                         // its panel.
-                        unsafe { kernels.runs[height - 1][vectors - 1](&tile) };
+                        unsafe { self.family.kernels(kernels)[height - 1][vectors - 1](&tile) };
                     }
                 }
             }

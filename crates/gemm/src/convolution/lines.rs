@@ -120,7 +120,7 @@ impl<T: Number> Lines<'_, T> {
     /// # Safety
     /// As [`Lines::add`].
     unsafe fn line(&self, example: usize, plane: usize, line: usize, slot: usize) -> *const T {
-        let Image { extents: [n_planes, n_lines, width], channels, groups } = *self.image;
+        let Image { extents: [n_planes, n_lines, width], channels, groups, .. } = *self.image;
         let all = channels * groups;
         let row = ((example * n_planes + plane) * n_lines + line) * width;
         let from = self.from.wrapping_add(row * all + self.group * channels);

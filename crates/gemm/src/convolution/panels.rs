@@ -13,7 +13,8 @@ use crate::pack::{Source, pack_panel};
 /// How B is read.
 #[derive(Clone, Debug)]
 pub(super) struct Panels {
-    direction: Direction,
+    /// Rows of B are columns of the filters as they are stored.
+    turned: bool,
     groups: usize,
     /// Columns of a group.
     cols: usize,
@@ -43,13 +44,14 @@ impl Panels {
         width: usize,
         in_place: bool,
     ) -> Self {
+        let turned = direction == Direction::Data && image.steps == image.channels;
         Panels {
-            direction,
-            groups: conv.groups,
-            cols: if direction == Direction::Data { conv.channels } else { conv.filters },
+            turned,
+            groups: image.groups,
+            cols: conv.matrix(direction)[1] / image.groups.max(1),
             width,
             depth: phases.iter().map(Phase::k).sum(),
-            channels: image.channels,
+            channels: image.steps,
             filters: conv.all_filters(),
             stored: conv.channels,
             window: [axes[1].window, axes[2].window],
@@ -104,9 +106,10 @@ impl Panels {
         let (mut to, cols) = (to.cast_mut(), self.width.min(self.cols - col));
         for [a, b, c] in phase.taps() {
             let row = ((a * self.window[0] + b) * self.window[1] + c) * self.stored;
-            let (row, first, width_stride, depth_stride) = match self.direction {
-                Direction::Data => (row + col, group * self.channels, self.filters as isize, 1),
-                _ => (row, group * self.cols + col, 1, self.filters as isize),
+            let (row, first, width_stride, depth_stride) = if self.turned {
+                (row + col, group * self.channels, self.filters as isize, 1)
+            } else {
+                (row, group * self.cols + col, 1, self.filters as isize)
             };
             let from = call.b.wrapping_add(row * self.filters + first);
             let source = Source { from, width_stride, depth_stride, ahead: 0 };

@@ -8,6 +8,8 @@
 use cotangent_scalar::{Conv, ConvAxis, Direction};
 use smallvec::SmallVec;
 
+use super::tiles::Family;
+
 /// Three axes of which outer ones may be of one element: planes, lines, and along a line.
 pub(super) fn three(axes: &[ConvAxis]) -> Option<[ConvAxis; 3]> {
     const ONE: ConvAxis = ConvAxis { extent: 1, window: 1, places: 1, stride: 1, dilation: 1, low: 0 };
@@ -125,7 +127,7 @@ impl Phase {
     fn new(axes: [PhaseAxis; 3], image: &Image, first_k: usize) -> Self {
         let [planes, lines, along] = [0, 1, 2].map(|k| axes[k].taps.len());
         let joined = axes[2].dilation == 1 || along <= 1;
-        let (runs_of_line, run) = if joined { (1, along * image.channels) } else { (along, image.channels) };
+        let (runs_of_line, run) = if joined { (1, along * image.steps) } else { (along, image.steps) };
         let n_runs = if run == 0 { 0 } else { planes * lines * runs_of_line };
         let width = axes[2].reach(axes[2].count);
         let first = -axes[2].low;
@@ -138,7 +140,7 @@ impl Phase {
         self.n_runs * self.run
     }
 
-    /// Elements of windows that are met, with a run of channels each.
+    /// Elements of windows that are met.
     pub fn taps(&self) -> impl Iterator<Item = [usize; 3]> + '_ {
         let [a, b, c] = [0, 1, 2].map(|k| &self.axes[k].taps);
         a.iter().flat_map(move |&a| b.iter().flat_map(move |&b| c.iter().map(move |&c| [a, b, c])))
@@ -152,8 +154,10 @@ pub(super) struct Image {
     pub extents: [usize; 3],
     /// Channels of a group.
     pub channels: usize,
-    /// Groups of channels.
+    /// Groups of channels. Where each channel has filters of its own all are one group.
     pub groups: usize,
+    /// Steps of K for each element of a window: the channels, or one where each channel has filters of its own.
+    pub steps: usize,
 }
 
 impl Image {
@@ -163,7 +167,10 @@ impl Image {
             Direction::Data => (axes.map(|axis| axis.places), conv.filters),
             _ => (axes.map(|axis| axis.extent), conv.channels),
         };
-        let image = Image { extents, channels, groups: conv.groups };
+        let image = match Family::of(conv) {
+            Family::Dense => Image { extents, channels, groups: conv.groups, steps: channels },
+            Family::Depthwise => Image { extents, channels: conv.groups, groups: 1, steps: 1 },
+        };
         let strides = axes.map(|axis| if direction == Direction::Data { axis.stride } else { 1 });
         let mut phases: Vec<Phase> = Vec::new();
         for number in 0..strides.iter().product() {

@@ -6,7 +6,7 @@ use cotangent_host::Target;
 use cotangent_scalar::{Conv, ConvAxis, Direction};
 
 use super::phase::{Image, Phase};
-use super::tiles::{by_vectors, line_cycles};
+use super::tiles::Family;
 use crate::kernel::KernelSet;
 
 /// How a convolution, or one of its adjoints, is made.
@@ -38,6 +38,7 @@ const PROMISING: f64 = 1.3;
 
 /// What tiles divide, and how often.
 struct Work {
+    family: Family,
     /// Rows and columns that tiles divide: a line of the result, a run of the filters' gradient, or examples.
     rows: usize,
     cols: usize,
@@ -47,23 +48,21 @@ struct Work {
 
 impl Work {
     fn of(conv: &Conv, axes: &[ConvAxis; 3], direction: Direction) -> Self {
-        let (_, phases) = Image::new(conv, axes, direction);
+        let (image, phases) = Image::new(conv, axes, direction);
         let steps_of_phase = |phase: &Phase| conv.n * phase.axes[0].count * phase.axes[1].count * phase.k();
-        let (rows, cols, steps) = match direction {
+        let all_cols = conv.matrix(direction)[1];
+        let (rows, steps) = match direction {
             Direction::Weights => {
                 let (run, n_runs) = phases.first().map_or((1, 1), |phase| (phase.run, phase.n_runs));
-                (run, conv.filters, conv.matrix(Direction::Forward)[0] * n_runs)
+                (run, conv.matrix(Direction::Forward)[0] * n_runs)
             }
-            Direction::Data if conv.skips_outside() => {
-                (conv.n, conv.channels, conv.multiply_adds() / (conv.n * conv.channels * conv.groups).max(1))
-            }
+            Direction::Data if conv.skips_outside() => (conv.n, conv.multiply_adds() / (conv.n * all_cols).max(1)),
             _ => {
                 let width = phases.iter().map(|phase| phase.axes[2].count).max().unwrap_or(1);
-                let cols = if direction == Direction::Data { conv.channels } else { conv.filters };
-                (width, cols, phases.iter().map(steps_of_phase).sum())
+                (width, phases.iter().map(steps_of_phase).sum())
             }
         };
-        Work { rows, cols, steps: steps * conv.groups }
+        Work { family: Family::of(conv), rows, cols: all_cols / image.groups.max(1), steps: steps * image.groups }
     }
 }
 
@@ -79,7 +78,7 @@ pub(super) fn nanos<T>(
     let work = Work::of(conv, axes, direction);
     // Two vectors of multiply-adds a cycle.
     let cycle = 2.0 * (kernels.lanes * size_of::<T>()) as f64 * target.costs().fma_ns;
-    line_cycles(kernels, work.rows, work.cols, way.vectors) * work.steps as f64 * cycle
+    work.family.line_cycles(kernels, work.rows, work.cols, way.vectors) * work.steps as f64 * cycle
 }
 
 /// The ways that promise something, the one to take first.
@@ -94,7 +93,7 @@ pub(super) fn ways<T>(
     let [n_rows, _] = conv.matrix(direction);
     let in_place = direction == Direction::Forward && n_rows < PACK_ROWS;
     let (l1, l2) = (target.caches().l1, target.caches().l2);
-    let vectors = by_vectors(kernels, work.rows, work.cols);
+    let vectors = work.family.by_vectors(kernels, work.rows, work.cols);
     let (best, least) = vectors[0];
     let first = ConvWay { vectors: best, packed: !in_place, near: l1 / 2, far: l2 / 4 };
     let others = vectors[1..].iter().filter(|(_, cycles)| *cycles <= PROMISING * least);

@@ -15,7 +15,7 @@ use cotangent_scalar::{Conv, ConvAxis, Direction};
 use super::call::{Call, Memory};
 use super::lines::{Lines, Size, zero};
 use super::phase::{Image, Phase};
-use super::tiles::{line_cycles, most_rows};
+use super::tiles::Family;
 use super::way::ConvWay;
 use crate::drive::Heights;
 use crate::kernel::{KernelSet, RunTile};
@@ -25,6 +25,7 @@ use crate::product::{COLUMN_ALIGN, EpilogueNeeds, lcm};
 /// Made once, with everything decided.
 #[derive(Clone, Debug)]
 pub(super) struct Weights {
+    family: Family,
     image: Image,
     phase: Phase,
     /// Lines of `y`, of all examples and planes.
@@ -62,15 +63,16 @@ impl Weights {
         let [planes, lines, along] = &phase.axes;
         let panel = way.vectors * kernels.lanes;
         // What a tile reads of a strip stays in L1: its panel of `y`.
-        let place = along.count.max(1) * panel.min(conv.filters.max(1)) * size;
+        let place = along.count.max(1) * panel.min(all_cols.max(1)) * size;
         let n_lines = conv.n * planes.count * lines.count;
         let strip = (way.near / place).clamp(1, n_lines.max(1));
         let row_unit = epilogue.row_multiple.clamp(1, rows.max(1));
         let block =
             (way.far.saturating_mul(2) / (all_cols * size).max(1)).clamp(1, rows.max(1)).next_multiple_of(row_unit);
         Weights {
+            family: Family::of(conv),
             n_lines,
-            cols: conv.filters,
+            cols: all_cols / image.groups.max(1),
             all_cols,
             rows,
             panel,
@@ -105,7 +107,7 @@ impl Weights {
     /// What a rectangle takes, in cycles for each place.
     fn cycles<T>(&self, kernels: &KernelSet<T>, rows: Range<usize>, cols: usize) -> f64 {
         let vectors = self.panel / kernels.lanes;
-        self.pieces(rows).map(|(_, piece)| line_cycles(kernels, piece.len(), cols, vectors)).sum()
+        self.pieces(rows).map(|(_, piece)| self.family.line_cycles(kernels, piece.len(), cols, vectors)).sum()
     }
 
     /// The grid of threads, rows by columns, whose largest part takes least.
@@ -182,13 +184,15 @@ impl Weights {
             at += n;
         }
         let kernels = call.kernels;
+        // From a row of the result to the next in the image: a channel, or an element along the line.
+        let apart = if self.family == Family::Depthwise { image.channels } else { 1 };
         let b = call.b.wrapping_add(lines.start * along.count * self.all_cols + group * self.cols);
         for col in cols.clone().step_by(self.panel) {
             let n_cols = self.panel.min(cols.end - col);
             let vectors = n_cols.div_ceil(kernels.lanes);
             for (run, piece) in self.pieces(rows.clone()) {
                 let starts = own.room.starts.wrapping_add(run * self.strip).cast_const();
-                let heights = Heights::new(piece.len(), most_rows(kernels, vectors));
+                let heights = Heights::new(piece.len(), self.family.most_rows(kernels, vectors));
                 for (i, height) in heights.iter() {
                     let channel = piece.start + i;
                     let c_row = run * phase.run + channel;
@@ -196,8 +200,8 @@ impl Weights {
                         starts,
                         n: lines.len(),
                         k: along.count,
-                        a_offset: channel as isize,
-                        a_row_stride: 1,
+                        a_offset: (channel * apart + if apart > 1 { col } else { 0 }) as isize,
+                        a_row_stride: apart as isize,
                         a_k_stride: (along.stride * image.channels) as isize,
                         b: b.wrapping_add(col),
                         b_k_stride: self.all_cols as isize,
@@ -208,7 +212,7 @@ impl Weights {
                         load: lines.start > 0,
                     };
                     // SAFETY: the tile lies in the result, its rows of A in the lines of the table, and those of B in `y`.
-                    unsafe { kernels.runs[height - 1][vectors - 1](&tile) };
+                    unsafe { self.family.kernels(kernels)[height - 1][vectors - 1](&tile) };
                 }
             }
         }

@@ -140,6 +140,9 @@ pub(crate) struct KernelSet<T: 'static> {
     pub flat: &'static [Kernel<T>],
     /// `runs[height - 1][vectors - 1]`: tiles over runs of K; the lower, the wider.
     pub runs: &'static [&'static [RunKernel<T>]],
+    /// `depthwise[height - 1][vectors - 1]`: tiles over runs of K whose columns of C have columns of A of their own: where those of
+    /// a kernel for runs are sums of products of a number of A and a row of B, these are of a row of A and a row of B.
+    pub depthwise: &'static [&'static [RunKernel<T>]],
     /// `transposing[height - 1][vectors - 1]`: whole vectors of a B used in place whose K dimension is the contiguous
     /// one; any strides of A. Without any, such a B is packed.
     pub transposing: &'static [&'static [Kernel<T>]],

@@ -21,6 +21,7 @@ pub(crate) static F32: KernelSet<f32> = KernelSet {
     direct: direct_table!(tile_f32: 1 2 3 4 5 6),
     flat: &[],
     runs: runs_table!(runs_f32: [1 2 3] [4] [5 6] [7 8 9 10 11 12]),
+    depthwise: runs_table!(depthwise_f32: [] [] [1 2 3 4 5 6 7 8] []),
     transposing: &[],
     vector: VectorKernels { along: vector::<f32>, across: vector::<f32>, strided: vector::<f32> },
     transpose: transpose::<f32>,
@@ -36,6 +37,7 @@ pub(crate) static F64: KernelSet<f64> = KernelSet {
     direct: direct_table!(tile_f64: 1 2 3 4 5 6),
     flat: &[],
     runs: runs_table!(runs_f64: [1 2 3] [4] [5 6] [7 8 9 10 11 12]),
+    depthwise: runs_table!(depthwise_f64: [] [] [1 2 3 4 5 6 7 8] []),
     transposing: &[],
     vector: VectorKernels { along: vector::<f64>, across: vector::<f64>, strided: vector::<f64> },
     transpose: transpose::<f64>,
@@ -142,6 +144,44 @@ unsafe fn runs<T: Number, const L: usize, const M: usize, const V: usize>(call: 
         };
         // SAFETY: what the caller promises.
         unsafe { tile::<T, L, M, V, false>(&part) }
+    }
+}
+
+/// # Safety
+/// As [`depthwise`].
+unsafe fn depthwise_f32<const M: usize, const V: usize>(call: &RunTile<f32>) {
+    // SAFETY: the caller promises what `depthwise` asks for.
+    unsafe { depthwise(call, M) }
+}
+
+/// # Safety
+/// As [`depthwise`].
+unsafe fn depthwise_f64<const M: usize, const V: usize>(call: &RunTile<f64>) {
+    // SAFETY: the caller promises what `depthwise` asks for.
+    unsafe { depthwise(call, M) }
+}
+
+/// A tile over runs whose columns have columns of A of their own, element by element.
+///
+/// # Safety
+/// The tile's pointers are valid for what the tile says.
+unsafe fn depthwise<T: Number>(call: &RunTile<T>, height: usize) {
+    for i in 0..height as isize {
+        for j in 0..call.cols as isize {
+            let c = call.c.wrapping_offset(i * call.c_row_stride + j);
+            // SAFETY: an element of the tile, of each run's rows of A and of B.
+            unsafe {
+                let mut sum = if call.load { *c } else { T::ZERO };
+                for run in 0..call.n {
+                    let a = (*call.starts.add(run)).wrapping_offset(call.a_offset + i * call.a_row_stride + j);
+                    let b = call.b.wrapping_offset(run as isize * call.b_run_stride + j);
+                    for k in 0..call.k as isize {
+                        sum = (*a.offset(k * call.a_k_stride)).mul_add(*b.offset(k * call.b_k_stride), sum);
+                    }
+                }
+                *c = sum;
+            }
+        }
     }
 }
 

@@ -25,6 +25,10 @@ fn geometry(random: &mut Random) -> Conv {
     let most = [40, 14, 6][n_axes - 1];
     let axes = (0..n_axes).map(|_| axis(random, most)).collect();
     let groups = if random.below(3) == 0 { 1 + random.below(3) } else { 1 };
+    if random.below(4) == 0 {
+        // A filter for each channel.
+        return Conv { n: 1 + random.below(9), axes, groups: 1 + random.below(50), channels: 1, filters: 1 };
+    }
     let wide = if random.below(3) == 0 { 70 } else { 20 };
     Conv { n: 1 + random.below(3), axes, groups, channels: 1 + random.below(wide), filters: 1 + random.below(wide) }
 }
