@@ -103,7 +103,7 @@ fn what_was_found_is_kept() {
     let text = std::fs::read_to_string(&path).unwrap();
     let explained = first.explain(first.main()).unwrap();
     let last = explained.lines().last().unwrap()[17..].trim().to_owned();
-    let key = text.lines().filter(|line| !line.starts_with(' ')).next_back().unwrap();
+    let key = text.lines().rfind(|line| !line.starts_with(' ')).unwrap();
     std::fs::write(&path, format!("cotangent ways 1\n{key}\n  {last}\n")).unwrap();
     let third = session(2, Tuning::Found(Ways::load(&path).unwrap()));
     assert!(chosen(&third).iter().any(|way| way.trim() == last), "{last}: {:?}", chosen(&third));
