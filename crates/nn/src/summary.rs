@@ -79,8 +79,7 @@ pub fn summary(graph: &Graph) -> Summary {
     Summary { rows }
 }
 
-/// Multiplications and additions in the matrix products and convolutions of a graph, whatever they are for. Depthwise convolutions,
-/// which are sums over windows, are none.
+/// Multiplications and additions in the matrix products and convolutions of a graph, whatever they are for.
 pub fn product_flops(graph: &Graph) -> u64 {
     graph.nodes().iter().map(|node| flops_of(graph, node)).fold(0, u64::saturating_add)
 }

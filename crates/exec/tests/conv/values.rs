@@ -1,9 +1,9 @@
 //! Values and derivatives, against windows times filters, and where nothing is finite.
 
 use cotangent_graph::DType::{F32, F64};
-use cotangent_graph::ops::conv::{CONV, CONV_DATA, Convolution};
+use cotangent_graph::ops::conv::Convolution;
 use cotangent_graph::samples::environment;
-use cotangent_graph::{DType, Graph, Init, OpDef, Tensor, TensorData, build};
+use cotangent_graph::{DType, Graph, Init, Tensor, TensorData, build};
 use ndarray::{ArrayD, IxDyn};
 
 use super::common::{Case, Numbers, agreed, is_near};
@@ -27,10 +27,6 @@ fn with_derivatives(
         }
     });
     graph.unwrap_or_else(|diags| panic!("{case:?}: {diags}"))
-}
-
-fn has(graph: &Graph, op: &'static OpDef) -> bool {
-    graph.nodes().iter().any(|node| node.is(op))
 }
 
 #[test]
@@ -69,7 +65,7 @@ fn values_and_derivatives_are_those_of_windows_times_filters() {
     assert!(n_equal > 20 && n_empty > 5, "{n_equal} compared by bits, {n_empty} of no examples");
 }
 
-/// Filters of one channel each are a sum over windows: the same sums, but for rounding.
+/// Several filters of one channel each are written as filters of repeated channels: the same sums, but for rounding.
 #[test]
 fn what_the_builder_writes_instead_means_the_same() {
     let case =
@@ -81,7 +77,6 @@ fn what_the_builder_writes_instead_means_the_same() {
     ];
     for case in &cases {
         let written = with_derivatives(case, F64, |case, x, w| x.conv(w, &case.settings()));
-        assert!(!has(&written, &CONV), "{written}");
         let of_op = with_derivatives(case, F64, |case, x, w| case.op(x, w));
         let env = environment(&of_op, 3).unwrap();
         let (found, expected) = (agreed(&written, &env, case), agreed(&of_op, &env, case));
@@ -95,7 +90,7 @@ fn what_the_builder_writes_instead_means_the_same() {
 #[test]
 fn a_transposed_convolution_is_the_adjoint() {
     let mut numbers = Numbers(9);
-    let (mut n_ops, mut n_written) = (0, 0);
+    let mut n_repeated = 0;
     for k in 0..24 {
         let mut case = Case { n: 2, ..Case::random(&mut numbers) };
         if k % 2 == 0 {
@@ -112,13 +107,13 @@ fn a_transposed_convolution_is_the_adjoint() {
             g.output("dw_", g.grad((x.conv(w, &case.settings()) * y).sum(), &[w])[0]);
         })
         .unwrap_or_else(|diags| panic!("{case:?}: {diags}"));
-        *if has(&graph, &CONV_DATA) { &mut n_ops } else { &mut n_written } += 1;
+        n_repeated += usize::from(case.groups > 1 && case.channels == 1 && case.filters > 1);
         let found = agreed(&graph, &environment(&graph, k).unwrap(), &case);
         for pair in found.chunks(2) {
             assert!(is_near(&pair[0].1, &pair[1].1, 1e-12), "{case:?}:\n{}\nnot near\n{}", pair[0].1, pair[1].1);
         }
     }
-    assert!(n_ops >= 10 && n_written >= 12, "{n_ops} and {n_written}");
+    assert!((6..18).contains(&n_repeated), "{n_repeated}");
 }
 
 fn vector(shape: &[usize], values: &[f64]) -> TensorData {

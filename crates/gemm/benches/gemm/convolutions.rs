@@ -13,7 +13,7 @@ use crate::time::{self, Times};
 /// Square images and windows: examples, extent, channels, window, stride, zeros around, groups, filters.
 type Case = (usize, usize, usize, usize, usize, usize, usize, usize);
 
-const CASES: [Case; 17] = [
+const CASES: [Case; 18] = [
     (8, 56, 64, 3, 1, 1, 1, 64),
     (32, 28, 64, 3, 1, 1, 1, 64),
     (64, 14, 64, 3, 1, 1, 1, 64),
@@ -32,6 +32,7 @@ const CASES: [Case; 17] = [
     (8, 14, 256, 3, 1, 1, 1, 256),
     (48, 31, 17, 3, 1, 1, 1, 40),
     (48, 31, 40, 3, 1, 1, 1, 17),
+    (32, 28, 192, 3, 1, 1, 192, 192),
     (16, 28, 64, 3, 1, 1, 4, 64),
     // One example.
     (1, 32, 16, 3, 1, 1, 1, 16),

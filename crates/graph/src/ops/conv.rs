@@ -12,7 +12,7 @@ use crate::builder::Tensor;
 use crate::ir::{Graph, Node, NodeId};
 use crate::op::{Arity, Cotangents, EvalCx, Fault, InferCx, Lower, OpDef, OpTraits, Vjp, VjpCx};
 use crate::ops::view::{ints, listed};
-use crate::ops::windows::{DILATION, HIGH, LOW, STRIDE, Windows};
+use crate::ops::windows::{DILATION, HIGH, LOW, STRIDE};
 use crate::samples::{Sample, Sampler};
 use crate::tensor::{Element, TensorData};
 use crate::types::{Shape, Type};
@@ -26,9 +26,6 @@ const EXTENTS: AttrSpec =
     AttrSpec { name: "extents", kind: AttrKind::Ints, doc: "the extents of the result along the spatial axes" };
 const WINDOW: AttrSpec =
     AttrSpec { name: "window", kind: AttrKind::Ints, doc: "elements of a filter along each of the spatial axes" };
-
-/// Elements of a window up to which a depthwise convolution is a sum over windows: such sums are written out in kernels.
-const MOST_TAPS: usize = 64;
 
 /// The geometry of a convolution or adjoint, which its op's lowering says, of these operands.
 fn geometry(cx: &InferCx<'_>) -> Result<(DType, Conv, Direction), Fault> {
@@ -407,100 +404,68 @@ impl Convolution {
         self
     }
 
-    /// The settings with all lists written out, and the attributes, for so many spatial axes.
-    fn resolve(&self, n: usize) -> (Convolution, Attrs) {
+    /// The attributes, for so many spatial axes.
+    fn attrs(&self, n: usize) -> Attrs {
         fn full<T: Clone>(list: &[T], n: usize, otherwise: T) -> Vec<T> {
             if list.is_empty() { vec![otherwise; n] } else { list.to_vec() }
         }
         let (stride, dilation) = (full(&self.stride, n, 1), full(&self.dilation, n, 1));
         let padding = full(&self.padding, n, (0, 0));
         let (low, high): (Vec<usize>, Vec<usize>) = padding.iter().copied().unzip();
-        let attrs = attrs_of(&ints(stride.clone()), &ints(dilation.clone()), &ints(low), &ints(high), self.groups);
-        (Convolution { stride, dilation, padding, groups: self.groups }, attrs)
-    }
-
-    fn windows(&self, conv: &Conv) -> Windows {
-        let n = conv.axes.len();
-        let sizes: Vec<usize> = conv.axes.iter().map(|axis| axis.window).collect();
-        Windows::new(1..n + 1, &sizes).stride(&self.stride).dilation(&self.dilation).padding(&self.padding)
+        attrs_of(&ints(stride), &ints(dilation), &ints(low), &ints(high), self.groups)
     }
 }
 
-/// The geometry and the filters of a convolution, if every channel has filters of its own that are small enough for sums over windows
-/// to be written out.
-fn depthwise<'g>(op: &'static OpDef, x: Tensor<'g>, w: Tensor<'_>, attrs: &Attrs) -> Option<(Conv, Tensor<'g>)> {
-    if !std::ptr::eq(x.builder(), w.builder()) || x.is_poisoned() || w.is_poisoned() {
-        return None;
+/// How many filters each channel has, if it has several of its own; 1 otherwise.
+fn multiplier(x: Tensor<'_>, w: Tensor<'_>, n_channels: usize, groups: usize) -> usize {
+    if x.is_poisoned() || w.is_poisoned() || w.rank() < 2 || groups < 2 || n_channels != groups {
+        return 1;
     }
-    let types = [x.ty(), w.ty()];
-    let cx = InferCx { op, inputs: &[&types[0], &types[1]], attrs, declared: None, bodies: &[] };
-    let (_, conv, _) = geometry(&cx).ok()?;
-    let n_taps = conv.axes.iter().fold(1usize, |n, axis| n.saturating_mul(axis.window));
-    let is_one = conv.groups > 1 && conv.channels == 1 && conv.filters > 0 && n_taps <= MOST_TAPS;
-    is_one.then(|| (conv, x.builder().tensor(w.id())))
+    let (of_w, rank) = (w.shape(), w.rank());
+    if of_w[rank - 2] == 1 && of_w[rank - 1].is_multiple_of(groups) { (of_w[rank - 1] / groups).max(1) } else { 1 }
 }
 
-/// What has a filter's number within its channel, of several, on its last axis beside the channel's: the filters before the channels.
+/// Each channel so many times, one after the other.
 #[track_caller]
-fn by_filter<'g>(x: Tensor<'g>, conv: &Conv) -> Tensor<'g> {
+fn repeated(x: Tensor<'_>, times: usize) -> Tensor<'_> {
     let shape = x.shape();
-    let rows: usize = shape[..shape.rank() - 1].iter().product();
-    x.reshape([rows, conv.groups, conv.filters]).transpose([0, 2, 1])
+    let (outer, c) = (&shape[..shape.rank() - 1], shape[shape.rank() - 1]);
+    let with = |last: &[usize]| -> Shape { outer.iter().chain(last).copied().collect() };
+    x.reshape(with(&[c, 1])).broadcast_to(with(&[c, times])).reshape(with(&[c * times]))
 }
 
 impl<'g> Tensor<'g> {
     /// Convolution (cross-correlation) of this tensor `[n, spatial.., c]`, of 1 to 3 spatial axes, with filters
     /// `[window.., c / groups, f]` into `[n, places.., f]`.
     ///
-    /// Where every channel is a group of its own and a filter has at most 64 elements (a *depthwise* convolution), the same sums are
-    /// written as windows that are multiplied with the filters element by element and summed, in kernels with their
-    /// neighbours. Everything else is the op `conv`. What is in the padding is a zero that takes part: times an infinity it is NaN.
+    /// Every channel a group of its own is a *depthwise* convolution. Where each channel then has several filters, its elements are
+    /// repeated for each. What is in the padding is a zero that takes part: times an infinity it is NaN.
     #[track_caller]
     pub fn conv(self, filters: Tensor<'_>, settings: &Convolution) -> Tensor<'g> {
-        let (settings, attrs) = settings.resolve(self.rank().saturating_sub(2));
-        let Some((conv, w)) = depthwise(&CONV, self, filters, &attrs) else {
-            return self.builder().op(&CONV, &[self, filters], attrs, None);
-        };
-        // The elements of a window before the last axis of places: so what comes back to a filter is summed along rows of places
-        // first, whose channels lie side by side, and no windows are ever in memory.
-        let (pieces, of_w, n_axes) = (self.windows(&settings.windows(&conv)), w.shape(), conv.axes.len());
-        let order: Vec<usize> = (0..n_axes).chain(n_axes + 1..2 * n_axes + 1).chain([n_axes, 2 * n_axes + 1]).collect();
-        let (pieces, sums, c) = (pieces.transpose(&order), n_axes..2 * n_axes, conv.groups);
-        let joint = |first: &[usize], last: &[usize]| -> Shape { first.iter().chain(last).copied().collect() };
-        let of_pieces = pieces.shape();
-        let rows = of_pieces[..n_axes].to_vec();
-        if conv.filters == 1 {
-            let w =
-                w.reshape(joint(&of_w[..n_axes], &[1, c])).broadcast_to(joint(&rows, &joint(&of_w[..n_axes], &[1, c])));
-            return (pieces * w).sum_over(sums);
-        }
-        // Several filters for each channel: an axis of their own, along which pieces repeat, with the channels inside.
-        let last = [1, conv.filters, c];
-        let of_w = joint(&of_w[..n_axes], &last);
-        let w = by_filter(w, &conv).reshape(of_w.clone()).broadcast_to(joint(&rows, &of_w));
-        let apart = pieces.reshape(joint(&of_pieces[..2 * n_axes + 1], &[1, c])) * w;
-        let (sums, n) = (apart.sum_over(sums), n_axes + 1);
-        let turned = sums.transpose((0..n).chain([n + 1, n]).collect::<Vec<usize>>());
-        turned.reshape(joint(&rows, &[of_pieces[2 * n_axes], conv.all_filters()]))
+        let n_channels = self.shape().last().copied().unwrap_or(0);
+        let m = multiplier(self, filters, n_channels, settings.groups);
+        let attrs = settings.clone().groups(settings.groups * m).attrs(self.rank().saturating_sub(2));
+        let x = if m > 1 { repeated(self, m) } else { self };
+        self.builder().op(&CONV, &[x, filters], attrs, None)
     }
 
     /// Transposed convolution, the adjoint of [`Tensor::conv`]: this tensor `[n, places.., f]` has a value for each place of a
     /// convolution with these settings of a tensor `[n, extents.., c]` with filters `[window.., c / groups, f]`, and the result
-    /// has the extents of that one: the sum of all filters, each times its value, at their places. Written in the same two
-    /// ways.
+    /// has the extents of that one: the sum of all filters, each times its value, at their places.
     #[track_caller]
     pub fn conv_transposed(self, filters: Tensor<'_>, settings: &Convolution, extents: &[usize]) -> Tensor<'g> {
-        let (settings, attrs) = settings.resolve(self.rank().saturating_sub(2));
+        let n_filters = self.shape().last().copied().unwrap_or(0);
+        let m = multiplier(self, filters, settings.groups, settings.groups).min(n_filters.max(1));
+        let attrs = settings.clone().groups(settings.groups * m).attrs(self.rank().saturating_sub(2));
         let attrs = attrs.with(EXTENTS.name, ints(extents.iter().copied()));
-        let Some((conv, w)) = depthwise(&CONV_DATA, self, filters, &attrs) else {
-            return self.builder().op(&CONV_DATA, &[self, filters], attrs, None);
-        };
-        let (of_y, of_w, n_axes) = (self.shape(), w.shape(), conv.axes.len());
-        let (c, m) = (conv.groups, conv.filters);
-        let joint = |first: &[usize], last: &[usize]| -> Shape { first.iter().chain(last).copied().collect() };
-        let y = by_filter(self, &conv).reshape(joint(&joint(&of_y[..n_axes + 1], &vec![1; n_axes]), &[m, c]));
-        let apart = y * by_filter(w, &conv).reshape(joint(&of_w[..n_axes], &[m, c]));
-        let pieces = apart.sum_over(1 + 2 * n_axes);
-        pieces.overlap_add(&settings.windows(&conv), extents)
+        let x = self.builder().op(&CONV_DATA, &[self, filters], attrs, None);
+        if m == 1 || x.is_poisoned() {
+            return x;
+        }
+        // The filters of a channel, one after the other.
+        let shape = x.shape();
+        let rank = shape.rank();
+        let apart: Shape = shape[..rank - 1].iter().chain(&[settings.groups, m]).copied().collect();
+        x.reshape(apart).sum_over(rank)
     }
 }
