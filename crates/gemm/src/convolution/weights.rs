@@ -65,7 +65,12 @@ impl Weights {
         // What a tile reads of a strip stays in L1: its panel of `y`.
         let place = along.count.max(1) * panel.min(all_cols.max(1)) * size;
         let n_lines = conv.n * planes.count * lines.count;
-        let strip = (way.near / place).clamp(1, n_lines.max(1));
+        let strip = match Family::of(conv) {
+            Family::Dense => way.near / place,
+            // Each line is read for few multiply-adds: lines that strips share are copied for both.
+            Family::Depthwise => way.far / (phase.line * size).max(1),
+        };
+        let strip = strip.clamp(1, n_lines.max(1));
         let row_unit = epilogue.row_multiple.clamp(1, rows.max(1));
         let block =
             (way.far.saturating_mul(2) / (all_cols * size).max(1)).clamp(1, rows.max(1)).next_multiple_of(row_unit);
