@@ -132,10 +132,19 @@ impl LimitArgs {
     }
 }
 
-/// The graph that `source` stands for.
+/// The graph that `source` stands for: a workload's training step, or behind `@` what its network predicts for so many examples
+/// (`lenet@1`), or a file.
 pub(crate) fn graph(source: &str, limits: ReadLimits) -> Result<Graph, Failure> {
-    if names().any(|name| name == source) {
-        let graph = Workload::named(source).and_then(|workload| workload.build()).map_err(Failure::error)?;
+    let (name, batch) = source.split_once('@').map_or((source, None), |(name, batch)| (name, Some(batch)));
+    if names().any(|known| known == name) {
+        let mut workload = Workload::named(name).map_err(Failure::error)?;
+        if let Some(batch) = batch {
+            let n = batch.parse().map_err(|_| {
+                Failure::Error(format!("`{source}`: behind `@` stands a number of examples, got `{batch}`"))
+            })?;
+            workload = workload.inference(Some(n)).map_err(Failure::error)?;
+        }
+        let graph = workload.build().map_err(Failure::error)?;
         last::keep(source, &graph.to_string());
         return Ok(graph);
     }

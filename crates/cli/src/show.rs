@@ -52,7 +52,8 @@ pub(crate) struct DotArgs {
 /// What `explain` takes.
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// A graph in text form (`-`: the standard input), or the name of a workload
+    /// A graph in text form (`-`: the standard input), or the name of a workload: its training step, or with `@N` behind it what its
+    /// network predicts for N examples
     #[arg(value_name = "FILE|WORKLOAD")]
     source: String,
     #[command(flatten)]
