@@ -234,6 +234,7 @@ impl Across {
                     c: c.wrapping_add((i * self.rows() + row) * self.all_cols + cols.start),
                     c_row_stride: (self.rows() * self.all_cols) as isize,
                     cols: cols.len(),
+                    padded: true,
                     load,
                 };
                 // SAFETY: the tile lies in the result, its rows of A in the copied images, and those of B in the panel.

@@ -258,6 +258,7 @@ impl Gather {
                             c: piece.c.wrapping_add(c_row * self.all_cols + col),
                             c_row_stride: (along.step * self.all_cols) as isize,
                             cols,
+                            padded: !self.panels.in_place(),
                             load: runs.start > 0,
                         };
                         // SAFETY: the tile lies in the result; its rows of A lie in the lines of the table, and those of B in

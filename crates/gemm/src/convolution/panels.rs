@@ -59,6 +59,11 @@ impl Panels {
         }
     }
 
+    /// B is read where it is.
+    pub fn in_place(&self) -> bool {
+        self.in_place
+    }
+
     /// Bytes of the packed panels.
     pub fn bytes<T>(&self, kernels: &KernelSet<T>) -> usize {
         let of_group = self.depth * self.cols.next_multiple_of(kernels.lanes);

@@ -191,6 +191,8 @@ impl Weights {
         let kernels = call.kernels;
         // From a row of the result to the next in the image: a channel, or an element along the line.
         let apart = if self.family == Family::Depthwise { image.channels } else { 1 };
+        // Behind a row of `y` comes the next, but behind the last one.
+        let padded = lines.end < self.n_lines && self.all_cols >= kernels.lanes;
         let b = call.b.wrapping_add(lines.start * along.count * self.all_cols + group * self.cols);
         for col in cols.clone().step_by(self.panel) {
             let n_cols = self.panel.min(cols.end - col);
@@ -214,6 +216,7 @@ impl Weights {
                         c: c.wrapping_add(c_row * self.all_cols + group * self.cols + col),
                         c_row_stride: self.all_cols as isize,
                         cols: n_cols,
+                        padded,
                         load: lines.start > 0,
                     };
                     // SAFETY: the tile lies in the result, its rows of A in the lines of the table, and those of B in `y`.

@@ -82,6 +82,8 @@ pub(crate) struct RunTile<T> {
     pub c_row_stride: isize,
     /// Columns of the tile: more than `lanes * (vectors - 1)`, at most `lanes * vectors`.
     pub cols: usize,
+    /// Rows of B can be read to the end of the last vector; what is there beyond the columns does not matter.
+    pub padded: bool,
     /// Start from C instead of from zero.
     pub load: bool,
 }

@@ -182,6 +182,7 @@ macro_rules! micro_kernels {
             let tail = call.cols - $lanes * (V - 1);
             let mask = $mask(tail);
             let whole = tail == $lanes;
+            let padded = whole || call.padded;
             let &RunTile { a_row_stride, a_k_stride, b_k_stride, c_row_stride, .. } = call;
             let mut sums = [[$zero(); V]; M];
             if call.load {
@@ -212,10 +213,10 @@ macro_rules! micro_kernels {
                 for _ in 0..call.k {
                     let mut columns = [$zero(); V];
                     for v in 0..V {
-                        // SAFETY: this row of B, the columns of the tile, the last vector masked.
+                        // SAFETY: this row of B, the columns of the tile, the last vector masked if it is not padded.
                         unsafe {
                             let from = b.add(v * $lanes);
-                            columns[v] = if v + 1 < V || whole {
+                            columns[v] = if v + 1 < V || padded {
                                 $load(from)
                             } else {
                                 let ($load_p, $load_m) = (from, mask);
@@ -261,6 +262,7 @@ macro_rules! micro_kernels {
             let tail = call.cols - $lanes * (V - 1);
             let mask = $mask(tail);
             let whole = tail == $lanes;
+            let padded = whole || call.padded;
             let &RunTile { a_row_stride, a_k_stride, b_k_stride, c_row_stride, .. } = call;
             let mut sums = [[$zero(); V]; M];
             if call.load {
@@ -291,10 +293,10 @@ macro_rules! micro_kernels {
                 for _ in 0..call.k {
                     let mut columns = [$zero(); V];
                     for v in 0..V {
-                        // SAFETY: this row of B, the columns of the tile, the last vector masked.
+                        // SAFETY: this row of B, the columns of the tile, the last vector masked if it is not padded.
                         unsafe {
                             let from = b.add(v * $lanes);
-                            columns[v] = if v + 1 < V || whole {
+                            columns[v] = if v + 1 < V || padded {
                                 $load(from)
                             } else {
                                 let ($load_p, $load_m) = (from, mask);
