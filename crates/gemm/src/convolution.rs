@@ -16,8 +16,8 @@ mod weights;
 
 pub use way::ConvWay;
 
-use cotangent_host::Target;
 use cotangent_host::float::in_default;
+use cotangent_host::{Isa, Target};
 use cotangent_pool::Pool;
 use cotangent_scalar::{Conv, Direction};
 
@@ -31,6 +31,12 @@ use gather::Gather;
 use lines::Size;
 use tiles::Family;
 use weights::Weights;
+
+/// The kernels of half the width that a machine has beside its own.
+fn narrow<T: Element>(target: &Target) -> Option<&'static KernelSet<T>> {
+    // Whatever has AVX-512 has AVX2 with FMA too.
+    if target.isa() == Isa::Avx512 { T::kernels(Isa::Avx2) } else { None }
+}
 
 /// One of the three sums of a convolution, made once and run many times.
 #[derive(Clone)]
@@ -76,7 +82,7 @@ impl<T: Element> Convolution<T> {
         let (Some(kernels), Some(axes)) = (T::kernels(target.isa()), phase::three(&conv.axes)) else {
             return Vec::new();
         };
-        way::ways(kernels, conv, &axes, direction, target)
+        way::ways(kernels, conv, &axes, direction, narrow::<T>(target), target)
     }
 
     /// A sum by any way. What the way says is brought within what the sum and the kernels allow. `None` as for [`Self::new`]. The
@@ -89,6 +95,8 @@ impl<T: Element> Convolution<T> {
         target: &Target,
     ) -> Option<Self> {
         let kernels = T::kernels(target.isa())?;
+        let narrow = narrow::<T>(target).filter(|_| way.narrow);
+        let (kernels, way) = (narrow.unwrap_or(kernels), ConvWay { narrow: narrow.is_some(), ..way });
         let axes = phase::three(&conv.axes)?;
         let most = Family::of(&conv).most_vectors(kernels);
         let packed = way.packed || direction != Direction::Forward;

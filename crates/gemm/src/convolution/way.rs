@@ -14,6 +14,9 @@ use crate::kernel::KernelSet;
 pub struct ConvWay {
     /// Vectors of a tile's columns.
     pub vectors: usize,
+    /// Vectors of half the width, where the instruction set has them: fewer lanes are left over, and some CPUs compute as much with
+    /// them.
+    pub narrow: bool,
     /// The filters are packed into panels of columns, and not read where they are: only a convolution can do without.
     pub packed: bool,
     /// Bytes of the filters, or of `y` for their gradient, that pass through the first-level cache at a time.
@@ -24,9 +27,11 @@ pub struct ConvWay {
 
 impl fmt::Display for ConvWay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ConvWay { vectors, packed, near, far } = self;
+        let ConvWay { vectors, narrow, packed, near, far } = self;
         let place = if *packed { "packed" } else { "in place" };
-        write!(f, "tiles of {vectors} vectors, filters {place}, {} KiB near, {} KiB far", near >> 10, far >> 10)
+        let width = if *narrow { "narrow " } else { "" };
+        let (near, far) = (near >> 10, far >> 10);
+        write!(f, "tiles of {vectors} {width}vectors, filters {place}, {near} KiB near, {far} KiB far")
     }
 }
 
@@ -87,6 +92,7 @@ pub(super) fn ways<T>(
     conv: &Conv,
     axes: &[ConvAxis; 3],
     direction: Direction,
+    narrow: Option<&KernelSet<T>>,
     target: &Target,
 ) -> Vec<ConvWay> {
     let work = Work::of(conv, axes, direction);
@@ -95,10 +101,16 @@ pub(super) fn ways<T>(
     let (l1, l2) = (target.caches().l1, target.caches().l2);
     let vectors = work.family.by_vectors(kernels, work.rows, work.cols);
     let (best, least) = vectors[0];
-    let first = ConvWay { vectors: best, packed: !in_place, near: l1 / 2, far: l2 / 4 };
+    let first = ConvWay { vectors: best, narrow: false, packed: !in_place, near: l1 / 2, far: l2 / 4 };
     let others = vectors[1..].iter().filter(|(_, cycles)| *cycles <= PROMISING * least);
     let mut found = vec![first];
     found.extend(others.map(|&(vectors, _)| ConvWay { vectors, ..first }));
+    if let Some(narrow) = narrow.filter(|_| !work.cols.is_multiple_of(kernels.lanes)) {
+        let vectors = work.family.by_vectors(narrow, work.rows, work.cols);
+        let least = vectors[0].1;
+        let good = vectors.into_iter().filter(|(_, cycles)| *cycles <= PROMISING * least);
+        found.extend(good.map(|(vectors, _)| ConvWay { vectors, narrow: true, ..first }));
+    }
     found.extend([l1 / 4, l1, l2 / 4].map(|near| ConvWay { near, ..first }));
     found.push(ConvWay { far: l2 / 16, ..first });
     if direction == Direction::Forward {

@@ -65,6 +65,7 @@ fn check<T: Number>(conv: &Conv, direction: Direction, isa: Isa, pools: &[Pool],
         if random.below(2) == 0 {
             (way.near, way.far) = (random.pick(&[0, 256, 1 << 30]), random.pick(&[0, 4096, 1 << 30]));
             (way.vectors, way.packed) = (random.below(6), random.below(2) == 0);
+            way.narrow = random.below(2) == 0;
         }
         let made = Convolution::<T>::by(conv.clone(), direction, needs, way, &target).expect("kernels");
         let what = format!("{direction:?} {conv:?} {isa:?} {needs:?} {way} on {} threads", pool.n_threads());
