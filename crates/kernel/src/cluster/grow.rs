@@ -570,7 +570,10 @@ impl Clusterer<'_> {
             return None;
         }
         let shared = x.inputs.intersection(&y.inputs).map(|&i| self.graph.ty(i));
-        let shared_bytes = shared.filter(|ty| ty.shape() == &x.domain).map(|ty| ty.n_bytes() as u64).sum();
+        // What is larger than the loops is read by windows.
+        let n_elements = x.domain.n_elements();
+        let whole = shared.filter(|ty| ty.shape() == &x.domain || ty.shape().n_elements() > n_elements);
+        let shared_bytes = whole.map(|ty| ty.n_bytes() as u64).sum();
         let time = |g: &Group| {
             let element_bytes = self.graph.ty(g.nodes[0]).dtype().size_bytes();
             self.options.cost.ops_time(g.n_ops, g.domain.n_elements(), element_bytes)
