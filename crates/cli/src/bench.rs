@@ -49,7 +49,8 @@ pub(crate) struct BenchArgs {
     /// Products go as the compiler predicts: no other ways are tried
     #[arg(long)]
     no_trial: bool,
-    /// Products go the ways that this file says; if there is none, ways are tried, and the fastest are written to it
+    /// Products go the ways that this file says; if there is none, ways are tried, and the fastest
+    /// are written to it, once the trial is over
     #[arg(long, value_name = "FILE", conflicts_with = "no_trial")]
     ways: Option<PathBuf>,
     /// Networks: predict, instead of training
@@ -116,7 +117,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         return print(&fusion_table(&bench_fusions(&workload, &options).map_err(Failure::error)?));
     }
     let report = bench(&workload, &options).map_err(Failure::error)?;
-    if let (Some(path), Tuning::Trial) = (&args.ways, &options.tuning) {
+    // Of a trial that was not over nothing is known.
+    if let (Some(path), Tuning::Trial, false) = (&args.ways, &options.tuning, report.ways.is_empty()) {
         report.ways.save(path).map_err(Failure::error)?;
     }
     print(&if args.json { json_line(&report) } else { table(&report) })

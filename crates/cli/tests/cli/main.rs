@@ -119,6 +119,37 @@ fn bench_of_inference_has_its_batch_and_no_losses() {
     assert!(json["check"].as_f64().unwrap() > 0.0 && json["examples_per_s"].as_f64().unwrap() > 0.0, "{json}");
 }
 
+/// Ways are written once a trial is over, and then read; a file of another kind is refused.
+#[test]
+fn bench_keeps_the_ways_of_products() {
+    let file = Scratch::new("ways.txt");
+    let bench = |steps: Option<&str>| {
+        let mut args =
+            vec!["bench", "-w", "matmul", "--m", "96", "--k", "96", "--n", "96", "-t", "1", "--ways", file.path()];
+        args.extend(steps.into_iter().flat_map(|n| ["--steps", n]));
+        run(&args)
+    };
+    check_success(&bench(None));
+    let text = std::fs::read_to_string(&file.0).unwrap();
+    assert!(text.starts_with("cotangent ways 1\n") && text.lines().count() == 3, "{text}");
+    check_success(&bench(Some("2")));
+    std::fs::write(&file.0, "something else\n").unwrap();
+    let refused = bench(Some("2"));
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("line 1: expected"), "{refused:?}");
+}
+
+/// Behind `@` stands how many examples a network predicts for.
+#[test]
+fn what_a_network_predicts_is_a_graph_too() {
+    let plan = run(&["explain", "xor@3"]);
+    assert!(check_success(&plan).contains("[3,1]"), "{plan:?}");
+    for (source, why) in [("xor@many", "a number of examples, got `many`"), ("matmul@3", "required a network")] {
+        let refused = run(&["explain", source]);
+        assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains(why), "{refused:?}");
+    }
+}
+
 #[test]
 fn bench_compares_kinds_of_fusion() {
     let output = run(&["bench", "-w", "xor", "-t", "1", "--steps", "3", "--each-fusion"]);
