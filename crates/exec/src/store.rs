@@ -99,7 +99,7 @@ impl Store {
             return Err(Diag::new(Code::OutOfSteps, text).help(help));
         }
         let draws = if program.is_sampler() { self.draws } else { 0 };
-        Ok(Counters { seed: mixed(self.seed.0, draws), step: self.step })
+        Ok(Counters { seed: self.seed.0, step: self.step }.draw(draws))
     }
 
     /// All names and types.
@@ -295,18 +295,6 @@ impl Store {
             self.draws = self.draws.wrapping_add(1);
         }
     }
-}
-
-/// A key for each draw under a seed; the seed itself for draw 0. The mixing is that of SplitMix64 (Steele, Lea, Flood 2014), a
-/// bijection.
-fn mixed(seed: u64, draw: u64) -> u64 {
-    if draw == 0 {
-        return seed;
-    }
-    let mut key = seed.wrapping_add(draw.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    key = (key ^ key >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    key = (key ^ key >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    key ^ key >> 31
 }
 
 /// A store to be changed, also while programs work on it: values can be set, and new ones added. The store itself cannot be

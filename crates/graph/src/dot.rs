@@ -139,7 +139,7 @@ pub(crate) fn color(node: &Node) -> &'static str {
         Lower::Reduce(_) => "#fadbd8",
         Lower::Gemm | Lower::Conv(_) => "#e8daef",
         Lower::View(_) | Lower::Join => "#f4f6f7",
-        Lower::Step(_) => "#fdebd0",
+        Lower::Step(_) | Lower::Loop => "#fdebd0",
         Lower::Expand(_) => "#d1f2eb",
         Lower::Tuple | Lower::Item | Lower::Grad => "#ffffff",
     }

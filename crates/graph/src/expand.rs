@@ -122,13 +122,19 @@ pub fn with_flat_bodies(graph: &Graph, limits: Limits) -> Result<Option<(Graph, 
     if graph.body_depth() <= MAX_CALLS {
         return Ok(None);
     }
-    let grad = graph.all_bodies().into_iter().find_map(|body| {
-        let grad = body.nodes().iter().find(|node| matches!(node.op.lower, Lower::Grad));
-        grad.map(|node| (body.name(), node.origin.loc()))
-    });
-    if let Some((name, at)) = grad {
+    let find = |graphs: &[&Graph], is: fn(&Lower) -> bool| {
+        let place = |graph: &&Graph| graph.nodes().iter().find(|node| is(&node.op.lower)).map(|node| node.origin.loc());
+        graphs.iter().find_map(|graph| Some((Arc::clone(graph.name()), place(graph)?)))
+    };
+    let mut graphs: Vec<&Graph> = graph.all_bodies().into_iter().map(AsRef::as_ref).collect();
+    if let Some((name, at)) = find(&graphs, |lower| matches!(lower, Lower::Grad)) {
         let text = format!("the body @{name} takes a gradient inside of bodies that nest more than {MAX_CALLS} deep");
         return Err(Diag::new(Code::TooLarge, text).at(at).help("take the gradient outside of the bodies"));
+    }
+    graphs.push(graph);
+    if let Some((name, at)) = find(&graphs, |lower| matches!(lower, Lower::Loop)) {
+        let text = format!("@{name} has a loop beside bodies that nest more than {MAX_CALLS} deep");
+        return Err(Diag::new(Code::TooLarge, text).at(at).help("nest bodies less deep"));
     }
     let mut out = Graph::with_registry(Arc::clone(graph.name()), graph.registry());
     let (mut bodies, mut n_made) = (Vec::with_capacity(graph.bodies().len()), 0);

@@ -16,6 +16,7 @@ use crate::ir::{Graph, Node, NodeId, Role};
 use crate::limits::Limits;
 use crate::memory;
 use crate::op::{EvalCx, Fault, Lower, Source, Vjp};
+use crate::ops::scan::Scan;
 use crate::tensor::TensorData;
 use crate::types::{Shape, Type};
 
@@ -26,6 +27,35 @@ pub struct Counters {
     pub seed: u64,
     /// The number of steps taken.
     pub step: u32,
+}
+
+impl Counters {
+    /// Those of draw `d` under this seed; of draw 0 these themselves.
+    pub fn draw(self, draw: u64) -> Self {
+        Counters { seed: mixed(self.seed, draw), ..self }
+    }
+
+    /// Those of iteration `i` of a loop: what its body draws there. Of a loop in a loop, iteration by iteration.
+    pub fn iteration(self, i: usize) -> Self {
+        self.draw(i as u64 + 1)
+    }
+
+    /// The three words that kernels take: low and high half of the seed, and the step.
+    pub fn words(self) -> [u32; 3] {
+        [self.seed as u32, (self.seed >> 32) as u32, self.step]
+    }
+}
+
+/// A key for each draw under a seed; the seed itself for draw 0. The mixing is that of SplitMix64 (Steele, Lea, Flood 2014), a
+/// bijection.
+fn mixed(seed: u64, draw: u64) -> u64 {
+    if draw == 0 {
+        return seed;
+    }
+    let mut key = seed.wrapping_add(draw.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    key = (key ^ key >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    key = (key ^ key >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    key ^ key >> 31
 }
 
 /// The values of named sources, and the counters.
@@ -248,11 +278,56 @@ fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>], spe
                 Type::Tuple(_) => Value::Many(results),
             })
         }
+        Lower::Loop => {
+            let missing = || fail(Fault::new(Code::BadBody, "`scan` names a body that does not exist"));
+            let depth = spent.depth.checked_sub(1).ok_or_else(|| expand::too_deep().at(node.origin.loc()))?;
+            let tensors: Vec<&TensorData> = operands.iter().filter_map(|v| v.tensor()).collect();
+            repeat(node, graph.scan(node).ok_or_else(missing)?, env, &tensors, Spent { depth, ..spent })
+        }
         _ => {
             let tensors: SmallVec<[&TensorData; 4]> = operands.iter().filter_map(|v| v.tensor()).collect();
             Ok(Value::One(Arc::new(node.op.0.eval(&cx, &tensors).map_err(fail)?)))
         }
     }
+}
+
+/// The results of a loop: its body iteration by iteration, on copies of the parts of its slices.
+fn repeat(node: &Node, scan: Scan<'_>, env: &Env, operands: &[&TensorData], spent: Spent<'_>) -> Result<Value, Diag> {
+    let Type::Tuple(results) = &node.ty else { return Ok(Value::Many(Vec::new())) };
+    let inputs: Vec<(&str, &Type)> =
+        scan.body.inputs().map(|(_, input)| (input.name().unwrap_or_default(), &input.ty)).collect();
+    let mut carries: Vec<TensorData> = operands[..scan.n_carries].iter().map(|&start| start.clone()).collect();
+    let slices: Vec<Vec<u64>> = operands[scan.n_carries..][..scan.n_slices].iter().map(|slice| slice.bits()).collect();
+    let mut stacked: Vec<Vec<u64>> =
+        results[scan.n_carries..].iter().map(|ty| vec![0; ty.shape().n_elements()]).collect();
+    let mut inner = Env { values: HashMap::new(), ..*env };
+    for ((name, _), capture) in inputs.iter().zip(operands).skip(scan.n_carries + scan.n_slices) {
+        inner.values.insert((*name).to_owned(), (*capture).clone());
+    }
+    for i in scan.iterations() {
+        spend(spent, scan.body.n_nodes(), env, node)?;
+        inner.counters = env.counters.iteration(i);
+        let parts = inputs.iter().skip(scan.n_carries).zip(&slices).map(|((_, ty), bits)| {
+            let n = ty.shape().n_elements();
+            TensorData::from_bits(ty.dtype(), ty.shape(), &bits[i * n..][..n])
+        });
+        for ((name, _), value) in inputs.iter().zip(carries.drain(..).chain(parts)) {
+            inner.values.insert((*name).to_owned(), value);
+        }
+        carries = outputs(scan.body, run(scan.body, &inner, spent)).map_err(|diag| in_iteration(diag, i, node))?;
+        for (made, all) in carries.split_off(scan.n_carries).into_iter().zip(&mut stacked) {
+            let bits = made.bits();
+            all[i * bits.len()..][..bits.len()].copy_from_slice(&bits);
+        }
+    }
+    let all = results[scan.n_carries..].iter().zip(&stacked);
+    let all = all.map(|(ty, bits)| TensorData::from_bits(ty.dtype(), ty.shape(), bits));
+    Ok(Value::Many(carries.into_iter().chain(all).map(|value| Value::One(Arc::new(value))).collect()))
+}
+
+/// An error of a body in one of its iterations.
+pub fn in_iteration(diag: Diag, iteration: usize, node: &Node) -> Diag {
+    diag.note(format!("in iteration {iteration} of the loop"), node.origin.loc())
 }
 
 /// The derivative of the first operand of a `grad` node with respect to the second, element by element, by central

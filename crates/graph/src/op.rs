@@ -315,6 +315,8 @@ pub enum Lower {
     Check(Check),
     /// The operand itself.
     Identity,
+    /// A body that is run again and again: the attributes say what [`crate::ops::scan::Scan`] reads off them.
+    Loop,
     /// Other ops.
     Expand(for<'g, 'a> fn(&ExpandCx<'g, 'a>) -> SmallVec<[Tensor<'g>; 1]>),
     /// A source.

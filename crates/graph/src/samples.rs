@@ -273,6 +273,11 @@ fn index_bounds_of_one(
                     .zip(within.into_iter().flatten())
                     .for_each(|(&input, &bound)| tighten(&mut bounds, input, bound));
             }
+            Lower::Loop => {
+                let within = graph.scan(node).and_then(|scan| of_bodies.get(&Arc::as_ptr(scan.body)));
+                let bound = |k: usize| within.and_then(|bounds| bounds.get(k).copied().flatten());
+                node.inputs.iter().enumerate().for_each(|(k, &input)| tighten(&mut bounds, input, bound(k)));
+            }
             // A composite uses its operands as its expansion does.
             Lower::Expand(_) if depth > 0 && node.inputs.iter().any(|&i| is_integer(graph, i)) => {
                 let Ok(expansion) = one_op_graph(graph, id) else { continue };

@@ -5,6 +5,7 @@
 
 use cotangent_graph::{Attr, Graph, GraphBuilder, NodeId, Stage};
 
+use crate::loops::without_needless;
 use crate::pass::{Pass, PassCx, PassError};
 use crate::rebuild::{Copier, bottom_up, kept};
 
@@ -26,7 +27,9 @@ impl Pass for Dce {
     }
 
     fn run(&self, graph: &Graph, _: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
-        without_dead(graph)
+        let smaller = without_needless(graph)?;
+        let live = without_dead(smaller.as_ref().unwrap_or(graph))?;
+        Ok(live.or(smaller))
     }
 }
 

@@ -11,6 +11,8 @@
 //!
 //! A derivative with respect to an intermediate value is that of everything computed from that node ([`crate::anchor`]).
 
+mod loops;
+
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -25,6 +27,7 @@ use cotangent_graph::{
 };
 
 use crate::anchor::{anchored, free_numbers, set_anchors, weigh_anchors};
+use crate::loops::{keeping_carries, without_needless};
 use crate::pass::{Pass, PassCx, PassError, ill_typed};
 use crate::pieces::side_by_side;
 use crate::rebuild::{Copier, bottom_up, expand_in, origin_of};
@@ -62,9 +65,11 @@ type Key = (NodeId, Option<NodeId>);
 /// `graph` without `grad`, or `None` if it has none; in bodies as well.
 pub fn differentiate(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
     let anchored = set_anchors(graph)?;
-    bottom_up(anchored.as_ref().unwrap_or(graph), |graph, bodies, changed| {
+    let new = bottom_up(anchored.as_ref().unwrap_or(graph), |graph, bodies, changed| {
         replace_gradients(graph, bodies, changed, cx)?.map(weigh_anchors).transpose()
-    })
+    })?;
+    // Loops keep their carries in case that somebody needs them.
+    new.map(|new| Ok(without_needless(&new)?.unwrap_or(new))).transpose()
 }
 
 fn replace_gradients(
@@ -94,7 +99,10 @@ fn replace_gradients(
     for id in order {
         let node = graph.node(id);
         if !matches!(node.op.lower, Lower::Grad) {
-            copier.copy(id);
+            let copied = copier.copy(id);
+            if matches!(node.op.lower, Lower::Loop) && !wanted.is_empty() {
+                copier.set(id, keeping_carries(&builder, copied)?);
+            }
             cx.check_room(&builder, node)?;
             continue;
         }
@@ -198,7 +206,7 @@ impl<'g> Sweep<'g, '_> {
             self.builder.set_origin(Some(origin.clone()));
             let is_end = ends.contains(&id);
             if node.ty.as_tensor().is_none() {
-                self.through_tuple(&node, cotangents, &on_path, &mut reached)?;
+                self.through_tuple(id, &node, cotangents, &on_path, &mut reached)?;
                 continue;
             }
             let Some(dy) = Cotangent::sum(self.builder, cotangents) else { continue };
@@ -309,6 +317,7 @@ impl<'g> Sweep<'g, '_> {
     /// Takes the cotangents of the members of a tuple on.
     fn through_tuple(
         &self,
+        id: NodeId,
         node: &Node,
         cotangents: Reached<'g>,
         on_path: &HashSet<NodeId>,
@@ -322,6 +331,7 @@ impl<'g> Sweep<'g, '_> {
                 }
                 Ok(())
             }
+            Lower::Loop => self.through_loop(id, node, cotangents, on_path, reached),
             Lower::Expand(_) => {
                 let results = self.expand(node, &inputs)?;
                 let seed = |dy: Cotangent<'g>| (results[dy.member].id(), Cotangent { member: 0, ..dy });

@@ -12,6 +12,7 @@ pub mod expand;
 pub mod fold;
 pub mod gradcheck;
 mod interface;
+mod loops;
 pub mod pass;
 mod pieces;
 pub mod pipeline;

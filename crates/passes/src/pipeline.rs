@@ -127,13 +127,14 @@ fn run_all(passes: &[&dyn Pass], graph: &Graph, options: &PassOptions) -> Result
 
 /// How far a graph has come.
 pub fn stage_of(graph: &Graph) -> Stage {
-    let of_node = |node: &cotangent_graph::Node| match node.op.lower {
+    let of_node = |graph: &Graph, node: &cotangent_graph::Node| match node.op.lower {
         Lower::Grad => Stage::Source,
+        Lower::Item if graph.is_of_loop(node) => Stage::Primitive,
         Lower::Expand(_) | Lower::Tuple | Lower::Item => Stage::Differentiated,
         _ => Stage::Primitive,
     };
-    let bodies = graph.all_bodies().into_iter().flat_map(|body| body.nodes());
-    graph.nodes().iter().chain(bodies).map(of_node).min().unwrap_or(Stage::Primitive)
+    let graphs = graph.all_bodies().into_iter().map(AsRef::as_ref).chain([graph]);
+    graphs.flat_map(|graph| graph.nodes().iter().map(|node| of_node(graph, node))).min().unwrap_or(Stage::Primitive)
 }
 
 /// The passes that the options ask for.
@@ -281,7 +282,8 @@ impl Run<'_> {
         };
         if self.options.verify {
             // Dead nodes do not print, so leaving them out is a change that only the count shows.
-            if new.n_nodes() == self.graph.n_nodes() && new.to_string() == self.graph.to_string() {
+            let n_nodes = |graph: &Graph| graph.all_bodies().iter().fold(graph.n_nodes(), |n, body| n + body.n_nodes());
+            if n_nodes(new) == n_nodes(&self.graph) && new.to_string() == self.graph.to_string() {
                 return Err(bug("it reports a change and has made none".into()).into());
             }
             let errors = verify(new, stage);

@@ -538,6 +538,9 @@ fn work_of_one(graph: &Graph, depth: usize, of_bodies: &HashMap<*const Graph, u6
             Lower::Expand(_) if graph.called(node).is_some() => {
                 graph.called(node).map_or(operands, |body| of_bodies[&Arc::as_ptr(body)])
             }
+            Lower::Loop => graph.scan(node).map_or(operands, |scan| {
+                of_bodies[&Arc::as_ptr(scan.body)].saturating_mul(scan.n as u64).saturating_add(operands)
+            }),
             Lower::Expand(_) if depth > 0 => {
                 let expansion = one_op_graph(graph, id);
                 expansion.map_or(operands, |expansion| work_of(&expansion, depth - 1))

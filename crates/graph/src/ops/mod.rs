@@ -23,6 +23,7 @@ pub mod piecewise;
 pub mod pool;
 pub mod reduce;
 pub mod region;
+pub mod scan;
 pub mod sort;
 pub mod source;
 pub mod view;
@@ -50,6 +51,7 @@ pub(crate) static FAMILIES: &[&[&OpDef]] = &[
     norm::OPS,
     loss::OPS,
     region::OPS,
+    scan::OPS,
 ];
 
 /// The operand's type, which must be a float tensor.

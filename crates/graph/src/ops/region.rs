@@ -156,6 +156,18 @@ pub struct Body {
     results: Vec<Type>,
 }
 
+impl Body {
+    /// The graph, unless it has mistakes.
+    pub(crate) fn graph(&self) -> Option<&Arc<Graph>> {
+        self.graph.as_ref()
+    }
+
+    /// The types of its results.
+    pub(crate) fn results(&self) -> &[Type] {
+        &self.results
+    }
+}
+
 impl From<Arc<Graph>> for Body {
     fn from(graph: Arc<Graph>) -> Self {
         let results = graph.outputs().iter().map(|output| graph.ty(output.value).clone()).collect();
@@ -172,14 +184,32 @@ impl GraphBuilder {
         inputs: &[Type],
         f: impl for<'b> FnOnce(&'b GraphBuilder, &[Tensor<'b>]) -> Vec<Tensor<'b>>,
     ) -> Body {
+        self.body_in(name, None, inputs, f)
+    }
+
+    /// The same; random streams of the body are named in a scope.
+    #[track_caller]
+    pub(crate) fn body_in(
+        &self,
+        name: &str,
+        scope: Option<&str>,
+        inputs: &[Type],
+        f: impl for<'b> FnOnce(&'b GraphBuilder, &[Tensor<'b>]) -> Vec<Tensor<'b>>,
+    ) -> Body {
         let inner = self.with_graph(|graph| GraphBuilder::with_registry(name, graph.registry()));
+        let inner = if self.rounds() { inner.rounding() } else { inner };
         let mut tensors = Vec::with_capacity(inputs.len());
         // Not a closure: those do not pass the caller's place on.
         for (k, ty) in inputs.iter().enumerate() {
             tensors.push(inner.input(&k.to_string(), ty.dtype(), ty.shape()));
         }
         let mut results = Vec::new();
-        for (k, result) in f(&inner, &tensors).into_iter().enumerate() {
+        inner.set_mode(self.mode());
+        let made = match scope {
+            Some(scope) => inner.scope(scope, || f(&inner, &tensors)),
+            None => f(&inner, &tensors),
+        };
+        for (k, result) in made.into_iter().enumerate() {
             results.push(result.ty());
             inner.output(&k.to_string(), result);
         }

@@ -4,6 +4,7 @@ mod checks;
 mod common;
 mod gradients;
 mod limits;
+mod loops;
 mod pipeline;
 mod random;
 mod rules;

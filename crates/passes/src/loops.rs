@@ -1,0 +1,231 @@
+//! What passes do to loops as a whole: keep the carries of each iteration, for derivatives, and leave out what nobody needs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cotangent_graph::ops::scan::{SCAN, Scan};
+use cotangent_graph::{Graph, GraphBuilder, Lower, Node, NodeId, Output, Role, Tensor};
+
+use crate::pass::PassError;
+use crate::rebuild::{Copier, bottom_up, kept};
+
+/// The outputs of a body that are its carries as they are at the start of the iteration: for each carry its place among the
+/// loop's results, if there is one.
+pub fn kept_carries(scan: &Scan<'_>) -> Vec<Option<usize>> {
+    let outputs = scan.body.outputs();
+    let place = |id: NodeId| outputs.iter().skip(scan.n_carries).position(|output| output.value == id);
+    scan.body.inputs().take(scan.n_carries).map(|(id, _)| Some(place(id)? + scan.n_carries)).collect()
+}
+
+/// A loop that hands out its carries as they are at the start of each iteration, beside all that it handed out before. What of it
+/// nobody needs is left out later ([`without_needless`]).
+pub fn keeping_carries<'g>(g: &'g GraphBuilder, value: Tensor<'g>) -> Result<Tensor<'g>, PassError> {
+    let node = g.with_graph(|graph| graph.node(value.id()).clone());
+    let body = g.with_graph(|graph| graph.scan(&node).map(|scan| (Arc::clone(scan.body), kept_carries(&scan))));
+    let Some((body, known)) = body.filter(|(_, known)| known.contains(&None)) else { return Ok(value) };
+    let builder = GraphBuilder::like(&body);
+    let mut copier = Copier::new(&body, body.bodies(), &builder);
+    for id in copier.order() {
+        copier.copy(id);
+    }
+    let carries: Vec<Tensor<'_>> = body.inputs().take(known.len()).map(|(id, _)| copier.get(id)).collect();
+    for (k, output) in body.outputs().iter().enumerate() {
+        builder.push_output(result(k, copier.get(output.value).id()));
+    }
+    let missing = carries.into_iter().zip(&known).filter(|(_, known)| known.is_none());
+    for (k, (carry, _)) in missing.enumerate() {
+        builder.push_output(result(body.outputs().len() + k, carry.id()));
+    }
+    let id = g.add_body(Arc::new(builder.into_graph()?));
+    let operands: Vec<Tensor<'g>> = node.inputs.iter().map(|&input| g.tensor(input)).collect();
+    let attrs = node.attrs.map_bodies(|_| id);
+    let before = g.set_origin(Some(node.origin));
+    let kept = g.op(&SCAN, &operands, attrs, None);
+    g.set_origin(before);
+    Ok(kept)
+}
+
+/// A graph whose loops hand out their carries.
+pub fn all_keeping_carries(graph: &Graph) -> Result<Graph, PassError> {
+    let builder = GraphBuilder::like(graph);
+    let mut copier = Copier::new(graph, graph.bodies(), &builder);
+    for id in copier.order() {
+        let copied = copier.copy(id);
+        if matches!(graph.node(id).op.lower, Lower::Loop) {
+            copier.set(id, keeping_carries(&builder, copied)?);
+        }
+    }
+    copier.outputs();
+    Ok(builder.into_graph()?)
+}
+
+fn result(number: usize, value: NodeId) -> Output {
+    Output { name: number.to_string().into(), value, role: Role::Result }
+}
+
+/// The graph without carries, operands and outputs of loops that nothing needs, in bodies as well; `None` if there are none.
+pub fn without_needless(graph: &Graph) -> Result<Option<Graph>, PassError> {
+    let mut current: Option<Graph> = None;
+    // What a body no longer needs its caller may no longer need.
+    while let Some(next) = sweep(current.as_ref().unwrap_or(graph))? {
+        current = Some(next);
+    }
+    Ok(current)
+}
+
+/// Once through the graph and its bodies.
+fn sweep(graph: &Graph) -> Result<Option<Graph>, PassError> {
+    bottom_up(graph, |graph, bodies, changed| {
+        let order = kept(graph);
+        let used = used_results(graph, &order);
+        let mut smaller: HashMap<NodeId, Smaller> = HashMap::new();
+        for (&id, used) in &used {
+            // Those whose bodies have just become smaller are looked at again, in the next sweep.
+            let scan = graph.scan(graph.node(id)).filter(|_| !changed);
+            if let Some(less) = scan.and_then(|scan| Smaller::of(&scan, used)) {
+                smaller.insert(id, less);
+            }
+        }
+        if smaller.is_empty() && !changed {
+            return Ok(None);
+        }
+        let builder = GraphBuilder::like(graph);
+        let mut copier = Copier::new(graph, bodies, &builder);
+        for id in order {
+            let node = graph.node(id);
+            match (smaller.get(&id), node.inputs.first().and_then(|of| smaller.get(of))) {
+                (Some(less), _) => {
+                    let made = less.build(graph, node, &builder, &copier.operands(id))?;
+                    copier.set(id, made);
+                }
+                (None, Some(less)) if graph.is_of_loop(node) => {
+                    let place = less.results.iter().position(|&k| k == node.attrs.size("index"));
+                    builder.set_origin(Some(node.origin.clone()));
+                    let item = copier.operands(id)[0].item(place.unwrap_or(usize::MAX));
+                    copier.set(id, item);
+                }
+                _ => {
+                    copier.copy(id);
+                }
+            }
+        }
+        copier.outputs();
+        Ok(Some(builder.into_graph()?))
+    })
+}
+
+/// For each loop, which of its results are used.
+fn used_results(graph: &Graph, order: &[NodeId]) -> HashMap<NodeId, Vec<bool>> {
+    let mut used: HashMap<NodeId, Vec<bool>> = HashMap::new();
+    for &id in order {
+        let node = graph.node(id);
+        if let Some(scan) = graph.scan(node) {
+            used.insert(id, vec![false; scan.body.outputs().len()]);
+        }
+        for input in &node.inputs {
+            let Some(results) = used.get_mut(input) else { continue };
+            match matches!(node.op.lower, Lower::Item) {
+                true => results[node.attrs.size("index")] = true,
+                false => results.fill(true),
+            }
+        }
+    }
+    used
+}
+
+/// What is left of a loop.
+struct Smaller {
+    n_carries: usize,
+    n_slices: usize,
+    /// The operands, and the body's inputs, that are left.
+    operands: Vec<usize>,
+    /// The results, and the body's outputs, that are left.
+    results: Vec<usize>,
+}
+
+impl Smaller {
+    /// What is left of a loop of which these results are used; `None` if that is all.
+    fn of(scan: &Scan<'_>, used: &[bool]) -> Option<Self> {
+        let body = scan.body;
+        let inputs: Vec<NodeId> = body.inputs().map(|(id, _)| id).collect();
+        let mut results = used.to_vec();
+        if !results.contains(&true) {
+            // A loop that only checks must make something.
+            *results.first_mut()? = true;
+        }
+        let operands = loop {
+            let mut needed = vec![false; body.n_nodes()];
+            body.checks().iter().for_each(|check| needed[check.index()] = true);
+            let outputs = body.outputs().iter().zip(&results).filter(|(_, used)| **used);
+            outputs.for_each(|(output, _)| needed[output.value.index()] = true);
+            for id in body.ids().rev().filter(|id| needed[id.index()]).collect::<Vec<_>>() {
+                mark(body, id, &mut needed);
+            }
+            let operands: Vec<bool> = inputs.iter().map(|id| needed[id.index()]).collect();
+            let before = results.clone();
+            // A carry that is read must be made, and one that is made must be kept between iterations.
+            (0..scan.n_carries).for_each(|k| results[k] |= operands[k]);
+            if results == before {
+                break operands;
+            }
+        };
+        let kept = |k: usize| if k < scan.n_carries { results[k] } else { operands[k] };
+        let operands: Vec<usize> = (0..inputs.len()).filter(|&k| kept(k)).collect();
+        let results: Vec<usize> = (0..results.len()).filter(|&k| results[k]).collect();
+        let n_taken = scan.n_carries + scan.n_slices;
+        let n_carries = operands.iter().filter(|&&k| k < scan.n_carries).count();
+        let n_slices = operands.iter().filter(|&&k| (scan.n_carries..n_taken).contains(&k)).count();
+        let is_smaller = operands.len() < inputs.len() || results.len() < used.len();
+        is_smaller.then_some(Smaller { n_carries, n_slices, operands, results })
+    }
+
+    /// The smaller loop.
+    fn build<'g>(
+        &self,
+        graph: &Graph,
+        node: &Node,
+        g: &'g GraphBuilder,
+        operands: &[Tensor<'g>],
+    ) -> Result<Tensor<'g>, PassError> {
+        let Some(scan) = graph.scan(node) else { return Ok(g.poisoned()) };
+        let body = scan.body;
+        let mut live = vec![false; body.n_nodes()];
+        body.checks().iter().for_each(|check| live[check.index()] = true);
+        self.results.iter().for_each(|&k| live[body.outputs()[k].value.index()] = true);
+        for id in body.ids().rev() {
+            if live[id.index()] {
+                body.node(id).inputs.iter().for_each(|input| live[input.index()] = true);
+            }
+        }
+        for (k, (id, _)) in body.inputs().enumerate() {
+            live[id.index()] = self.operands.contains(&k);
+        }
+        let builder = GraphBuilder::like(body);
+        let mut copier = Copier::new(body, body.bodies(), &builder);
+        for id in body.ids().filter(|id| live[id.index()]) {
+            copier.copy(id);
+        }
+        for (k, &result_of) in self.results.iter().enumerate() {
+            builder.push_output(result(k, copier.get(body.outputs()[result_of].value).id()));
+        }
+        let id = g.add_body(Arc::new(builder.into_graph()?));
+        let operands: Vec<Tensor<'g>> = self.operands.iter().map(|&k| operands[k]).collect();
+        let scan = Scan { n_carries: self.n_carries, n_slices: self.n_slices, ..scan };
+        g.set_origin(Some(node.origin.clone()));
+        let made = g.op(&SCAN, &operands, scan.attrs(id), None);
+        g.set_origin(None);
+        Ok(made)
+    }
+}
+
+/// Marks what a node is made of.
+fn mark(graph: &Graph, id: NodeId, needed: &mut [bool]) {
+    let mut stack = vec![id];
+    while let Some(id) = stack.pop() {
+        for &input in &graph.node(id).inputs {
+            if !std::mem::replace(&mut needed[input.index()], true) {
+                stack.push(input);
+            }
+        }
+    }
+}
