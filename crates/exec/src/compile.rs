@@ -18,9 +18,9 @@ use cotangent_passes::{PassError, PassOptions, PassReport, optimize};
 use cotangent_scalar::plain;
 
 use crate::input::{InputId, InputView};
-use crate::needs::Needs;
+use crate::needs::{Needs, all_buffers};
 use crate::place::Place;
-use crate::products::ProductPlan;
+use crate::ready::{Ready, all_kernels};
 use crate::stages::StageView;
 
 /// Why a graph did not become a program.
@@ -266,7 +266,7 @@ impl Compiler {
         }
         let planned = start.elapsed();
         let keep_clif = self.passes.dump.is_some();
-        let kernels: Vec<&cotangent_kernel::Kernel> = plan.kernels.iter().collect();
+        let kernels = all_kernels(&plan);
         let cost = options.cost;
         let (compiled, backend) = CompilerBug::guard("codegen", || {
             let options = cotangent_codegen::Options { keep_clif, ..Default::default() };
@@ -275,10 +275,7 @@ impl Compiler {
         })??;
         let total = start.elapsed();
         let timings = Timings { passes, plan: planned - passes, codegen: total - planned, total };
-        let products =
-            plan.steps.iter().map(|step| ProductPlan::of(&plan, step, &cost.target)).collect::<Result<_, _>>()?;
-        let places = Place::of_plan(&plan, &interface)?;
-        let layouts = plan.kernels.iter().map(|k| k.layout()).collect();
+        let ready = Ready::of(&plan, Place::of_plan(&plan, &interface)?, 0, &cost.target)?;
         let executable = Executable {
             id: Identity::new(),
             source: graph.clone(),
@@ -286,9 +283,7 @@ impl Compiler {
             reports: optimized.report,
             plan,
             compiled,
-            layouts,
-            products,
-            places,
+            ready,
             interface,
             cost,
             memory: self.memory,
@@ -333,9 +328,8 @@ pub(crate) struct Interface {
 impl Interface {
     fn of(optimized: &Graph, source: &Graph) -> Self {
         let mut interface = Interface::default();
-        let live = optimized.live();
-        let is_random = |(node, live): (&Node, &bool)| *live && matches!(node.op.lower, Lower::Source(Source::Rng));
-        interface.is_random = optimized.nodes().iter().zip(&live).any(is_random);
+        // Of bodies none is left that nobody runs.
+        interface.is_random = draws(optimized) || optimized.all_bodies().into_iter().any(|body| draws(body));
         for (_, input) in source.inputs() {
             interface.input_names.push(input.name().unwrap_or_default().to_owned());
             interface.input_types.push(input.ty.clone());
@@ -347,6 +341,12 @@ impl Interface {
         }
         interface
     }
+}
+
+/// Whether something that is needed depends on random numbers.
+fn draws(graph: &Graph) -> bool {
+    let is_random = |(node, live): (&Node, bool)| live && matches!(node.op.lower, Lower::Source(Source::Rng));
+    graph.nodes().iter().zip(graph.live()).any(is_random)
 }
 
 /// What tells an executable or a session from all others of the process.
@@ -375,11 +375,7 @@ pub struct Executable {
     pub(crate) reports: Vec<PassReport>,
     pub(crate) plan: Plan,
     pub(crate) compiled: Compiled,
-    pub(crate) layouts: Vec<Vec<i64>>,
-    /// For each step its product with the way that it goes, if it is one.
-    pub(crate) products: Vec<Option<ProductPlan>>,
-    /// For each buffer of the plan.
-    pub(crate) places: Vec<Place>,
+    pub(crate) ready: Ready,
     pub(crate) interface: Interface,
     /// The machine that it was compiled for.
     pub(crate) cost: CostModel,
@@ -544,44 +540,34 @@ impl Executable {
     /// time; and the machine that all of these follow from.
     pub fn explain(&self) -> String {
         let mut text = cotangent_kernel::explain(&self.optimized, &self.plan);
-        for (number, step) in self.plan.steps.iter().enumerate() {
-            let Some(product) = &self.products[number] else { continue };
-            let Step::Product { factors, dtype, .. } = step else { continue };
-            let why = product
-                .choice()
-                .map_or(String::new(), |choice| format!("since {}; ", choice.why.unwrap_or("asked for")));
-            let micros = product.nanos() * 1e-3;
-            let _ = writeln!(text, "step {number}, {factors} of {dtype}");
-            let _ = writeln!(text, "  {}", product.way());
-            let _ = writeln!(text, "  {why}about {micros:.2} µs on one thread");
-        }
+        explain_products(&self.plan, &self.ready, "", &mut text);
         let _ = write!(text, "for {}", self.target());
         text
     }
 
     /// How long a step of the plan is predicted to take on one thread, in nanoseconds; 0 for one that does not exist.
     pub fn predicted_ns(&self, step: usize) -> f64 {
-        let product = self.products.get(step).and_then(Option::as_ref).map_or(0.0, ProductPlan::nanos);
+        let product = self.ready.product_nanos(&self.plan, step);
         self.plan.steps.get(step).map_or(0.0, |step| self.cost.step_time(&self.plan, step, product))
     }
 
     /// Which way the matrix product of a step goes, why, and how long that is predicted to take; `None` for a step that is
     /// no product of matrices, or that does not exist.
     pub fn way(&self, step: usize) -> Option<&Candidate> {
-        self.products.get(step)?.as_ref()?.choice()
+        self.ready.products.get(step)?.as_ref()?.choice()
     }
 
     /// The number of kernels that have wide code.
     pub fn n_wide_kernels(&self) -> usize {
         let is_wide = |k: &usize| matches!(self.compiled.stats(*k).made_by, MadeBy::Wide(_));
-        (0..self.plan.kernels.len()).filter(is_wide).count()
+        (0..all_kernels(&self.plan).len()).filter(is_wide).count()
     }
 
     /// Which code generator made each kernel, with the reason if it was not the one that was asked first; the code's size
     /// and the time that it took.
     pub fn code_text(&self) -> String {
         let mut text = String::new();
-        for (k, kernel) in self.plan.kernels.iter().enumerate() {
+        for (k, kernel) in all_kernels(&self.plan).into_iter().enumerate() {
             let stats = self.compiled.stats(k);
             let (bytes, time) = (stats.code_bytes, stats.compile_time);
             let _ = writeln!(text, "kernel {k} {}: {bytes} bytes in {time:.1?}, {}", kernel.name, stats.made_by);
@@ -591,8 +577,8 @@ impl Executable {
 
     /// Writes clusters, plan, decisions, kernels and their intermediate code into a directory.
     fn dump(&self, dir: &Path) -> Result<(), WriteError> {
-        let kernels: Vec<String> = self.plan.kernels.iter().map(|k| k.to_string()).collect();
-        let clif = (0..self.plan.kernels.len()).filter_map(|k| self.compiled.stats(k).clif.clone());
+        let kernels: Vec<String> = all_kernels(&self.plan).into_iter().map(|k| k.to_string()).collect();
+        let clif = (0..kernels.len()).filter_map(|k| self.compiled.stats(k).clif.clone());
         let files = [
             ("90-fused.dot", self.dot(StageView::Fused)),
             ("91-plan.txt", self.plan_text()),
@@ -612,7 +598,7 @@ impl Executable {
     /// Bytes of constants.
     pub fn const_bytes(&self) -> usize {
         let is_const = |b: &&cotangent_kernel::BufferDecl| matches!(b.home, Home::Const(_));
-        self.plan.buffers.iter().filter(is_const).map(|b| b.n_bytes()).sum()
+        all_buffers(&self.plan).into_iter().filter(is_const).map(|b| b.n_bytes()).sum()
     }
 }
 
@@ -621,3 +607,19 @@ const _: fn() = || {
     fn assert<T: Send + Sync>() {}
     assert::<Executable>();
 };
+
+/// The ways of products, those of loops among them.
+fn explain_products(plan: &Plan, ready: &Ready, of: &str, text: &mut String) {
+    for (number, (step, product)) in plan.steps.iter().zip(&ready.products).enumerate() {
+        if let (Step::Loop(step), Some(ready)) = (step, &ready.bodies[number]) {
+            explain_products(&step.body, ready, &format!("{of}step {number}, loop, "), text);
+        }
+        let (Step::Product { factors, dtype, .. }, Some(product)) = (step, product) else { continue };
+        let why =
+            product.choice().map_or(String::new(), |choice| format!("since {}; ", choice.why.unwrap_or("asked for")));
+        let micros = product.nanos() * 1e-3;
+        let _ = writeln!(text, "{of}step {number}, {factors} of {dtype}");
+        let _ = writeln!(text, "  {}", product.way());
+        let _ = writeln!(text, "  {why}about {micros:.2} µs on one thread");
+    }
+}

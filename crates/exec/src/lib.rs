@@ -7,7 +7,7 @@
 //! Runtime (the pool) ──▶ Session ◀── Store (parameters, states, counters)
 //! ```
 //!
-//! Unsafe code is confined to `machine.rs`: it calls kernels and slices the arena, relying on what the plan verifier
+//! Unsafe code is confined to `machine.rs` and `machine/frame.rs`: it calls kernels and slices the arena, relying on what the plan verifier
 //! and [`cotangent_kernel::ir::Kernel::check_bounds`] have proven.
 
 mod check;
@@ -20,6 +20,7 @@ mod memory;
 mod needs;
 mod place;
 mod products;
+mod ready;
 mod runtime;
 mod session;
 mod stages;

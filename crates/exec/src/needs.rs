@@ -8,6 +8,7 @@ use cotangent_kernel::{BufferDecl, BufferId, Home, Plan};
 
 use crate::compile::{Executable, Interface};
 use crate::machine::scratch_bytes;
+use crate::ready::bodies;
 use crate::runtime::Runtime;
 use crate::store::Store;
 
@@ -27,7 +28,7 @@ pub(crate) struct Needs {
 impl Needs {
     /// Of a plan, whatever the number of threads.
     pub(crate) fn of_plan(plan: &Plan, interface: &Interface) -> Self {
-        let constants = plan.buffers.iter().filter(|decl| matches!(decl.home, Home::Const(_)));
+        let constants = all_buffers(plan).into_iter().filter(|decl| matches!(decl.home, Home::Const(_)));
         Needs {
             arena: plan.arena_bytes,
             constants: sum(constants.map(BufferDecl::n_bytes)),
@@ -64,7 +65,7 @@ impl Needs {
         let parts: Vec<String> = parts.map(|(n_bytes, what)| format!("{} for {what}", Bytes(n_bytes))).collect();
         let text = format!("the program takes {refused}: {}", parts.join(", "));
         let mut diag = Diag::new(Code::NoMemory, text).at(Loc::Internal);
-        let takes = |decl: &BufferDecl| !matches!(decl.home, Home::Input | Home::Rows | Home::Counters);
+        let takes = |decl: &BufferDecl| !matches!(decl.home, Home::Input | Home::Rows | Home::Counters | Home::Output);
         let mut largest: Vec<(usize, &BufferDecl)> =
             plan.buffers.iter().enumerate().filter(|(_, d)| takes(d)).collect();
         largest.sort_by_key(|(_, decl)| std::cmp::Reverse(decl.n_bytes()));
@@ -86,6 +87,11 @@ impl Needs {
             "take fewer rows at a time; `Compiler::memory_limit` or the variable COTANGENT_MEMORY sets another limit",
         )
     }
+}
+
+/// The buffers of a plan and of the bodies of its loops.
+pub(crate) fn all_buffers(plan: &Plan) -> Vec<&BufferDecl> {
+    plan.buffers.iter().chain(bodies(plan).flat_map(all_buffers)).collect()
 }
 
 fn sum(parts: impl Iterator<Item = usize>) -> usize {

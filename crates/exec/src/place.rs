@@ -29,6 +29,8 @@ pub(crate) enum Place {
     Counters,
     /// So many bytes from the start of the arena.
     Arena(usize),
+    /// Of a body: where the loop around it says, iteration by iteration.
+    Given,
     /// In no place as a whole: threads keep what is under way.
     Nowhere,
 }
@@ -49,6 +51,18 @@ impl Place {
             }
         }
         Ok(places)
+    }
+
+    /// The places of the buffers of a loop's body. What it is given the plan verifier has compared with what it gets.
+    ///
+    /// # Errors
+    /// A parameter, or what does not fit in its place.
+    pub(crate) fn of_body(plan: &Plan) -> Result<Vec<Place>, CompilerBug> {
+        let place = |decl: &BufferDecl| match decl.home {
+            Home::Input | Home::State | Home::Output => Ok(Place::Given),
+            _ => Place::of(plan, decl, &Interface::default()),
+        };
+        plan.buffers.iter().map(place).collect()
     }
 
     fn of(plan: &Plan, decl: &BufferDecl, interface: &Interface) -> Result<Place, CompilerBug> {
@@ -81,6 +95,7 @@ impl Place {
                 }
                 Ok(Place::Arena(*offset))
             }
+            Home::Output => Err(bug(decl, "is handed out by no loop")),
             Home::Rows => Ok(Place::Nowhere),
         }
     }
@@ -203,7 +218,7 @@ mod tests {
         let program = Compiler::new().compile(&graph).unwrap_or_else(|error| panic!("{error}"));
         let is_product = |step: &Step| matches!(step, Step::Product { .. });
         assert!(program.plan.steps.iter().any(is_product));
-        let planned: Vec<bool> = program.products.iter().map(Option::is_some).collect();
+        let planned: Vec<bool> = program.ready.products.iter().map(Option::is_some).collect();
         let run: Vec<bool> = program.plan.steps.iter().map(is_product).collect();
         assert_eq!(planned, run);
         let mut plan = program.plan.clone();

@@ -121,8 +121,8 @@ struct Tried {
 impl Tuner {
     /// Before the first step.
     pub(crate) fn new(program: &Executable, tuning: Tuning, n_threads: usize) -> Self {
-        let total: f64 = program.products.iter().flatten().map(ProductPlan::nanos).sum();
-        let mut products: Vec<Option<Tried>> = (program.products.iter())
+        let total: f64 = program.ready.products.iter().flatten().map(ProductPlan::nanos).sum();
+        let mut products: Vec<Option<Tried>> = (program.ready.products.iter())
             .map(|product| {
                 let engines = product.as_ref().filter(|p| tuning != Tuning::Off && p.matters(total))?.ways(n_threads);
                 (engines.len() > 1).then(|| Tried { best: vec![Duration::MAX; engines.len()], engines, chosen: 0 })

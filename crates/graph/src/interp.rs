@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::diag::{Code, Diag};
+use crate::diag::{Code, Diag, Loc};
 use crate::expand::{self, MAX_EXPANSION_DEPTH};
 use crate::ir::{Graph, Node, NodeId, Role};
 use crate::limits::Limits;
@@ -314,7 +314,8 @@ fn repeat(node: &Node, scan: Scan<'_>, env: &Env, operands: &[&TensorData], spen
         for ((name, _), value) in inputs.iter().zip(carries.drain(..).chain(parts)) {
             inner.values.insert((*name).to_owned(), value);
         }
-        carries = outputs(scan.body, run(scan.body, &inner, spent)).map_err(|diag| in_iteration(diag, i, node))?;
+        carries = outputs(scan.body, run(scan.body, &inner, spent))
+            .map_err(|diag| in_iteration(diag, i, node.origin.loc()))?;
         for (made, all) in carries.split_off(scan.n_carries).into_iter().zip(&mut stacked) {
             let bits = made.bits();
             all[i * bits.len()..][..bits.len()].copy_from_slice(&bits);
@@ -326,8 +327,8 @@ fn repeat(node: &Node, scan: Scan<'_>, env: &Env, operands: &[&TensorData], spen
 }
 
 /// An error of a body in one of its iterations.
-pub fn in_iteration(diag: Diag, iteration: usize, node: &Node) -> Diag {
-    diag.note(format!("in iteration {iteration} of the loop"), node.origin.loc())
+pub fn in_iteration(diag: Diag, iteration: usize, of: Loc) -> Diag {
+    diag.note(format!("in iteration {iteration} of the loop"), of)
 }
 
 /// The derivative of the first operand of a `grad` node with respect to the second, element by element, by central

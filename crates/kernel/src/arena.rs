@@ -107,6 +107,14 @@ fn take_over(plan: &Plan, step: usize, same: &mut [BufferId]) {
             }
             return;
         }
+        Step::Loop(step_of) => {
+            for end in step_of.carries.iter().map(|carry| carry.end) {
+                if let Some(from) = step_of.in_place_of(end).filter(|&from| dies_into(plan, step, from, end)) {
+                    same[end.index()] = from;
+                }
+            }
+            return;
+        }
         _ => return,
     };
     let kernel = &plan.kernels[call.kernel];

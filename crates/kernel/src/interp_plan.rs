@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
+use cotangent_graph::interp::in_iteration;
 use cotangent_graph::op::EvalCx;
 use cotangent_graph::tensor::{bits_of_native, write_native_bits};
 use cotangent_graph::{Code, CompilerBug, Counters, DType, Diag, Loc, Shape, TensorData, Type};
@@ -22,6 +23,7 @@ use smallvec::SmallVec;
 use crate::interp::{self, Place};
 use crate::ir::{Kernel, Sweep};
 use crate::plan::{BufferDecl, BufferId, CheckWhat, Factors, Home, KernelCall, MatrixView, Piece, Plan, Step};
+use crate::repeat::LoopStep;
 
 /// What the arena is filled with before a step, so that nothing can rely on zeros.
 const GARBAGE: u8 = 0xa5;
@@ -71,6 +73,8 @@ pub struct PlanMachine<'p> {
     memory: Vec<Vec<u8>>,
     /// Where each buffer is.
     places: Vec<Place>,
+    /// Of the step under way.
+    counters: Counters,
 }
 
 impl<'p> PlanMachine<'p> {
@@ -113,7 +117,7 @@ impl<'p> PlanMachine<'p> {
                 _ => vec![0; decl.n_bytes()],
             });
         }
-        Ok(PlanMachine { plan, memory, places })
+        Ok(PlanMachine { plan, memory, places, counters: Counters::default() })
     }
 
     /// One step: binds the inputs, takes parameters and states from the store, follows the plan, and puts what the plan
@@ -128,16 +132,17 @@ impl<'p> PlanMachine<'p> {
         counters: Counters,
     ) -> Result<Vec<(String, TensorData)>, RunError> {
         self.memory[0].fill(GARBAGE);
+        self.counters = counters;
         for (i, decl) in self.plan.buffers.iter().enumerate() {
             let source = match decl.home {
                 Home::Input => inputs,
                 Home::Param | Home::State => &*store,
                 Home::Counters => {
-                    let words = [counters.seed as u32, (counters.seed >> 32) as u32, counters.step];
-                    self.memory[self.places[i].buffer] = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
+                    self.memory[self.places[i].buffer] =
+                        counters.words().iter().flat_map(|w| w.to_ne_bytes()).collect();
                     continue;
                 }
-                Home::Const(_) | Home::Arena { .. } | Home::Rows => continue,
+                Home::Const(_) | Home::Arena { .. } | Home::Rows | Home::Output => continue,
             };
             let name = &decl.name;
             let missing = || Diag::new(Code::InputNames, format!("`{name}` has no value"));
@@ -227,6 +232,7 @@ impl<'p> PlanMachine<'p> {
                 }
                 Ok(())
             }
+            Step::Loop(step) => self.repeat(step),
             Step::Copy { from, to, .. } => {
                 let decl = &plan.buffers[to.index()];
                 for i in 0..decl.n_elements as i64 {
@@ -256,6 +262,52 @@ impl<'p> PlanMachine<'p> {
                 Ok(())
             }
         }
+    }
+
+    /// A loop: a machine for its body, on copies of what the iterations are given.
+    fn repeat(&mut self, step: &LoopStep) -> Result<(), RunError> {
+        let body = &*step.body;
+        let decl = |id: BufferId| body.buffers.get(id.index()).ok_or_else(|| bug("no such buffer of the body"));
+        let mut inner = PlanMachine::new(body)?;
+        let mut store = HashMap::new();
+        for carry in &step.carries {
+            let state = decl(carry.state)?;
+            store.insert(state.name.clone(), self.piece(carry.start.buffer, carry.start.offset, state)?);
+        }
+        for i in step.iterations() {
+            let mut inputs = HashMap::new();
+            for given in &step.inputs {
+                let to = decl(given.to)?;
+                let moved = if given.moves { i.saturating_mul(to.n_elements) } else { 0 };
+                let at = given.from.offset.saturating_add(moved);
+                inputs.insert(to.name.clone(), self.piece(given.from.buffer, at, to)?);
+            }
+            let made = inner.run(&inputs, &mut store, self.counters.iteration(i)).map_err(|error| match error {
+                RunError::User(diag) => RunError::User(in_iteration(diag, i, step.origin.loc())),
+                bug => bug,
+            })?;
+            for ((_, value), &to) in made.iter().zip(&step.outputs) {
+                self.put(to, i.saturating_mul(value.shape().n_elements()), value)?;
+            }
+        }
+        for carry in &step.carries {
+            if let Some(value) = store.get(&decl(carry.state)?.name) {
+                self.put(carry.end, 0, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As many elements of a buffer as another one has.
+    fn piece(&self, id: BufferId, at: usize, of: &BufferDecl) -> Result<TensorData, RunError> {
+        let read = |k: usize| self.read(id, of.dtype, at.saturating_add(k) as i64);
+        let bits = (0..of.n_elements).map(read).collect::<Result<Vec<u64>, _>>()?;
+        Ok(TensorData::from_bits(of.dtype, &Shape::new(&[of.n_elements]), &bits))
+    }
+
+    fn put(&mut self, id: BufferId, at: usize, value: &TensorData) -> Result<(), RunError> {
+        let bits = value.bits().into_iter().enumerate();
+        bits.into_iter().try_for_each(|(k, bits)| self.write(id, value.dtype(), at.saturating_add(k) as i64, bits))
     }
 
     fn indices(&self, id: BufferId) -> Result<Vec<i64>, RunError> {

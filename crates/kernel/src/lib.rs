@@ -13,6 +13,7 @@ pub mod lower;
 pub mod plan;
 pub mod planner;
 pub mod predict;
+pub mod repeat;
 pub mod report;
 pub mod verify;
 pub mod verify_plan;
@@ -26,5 +27,6 @@ pub use plan::{
     PlanOutput, Step,
 };
 pub use planner::plan;
+pub use repeat::{Carry, Given, LoopStep};
 pub use report::explain;
 pub use verify_plan::verify_plan;

@@ -13,6 +13,7 @@ use cotangent_scalar::{Conv, ConvAxis, Direction};
 
 use crate::cluster::Edge;
 use crate::ir::Kernel;
+use crate::repeat::LoopStep;
 
 /// A buffer of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,6 +44,8 @@ pub enum Home {
         /// Bytes from its start.
         offset: usize,
     },
+    /// Of a loop's body: where the loop says, anew for each iteration.
+    Output,
     /// Nowhere as a whole: each thread keeps what is under way. So does a product with a result that only its epilogue reads
     /// (the rows being finished), and a kernel with values that it needs in several sweeps over a row (one row).
     Rows,
@@ -309,6 +312,8 @@ pub enum Step {
     },
     /// What is not loops.
     Op(OpStep),
+    /// A plan that is followed again and again.
+    Loop(LoopStep),
     /// All bytes of one buffer into another.
     Copy {
         /// Read.
@@ -356,6 +361,7 @@ impl Step {
                 reads
             }
             Step::Op(step) => step.operands.iter().map(|(id, _)| *id).collect(),
+            Step::Loop(step) => step.reads(),
             Step::Copy { from, .. } => vec![*from],
             Step::Check { values, .. } => vec![*values],
         }
@@ -376,6 +382,7 @@ impl Step {
                 writes
             }
             Step::Op(step) => vec![step.out],
+            Step::Loop(step) => step.writes(),
             Step::Copy { to, .. } => vec![*to],
             Step::Check { .. } => Vec::new(),
         }

@@ -8,20 +8,51 @@ mod schedule;
 mod streams;
 mod units;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use cotangent_graph::eval::reduction_groups;
-use cotangent_graph::{CompilerBug, Graph, Lower, NodeId};
+use cotangent_graph::{BodyId, CompilerBug, Graph, Lower, NodeId};
 
 use crate::cluster::{self, ClusterOptions};
 use crate::lower::{self, Force};
 use crate::plan::Plan;
+use crate::repeat::program_of;
+
+/// The plan of each loop's body.
+type Bodies = HashMap<NodeId, Arc<Plan>>;
 
 /// Plans a primitive graph.
 ///
 /// # Errors
 /// A graph that is not primitive or canonical, a mistake in the record of an op from outside, or one of this crate.
 pub fn plan(graph: &Graph, options: &ClusterOptions) -> Result<Plan, CompilerBug> {
+    let mut plan = planned(graph, options, false)?;
+    streams::mark(&mut plan, &options.cost);
+    Ok(plan)
+}
+
+/// The plans of the bodies of all loops, each once.
+fn bodies(graph: &Graph, options: &ClusterOptions) -> Result<Bodies, CompilerBug> {
+    let mut known: HashMap<(BodyId, usize), Arc<Plan>> = HashMap::new();
+    let mut bodies = HashMap::new();
+    let live = graph.live();
+    for id in graph.ids().filter(|id| live[id.index()]) {
+        let node = graph.node(id);
+        let (Some(scan), Some(body)) = (graph.scan(node), node.attrs.body("body")) else { continue };
+        let plan = match known.entry((body, scan.n_carries)) {
+            Entry::Occupied(entry) => Arc::clone(entry.get()),
+            Entry::Vacant(entry) => Arc::clone(entry.insert(Arc::new(planned(&program_of(&scan)?, options, true)?))),
+        };
+        bodies.insert(id, plan);
+    }
+    Ok(bodies)
+}
+
+/// The plan of a program, or of a loop's body, whose results lie where the loop says.
+fn planned(graph: &Graph, options: &ClusterOptions, is_body: bool) -> Result<Plan, CompilerBug> {
+    let bodies = bodies(graph, options)?;
     for id in graph.ids() {
         let node = graph.node(id);
         if matches!(node.op.lower, Lower::Scalar(_)) && !node.op.0.is_builtin() {
@@ -40,10 +71,9 @@ pub fn plan(graph: &Graph, options: &ClusterOptions) -> Result<Plan, CompilerBug
     // Every round forces at least one node more.
     for _ in 0..=graph.n_nodes() {
         let clusters = cluster::cluster(graph, options, &forced);
-        let failures = match units::units(graph, &clusters) {
+        let failures = match units::units(graph, &clusters, &bodies) {
             Ok(units) => {
-                let mut plan = schedule::schedule(graph, clusters, units)?;
-                streams::mark(&mut plan, &options.cost);
+                let plan = schedule::schedule(graph, clusters, units, (&bodies, is_body))?;
                 return Ok(Plan { forced: reasons, ..plan });
             }
             Err(failures) => failures,

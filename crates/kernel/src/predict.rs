@@ -14,7 +14,7 @@ impl CostModel {
     }
 
     /// The time of a step on one thread, in nanoseconds. `product` is that of its matrix product, if it is one, which depends on
-    /// the way that the product goes.
+    /// the way that the product goes; of a loop that of all products of all iterations.
     pub fn step_time(&self, plan: &Plan, step: &Step, product: f64) -> f64 {
         let computing: f64 = step.calls().map(|call| self.compute_time(&plan.kernels[call.kernel])).sum();
         let time = match step {
@@ -25,6 +25,10 @@ impl CostModel {
             Step::Op(op) => {
                 let n_ops = op.how().map_or(0.0, |how| how.n_ops(&op.cx()));
                 self.bytes_time(plan.step_bytes(step)) + n_ops * self.target.costs().single_ns
+            }
+            Step::Loop(step) => {
+                let iteration: f64 = step.body.steps.iter().map(|inner| self.step_time(&step.body, inner, 0.0)).sum();
+                product + iteration * step.n as f64
             }
             _ => computing.max(self.bytes_time(plan.step_bytes(step))),
         };

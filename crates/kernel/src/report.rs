@@ -83,6 +83,7 @@ impl Plan {
                     if op.start().is_some_and(|from| !self.in_one_place(from, op.out)) { 2 * whole(op.out) } else { 0 };
                 copied + op.how().map_or(0, |how| how.n_bytes(&op.cx()))
             }
+            Step::Loop(step) => step.n_bytes(self),
             Step::Copy { from, to, .. } => whole(*from) + whole(*to),
             Step::Check { values, .. } => whole(*values),
         }
@@ -207,6 +208,9 @@ impl fmt::Display for Plan {
                     writeln!(f, "      in place: `{}` is made in the memory of `{}`", name(to), name(from))?;
                 }
             }
+            if let Step::Loop(step) = step {
+                step.body.to_string().lines().try_for_each(|line| writeln!(f, "      | {line}"))?;
+            }
         }
         writeln!(f, "buffers")?;
         for (i, decl) in self.buffers.iter().enumerate() {
@@ -217,6 +221,7 @@ impl fmt::Display for Plan {
                 Home::Const(_) => "constant".to_owned(),
                 Home::Counters => "counters".to_owned(),
                 Home::Arena { offset } => format!("arena at {offset}"),
+                Home::Output => "where the loop says".to_owned(),
                 Home::Rows => "what is under way, in each thread's memory".to_owned(),
             };
             let bytes = Bytes(decl.n_bytes());
@@ -284,6 +289,12 @@ impl Plan {
                 format!("{factors} of {dtype}{finish}")
             }
             Step::Op(op) => op.how().map_or_else(String::new, |how| how.text(&op.cx())),
+            Step::Loop(step) => {
+                let times = if step.n == 1 { "once".to_owned() } else { format!("{} times", step.n) };
+                let reverse = if step.reverse { ", from the last to the first" } else { "" };
+                let n = step.body.steps.len();
+                format!("loop of {n} step{}, {times}{reverse}", if n == 1 { "" } else { "s" })
+            }
             Step::Copy { reason, .. } => format!("copy ({reason})"),
             Step::Check { what: CheckWhat::Below(bound), op, .. } => format!("check of `{op}`: indices below {bound}"),
             Step::Check { what: CheckWhat::Finite, op, .. } => format!("check of `{op}`: finite values"),
@@ -335,6 +346,12 @@ fn write_explanation(out: &mut String, graph: &Graph, plan: &Plan) -> fmt::Resul
     for (reason, edges) in &kept {
         writeln!(out, "through memory ({reason})")?;
         write_edges(out, graph, edges)?;
+    }
+    for (step, &id) in plan.steps.iter().zip(&plan.step_nodes) {
+        if let (Step::Loop(step), Some(scan)) = (step, graph.scan(graph.node(id))) {
+            writeln!(out, "body @{} of {}", scan.body.name(), describe(graph, id))?;
+            explain(scan.body, &step.body).lines().try_for_each(|line| writeln!(out, "  | {line}"))?;
+        }
     }
     if !plan.forced.is_empty() {
         writeln!(out, "memory of their own")?;

@@ -33,6 +33,10 @@
 //!     the kernel that sweeps it, which reads only what it has stored there before.
 //! 17. Homes outside of the arena are distinct: one buffer for each name. Constants are of their buffers' types, and counters
 //!     are three i32.
+//! 18. Loops: the body is a plan of which all this holds; each of its inputs and states is given once, of its type, and in every
+//!     iteration inside of the buffer that it is given from; its results go, whole and in all iterations, to buffers of their own,
+//!     as last values of carries do, which may be made where they start if nothing else is read there; its arena fits the buffer
+//!     that it lies in. A loop changes no parameter or state, and one that checks counts as a check.
 
 mod stores;
 
@@ -90,6 +94,7 @@ fn named(step: &Step) -> Vec<BufferId> {
             factors.buffers().into_iter().chain([*c]).chain(step.calls().flat_map(|call| call.args.clone())).collect()
         }
         Step::Op(op) => op.operands.iter().map(|(id, _)| *id).chain([op.out]).collect(),
+        Step::Loop(step) => step.reads().into_iter().chain(step.writes()).collect(),
         Step::Copy { from, to, .. } => vec![*from, *to],
         Step::Check { values, .. } => vec![*values],
     }
@@ -213,6 +218,12 @@ impl Verifier<'_> {
                 self.product(s, factors, *dtype, *c, epilogue.as_ref());
             }
             Step::Op(op) => self.op(s, op),
+            Step::Loop(step) => {
+                let of_body = verify_plan(&step.body).into_iter().map(|error| format!("in the body: {error}"));
+                let errors: Vec<String> = of_body.collect();
+                let errors = if errors.is_empty() { step.errors(self.plan) } else { errors };
+                errors.into_iter().for_each(|error| self.wrong(format!("step {s}: {error}")));
+            }
             Step::Copy { from, to, .. } => {
                 self.same_dtype(s, *from, *to);
                 self.apart(s, *to, &[*from]);
@@ -442,7 +453,7 @@ impl Verifier<'_> {
     fn flow(&mut self) -> Coverage {
         let plan = self.plan;
         let mut stored = Coverage::default();
-        let is_there = |decl: &BufferDecl| !matches!(decl.home, Home::Arena { .. } | Home::Rows);
+        let is_there = |decl: &BufferDecl| !matches!(decl.home, Home::Arena { .. } | Home::Rows | Home::Output);
         let mut is_new = vec![false; plan.buffers.len()];
         let mut first_write: Option<usize> = None;
         let updated: HashSet<BufferId> = plan.updated.iter().copied().collect();
@@ -466,13 +477,14 @@ impl Verifier<'_> {
                     self.wrong(format!("step {s}: the old value of {name} is read after it was written"));
                 }
             }
-            if let (Step::Check { .. }, Some(first)) = (step, first_write) {
+            let checks = matches!(step, Step::Check { .. }) || matches!(step, Step::Loop(step) if step.checks());
+            if let (true, Some(first)) = (checks, first_write) {
                 self.wrong(format!("step {s}: a check comes after step {first}, which changes a parameter or state"));
             }
             for id in step.writes(plan) {
                 let decl = self.decl(id);
                 match decl.home {
-                    Home::Arena { .. } | Home::Rows => {}
+                    Home::Arena { .. } | Home::Rows | Home::Output => {}
                     Home::Param | Home::State if updated.contains(&id) => {
                         is_new[id.index()] = true;
                         first_write.get_or_insert(s);
@@ -635,6 +647,7 @@ impl Verifier<'_> {
         let call = match self.plan.steps.get(s) {
             Some(Step::Kernel(call)) => call,
             Some(Step::Op(op)) => return in_one_place && op.out == to && op.in_place_of() == Some(from),
+            Some(Step::Loop(step)) => return in_one_place && step.in_place_of(to) == Some(from),
             _ => return false,
         };
         let kernel = &self.plan.kernels[call.kernel];

@@ -198,7 +198,7 @@ fn stored_anyway(graph: &Graph, live: &[bool]) -> Vec<bool> {
     for id in graph.ids().rev().filter(|id| live[id.index()]) {
         let node = graph.node(id);
         let passes_on = match &node.op.lower {
-            Lower::Gemm | Lower::Conv(_) | Lower::Step(_) | Lower::Join => true,
+            Lower::Gemm | Lower::Conv(_) | Lower::Step(_) | Lower::Join | Lower::Loop => true,
             // A view that is an output itself is a copy.
             Lower::View(_) | Lower::Check(_) | Lower::Identity => stored[id.index()],
             _ => false,

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use cotangent_graph::{DType, Graph, Lower, NodeId, Role, Source, TensorData, Type};
 use smallvec::SmallVec;
 
+use super::Bodies;
+use super::schedule::Copied;
 use super::units::{Operand, Operands, Unit, Work};
 use crate::arena;
 use crate::cluster::{Clusters, Part, memory_of};
@@ -15,10 +17,12 @@ use crate::lower::{ArgRef, Lowered};
 use crate::plan::{
     BufferDecl, BufferId, Epilogue, Factors, Home, KernelCall, MatrixView, OpStep, Piece, Plan, PlanOutput, Step,
 };
+use crate::repeat::{self, Carry, Given, LoopStep};
 
 pub(super) struct Builder<'a> {
     graph: &'a Graph,
     clusters: &'a Clusters,
+    bodies: &'a Bodies,
     buffers: Vec<BufferDecl>,
     of_node: HashMap<NodeId, BufferId>,
     of_partial: HashMap<ArgRef, BufferId>,
@@ -33,10 +37,11 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(graph: &'a Graph, clusters: &'a Clusters) -> Self {
+    pub(super) fn new(graph: &'a Graph, clusters: &'a Clusters, bodies: &'a Bodies) -> Self {
         Builder {
             graph,
             clusters,
+            bodies,
             buffers: Vec::new(),
             of_node: HashMap::new(),
             of_partial: HashMap::new(),
@@ -188,12 +193,18 @@ impl<'a> Builder<'a> {
         mut self,
         units: Vec<Unit>,
         order: &[usize],
-        updates: &[Vec<(NodeId, NodeId)>],
-        copied: &HashMap<NodeId, &'static str>,
+        (updates, copied): (&[Vec<(NodeId, NodeId)>], &Copied),
+        is_body: bool,
     ) -> Plan {
         // Inputs keep their buffers even if nothing reads them, so that a step accepts what the program declares.
         for (id, _) in self.graph.inputs() {
             self.node_buffer(id);
+        }
+        if is_body {
+            // Nor do carries that the body leaves alone, so that the loop hands them on.
+            for (id, _) in self.graph.states() {
+                self.node_buffer(id);
+            }
         }
         // Values that are written straight to a parameter or state.
         let mut in_place: HashMap<NodeId, NodeId> = HashMap::new();
@@ -245,6 +256,9 @@ impl<'a> Builder<'a> {
             step_nodes: self.step_nodes,
             step_values: self.step_values,
         };
+        if is_body {
+            repeat::hand_out(&mut plan);
+        }
         arena::place(&mut plan);
         plan
     }
@@ -338,6 +352,7 @@ impl<'a> Builder<'a> {
                 let step = OpStep { op: node.op, attrs, operands, out, ty };
                 self.push(Step::Op(step), id, unit.reads.iter().copied(), [id]);
             }
+            Lower::Loop => self.emit_loop(unit, id),
             _ => {
                 let n = unit.lowered.len();
                 for (k, lowered) in unit.lowered.into_iter().enumerate() {
@@ -345,6 +360,45 @@ impl<'a> Builder<'a> {
                 }
             }
         }
+    }
+}
+
+impl Builder<'_> {
+    fn emit_loop(&mut self, unit: Unit, id: NodeId) {
+        let (Some(scan), Some(body)) = (self.graph.scan(self.graph.node(id)), self.bodies.get(&id)) else { return };
+        let body = Arc::clone(body);
+        let Type::Tuple(results) = &self.graph.node(id).ty else { return };
+        let of_body = |name: Option<&str>| {
+            let named = |decl: &BufferDecl| matches!(decl.home, Home::Input | Home::State) && Some(&*decl.name) == name;
+            body.buffers.iter().position(named).map(|k| BufferId(k as u32))
+        };
+        let items: HashMap<usize, NodeId> =
+            unit.writes.iter().map(|&item| (self.graph.node(item).attrs.size("index"), item)).collect();
+        let mut places = Vec::with_capacity(results.len());
+        for (k, ty) in results.iter().enumerate() {
+            places.push(match items.get(&k) {
+                Some(&item) => self.node_buffer(item),
+                None => self.arena(format!("{id} result {k}, which nobody reads"), ty),
+            });
+        }
+        let (mut carries, mut inputs) = (Vec::new(), Vec::new());
+        for (k, ((_, input), &(base, offset))) in scan.body.inputs().zip(&unit.places).enumerate() {
+            // What the body does not read it has no buffer for.
+            let Some(to) = of_body(input.name()) else { continue };
+            let buffer = self.node_buffer(base);
+            if k < scan.n_carries {
+                carries.push(Carry { start: Piece { buffer, offset }, end: places[k], state: to });
+            } else {
+                let moves = k < scan.n_carries + scan.n_slices;
+                inputs.push(Given { from: Piece { buffer, offset }, to, moves });
+            }
+        }
+        let outputs = places.split_off(scan.n_carries);
+        let frame = Type::tensor(DType::U8, [body.arena_bytes]);
+        let frame = self.arena(format!("{id} memory of the body"), &frame);
+        let origin = self.graph.node(id).origin.clone();
+        let step = LoopStep { body, n: scan.n, reverse: scan.reverse, carries, inputs, outputs, frame, origin };
+        self.push(Step::Loop(step), id, unit.reads.iter().copied(), unit.writes.iter().copied());
     }
 }
 

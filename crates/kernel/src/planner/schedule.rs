@@ -11,19 +11,25 @@ use cotangent_graph::{CompilerBug, Graph, NodeId, Role};
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
 
+use super::Bodies;
 use super::build::Builder;
 use super::units::{Unit, Work};
 use crate::cluster::Clusters;
 use crate::plan::Plan;
 
 /// Orders the units, gives every value memory, and writes the steps down.
-pub(super) fn schedule(graph: &Graph, clusters: Clusters, mut units: Vec<Unit>) -> Result<Plan, CompilerBug> {
+pub(super) fn schedule(
+    graph: &Graph,
+    clusters: Clusters,
+    mut units: Vec<Unit>,
+    (bodies, is_body): (&Bodies, bool),
+) -> Result<Plan, CompilerBug> {
     units.sort_by_key(|u| (u.order, matches!(u.work, Work::Cluster(_) | Work::Opaque(_))));
     let maker = makers(&units);
     let dag = dependencies(&units, &maker);
     let updates = Updates::new(graph, &units, &maker);
     let (order, copied) = updates.order(&dag, &units)?;
-    let plan = Builder::new(graph, &clusters).build(units, &order, &updates.by_unit, &copied);
+    let plan = Builder::new(graph, &clusters, bodies).build(units, &order, (&updates.by_unit, &copied), is_body);
     let shown = |c: crate::cluster::Cluster| (c.nodes.len() > 1).then_some(c.nodes);
     Ok(Plan { edges: clusters.edges, clusters: clusters.clusters.into_iter().filter_map(shown).collect(), ..plan })
 }
@@ -69,7 +75,10 @@ struct Updates {
 }
 
 /// An order of units, and the updates that are copied at the end, with the reason.
-type Ordered = (Vec<usize>, HashMap<NodeId, &'static str>);
+type Ordered = (Vec<usize>, Copied);
+
+/// Why updates are copied at the end.
+pub(super) type Copied = HashMap<NodeId, &'static str>;
 
 impl Updates {
     fn new(graph: &Graph, units: &[Unit], maker: &HashMap<NodeId, usize>) -> Self {
@@ -84,6 +93,7 @@ impl Updates {
             }
             let why = match maker.get(&value) {
                 None => "the new value is another tensor's",
+                Some(&unit) if units[unit].is_loop => "a loop made the new value",
                 Some(_) if !used.insert(value) => "the new value is used by two updates",
                 Some(&unit) if !units[unit].can_update(target, value) => "its step reads the old value at other places",
                 Some(&unit) => {
@@ -100,7 +110,7 @@ impl Updates {
     /// check is done.
     fn order(&self, dag: &DiGraph<(), ()>, units: &[Unit]) -> Result<Ordered, CompilerBug> {
         let n = units.len();
-        let is_check = |i: usize| matches!(units[i].work, Work::Check { .. });
+        let is_check = |i: usize| units[i].checks;
         let is_update = |i: usize| !self.by_unit[i].is_empty();
         let mut waits: Vec<usize> = vec![0; n];
         for edge in dag.edge_references() {

@@ -8,11 +8,13 @@ use cotangent_graph::{Graph, Lower, NodeId, StepCx};
 use cotangent_scalar::{Conv, Direction, order};
 use smallvec::{SmallVec, smallvec};
 
+use super::Bodies;
 use crate::arena;
 use crate::cluster::{Clusters, Part};
 use crate::ir::IndexMap;
 use crate::lower::{self, ArgRef, Force, Lowered};
 use crate::plan::{CheckWhat, GemmDims};
+use crate::repeat;
 
 /// Work that is scheduled as a whole.
 pub(super) enum Work {
@@ -36,6 +38,11 @@ pub(super) struct Unit {
     pub(super) reads_apart: HashSet<NodeId>,
     pub(super) writes: Vec<NodeId>,
     pub(super) lowered: Vec<Lowered>,
+    /// Of a loop: where its operands are, by the node that has the memory and the first element there.
+    pub(super) places: Vec<(NodeId, usize)>,
+    pub(super) is_loop: bool,
+    /// It tests run-time values, so that it comes before any change of a parameter or state.
+    pub(super) checks: bool,
     pub(super) factors: Option<Operands>,
 }
 
@@ -70,7 +77,7 @@ pub(super) struct Operand {
 pub(super) type Failure = (Force, Option<usize>);
 
 /// All units of a program, or everything that must be forced first.
-pub(super) fn units(graph: &Graph, clusters: &Clusters) -> Result<Vec<Unit>, Vec<Failure>> {
+pub(super) fn units(graph: &Graph, clusters: &Clusters, bodies: &Bodies) -> Result<Vec<Unit>, Vec<Failure>> {
     let mut units = Vec::new();
     let mut failures: Vec<Failure> = Vec::new();
     let mut keep = |made: Result<Unit, Vec<Force>>, cluster: Option<usize>| match made {
@@ -105,8 +112,9 @@ pub(super) fn units(graph: &Graph, clusters: &Clusters) -> Result<Vec<Unit>, Vec
                 Ok(_) => {}
             }
         }
-        if clusters.parts[id.index()] == Part::Opaque {
-            keep(opaque_unit(graph, clusters, id), None);
+        // The results of loops are made by these.
+        if clusters.parts[id.index()] == Part::Opaque && !graph.is_of_loop(node) {
+            keep(opaque_unit(graph, clusters, bodies, id), None);
         }
     }
     let mut kept: HashSet<NodeId> = HashSet::new();
@@ -121,7 +129,19 @@ pub(super) fn units(graph: &Graph, clusters: &Clusters) -> Result<Vec<Unit>, Vec
 
 impl Unit {
     fn new(work: Work, order: NodeId, reads: Vec<NodeId>, writes: Vec<NodeId>) -> Self {
-        Unit { work, order, reads, reads_apart: HashSet::new(), writes, lowered: Vec::new(), factors: None }
+        let checks = matches!(work, Work::Check { .. });
+        Unit {
+            work,
+            order,
+            reads,
+            reads_apart: HashSet::new(),
+            writes,
+            lowered: Vec::new(),
+            places: Vec::new(),
+            is_loop: false,
+            checks,
+            factors: None,
+        }
     }
 
     /// Whether the unit may write `value` to the memory of `target`: it reads the old value only element by element, before
@@ -272,7 +292,7 @@ fn matrix(graph: &Graph, clusters: &Clusters, id: NodeId, transposed: bool) -> R
     Ok(Operand { base, offset: place.offset, batch_stride, row_stride: row, col_stride: col })
 }
 
-fn opaque_unit(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Unit, Vec<Force>> {
+fn opaque_unit(graph: &Graph, clusters: &Clusters, bodies: &Bodies, id: NodeId) -> Result<Unit, Vec<Force>> {
     let node = graph.node(id);
     let mut unit = Unit::new(Work::Opaque(id), id, Vec::new(), vec![id]);
     let mut forces = Vec::new();
@@ -295,6 +315,21 @@ fn opaque_unit(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Unit, V
                 unit.reads_apart.remove(&start);
             }
             return Ok(unit);
+        }
+        Lower::Loop => {
+            for &input in &node.inputs {
+                match side_by_side(graph, clusters, input) {
+                    Ok(place) => unit.places.push(place),
+                    Err(force) => forces.push(force),
+                }
+            }
+            unit.reads = unit.places.iter().map(|(base, _)| *base).collect();
+            unit.reads.sort_unstable();
+            unit.reads.dedup();
+            let is_result =
+                |item: &NodeId| clusters.parts[item.index()] != Part::Dead && graph.node(*item).inputs[..] == [id];
+            unit.writes = graph.ids().filter(|item| graph.is_of_loop(graph.node(*item)) && is_result(item)).collect();
+            (unit.is_loop, unit.checks) = (true, bodies.get(&id).is_some_and(|body| repeat::checks(body)));
         }
         Lower::Join => {
             let strides = node.ty.shape().strides();

@@ -89,6 +89,7 @@ impl Verifier<'_> {
         match step {
             Step::Product { c, .. } => whole(*c),
             Step::Op(op) => whole(op.out),
+            Step::Loop(step) => step.writes().into_iter().for_each(whole),
             Step::Copy { to, .. } => whole(*to),
             Step::Kernel(_) | Step::Check { .. } => {}
         }
