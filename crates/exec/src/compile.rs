@@ -327,9 +327,9 @@ pub(crate) struct Interface {
 
 impl Interface {
     fn of(optimized: &Graph, source: &Graph) -> Self {
-        let mut interface = Interface::default();
         // Of bodies none is left that nobody runs.
-        interface.is_random = draws(optimized) || optimized.all_bodies().into_iter().any(|body| draws(body));
+        let is_random = draws(optimized) || optimized.all_bodies().into_iter().any(|body| draws(body));
+        let mut interface = Interface { is_random, ..Interface::default() };
         for (_, input) in source.inputs() {
             interface.input_names.push(input.name().unwrap_or_default().to_owned());
             interface.input_types.push(input.ty.clone());

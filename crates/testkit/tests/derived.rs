@@ -3,6 +3,7 @@
 use cotangent_graph::ops::arithmetic::{one, pointwise};
 use cotangent_graph::ops::infer_float;
 use cotangent_graph::ops::region::{CALL, GRAD, ITEM, TUPLE};
+use cotangent_graph::ops::scan::SCAN;
 use cotangent_graph::samples::Sampler;
 use cotangent_graph::{DType, Env, Graph, OpDef, OpTraits, Registry, Vjp, build};
 use cotangent_passes::{PassOptions, optimize};
@@ -15,7 +16,7 @@ fn differentiate(graph: &Graph) -> Result<Graph, String> {
 }
 
 /// Ops of which no sample is possible: they mean something only with a body, a tuple or another node.
-const WITHOUT_SAMPLES: [&OpDef; 4] = [&CALL, &GRAD, &ITEM, &TUPLE];
+const WITHOUT_SAMPLES: [&OpDef; 5] = [&CALL, &GRAD, &ITEM, &SCAN, &TUPLE];
 
 #[test]
 fn every_op_satisfies_what_follows_from_its_record() {

@@ -91,7 +91,7 @@ impl<'g> Sweep<'g, '_> {
             dys.into_iter().filter_map(|(k, terms)| Some((k, terms.into_iter().reduce(|a, b| a + b)?))).collect();
         let asked: Vec<bool> = operands.iter().map(|x| x.is_float() && on_path.contains(&x.id())).collect();
         let wanted = Wanted::of(&body, (n_carries, n_slices), &asked, &dys);
-        if wanted.carries.is_empty() && wanted.outputs.is_empty() {
+        if wanted.is_nothing() {
             return Ok(());
         }
         // Kept carries and slices first, then the cotangents of outputs.
@@ -231,7 +231,7 @@ impl<'g> Sweep<'g, '_> {
                     continue;
                 }
                 match term(&node, t, &operands) {
-                    Term::Chain(t) => chain = chain + t,
+                    Term::Chain(t) => chain += t,
                     Term::Product(a, b) => made_later.push(Later::Product(place(a), place(b))),
                     Term::Sum(a) => made_later.push(Later::Sum(place(a))),
                 }
@@ -269,6 +269,11 @@ fn carries_on(graph: &Graph, item: NodeId, carry: usize) -> bool {
 }
 
 impl Wanted {
+    /// Nothing comes in, or nothing goes out.
+    fn is_nothing(&self) -> bool {
+        self.carries.is_empty() && (self.outputs.is_empty() || self.slices.is_empty() && self.captures.is_empty())
+    }
+
     /// What has a cotangent and something to hand it to.
     fn of(
         body: &Graph,

@@ -314,3 +314,23 @@ fn iterations_draw_numbers_of_their_own() {
     assert_eq!(all.len(), n, "numbers repeat");
     close("slope", &values[3].1, &values[4].1, 1e-14);
 }
+
+#[test]
+fn what_no_result_depends_on_has_no_gradient() {
+    let graph = build(|g| {
+        let (a, x) = (g.input("a", F64, [2]), g.input("x", F64, [3, 2]));
+        let made = g.scan("apart", Loop::new().carry(a).slice(x), |_, i| Made {
+            carries: vec![i.carries[0].tanh()],
+            outputs: vec![i.slices[0].square()],
+        });
+        g.output("da", g.grad(made.outputs[0].sum(), &[a])[0]);
+        g.output("dx", g.grad(made.outputs[0].sum() + made.carries[0].sum(), &[x])[0]);
+    });
+    let graph = graph.unwrap_or_else(|diags| panic!("{diags}"));
+    let env = Env::default()
+        .with("a", ndarray::array![0.1, 0.2])
+        .with("x", ndarray::array![[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]);
+    let values = interpret_named(&optimized(&graph), &env).unwrap();
+    assert_eq!(values[0].1.to_f64(), [0.0, 0.0]);
+    assert_eq!(values[1].1.to_f64(), [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]);
+}

@@ -77,7 +77,7 @@ static MOVES: [&OpDef; 4] = [&GATHER, &DYNAMIC_SLICE, &DYNAMIC_UPDATE_SLICE, &SC
 
 pub(super) struct Writer {
     pub(super) tape: Tape,
-    counters: Counters,
+    pub(super) counters: Counters,
     /// A number for each node that is written, so that only its own elements are found to be equal.
     pub(super) tag: u64,
 }
@@ -86,7 +86,7 @@ pub(super) type Result<T, E = String> = std::result::Result<T, E>;
 
 impl Writer {
     /// The outputs of a graph, with what `source` makes of inputs, parameters and states.
-    fn graph(
+    pub(super) fn graph(
         &mut self,
         graph: &Graph,
         depth: usize,
@@ -137,6 +137,10 @@ impl Writer {
                     Value::Many(members) => Ok(members[node.attrs.size("index")].clone()),
                     _ => Err(not("of a single tensor")),
                 };
+            }
+            Lower::Loop => {
+                let scan = graph.scan(node).ok_or_else(|| not("has no body"))?;
+                return self.repeat(node, scan, &operands, depth);
             }
             Lower::Grad => return Err(not("is what the tape is compared with")),
             Lower::Expand(_) if function_of(node.op.0).is_some() => {

@@ -12,6 +12,7 @@
 
 pub mod dd;
 pub mod eval;
+mod loops;
 mod products;
 pub mod slopes;
 pub mod tape;

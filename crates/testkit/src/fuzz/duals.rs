@@ -11,7 +11,9 @@ use super::{Fault, Limits, Mode, drive, guarded, keep, replay};
 
 /// What the graph of a seed is made of: few elements, so that each of them can be moved.
 pub fn options(seed: u64) -> Options {
-    let small = Options { max_elements: 24, n_ops: 8, grads: false, training: 0.0, doubles: 0.0, ..Options::default() };
+    // A cotangent that goes through a loop is a number, also where it is zero and meets an infinity.
+    let fewer = Options { grads: false, loops: false, training: 0.0, ..Options::default() };
+    let small = Options { max_elements: 24, n_ops: 8, doubles: 0.0, ..fewer };
     match seed % 8 {
         0 => Options { n_ops: 3, wild: 0.5, ..small },
         1 => Options { n_ops: 4, doubles: 1.0, ..small },

@@ -20,7 +20,7 @@ impl<'g, 'o> Pool<'g, 'o> {
     pub(super) fn grow(&mut self, n: usize) {
         let options = self.options;
         let on = |flag: bool, weight: u32| if flag { weight } else { 0 };
-        let families: [Family<'g, 'o>; 21] = [
+        let families: [Family<'g, 'o>; 22] = [
             (22, Self::unary),
             (22, Self::binary),
             (6, Self::literal),
@@ -42,6 +42,7 @@ impl<'g, 'o> Pool<'g, 'o> {
             (on(options.integers || options.mixed_floats, 4), Self::cast),
             (on(options.random_numbers && self.depth == 0, 4), Self::random),
             (on(options.bodies && self.depth < 2, 3), Self::call),
+            (on(options.loops && self.depth < 2, 3), Self::repeat),
         ];
         let total: u32 = families.iter().map(|f| f.0).sum();
         let (mut done, mut tries) = (0, 0);

@@ -7,6 +7,7 @@
 
 mod composites;
 mod grow;
+mod loops;
 mod products;
 mod training;
 mod values;
@@ -31,6 +32,8 @@ pub struct Options {
     pub second_order: bool,
     /// Whether bodies and calls occur.
     pub bodies: bool,
+    /// Whether loops occur.
+    pub loops: bool,
     /// Whether composites (softmax, GELU, losses, …) occur.
     pub composites: bool,
     /// Whether random numbers and dropout occur.
@@ -63,6 +66,7 @@ impl Default for Options {
             grads: true,
             second_order: true,
             bodies: true,
+            loops: true,
             composites: true,
             random_numbers: true,
             integers: true,
