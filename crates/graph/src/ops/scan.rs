@@ -364,7 +364,7 @@ impl GraphBuilder {
             let text = format!(
                 "`scan` requires a next value for each of its {n_carries} carries, the body `{name}` makes {n_next}"
             );
-            self.error(Diag::new(Code::BadBody, text));
+            self.error(Diag::new(Code::BadBody, text).operands(&over.carries));
         }
         let bytes: usize = over.carries.iter().map(|carry| whole(carry).n_bytes()).sum();
         let every = over.checkpoint.every(n, bytes);
@@ -452,7 +452,7 @@ impl GraphBuilder {
         }
         let missing = || {
             let text = format!("`scan` requires slices or a number of iterations, `{name}` has neither");
-            Diag::new(Code::BadBody, text).help("say how often with `Loop::times`")
+            Diag::new(Code::BadBody, text).operands(&over.carries).help("say how often with `Loop::times`")
         };
         known.map(|(n, _)| n).ok_or_else(missing)
     }
