@@ -255,7 +255,7 @@ fn a_check_inside_of_a_loop_leaves_everything_as_it_was() {
     );
     let before = (session.store().get("sum").unwrap(), session.store().get("table").unwrap());
     let bad = array![[0i64, 1], [2, 3], [4, 5], [1, 1]];
-    let error = session.step([("rows", (&bad).into()), ("x", (&x).into())]).err().expect("row 5 of 5");
+    let Err(error) = session.step([("rows", (&bad).into()), ("x", (&x).into())]) else { panic!("row 5 of 5") };
     assert_eq!(error.code, Code::IndexOutOfRange);
     assert!(error.to_string().contains("in iteration 2 of the loop"), "{error}");
     assert_eq!(before, (session.store().get("sum").unwrap(), session.store().get("table").unwrap()));
@@ -284,9 +284,7 @@ fn hostile_loops_are_refused() {
     broken("is given by nobody", &|step| step.inputs.truncate(1));
     broken("is given twice", &|step| step.inputs[1].to = step.inputs[0].to);
     broken("is no state of the body", &|step| {
-        let to = step.inputs[0].to;
-        step.inputs[0].to = step.carries[0].state;
-        step.carries[0].state = to;
+        std::mem::swap(&mut step.inputs[0].to, &mut step.carries[0].state);
     });
     broken("is not apart from all else", &|step| step.outputs[0] = step.outputs[1]);
     broken("is not apart from all else", &|step| step.carries[0].end = step.carries[1].end);

@@ -32,8 +32,9 @@ mod summary;
 
 pub use layers::{
     AdaptiveMaxPool, AdaptiveMeanPool, BatchNorm, Border, Conv, ConvTransposed, Dense, Dropout, Embedding,
-    GaussianNoise, GlobalMaxPool, GlobalMeanPool, GroupNorm, InstanceNorm, Layer, LayerNorm, Layers, Layout, MaxPool,
-    MeanPool, PRelu, Padding, RmsNorm, Sequential, Statistics, Whitening, function, model,
+    GaussianNoise, Given, GlobalMaxPool, GlobalMeanPool, GroupNorm, InstanceNorm, Layer, LayerNorm, Layers, Layout,
+    MaxPool, MeanPool, PRelu, Padding, Recurrent, RmsNorm, Sequences, Sequential, Statistics, Whitening, function,
+    model,
 };
 pub use losses::{CrossEntropyOptions, Losses};
 pub use metrics::Metrics;

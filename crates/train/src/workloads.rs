@@ -25,7 +25,7 @@ use cotangent_scalar::philox;
 
 use self::arrays::{Layout, examples, key, loaded};
 use self::networks::PLAIN;
-pub use self::networks::{Activation, Layers, Loss, Mlp, Network, Optimizer};
+pub use self::networks::{Activation, Layers, Letters, Loss, Mlp, Network, Optimizer};
 use crate::TrainError;
 
 /// A row of the table.
@@ -75,7 +75,7 @@ pub enum Rows {
 }
 
 /// Every workload.
-pub static SPECS: [Spec; 15] = [
+pub static SPECS: [Spec; 17] = [
     Spec {
         name: "xor",
         doc: "2-8-1, tanh, binary cross-entropy, batch 4, gradient descent 0.5",
@@ -155,6 +155,28 @@ pub static SPECS: [Spec; 15] = [
             layers: Layers::Resnet20,
             loss: Loss::CrossEntropy,
             optimizer: Optimizer::DecayedMomentum { rate: 0.1, decay: 1e-4 },
+        }),
+        n_batches: 4,
+    },
+    Spec {
+        name: "lstm-char",
+        doc: "65 letters, table of 128, LSTM of 128 over 64 letters, cross-entropy, batch 32, Adam 0.001, gradients of norm 1 at most",
+        kind: Kind::Network(Network {
+            batch: 32,
+            layers: Layers::Letters(Letters { n_letters: 65, length: 64, width: 128, gru: false }),
+            loss: Loss::CrossEntropy,
+            optimizer: Optimizer::ClippedAdam { rate: 1e-3, norm: 1.0 },
+        }),
+        n_batches: 4,
+    },
+    Spec {
+        name: "gru-char",
+        doc: "the same with a GRU, whose reset gate comes after the product",
+        kind: Kind::Network(Network {
+            batch: 32,
+            layers: Layers::Letters(Letters { n_letters: 65, length: 64, width: 128, gru: true }),
+            loss: Loss::CrossEntropy,
+            optimizer: Optimizer::ClippedAdam { rate: 1e-3, norm: 1.0 },
         }),
         n_batches: 4,
     },

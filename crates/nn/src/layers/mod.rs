@@ -17,6 +17,7 @@ mod noise;
 mod norm;
 mod places;
 mod pool;
+mod recurrent;
 mod sequential;
 mod whitening;
 
@@ -27,6 +28,7 @@ pub use noise::{Dropout, GaussianNoise};
 pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm, Statistics};
 pub use places::{Layout, Padding};
 pub use pool::{AdaptiveMaxPool, AdaptiveMeanPool, GlobalMaxPool, GlobalMeanPool, MaxPool, MeanPool};
+pub use recurrent::{Given, Recurrent, Sequences};
 pub use sequential::Sequential;
 pub use whitening::Whitening;
 

@@ -74,7 +74,7 @@ fn net(
         let mut loss = made.carries[0].square().sum();
         if let Some(y) = made.outputs.first() {
             g.output("y", *y);
-            loss = loss + y.square().sum();
+            loss += y.square().sum();
         }
         g.output("h_n", made.carries[0]);
         g.output("loss", loss);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use cotangent_data::npz::NpzArray;
 use cotangent_graph::{Shape, TensorData, Type};
-use ndarray::{ArrayD, Axis, IxDyn, Slice, concatenate};
+use ndarray::{ArrayD, IxDyn};
 
 use super::Layers;
 use super::networks::FLATTENED;
@@ -34,7 +34,7 @@ impl Layout {
     pub(super) fn of(layers: Option<&Layers>, name: &str, rank: usize) -> Self {
         let (flattened, shape) = FLATTENED;
         match layers {
-            None | Some(Layers::Mlp(_)) => Layout::Same,
+            None | Some(Layers::Mlp(_) | Layers::Letters(_)) => Layout::Same,
             Some(Layers::Lenet) if name == flattened => Layout::Rows(shape),
             Some(_) if rank != 4 => Layout::Same,
             Some(_) if name == "x" => Layout::Pictures,
@@ -80,8 +80,20 @@ impl Layout {
 }
 
 /// The name in the archive of a parameter: what layers call `c0.weight` and `c0.bias` is `c0` and `c0b` there, gain and bias of a
-/// norm, `c0.norm.gain` and `c0.norm.bias`, are `c0.g` and `c0.h`.
+/// norm, `c0.norm.gain` and `c0.norm.bias`, are `c0.g` and `c0.h`. A recurrent layer's are `Wx`, `Wh` and `b`, what follows it `Wo` and
+/// `bo`.
 pub(super) fn key(param: &str) -> String {
+    let recurrent = [
+        ("recurrent.weight", "Wx"),
+        ("recurrent.recurrent", "Wh"),
+        ("recurrent.bias", "b"),
+        ("recurrent.recurrent_bias", "bh"),
+        ("out.weight", "Wo"),
+        ("out.bias", "bo"),
+    ];
+    if let Some((_, theirs)) = recurrent.into_iter().find(|(ours, _)| *ours == param) {
+        return theirs.to_owned();
+    }
     let endings = [(".norm.gain", ".g"), (".norm.bias", ".h"), (".weight", ""), (".bias", "b")];
     let renamed = |(ours, theirs): &(&str, &str)| Some(format!("{}{theirs}", param.strip_suffix(ours)?));
     endings.iter().find_map(renamed).unwrap_or_else(|| param.to_owned())
@@ -130,14 +142,11 @@ pub(super) fn examples(
         let required = format!("at most {}, as many examples as the arrays of batches hold", n_batches * size);
         return Err(TrainError::invalid("batch", required, n));
     }
-    let mut parts: Vec<ArrayD<f32>> = Vec::new();
+    let mut bits = Vec::with_capacity(n_batches * batch.shape().n_elements());
     for i in 0..n.div_ceil(size) {
-        let key = format!("x{i}");
-        if let TensorData::F32(part) = loaded(arrays, &key, batch, layout)? {
-            parts.push(part);
-        }
+        bits.extend(loaded(arrays, &format!("x{i}"), batch, layout)?.bits());
     }
-    let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
-    let all = concatenate(Axis(0), &views).expect("batches have one shape");
-    Ok(TensorData::from(all.slice_axis(Axis(0), Slice::from(..n)).to_owned()))
+    let shape: Shape = [n].iter().chain(&batch.shape()[1..]).copied().collect();
+    bits.truncate(shape.n_elements());
+    Ok(TensorData::from_bits(batch.dtype(), &shape, &bits))
 }

@@ -6,7 +6,8 @@
 use cotangent_graph::DType::{F32, I64};
 use cotangent_graph::{DType, GraphBuilder, Init, Shape, Tensor};
 use cotangent_nn::{
-    Adam, BatchNorm, Conv, Dense, Group, Layers as _, MaxPool, Minimize, Momentum, Optimizer as _, Padding, Recipe, Sgd,
+    Adam, BatchNorm, Conv, Dense, Group, Layers as _, MaxPool, Minimize, Momentum, Optimizer as _, Padding, Recipe,
+    Recurrent, Sgd,
 };
 
 /// A network and its training.
@@ -34,6 +35,22 @@ pub enum Layers {
     /// with batch norm and without biases. Where a block halves the picture, its shortcut is a convolution of 1×1 with batch norm.
     /// The mean over all places feeds 10 outputs.
     Resnet20,
+    /// Letters one after the other, each of which is to be told from those before it: `letters` rows of a table, 64 steps of a recurrent
+    /// layer, and a dense layer. An example is 64 letters.
+    Letters(Letters),
+}
+
+/// A recurrent network that reads letters.
+#[derive(Clone, Copy, Debug)]
+pub struct Letters {
+    /// How many letters there are.
+    pub n_letters: usize,
+    /// Letters of an example.
+    pub length: usize,
+    /// Numbers for each letter, and width of the state.
+    pub width: usize,
+    /// Whether the layer is a GRU, and no LSTM.
+    pub gru: bool,
 }
 
 /// Dense layers one after the other.
@@ -87,6 +104,13 @@ pub enum Optimizer {
     },
     /// Adam with its usual constants.
     Adam(f64),
+    /// Adam with its usual constants on gradients whose norm over all parameters is held to a limit.
+    ClippedAdam {
+        /// The learning rate.
+        rate: f64,
+        /// The largest norm.
+        norm: f64,
+    },
 }
 
 /// ReLU without anything else; for what follows by `..PLAIN`.
@@ -96,8 +120,8 @@ pub(super) const PLAIN: Mlp =
 impl Network {
     /// The graph of a training step: inputs `x` and `y`, the result `loss`, and updates.
     pub(super) fn train(&self, g: &GraphBuilder) {
-        let x = g.input("x", F32, self.examples(self.batch));
-        let (dtype, shape) = self.loss.labels(self.batch, self.layers.n_outputs());
+        let x = g.input("x", self.layers.examples_of(), self.examples(self.batch));
+        let (dtype, shape) = self.loss.labels(self.batch, &self.layers);
         let y = g.input("y", dtype, shape);
         let loss = self.loss.apply(self.layers.apply(g, x), y);
         g.output("loss", loss);
@@ -107,7 +131,7 @@ impl Network {
     /// The graph of what is predicted for a batch: the input `x`, and the result `outputs` `[batch, n]` (logits).
     pub(super) fn predict(&self, g: &GraphBuilder, batch: usize) {
         g.set_training(false);
-        let x = g.input("x", F32, self.examples(batch));
+        let x = g.input("x", self.layers.examples_of(), self.examples(batch));
         g.output("outputs", self.layers.apply(g, x));
     }
 
@@ -117,6 +141,7 @@ impl Network {
             Layers::Mlp(mlp) => &mlp.dims[..1],
             Layers::Lenet => &[28, 28, 1],
             Layers::Resnet20 => &[32, 32, 3],
+            Layers::Letters(letters) => std::slice::from_ref(&letters.length),
         };
         [n].iter().chain(rest).copied().collect()
     }
@@ -128,15 +153,22 @@ impl Layers {
         match self {
             Layers::Mlp(mlp) => mlp.dims[mlp.dims.len() - 1],
             Layers::Lenet | Layers::Resnet20 => 10,
+            Layers::Letters(letters) => letters.n_letters,
         }
     }
 
-    /// The outputs `[n, n_outputs]` of examples.
+    /// The element type of examples.
+    pub(super) fn examples_of(&self) -> DType {
+        if matches!(self, Layers::Letters(_)) { I64 } else { F32 }
+    }
+
+    /// The outputs `[n, n_outputs]` of examples, of letters for each letter.
     fn apply<'g>(&self, g: &'g GraphBuilder, x: Tensor<'g>) -> Tensor<'g> {
         match self {
             Layers::Mlp(mlp) => mlp.apply(g, x),
             Layers::Lenet => lenet(x),
             Layers::Resnet20 => resnet20(x),
+            Layers::Letters(letters) => letters.apply(x),
         }
     }
 }
@@ -160,16 +192,17 @@ impl Activation {
 }
 
 impl Loss {
-    fn labels(self, batch: usize, n_outputs: usize) -> (DType, Shape) {
-        match self {
-            Loss::CrossEntropy => (I64, Shape::new(&[batch])),
-            Loss::XorTable => (F32, Shape::new(&[batch, n_outputs])),
+    fn labels(self, batch: usize, layers: &Layers) -> (DType, Shape) {
+        match (self, layers) {
+            (Loss::CrossEntropy, Layers::Letters(letters)) => (I64, Shape::new(&[batch, letters.length])),
+            (Loss::CrossEntropy, _) => (I64, Shape::new(&[batch])),
+            (Loss::XorTable, _) => (F32, Shape::new(&[batch, layers.n_outputs()])),
         }
     }
 
     fn apply<'g>(self, logits: Tensor<'g>, labels: Tensor<'g>) -> Tensor<'g> {
         match self {
-            Loss::CrossEntropy => logits.cross_entropy(labels).mean(),
+            Loss::CrossEntropy => logits.cross_entropy(labels.reshape([logits.dim(0)])).mean(),
             Loss::XorTable => logits.bce_with_logits(labels).mean(),
         }
     }
@@ -186,7 +219,21 @@ impl Optimizer {
                 g.minimize(loss, Momentum::new(rate, 0.9).with(recipe));
             }
             Optimizer::Adam(rate) => g.minimize(loss, Adam::new(rate)),
+            Optimizer::ClippedAdam { rate, norm } => {
+                g.minimize(loss, Adam::new(rate).with(Recipe::new().clip_norm(norm)));
+            }
         }
+    }
+}
+
+impl Letters {
+    fn apply<'g>(&self, x: Tensor<'g>) -> Tensor<'g> {
+        let start = Init::normal(0.0, 1.0 / (self.width as f64).sqrt());
+        let layer = if self.gru { Recurrent::gru(self.width) } else { Recurrent::lstm(self.width).forget_bias(0.0) };
+        let rows = x.embedding("emb", self.n_letters, self.width);
+        let states = rows.layer("recurrent", layer.init(start).recurrent_init(start));
+        let states = states.reshape([x.shape().n_elements(), self.width]);
+        states.layer("out", Dense::new(self.n_letters).init(start))
     }
 }
 
