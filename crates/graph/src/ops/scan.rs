@@ -87,7 +87,8 @@ impl Graph {
 
     /// Whether a node is one of the results of a loop.
     pub fn is_of_loop(&self, node: &Node) -> bool {
-        matches!(node.op.lower, Lower::Item) && matches!(self.node(node.inputs[0]).op.lower, Lower::Loop)
+        let of = node.inputs.first().filter(|_| matches!(node.op.lower, Lower::Item));
+        of.is_some_and(|&of| matches!(self.node(of).op.lower, Lower::Loop))
     }
 }
 
