@@ -242,8 +242,8 @@ impl Recurrent {
             return no(refused(x, Some(n_directions * self.n_out)));
         }
         // Time first: a step is a part of the first axis.
-        let mut sequences = x.transpose(&[1, 0, 2]);
-        let mask = given.mask.map(|mask| mask.transpose(&[1, 0]));
+        let mut sequences = x.transpose([1, 0, 2]);
+        let mask = given.mask.map(|mask| mask.transpose([1, 0]));
         let mut states = Vec::with_capacity(n_states);
         let mut starts = given.states.chunks(self.cell.n_states());
         for layer in 0..self.n_layers {
@@ -263,7 +263,7 @@ impl Recurrent {
                 sequences = sequences.dropout(&format!("{name}.dropout"), self.dropout);
             }
         }
-        Sequences { outputs: sequences.transpose(&[1, 0, 2]), states }
+        Sequences { outputs: sequences.transpose([1, 0, 2]), states }
     }
 
     /// What is wrong with mask and states.

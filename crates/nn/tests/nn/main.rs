@@ -12,6 +12,7 @@ mod optim;
 mod places;
 mod pytorch;
 mod recipe;
+mod recurrent;
 mod schedules;
 mod summary;
 
