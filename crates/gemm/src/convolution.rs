@@ -19,7 +19,7 @@ pub use way::ConvWay;
 use cotangent_host::float::in_default;
 use cotangent_host::{Isa, Target};
 use cotangent_pool::Pool;
-use cotangent_scalar::{Conv, Direction};
+use cotangent_scalar::{Conv, ConvAxis, Direction};
 
 use crate::element::Element;
 use crate::kernel::KernelSet;
@@ -52,6 +52,24 @@ pub struct Convolution<T: Element> {
     nanos: f64,
 }
 
+/// The same; or where there are no channels or no filters, so that windows may be of any size, windows of one element with a result of
+/// the same extents.
+fn without_terms(conv: &Conv, direction: Direction) -> Conv {
+    if conv.channels > 0 && conv.filters > 0 {
+        return conv.clone();
+    }
+    let is_empty = conv.matrix(direction).contains(&0);
+    let axis = |axis: &ConvAxis| {
+        let places = match direction {
+            _ if is_empty => 1,
+            Direction::Data => axis.extent,
+            _ => axis.places,
+        };
+        ConvAxis { extent: places, window: 1, places, stride: 1, dilation: 1, low: 0 }
+    };
+    Conv { axes: conv.axes.iter().map(axis).collect(), ..conv.clone() }
+}
+
 /// What runs it.
 #[derive(Clone, Debug)]
 enum Made {
@@ -79,6 +97,7 @@ impl<T: Element> Convolution<T> {
     /// The ways that promise something, the one to take first; none if this build has no kernels for the target's instruction set,
     /// or windows move along more than three axes.
     pub fn ways(conv: &Conv, direction: Direction, target: &Target) -> Vec<ConvWay> {
+        let conv = &without_terms(conv, direction);
         let (Some(kernels), Some(axes)) = (T::kernels(target.isa()), phase::three(&conv.axes)) else {
             return Vec::new();
         };
@@ -97,18 +116,19 @@ impl<T: Element> Convolution<T> {
         let kernels = T::kernels(target.isa())?;
         let narrow = narrow::<T>(target).filter(|_| way.narrow);
         let (kernels, way) = (narrow.unwrap_or(kernels), ConvWay { narrow: narrow.is_some(), ..way });
-        let axes = phase::three(&conv.axes)?;
-        let most = Family::of(&conv).most_vectors(kernels);
+        let of = without_terms(&conv, direction);
+        let axes = phase::three(&of.axes)?;
+        let most = Family::of(&of).most_vectors(kernels);
         let packed = way.packed || direction != Direction::Forward;
         let way = ConvWay { vectors: way.vectors.clamp(1, most), packed, ..way };
         let made = match direction {
-            Direction::Weights => Made::Weights(Weights::new(kernels, &conv, &axes, epilogue, way).into()),
-            Direction::Data if conv.skips_outside() => {
-                Made::Across(Across::new(kernels, &conv, &axes, epilogue, way).into())
+            Direction::Weights => Made::Weights(Weights::new(kernels, &of, &axes, epilogue, way).into()),
+            Direction::Data if of.skips_outside() => {
+                Made::Across(Across::new(kernels, &of, &axes, epilogue, way).into())
             }
-            _ => Made::Gather(Gather::new(kernels, &conv, &axes, direction, epilogue, way).into()),
+            _ => Made::Gather(Gather::new(kernels, &of, &axes, direction, epilogue, way).into()),
         };
-        let nanos = way::nanos(kernels, &conv, &axes, direction, way, target);
+        let nanos = way::nanos(kernels, &of, &axes, direction, way, target);
         let divides = conv.multiply_adds() >= target.costs().split_product;
         Some(Convolution { conv, direction, epilogue, kernels, way, made, divides, nanos })
     }

@@ -85,6 +85,9 @@ fn what_does_not_fit_is_refused() {
     conv(x, w, apart)(shape, "requires an extent of at least 11, got 9 and 1 + 0 of padding");
     conv(x, w, plain().padding(&[(usize::MAX, 5)]))(shape, "larger than what can be counted");
     conv(x, w, plain().padding(&[(1 << 62, 1 << 62)]))(shape, "larger than what can be counted");
+    let apart = |by| plain().stride(&[by]).dilation(&[by]).padding(&[(2 * by, 0)]);
+    conv(x, w, apart(1 << 60))(shape, "larger than what can be counted");
+    conv(x, w, apart(1 << 48))(shape, "2⁶³ multiply-adds, or windows over 2⁴⁸ elements");
     conv(x, w, plain().groups(usize::MAX))(shape, "groups of equal size");
     refused(Code::DTypeMismatch, "requires two f32 or two f64 operands, got f32 and f64", &|g| {
         g.input("x", F32, [2, 9, 4]).conv(g.input("w", F64, [3, 4, 5]), &Convolution::new())

@@ -19,6 +19,9 @@ use smallvec::SmallVec;
 /// The most axes along which windows move.
 pub const MOST_AXES: usize = 3;
 
+/// The most elements that windows reach over, zeros of the padding among them.
+pub const MOST_REACHED: usize = 1 << 48;
+
 /// One of the axes along which windows move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConvAxis {
@@ -117,8 +120,8 @@ impl Conv {
     }
 
     /// Whether it is one: there are 1 to [`MOST_AXES`] axes; groups, windows, places, strides and dilations are at least 1; and
-    /// every index, every size and the number of multiply-adds is below 2⁶³, also if what is 0 were 1. The rest of this page is for
-    /// what is one.
+    /// every index, every size and the number of multiply-adds is below 2⁶³, also if what is 0 were 1; and of an example's channels,
+    /// or filters, all windows reach over at most [`MOST_REACHED`] elements. The rest of this page is for what is one.
     pub fn is_sound(&self) -> bool {
         let size = |factors: &[usize]| {
             let n = factors.iter().try_fold(1usize, |n, &factor| n.checked_mul(factor.max(1)));
@@ -131,6 +134,9 @@ impl Conv {
             let sizes = [Some(a.stride), Some(a.dilation), last, padded];
             a.stride > 0 && a.dilation > 0 && sizes.into_iter().all(|n| n.is_some_and(|n| size(&[n])))
         };
+        let last = |a: &ConvAxis| (a.places - 1) * a.stride + (a.window - 1) * a.dilation;
+        let reached =
+            |n: usize| self.product(|axis| (axis.extent + axis.low).max(last(axis) + 1)).checked_mul(n.max(1));
         let [extents, places, windows] = [
             self.product(|axis| axis.extent.max(1)),
             self.product(|axis| axis.places),
@@ -142,6 +148,7 @@ impl Conv {
             && self.axes.iter().all(axis)
             && size(&[n, extents, groups, channels])
             && size(&[n, places, windows, groups, channels, filters])
+            && reached(groups * channels.max(filters)).is_some_and(|n| n <= MOST_REACHED)
     }
 
     /// Whether filters are of one element, at every element, and see all channels: then each sum is one of matrices, in the same
@@ -206,6 +213,10 @@ impl Conv {
     /// The terms of an element of a sum in order: where their factors are in the two operands, `None` for a zero outside.
     pub fn terms(&self, direction: Direction, row: usize, col: usize, mut term: impl FnMut(Option<usize>, usize)) {
         let (axes, channels, filters) = (&self.axes[..], self.channels, self.filters);
+        // Windows may be of any size then.
+        if channels == 0 || filters == 0 {
+            return;
+        }
         let windows = self.product(|axis| axis.window);
         let extents = |index: &[usize]| flat(index, axes.iter().map(|axis| axis.extent));
         let places = |index: &[usize]| flat(index, axes.iter().map(|axis| axis.places));

@@ -13,9 +13,9 @@ use cotangent_pool::{Pool, split};
 use cotangent_scalar::{Conv, ConvAxis, Direction};
 
 use super::call::{Call, Memory};
-use super::lines::Size;
+use super::lines::{Size, zero_rows};
 use super::panels::Panels;
-use super::phase::{Image, Phase, PhaseAxis};
+use super::phase::{Image, Phase, PhaseAxis, leave_rows};
 use super::tiles::Family;
 use super::way::ConvWay;
 use crate::drive::Heights;
@@ -45,6 +45,8 @@ pub(super) struct Across {
     unit: usize,
     /// Units, and what threads make, start at multiples of so many examples.
     example_unit: usize,
+    /// Some rows are in no phase.
+    leaves_rows: bool,
     /// The epilogue owns the result.
     owns_c: bool,
 }
@@ -82,6 +84,7 @@ impl Across {
             stride,
             unit: unit.next_multiple_of(example_unit),
             example_unit,
+            leaves_rows: leave_rows(&phases, result),
             owns_c: epilogue.owns_c,
             image,
             phases,
@@ -144,6 +147,10 @@ impl Across {
     unsafe fn unit<T: Number>(&self, call: &Call<'_, T>, own: &Memory<T>, examples: Range<usize>, cols: Range<usize>) {
         let rows = examples.start * self.rows()..examples.end * self.rows();
         let c = if self.owns_c { own.c.wrapping_sub(rows.start * self.all_cols) } else { call.c };
+        if self.leaves_rows {
+            // SAFETY: rows and columns of the result that belong to this thread.
+            unsafe { zero_rows(c, self.all_cols, rows.clone(), cols.clone()) };
+        }
         let (image, channels) = (&self.image, self.image.channels);
         let n_elements = image.extents.iter().product::<usize>();
         for group in 0..image.groups {

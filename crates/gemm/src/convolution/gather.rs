@@ -14,9 +14,9 @@ use cotangent_pool::{Pool, split};
 use cotangent_scalar::{Conv, ConvAxis, Direction};
 
 use super::call::{Call, Memory};
-use super::lines::{Lines, Size, zero};
+use super::lines::{Lines, Size, zero, zero_rows};
 use super::panels::Panels;
-use super::phase::{Image, Phase};
+use super::phase::{Image, Phase, leave_rows};
 use super::tiles::Family;
 use super::way::ConvWay;
 use crate::drive::Heights;
@@ -46,6 +46,8 @@ pub(super) struct Gather {
     unit_lines: usize,
     /// Bytes of B that stay in L1.
     near: usize,
+    /// Some rows are in no phase.
+    leaves_rows: bool,
     /// The epilogue owns the result.
     owns_c: bool,
     /// Bytes of an element.
@@ -91,6 +93,7 @@ impl Gather {
             row_unit,
             unit_lines: (unit / result[2].max(1) + 2).min(plane),
             near: way.near,
+            leaves_rows: leave_rows(&phases, result),
             owns_c: epilogue.owns_c,
             size,
             image,
@@ -166,6 +169,10 @@ impl Gather {
             return;
         }
         let c = if self.owns_c { own.c.wrapping_sub(rows.start * self.all_cols) } else { call.c };
+        if self.leaves_rows {
+            // SAFETY: rows and columns of the result that belong to this thread.
+            unsafe { zero_rows(c, self.all_cols, rows.clone(), cols.clone()) };
+        }
         let [n_planes, n_lines, width] = self.result;
         let plane_rows = n_lines * width;
         for plane in rows.start / plane_rows..rows.end.div_ceil(plane_rows) {

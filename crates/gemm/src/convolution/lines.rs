@@ -167,6 +167,17 @@ pub(super) unsafe fn zero<T: Number>(to: *mut T, n: usize) {
     }
 }
 
+/// Writes zeros to a rectangle of a matrix with so many columns.
+///
+/// # Safety
+/// The rectangle is writable.
+pub(super) unsafe fn zero_rows<T: Number>(c: *mut T, all_cols: usize, rows: Range<usize>, cols: Range<usize>) {
+    for row in rows {
+        // SAFETY: a row of the rectangle.
+        unsafe { zero(c.wrapping_add(row * all_cols + cols.start), cols.len()) };
+    }
+}
+
 /// An index that is inside of an extent.
 fn inside(at: isize, extent: usize) -> Option<usize> {
     usize::try_from(at).ok().filter(|&at| at < extent)

@@ -5,6 +5,8 @@
 //! *phases*. Elements of `x` whose indices have the same remainders by the strides are reached by the same elements of windows, so
 //! each phase is a convolution of `y` with stride 1 and a part of each filter, turned round. No zeros are put between elements.
 
+use std::collections::BTreeMap;
+
 use cotangent_scalar::{Conv, ConvAxis, Direction};
 use smallvec::SmallVec;
 
@@ -59,19 +61,31 @@ impl PhaseAxis {
             first: 0,
             step: 1,
             count: axis.places,
-            stride: axis.stride,
+            // A single place is at no distance from another.
+            stride: if axis.places > 1 { axis.stride } else { 1 },
             dilation: axis.dilation,
             low: axis.low as isize,
             taps: (0..axis.window).collect(),
         }
     }
 
-    /// The adjoint: elements of `x` from `first` on, a stride apart.
-    fn of_elements(axis: &ConvAxis, first: usize) -> Self {
-        let at = |tap: usize| (first + axis.low) as isize - (tap * axis.dilation) as isize;
-        let meets = |&tap: &usize| at(tap).rem_euclid(axis.stride as isize) == 0;
+    /// The adjoint: the phases whose elements meet something. Elements that the strides pass over are in none of them.
+    fn of_elements(axis: &ConvAxis) -> Vec<Self> {
+        let mut phases: BTreeMap<usize, SmallVec<[usize; 8]>> = BTreeMap::new();
         // The last element of a window meets the first place.
-        let taps: SmallVec<[usize; 8]> = (0..axis.window).rev().filter(meets).collect();
+        for tap in (0..axis.window).rev() {
+            let at = (tap * axis.dilation) as isize - axis.low as isize;
+            let first = at.rem_euclid(axis.stride as isize) as usize;
+            if first < axis.extent {
+                phases.entry(first).or_default().push(tap);
+            }
+        }
+        phases.into_iter().map(|(first, taps)| PhaseAxis::from(axis, first, taps)).collect()
+    }
+
+    /// Elements of `x` from `first` on, a stride apart, that these elements of windows meet.
+    fn from(axis: &ConvAxis, first: usize, taps: SmallVec<[usize; 8]>) -> Self {
+        let at = |tap: usize| (first + axis.low) as isize - (tap * axis.dilation) as isize;
         let place = |tap: usize| at(tap) / axis.stride as isize;
         PhaseAxis {
             first,
@@ -161,7 +175,7 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// The image of a sum, and its phases. `x` is the image of a convolution and of its weights' gradient.
+    /// The image of a sum, and its phases: those that meet something. `x` is the image of a convolution and of its weights' gradient.
     pub fn new(conv: &Conv, axes: &[ConvAxis; 3], direction: Direction) -> (Image, Vec<Phase>) {
         let (extents, channels) = match direction {
             Direction::Data => (axes.map(|axis| axis.places), conv.filters),
@@ -171,17 +185,24 @@ impl Image {
             Family::Dense => Image { extents, channels, groups: conv.groups, steps: channels },
             Family::Depthwise => Image { extents, channels: conv.groups, groups: 1, steps: 1 },
         };
-        let strides = axes.map(|axis| if direction == Direction::Data { axis.stride } else { 1 });
+        let parts = [0, 1, 2].map(|k| match direction {
+            Direction::Data => PhaseAxis::of_elements(&axes[k]),
+            _ => vec![PhaseAxis::of_places(&axes[k])],
+        });
         let mut phases: Vec<Phase> = Vec::new();
-        for number in 0..strides.iter().product() {
-            let first = [number / strides[2] / strides[1], number / strides[2] % strides[1], number % strides[2]];
-            let axes = [0, 1, 2].map(|k| match direction {
-                Direction::Data => PhaseAxis::of_elements(&axes[k], first[k]),
-                _ => PhaseAxis::of_places(&axes[k]),
-            });
-            let first_k = phases.last().map_or(0, |phase| phase.first_k + phase.k());
-            phases.push(Phase::new(axes, &image, first_k));
+        for plane in &parts[0] {
+            for (line, along) in parts[1].iter().flat_map(|line| parts[2].iter().map(move |along| (line, along))) {
+                let axes = [plane, line, along].map(PhaseAxis::clone);
+                let first_k = phases.last().map_or(0, |phase| phase.first_k + phase.k());
+                phases.push(Phase::new(axes, &image, first_k));
+            }
         }
         (image, phases)
     }
+}
+
+/// Whether phases leave out some rows of a result with these extents, which are zeros.
+pub(super) fn leave_rows(phases: &[Phase], result: [usize; 3]) -> bool {
+    let rows = |phase: &Phase| phase.axes.iter().map(|axis| axis.count).product::<usize>();
+    phases.iter().map(rows).sum::<usize>() < result.iter().product()
 }

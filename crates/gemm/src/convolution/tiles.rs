@@ -47,7 +47,7 @@ impl Family {
 
     /// Cycles of a line of so many rows and columns for each step of K, in tiles of at most so many vectors.
     pub fn line_cycles<T>(self, kernels: &KernelSet<T>, rows: usize, cols: usize, vectors: usize) -> f64 {
-        if rows == 0 {
+        if rows == 0 || cols == 0 {
             return 0.0;
         }
         let panels = |width: usize| -> f64 {

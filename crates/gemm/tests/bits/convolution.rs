@@ -37,7 +37,7 @@ fn geometry(random: &mut Random) -> Conv {
 fn expected<T: Number>(conv: &Conv, direction: Direction, [a, b]: [&[T]; 2]) -> Vec<T> {
     let [rows, cols] = conv.matrix(direction);
     let mut result = Vec::with_capacity(rows * cols);
-    for row in 0..rows {
+    for row in 0..if cols > 0 { rows } else { 0 } {
         for col in 0..cols {
             let mut sum = T::ZERO;
             conv.terms(direction, row, col, |of_a, of_b| {
@@ -177,6 +177,47 @@ fn empty() {
                     check::<f32>(&conv, direction, isa, &pools, &mut random);
                 }
             }
+        }
+    }
+}
+
+/// Windows much further apart than there are elements: most rows of the adjoint meet nothing, and are zeros all the same.
+#[test]
+fn far_apart() {
+    let pools = [Pool::new(1), Pool::new(3)];
+    let mut random = Random(5);
+    let far = |stride| ConvAxis { extent: 7, window: 3, places: 1, stride, dilation: 2, low: 1 };
+    let two = ConvAxis { extent: 1, window: 2, places: 2, stride: 1 << 10, dilation: 1, low: 1 << 10 };
+    let few = ConvAxis { extent: 40, window: 2, places: 4, stride: 11, dilation: 3, low: 0 };
+    for axes in
+        [vec![far(1 << 40)], vec![far(1 << 40), far(1 << 40)], vec![far(9), few], vec![few, few], vec![two, few]]
+    {
+        for [n, groups, channels, filters] in [[2, 1, 3, 5], [9, 2, 2, 3], [3, 20, 1, 1]] {
+            let conv = Conv { n, axes: axes.iter().copied().collect(), groups, channels, filters };
+            assert!(conv.is_sound());
+            for isa in isas() {
+                for direction in DIRECTIONS {
+                    check::<f32>(&conv, direction, isa, &pools, &mut random);
+                }
+            }
+        }
+    }
+}
+
+/// Windows of any size that see no channels, or that no filter has.
+#[test]
+fn windows_of_nothing() {
+    let pools = [Pool::new(2)];
+    let mut random = Random(6);
+    let axis = ConvAxis { extent: 3, window: 1 << 40, places: 2, stride: 1, dilation: 1, low: 1 << 40 };
+    let filled = ConvAxis { extent: 1 << 40, window: 1 << 40, places: 1, stride: 1, dilation: 1, low: 0 };
+    for (axis, [groups, channels, filters]) in
+        [(axis, [1, 0, 3]), (axis, [1, 3, 0]), (axis, [2, 0, 1]), (filled, [1, 0, 3])]
+    {
+        let conv = Conv { n: 2, axes: [axis].into_iter().collect(), groups, channels, filters };
+        assert!(conv.is_sound());
+        for direction in DIRECTIONS {
+            check::<f32>(&conv, direction, Isa::Portable, &pools, &mut random);
         }
     }
 }

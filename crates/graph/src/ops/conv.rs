@@ -134,7 +134,9 @@ fn geometry(cx: &InferCx<'_>) -> Result<(DType, Conv, Direction), Fault> {
     }
     let conv = Conv { n, axes, groups, channels, filters };
     if !conv.is_sound() {
-        let text = format_args!("of {a} and {b} is larger than what can be counted: 2⁶³ elements or multiply-adds");
+        let text = format_args!(
+            "of {a} and {b} is larger than what can be counted: 2⁶³ multiply-adds, or windows over 2⁴⁸ elements"
+        );
         return Err(cx.shape_fault(text));
     }
     Ok((a_type, conv, direction))
@@ -159,7 +161,7 @@ fn eval(cx: &EvalCx<'_>, inputs: &[&TensorData]) -> Result<TensorData, Fault> {
     fn sums<T: Element>(conv: &Conv, direction: Direction, a: &[T], b: &[T], fma: impl Fn(T, T, T) -> T) -> Vec<u64> {
         let [rows, cols] = conv.matrix(direction);
         let mut out = Vec::with_capacity(rows * cols);
-        for row in 0..rows {
+        for row in 0..if cols > 0 { rows } else { 0 } {
             for col in 0..cols {
                 let mut sum = T::from_bits(0);
                 conv.terms(direction, row, col, |of_a, of_b| {

@@ -140,4 +140,10 @@ fn a_geometry_is_sound_or_not() {
     assert!(!broken(|conv| (conv.n, conv.channels, conv.filters, conv.axes[0].extent) = (0, 0, 0, 0)));
     // Each size is small, their product is not.
     assert!(broken(|conv| (conv.n, conv.filters) = (1 << 40, 1 << 40)));
+    // Two places, two elements of a window and one element of `x`, but far apart.
+    let apart = |at: usize| {
+        let axis = ConvAxis { extent: 1, window: 2, places: 2, stride: at, dilation: at, low: at };
+        Conv { axes: [axis].into_iter().collect(), channels: 16, ..conv.clone() }.is_sound()
+    };
+    assert!(apart(1 << 40) && !apart(1 << 44) && !apart(1 << 61));
 }
