@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cotangent_host::files::write_text;
+use cotangent_host::files::{Kind, write_text};
 
 use crate::compile::Executable;
 use crate::products::{AnyEngine, ProductPlan};
@@ -70,14 +70,19 @@ impl Ways {
         write_text(path, &text).map_err(io::Error::other)
     }
 
-    /// Reads them from a file that [`Ways::save`] wrote.
+    /// Reads them from a file that [`Ways::save`] wrote. A pipe or a device, which may never end, is refused.
     ///
     /// # Errors
-    /// What the system says, and [`io::ErrorKind::InvalidData`] for a file of another kind, with the line.
+    /// What the system says, and [`io::ErrorKind::InvalidData`] for what is no such file, with the line.
     pub fn load(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let kind = Kind::of(&std::fs::metadata(path).map_err(named)?);
+        if kind != Kind::File {
+            let text = format!("{}: required a file, got {kind}", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        let text = std::fs::read_to_string(path).map_err(named)?;
         let wrong = |line: usize, what: &str| {
             let text = format!("{}, line {line}: expected {what}", path.display());
             io::Error::new(io::ErrorKind::InvalidData, text)
@@ -116,6 +121,8 @@ struct Tried {
     engines: Vec<AnyEngine>,
     best: Vec<Duration>,
     chosen: usize,
+    /// It was chosen by a trial, here or before.
+    is_found: bool,
 }
 
 impl Tuner {
@@ -125,14 +132,16 @@ impl Tuner {
         let mut products: Vec<Option<Tried>> = (program.ready.products.iter())
             .map(|product| {
                 let engines = product.as_ref().filter(|p| tuning != Tuning::Off && p.matters(total))?.ways(n_threads);
-                (engines.len() > 1).then(|| Tried { best: vec![Duration::MAX; engines.len()], engines, chosen: 0 })
+                let best = vec![Duration::MAX; engines.len()];
+                (engines.len() > 1).then_some(Tried { best, engines, chosen: 0, is_found: false })
             })
             .collect();
         if let Tuning::Found(ways) = &tuning {
             for tried in products.iter_mut().flatten() {
                 let way = ways.found.get(&key(program, n_threads, &tried.engines[0]));
                 let is_it = |engine: &AnyEngine| way.is_some_and(|way| *way == engine.way());
-                tried.chosen = tried.engines.iter().position(is_it).unwrap_or(0);
+                let known = tried.engines.iter().position(is_it);
+                (tried.chosen, tried.is_found) = (known.unwrap_or(0), known.is_some());
             }
         }
         let most = products.iter().flatten().map(|tried| tried.engines.len()).max().unwrap_or(0);
@@ -181,14 +190,14 @@ impl Tuner {
             for tried in self.products.iter_mut().flatten() {
                 let fastest = (1..tried.best.len()).min_by_key(|&k| tried.best[k]);
                 let gains = |&k: &usize| tried.best[k].as_secs_f64() < GAIN * tried.best[0].as_secs_f64();
-                tried.chosen = fastest.filter(gains).unwrap_or(0);
+                (tried.chosen, tried.is_found) = (fastest.filter(gains).unwrap_or(0), true);
             }
         }
     }
 
     /// The ways that were found.
     pub(crate) fn found(&self, program: &Executable) -> Ways {
-        let settled = self.products.iter().flatten().filter(|_| self.is_settled() && self.tuning != Tuning::Off);
+        let settled = self.products.iter().flatten().filter(|tried| tried.is_found);
         let found =
             settled.map(|tried| (key(program, self.n_threads, &tried.engines[0]), tried.engines[tried.chosen].way()));
         Ways { found: found.collect() }
@@ -198,7 +207,7 @@ impl Tuner {
     pub(crate) fn explain(&self, program: &Executable) -> String {
         let mut text = String::new();
         for (step, tried) in self.products.iter().enumerate() {
-            let Some(Tried { engines, best, chosen }) = tried else { continue };
+            let Some(Tried { engines, best, chosen, .. }) = tried else { continue };
             let _ = writeln!(text, "step {step}, {}", program.plan.step_text(&program.plan.steps[step]));
             for (number, (engine, time)) in engines.iter().zip(best).enumerate() {
                 let mark = if self.is_settled() && number == *chosen { '*' } else { ' ' };

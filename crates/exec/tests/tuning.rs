@@ -114,6 +114,7 @@ fn what_was_found_is_kept() {
     let fourth = session(2, Tuning::Found(Ways::load(&path).unwrap()));
     let off = session(2, Tuning::Found(Ways::default()));
     assert_eq!(chosen(&fourth), chosen(&off));
+    assert!(fourth.found().is_empty() && off.found().is_empty(), "what was never tried is not found");
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
@@ -132,5 +133,7 @@ fn files_of_another_kind_are_refused() {
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
         assert!(error.to_string().contains(&format!("line {line}:")), "{text:?}: {error}");
     }
+    let no_file = Ways::load(&folder).unwrap_err();
+    assert!(no_file.to_string().ends_with(": required a file, got a folder"), "{no_file}");
     std::fs::remove_dir_all(&folder).unwrap();
 }
