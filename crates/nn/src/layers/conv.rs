@@ -197,7 +197,11 @@ impl Conv {
         let fans = [channels, self.n_filters].map(|channels| fan(&self.moves.size, channels));
         let start = self.init.law(&Shape::new(&fans));
         let weight = g.param(&format!("{name}.weight"), x.dtype(), shape, start);
-        let bias = self.bias.map(|init| g.param(&format!("{name}.bias"), x.dtype(), [self.n_filters], init));
+        // No closure, so that a mistake has the caller's line.
+        let bias = match self.bias {
+            Some(init) => Some(g.param(&format!("{name}.bias"), x.dtype(), [self.n_filters], init)),
+            None => None,
+        };
         let (padded, sides) = self.border.put(x, sides);
         let settings = Convolution::new().stride(&self.moves.stride).dilation(&self.moves.dilation);
         let out = padded.conv(weight, &settings.padding(&sides).groups(self.groups));
@@ -353,7 +357,11 @@ impl ConvTransposed {
         let shape: Shape = self.moves.size.iter().copied().chain([filters, n_channels]).collect();
         let fans = [filters, n_channels].map(|channels| fan(&self.moves.size, channels));
         let weight = g.param(&format!("{name}.weight"), x.dtype(), shape, self.init.law(&Shape::new(&fans)));
-        let bias = self.bias.map(|init| g.param(&format!("{name}.bias"), x.dtype(), [self.n_filters], init));
+        // No closure, so that a mistake has the caller's line.
+        let bias = match self.bias {
+            Some(init) => Some(g.param(&format!("{name}.bias"), x.dtype(), [self.n_filters], init)),
+            None => None,
+        };
         let settings = Convolution::new().stride(&self.moves.stride).dilation(&self.moves.dilation);
         let out = x.conv_transposed(weight, &settings.padding(&sides).groups(self.groups), &extents);
         if out.is_poisoned() {

@@ -55,6 +55,9 @@ pooling! {
     MeanPool, "mean_pool", mean_pool;
 }
 
+/// The most results of adaptive pooling along an axis: each may be an op of its own.
+const MOST_RESULTS: usize = 1 << 16;
+
 /// A tensor whose spatial axes have elements, as the layers below take it with channels last; or what comes of another.
 #[track_caller]
 fn pooled<'g>(kind: &str, name: &str, x: Tensor<'g>, layout: Layout) -> Result<Tensor<'g>, Tensor<'g>> {
@@ -157,9 +160,9 @@ macro_rules! adaptive {
                         Err(refused) => return refused,
                     };
                     let (shape, n) = (x.shape(), self.size.len());
-                    if shape.rank() != n + 2 || n == 0 || self.size.contains(&0) {
+                    if shape.rank() != n + 2 || !self.size.iter().all(|size| (1..=MOST_RESULTS).contains(size)) {
                         let required = format!(
-                            "results along each of {} spatial axes, at least 1, got {:?}",
+                            "results along each of {} spatial axes, 1 to {MOST_RESULTS}, got {:?}",
                             shape.rank() - 2,
                             self.size
                         );

@@ -3,7 +3,7 @@
 use cotangent_graph::DType::{F32, I32};
 use cotangent_graph::interp::interpret_named;
 use cotangent_graph::{Code, Env, Init, Shape, Tensor, build};
-use cotangent_nn::{Conv, Layer, Layers, MaxPool, MeanPool, Padding};
+use cotangent_nn::{Conv, ConvTransposed, Layer, Layers, MaxPool, MeanPool, Padding};
 use ndarray::{Array, Array4, Ix4};
 
 fn shape_of(layer: impl Layer, shape: &[usize]) -> Vec<usize> {
@@ -121,4 +121,18 @@ fn what_makes_no_sense_is_refused() {
     refused(Code::ShapeMismatch, "requires an extent of at least 9", &|x| x.layer("l", MeanPool::new(&[9, 1])));
     refused(Code::DTypeMismatch, "requires floats", &|x| x.cast(I32).layer("l", MaxPool::new(&[2, 2])));
     refused(Code::ShapeMismatch, "requires rank 3 or more", &|x| x.reshape([10, 18]).layer("l", MaxPool::new(&[2, 2])));
+}
+
+/// A bias that cannot be made is the caller's mistake, as weights are.
+#[test]
+fn mistakes_have_the_line_of_the_caller() {
+    for layer in [Box::new(Conv::new(2, &[3])) as Box<dyn Layer>, Box::new(ConvTransposed::new(2, &[3]))] {
+        let errors = build(|g| {
+            g.param("l.bias", F32, [7], Init::ZEROS);
+            g.output("y", layer.apply("l", g.input("x", F32, [1, 5, 2])));
+        })
+        .unwrap_err();
+        let text = errors.to_string();
+        assert!(text.contains("tests/nn/conv.rs") && !text.contains("src/layers"), "{text}");
+    }
 }

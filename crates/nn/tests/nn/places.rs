@@ -260,11 +260,14 @@ fn what_makes_no_sense_is_refused() {
     });
     refused(bad, "of at least 1 for each spatial axis", &|x| x.layer("l", up(&[2, 0])));
     refused(bad, "examples, 3 spatial axes and channels, got f64[2,5,6,3]", &|x| x.layer("l", up(&[2, 2, 2])));
-    refused(bad, "results along each of 2 spatial axes, at least 1, got [3]", &|x| {
+    refused(bad, "results along each of 2 spatial axes, 1 to 65536, got [3]", &|x| {
         x.layer("l", AdaptiveMaxPool::new(&[3]))
     });
-    refused(bad, "results along each of 2 spatial axes, at least 1, got [3, 0]", &|x| {
+    refused(bad, "results along each of 2 spatial axes, 1 to 65536, got [3, 0]", &|x| {
         x.layer("l", AdaptiveMeanPool::new(&[3, 0]))
+    });
+    refused(bad, "spatial axes, 1 to 65536, got [3, 18446744073709551615]", &|x| {
+        x.layer("l", AdaptiveMeanPool::new(&[3, usize::MAX]))
     });
     refused(bad, "elements along every spatial axis", &|x| {
         x.slice(&[0, 0, 0, 0], &[2, 0, 6, 3]).layer("l", GlobalMeanPool::new())
