@@ -2,4 +2,5 @@
 
 mod common;
 mod epilogues;
+mod reports;
 mod values;
