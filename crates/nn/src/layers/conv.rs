@@ -198,6 +198,7 @@ impl Conv {
         let start = self.init.law(&Shape::new(&fans));
         let weight = g.param(&format!("{name}.weight"), x.dtype(), shape, start);
         // No closure, so that a mistake has the caller's line.
+        #[expect(clippy::manual_map, reason = "in a closure the caller's line would be lost")]
         let bias = match self.bias {
             Some(init) => Some(g.param(&format!("{name}.bias"), x.dtype(), [self.n_filters], init)),
             None => None,
@@ -358,6 +359,7 @@ impl ConvTransposed {
         let fans = [filters, n_channels].map(|channels| fan(&self.moves.size, channels));
         let weight = g.param(&format!("{name}.weight"), x.dtype(), shape, self.init.law(&Shape::new(&fans)));
         // No closure, so that a mistake has the caller's line.
+        #[expect(clippy::manual_map, reason = "in a closure the caller's line would be lost")]
         let bias = match self.bias {
             Some(init) => Some(g.param(&format!("{name}.bias"), x.dtype(), [self.n_filters], init)),
             None => None,
