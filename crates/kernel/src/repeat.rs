@@ -15,6 +15,7 @@ use cotangent_graph::ops::source::STATE;
 use cotangent_graph::{Attrs, CompilerBug, DType, Graph, Init, NodeId, OpRef, Origin, Output, Role, Source};
 
 use crate::plan::{BufferDecl, BufferId, Home, Piece, Plan, Step};
+use crate::verify_plan::verify_plan;
 
 /// A body that is run again and again, with its memory.
 #[derive(Clone, Debug)]
@@ -95,10 +96,13 @@ impl LoopStep {
         self.body.bytes_moved().saturating_mul(self.n as u64).saturating_add(copied)
     }
 
-    /// Everything that is wrong with the loop's memory: what the executor relies on beyond what holds of the body itself.
+    /// Everything that is wrong with the body, or else with the loop's memory.
     pub(crate) fn errors(&self, plan: &Plan) -> Vec<String> {
-        let mut errors = Vec::new();
         let body = &*self.body;
+        let mut errors = verify_plan(body);
+        if !errors.is_empty() {
+            return errors.into_iter().map(|error| format!("in the body: {error}")).collect();
+        }
         let ids = self.carries.iter().map(|carry| carry.state).chain(self.inputs.iter().map(|given| given.to));
         if let Some(id) = ids.clone().find(|id| id.index() >= body.buffers.len()) {
             return vec![format!("buffer {} of {} of the body is named", id.0, body.buffers.len())];

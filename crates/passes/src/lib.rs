@@ -1,6 +1,6 @@
 //! Graph to graph passes: from the graph that a user builds to the graph that is lowered to kernels.
 //!
-//! [`optimize`] runs [`pipeline()`]: stabilize, differentiate, expand, canonicalize, fold, simplify, dce. Passes know graphs
+//! [`optimize`] runs [`pipeline()`]: stabilize, differentiate, expand, canonicalize, fold, simplify, hoist, dce. Passes know graphs
 //! and ops and nothing of kernels; what each assumes and promises is at the top of its file.
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ pub mod differentiate;
 pub mod expand;
 pub mod fold;
 pub mod gradcheck;
+pub mod hoist;
 mod interface;
 mod loops;
 pub mod pass;

@@ -14,6 +14,7 @@ use crate::dce::Dce;
 use crate::differentiate::Differentiate;
 use crate::expand::Expand;
 use crate::fold::{self, Fold};
+use crate::hoist::Hoist;
 use crate::interface::same_interface;
 use crate::pass::{Pass, PassCx, PassError, PassOptions, PassReport, StopReason};
 use crate::rules::Rule;
@@ -32,6 +33,7 @@ pub fn pipeline() -> Vec<&'static dyn Pass> {
         &Canonicalize, // before folding, so that constants stand where folding looks for them
         &Fold,      // before simplification, which tests for constants
         &Simplify,  // with canonical forms and known constants; what it uncovers goes round these three again
+        &Hoist,     // with the forms that these leave; before what is left over goes
         &Dce,       // last: every pass before it leaves dead nodes behind
     ]
 }

@@ -334,3 +334,47 @@ fn what_no_result_depends_on_has_no_gradient() {
     assert_eq!(values[0].1.to_f64(), [0.0, 0.0]);
     assert_eq!(values[1].1.to_f64(), [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]);
 }
+
+#[test]
+fn what_does_not_depend_on_carries_leaves_the_loop() {
+    let graph = |rows: usize| {
+        let graph = build(|g| {
+            let (x, h) = (g.input("x", F32, [6, rows, 3]), g.input("h", F32, [rows, 4]));
+            let (w, u, rows_of) = (g.input("w", F32, [3, 4]), g.input("u", F32, [4, 4]), g.input("at", I64, [2]));
+            let over = Loop::new().carry(h).slice(x).capture(w).capture(u).capture(rows_of);
+            let made = g.scan("net", over, |_, i| {
+                let scale = i.captures[0].exp().sum_over(0);
+                let picked = i.captures[1].gather(i.captures[2]).sum_over(0);
+                let h =
+                    (i.slices[0].matmul(i.captures[0]) * scale + i.carries[0].matmul(i.captures[1]) + picked).tanh();
+                Made { carries: vec![h], outputs: vec![h] }
+            });
+            g.output("all", made.outputs[0]);
+        });
+        graph.unwrap_or_else(|diags| panic!("{diags}"))
+    };
+    for (rows, n_products) in [(2, 1), (1, 0)] {
+        let graph = graph(rows);
+        let options = PassOptions { verify: true, ..PassOptions::default() };
+        let done = optimize(&graph, &options).unwrap_or_else(|error| panic!("{error}"));
+        let report = done.report.iter().find(|report| report.name == "hoist").unwrap();
+        // One row is summed in lanes, several are not, so that product stays; and what may fail stays.
+        assert_eq!(report.rules.get("product_of_slices").copied().unwrap_or(0), n_products, "{}", done.graph);
+        assert_eq!(report.rules.get("once").copied(), Some(1), "{}", done.graph);
+        let scan = done.graph.nodes().iter().find_map(|node| done.graph.scan(node)).unwrap();
+        let has = |name: &str| scan.body.nodes().iter().any(|node| node.op.name == name);
+        assert!(has("gather") && !has("exp"), "{}", done.graph);
+        let mut env = Env::default().with("at", ndarray::array![1i64, 3]);
+        for (name, shape) in [("x", vec![6, rows, 3]), ("h", vec![rows, 4]), ("w", vec![3, 4]), ("u", vec![4, 4])] {
+            let mut k = 0.0f32;
+            let next = || {
+                k += 1.0;
+                (k * 0.7).sin()
+            };
+            env = env.with(name, ndarray::ArrayD::from_shape_simple_fn(shape, next));
+        }
+        assert!(
+            interpret_named(&graph, &env).unwrap()[0].1.same_bits(&interpret_named(&done.graph, &env).unwrap()[0].1)
+        );
+    }
+}

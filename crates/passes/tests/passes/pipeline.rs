@@ -133,7 +133,7 @@ fn scalars_are_computed_before_they_are_repeated() {
 #[test]
 fn the_order_of_the_pipeline_is_the_documented_one() {
     let names: Vec<&str> = pipeline().iter().map(|p| p.name()).collect();
-    let want = ["stabilize", "differentiate", "expand", "canonicalize", "fold", "simplify", "dce"];
+    let want = ["stabilize", "differentiate", "expand", "canonicalize", "fold", "simplify", "hoist", "dce"];
     assert_eq!(names, want);
     assert!(pipeline().iter().all(|p| p.purpose().ends_with('.')));
 }
