@@ -364,7 +364,7 @@ fn what_does_not_depend_on_carries_leaves_the_loop() {
         assert_eq!(report.rules.get("product_of_slices").copied().unwrap_or(0), n_products, "{}", done.graph);
         assert_eq!(report.rules.get("once").copied(), Some(1), "{}", done.graph);
         let scan = done.graph.nodes().iter().find_map(|node| done.graph.scan(node)).unwrap();
-        let has = |op: &OpDef| scan.body.nodes().iter().any(|node| node.is(op));
+        let has = |op: &'static OpDef| scan.body.nodes().iter().any(|node| node.is(op));
         assert!(has(&GATHER) && !has(&EXP), "{}", done.graph);
         let mut env = Env::default().with("at", ndarray::array![1i64, 3]);
         for (name, shape) in [("x", vec![6, rows, 3]), ("h", vec![rows, 4]), ("w", vec![3, 4]), ("u", vec![4, 4])] {
