@@ -36,10 +36,17 @@ impl Pass for Hoist {
         (Stage::Primitive, Stage::Primitive)
     }
 
+    fn repeats(&self) -> bool {
+        // What left a loop is another operand of the body, whose order and rules are looked at again.
+        true
+    }
+
     fn run(&self, graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>, PassError> {
         cx.begin();
         let moved = bottom_up(graph, |graph, bodies, changed| hoisted(graph, bodies, changed, cx))?;
-        moved.map(|moved| Ok(without_needless(&moved)?.unwrap_or(moved))).transpose()
+        // Loops get their last form here: the order of operands, which canonical forms have, goes by it.
+        let smaller = without_needless(moved.as_ref().unwrap_or(graph))?;
+        Ok(smaller.or(moved))
     }
 }
 
