@@ -32,7 +32,7 @@ pub fn pipeline() -> Vec<&'static dyn Pass> {
         &Expand,    // once nothing needs composites any more; everything after it sees primitives only
         &Canonicalize, // before folding, so that constants stand where folding looks for them
         &Fold,      // before simplification, which tests for constants
-        &Simplify,  // with canonical forms and known constants; what it uncovers goes round these three again
+        &Simplify,  // with canonical forms and known constants; what it uncovers goes round these again
         &Hoist,     // with the forms that these leave; before what is left over goes
         &Dce,       // last: every pass before it leaves dead nodes behind
     ]
