@@ -191,14 +191,14 @@ macro_rules! flat_table {
     ($f:ident: $($m:literal)*) => { &[$($f::<$m>),*] };
 }
 
-/// The table of kernels for runs `$f::<height, vectors>`: the heights of up to four vectors, of three, of two and of one.
+/// The table of kernels for runs `$f::<height, vectors, each>`: the heights of up to four vectors, of three, of two and of one.
 macro_rules! runs_table {
-    ($f:ident: [$($four:literal)*] [$($three:literal)*] [$($two:literal)*] [$($one:literal)*]) => {
+    ($f:ident, $each:literal: [$($four:literal)*] [$($three:literal)*] [$($two:literal)*] [$($one:literal)*]) => {
         &[
-            $(&[$f::<$four, 1>, $f::<$four, 2>, $f::<$four, 3>, $f::<$four, 4>],)*
-            $(&[$f::<$three, 1>, $f::<$three, 2>, $f::<$three, 3>],)*
-            $(&[$f::<$two, 1>, $f::<$two, 2>],)*
-            $(&[$f::<$one, 1>]),*
+            $(&[$f::<$four, 1, $each>, $f::<$four, 2, $each>, $f::<$four, 3, $each>, $f::<$four, 4, $each>],)*
+            $(&[$f::<$three, 1, $each>, $f::<$three, 2, $each>, $f::<$three, 3, $each>],)*
+            $(&[$f::<$two, 1, $each>, $f::<$two, 2, $each>],)*
+            $(&[$f::<$one, 1, $each>]),*
         ]
     };
 }

@@ -17,8 +17,8 @@ pub(crate) static F32: KernelSet<f32> = KernelSet {
     packed: packed_table!(neon_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
     direct: direct_table!(neon_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
     flat: flat_table!(flat_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
-    runs: runs_table!(runs_f32: [1 2 3 4 5 6] [7 8] [9 10 11 12] []),
-    depthwise: runs_table!(depthwise_f32: [] [] [1 2 3 4 5 6 7 8] []),
+    runs: runs_table!(runs_f32, false: [1 2 3 4 5 6] [7 8] [9 10 11 12] []),
+    depthwise: runs_table!(runs_f32, true: [] [] [1 2 3 4 5 6 7 8] []),
     transposing: transposing_table!(transposing_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
     vector: VectorKernels { along: along_f32, across: across_f32, strided: portable::vector::<f32> },
     transpose: portable::transpose::<f32>,
@@ -33,8 +33,8 @@ pub(crate) static F64: KernelSet<f64> = KernelSet {
     packed: packed_table!(neon_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
     direct: direct_table!(neon_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
     flat: flat_table!(flat_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
-    runs: runs_table!(runs_f64: [1 2 3 4 5 6] [7 8] [9 10 11 12] []),
-    depthwise: runs_table!(depthwise_f64: [] [] [1 2 3 4 5 6 7 8] []),
+    runs: runs_table!(runs_f64, false: [1 2 3 4 5 6] [7 8] [9 10 11 12] []),
+    depthwise: runs_table!(runs_f64, true: [] [] [1 2 3 4 5 6 7 8] []),
     transposing: transposing_table!(transposing_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
     vector: VectorKernels { along: along_f64, across: across_f64, strided: portable::vector::<f64> },
     transpose: portable::transpose::<f64>,
@@ -116,14 +116,14 @@ operations!(
 
 micro_kernels!(
     /// Twelve rows of two vectors of four.
-    neon_f32, flat_f32, runs_f32, depthwise_f32, "neon", f32, 4, mask: count, zero: zero_f32,
+    neon_f32, flat_f32, runs_f32, "neon", f32, 4, mask: count, zero: zero_f32,
     splat: vdupq_n_f32, fma: fma_f32, prefetch: prefetch, load: vld1q_f32, store: vst1q_f32,
     load_masked: |p, n| load_first_f32(p, n),
     store_masked: |p, n, x| store_first_f32(p, n, x),
 );
 micro_kernels!(
     /// Twelve rows of two vectors of two.
-    neon_f64, flat_f64, runs_f64, depthwise_f64, "neon", f64, 2, mask: count, zero: zero_f64,
+    neon_f64, flat_f64, runs_f64, "neon", f64, 2, mask: count, zero: zero_f64,
     splat: vdupq_n_f64, fma: fma_f64, prefetch: prefetch, load: vld1q_f64, store: vst1q_f64,
     load_masked: |p, n| load_first_f64(p, n),
     store_masked: |p, n, x| store_first_f64(p, n, x),

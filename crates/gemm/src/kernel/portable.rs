@@ -20,8 +20,8 @@ pub(crate) static F32: KernelSet<f32> = KernelSet {
     packed: packed_table!(tile_f32: 1 2 3 4 5 6),
     direct: direct_table!(tile_f32: 1 2 3 4 5 6),
     flat: &[],
-    runs: runs_table!(runs_f32: [1 2] [3] [4 5 6] [7 8 9 10 11 12]),
-    depthwise: runs_table!(depthwise_f32: [] [] [1 2 3 4 5 6 7 8] []),
+    runs: runs_table!(runs_f32, false: [1 2] [3] [4 5 6] [7 8 9 10 11 12]),
+    depthwise: runs_table!(runs_f32, true: [] [] [1 2 3 4 5 6 7 8] []),
     transposing: &[],
     vector: VectorKernels { along: vector::<f32>, across: vector::<f32>, strided: vector::<f32> },
     transpose: transpose::<f32>,
@@ -36,8 +36,8 @@ pub(crate) static F64: KernelSet<f64> = KernelSet {
     packed: packed_table!(tile_f64: 1 2 3 4 5 6),
     direct: direct_table!(tile_f64: 1 2 3 4 5 6),
     flat: &[],
-    runs: runs_table!(runs_f64: [1 2] [3] [4 5 6] [7 8 9 10 11 12]),
-    depthwise: runs_table!(depthwise_f64: [] [] [1 2 3 4 5 6 7 8] []),
+    runs: runs_table!(runs_f64, false: [1 2] [3] [4 5 6] [7 8 9 10 11 12]),
+    depthwise: runs_table!(runs_f64, true: [] [] [1 2 3 4 5 6 7 8] []),
     transposing: &[],
     vector: VectorKernels { along: vector::<f64>, across: vector::<f64>, strided: vector::<f64> },
     transpose: transpose::<f64>,
@@ -106,17 +106,17 @@ unsafe fn tile<T: Number, const L: usize, const M: usize, const V: usize, const 
 }
 
 /// # Safety
-/// As [`runs`].
-unsafe fn runs_f32<const M: usize, const V: usize>(call: &RunTile<f32>) {
-    // SAFETY: the caller promises what `runs` asks for.
-    unsafe { runs::<f32, LANES_F32, M, V>(call) }
+/// As [`runs`], or [`depthwise`].
+unsafe fn runs_f32<const M: usize, const V: usize, const EACH: bool>(call: &RunTile<f32>) {
+    // SAFETY: the caller promises what either asks for.
+    unsafe { if EACH { depthwise(call, M) } else { runs::<f32, LANES_F32, M, V>(call) } }
 }
 
 /// # Safety
-/// As [`runs`].
-unsafe fn runs_f64<const M: usize, const V: usize>(call: &RunTile<f64>) {
-    // SAFETY: the caller promises what `runs` asks for.
-    unsafe { runs::<f64, LANES_F64, M, V>(call) }
+/// As [`runs`], or [`depthwise`].
+unsafe fn runs_f64<const M: usize, const V: usize, const EACH: bool>(call: &RunTile<f64>) {
+    // SAFETY: the caller promises what either asks for.
+    unsafe { if EACH { depthwise(call, M) } else { runs::<f64, LANES_F64, M, V>(call) } }
 }
 
 /// A tile over runs is one tile after the other.
@@ -145,20 +145,6 @@ unsafe fn runs<T: Number, const L: usize, const M: usize, const V: usize>(call: 
         // SAFETY: what the caller promises.
         unsafe { tile::<T, L, M, V, false>(&part) }
     }
-}
-
-/// # Safety
-/// As [`depthwise`].
-unsafe fn depthwise_f32<const M: usize, const V: usize>(call: &RunTile<f32>) {
-    // SAFETY: the caller promises what `depthwise` asks for.
-    unsafe { depthwise(call, M) }
-}
-
-/// # Safety
-/// As [`depthwise`].
-unsafe fn depthwise_f64<const M: usize, const V: usize>(call: &RunTile<f64>) {
-    // SAFETY: the caller promises what `depthwise` asks for.
-    unsafe { depthwise(call, M) }
 }
 
 /// A tile over runs whose columns have columns of A of their own, element by element.

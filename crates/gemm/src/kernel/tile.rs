@@ -16,7 +16,7 @@ pub(crate) fn opaque<T>(mut pointer: *const T) -> *const T {
 macro_rules! micro_kernels {
     (
         $(#[$doc:meta])*
-        $name:ident, $flat:ident, $runs:ident, $depthwise:ident, $features:literal, $elem:ty, $lanes:literal, mask: $mask:ident, zero: $zero:ident,
+        $name:ident, $flat:ident, $runs:ident, $features:literal, $elem:ty, $lanes:literal, mask: $mask:ident, zero: $zero:ident,
         splat: $splat:ident, fma: $fma:ident, prefetch: $prefetch:ident, load: $load:ident, store: $store:ident,
         load_masked: |$load_p:ident, $load_m:ident| $load_masked:expr,
         store_masked: |$store_p:ident, $store_m:ident, $store_x:ident| $store_masked:expr $(,)?
@@ -173,12 +173,13 @@ macro_rules! micro_kernels {
             }
         }
 
-        /// A tile over several runs of K, as a [kernel for runs]($crate::kernel::KernelSet::runs).
+        /// A tile over several runs of K, as a [kernel for runs]($crate::kernel::KernelSet::runs), or, where each column of B has a
+        /// column of A of its own, as a [depthwise one]($crate::kernel::KernelSet::depthwise).
         ///
         /// # Safety
         /// The CPU has the features; the tile's pointers are valid for what the tile says.
         #[target_feature(enable = $features)]
-        unsafe fn $runs<const M: usize, const V: usize>(call: &RunTile<$elem>) {
+        unsafe fn $runs<const M: usize, const V: usize, const EACH: bool>(call: &RunTile<$elem>) {
             let tail = call.cols - $lanes * (V - 1);
             let mask = $mask(tail);
             let whole = tail == $lanes;
@@ -225,98 +226,27 @@ macro_rules! micro_kernels {
                         }
                     }
                     for i in 0..M {
-                        // SAFETY: row `i < M`, this column of A.
-                        let x = unsafe { $splat(*a[i / 3].offset((i % 3) as isize * a_row_stride)) };
-                        for v in 0..V {
-                            sums[i][v] = $fma(x, columns[v], sums[i][v]);
-                        }
-                    }
-                    for a in &mut a {
-                        *a = a.wrapping_offset(a_k_stride);
-                    }
-                    b = b.wrapping_offset(b_k_stride);
-                }
-            }
-            for i in 0..M {
-                for v in 0..V {
-                    // SAFETY: as for loading C.
-                    unsafe {
-                        let to = call.c.offset(i as isize * c_row_stride).add(v * $lanes);
-                        if v + 1 < V || whole {
-                            $store(to, sums[i][v]);
+                        let row = a[i / 3].wrapping_offset((i % 3) as isize * a_row_stride);
+                        if EACH {
+                            for v in 0..V {
+                                // SAFETY: row `i < M`, these columns of A, the last vector masked.
+                                let x = unsafe {
+                                    let from = row.add(v * $lanes);
+                                    if v + 1 < V || whole {
+                                        $load(from)
+                                    } else {
+                                        let ($load_p, $load_m) = (from, mask);
+                                        $load_masked
+                                    }
+                                };
+                                sums[i][v] = $fma(x, columns[v], sums[i][v]);
+                            }
                         } else {
-                            let ($store_p, $store_m, $store_x) = (to, mask, sums[i][v]);
-                            $store_masked
-                        }
-                    }
-                }
-            }
-        }
-
-        /// The same with a column of A for each column of B, as a [depthwise kernel]($crate::kernel::KernelSet::depthwise).
-        ///
-        /// # Safety
-        /// The CPU has the features; the tile's pointers are valid for what the tile says.
-        #[target_feature(enable = $features)]
-        unsafe fn $depthwise<const M: usize, const V: usize>(call: &RunTile<$elem>) {
-            let tail = call.cols - $lanes * (V - 1);
-            let mask = $mask(tail);
-            let whole = tail == $lanes;
-            let padded = whole || call.padded;
-            let &RunTile { a_row_stride, a_k_stride, b_k_stride, c_row_stride, .. } = call;
-            let mut sums = [[$zero(); V]; M];
-            if call.load {
-                for i in 0..M {
-                    for v in 0..V {
-                        // SAFETY: row `i < M` of the tile, and vector `v` of its columns, the last one masked.
-                        unsafe {
-                            let from = call.c.offset(i as isize * c_row_stride).add(v * $lanes);
-                            sums[i][v] = if v + 1 < V || whole {
-                                $load(from)
-                            } else {
-                                let ($load_p, $load_m) = (from, mask);
-                                $load_masked
-                            };
-                        }
-                    }
-                }
-            }
-            for run in 0..call.n {
-                let mut b = call.b.wrapping_offset(run as isize * call.b_run_stride);
-                // SAFETY: as many starts as runs.
-                let start = unsafe { *call.starts.add(run) }.wrapping_offset(call.a_offset);
-                // A pointer for every third row, as above.
-                let mut a = [start; $crate::kernel::tile::MAX_ROWS / 3];
-                for (group, a) in a.iter_mut().enumerate() {
-                    *a = $crate::kernel::tile::opaque(a.wrapping_offset(3 * group as isize * a_row_stride));
-                }
-                for _ in 0..call.k {
-                    let mut columns = [$zero(); V];
-                    for v in 0..V {
-                        // SAFETY: this row of B, the columns of the tile, the last vector masked if it is not padded.
-                        unsafe {
-                            let from = b.add(v * $lanes);
-                            columns[v] = if v + 1 < V || padded {
-                                $load(from)
-                            } else {
-                                let ($load_p, $load_m) = (from, mask);
-                                $load_masked
-                            };
-                        }
-                    }
-                    for i in 0..M {
-                        for v in 0..V {
-                            // SAFETY: row `i < M`, these columns of A, the last vector masked.
-                            let x = unsafe {
-                                let from = a[i / 3].offset((i % 3) as isize * a_row_stride).add(v * $lanes);
-                                if v + 1 < V || whole {
-                                    $load(from)
-                                } else {
-                                    let ($load_p, $load_m) = (from, mask);
-                                    $load_masked
-                                }
-                            };
-                            sums[i][v] = $fma(x, columns[v], sums[i][v]);
+                            // SAFETY: row `i < M`, this column of A.
+                            let x = unsafe { $splat(*row) };
+                            for v in 0..V {
+                                sums[i][v] = $fma(x, columns[v], sums[i][v]);
+                            }
                         }
                     }
                     for a in &mut a {

@@ -20,8 +20,8 @@ pub(crate) static AVX2_F32: KernelSet<f32> = KernelSet {
     packed: packed_table!(avx2_f32: 1 2 3 4 5 6),
     direct: direct_table!(avx2_f32: 1 2 3 4 5 6),
     flat: flat_table!(flat_avx2_f32: 1 2 3 4 5 6),
-    runs: runs_table!(runs_avx2_f32: [1 2] [3] [4 5 6] [7 8 9 10 11 12]),
-    depthwise: runs_table!(depthwise_avx2_f32: [] [] [1 2 3 4 5 6 7 8] []),
+    runs: runs_table!(runs_avx2_f32, false: [1 2] [3] [4 5 6] [7 8 9 10 11 12]),
+    depthwise: runs_table!(runs_avx2_f32, true: [] [] [1 2 3 4 5 6 7 8] []),
     transposing: transposing_table!(transposing_avx2_f32: 1 2 3 4 5 6),
     vector: VectorKernels { along: along_avx2_f32, across: across_avx2_f32, strided: strided_avx2::<f32> },
     transpose: transpose_f32,
@@ -36,8 +36,8 @@ pub(crate) static AVX2_F64: KernelSet<f64> = KernelSet {
     packed: packed_table!(avx2_f64: 1 2 3 4 5 6),
     direct: direct_table!(avx2_f64: 1 2 3 4 5 6),
     flat: flat_table!(flat_avx2_f64: 1 2 3 4 5 6),
-    runs: runs_table!(runs_avx2_f64: [1 2] [3] [4 5 6] [7 8 9 10 11 12]),
-    depthwise: runs_table!(depthwise_avx2_f64: [] [] [1 2 3 4 5 6 7 8] []),
+    runs: runs_table!(runs_avx2_f64, false: [1 2] [3] [4 5 6] [7 8 9 10 11 12]),
+    depthwise: runs_table!(runs_avx2_f64, true: [] [] [1 2 3 4 5 6 7 8] []),
     transposing: transposing_table!(transposing_avx2_f64: 1 2 3 4 5 6),
     vector: VectorKernels { along: along_avx2_f64, across: across_avx2_f64, strided: strided_avx2::<f64> },
     transpose: transpose_f64,
@@ -52,8 +52,8 @@ pub(crate) static AVX512_F32: KernelSet<f32> = KernelSet {
     packed: packed_table!(avx512_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
     direct: direct_table!(avx512_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
     flat: flat_table!(flat_avx512_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
-    runs: runs_table!(runs_avx512_f32: [1 2 3 4 5 6] [7 8] [9 10 11 12] []),
-    depthwise: runs_table!(depthwise_avx512_f32: [] [] [1 2 3 4 5 6 7 8] []),
+    runs: runs_table!(runs_avx512_f32, false: [1 2 3 4 5 6] [7 8] [9 10 11 12] []),
+    depthwise: runs_table!(runs_avx512_f32, true: [] [] [1 2 3 4 5 6 7 8] []),
     transposing: transposing_table!(transposing_avx512_f32: 1 2 3 4 5 6 7 8 9 10 11 12),
     vector: VectorKernels { along: along_avx512_f32, across: across_avx512_f32, strided: strided_avx512::<f32> },
     transpose: transpose_f32,
@@ -68,8 +68,8 @@ pub(crate) static AVX512_F64: KernelSet<f64> = KernelSet {
     packed: packed_table!(avx512_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
     direct: direct_table!(avx512_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
     flat: flat_table!(flat_avx512_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
-    runs: runs_table!(runs_avx512_f64: [1 2 3 4 5 6] [7 8] [9 10 11 12] []),
-    depthwise: runs_table!(depthwise_avx512_f64: [] [] [1 2 3 4 5 6 7 8] []),
+    runs: runs_table!(runs_avx512_f64, false: [1 2 3 4 5 6] [7 8] [9 10 11 12] []),
+    depthwise: runs_table!(runs_avx512_f64, true: [] [] [1 2 3 4 5 6 7 8] []),
     transposing: transposing_table!(transposing_avx512_f64: 1 2 3 4 5 6 7 8 9 10 11 12),
     vector: VectorKernels { along: along_avx512_f64, across: across_avx512_f64, strided: strided_avx512::<f64> },
     transpose: transpose_f64,
@@ -177,28 +177,28 @@ fn prefetch_l2<T>(address: *const T) {
 
 micro_kernels!(
     /// Six rows of two vectors of eight.
-    avx2_f32, flat_avx2_f32, runs_avx2_f32, depthwise_avx2_f32, "avx2,fma", f32, 8, mask: mask_8x32, zero: _mm256_setzero_ps,
+    avx2_f32, flat_avx2_f32, runs_avx2_f32, "avx2,fma", f32, 8, mask: mask_8x32, zero: _mm256_setzero_ps,
     splat: _mm256_set1_ps, fma: _mm256_fmadd_ps, prefetch: prefetch, load: _mm256_loadu_ps, store: _mm256_storeu_ps,
     load_masked: |p, m| _mm256_maskload_ps(p, m.words),
     store_masked: |p, m, x| store_first_f32(p, m.n, x),
 );
 micro_kernels!(
     /// Six rows of two vectors of four.
-    avx2_f64, flat_avx2_f64, runs_avx2_f64, depthwise_avx2_f64, "avx2,fma", f64, 4, mask: mask_4x64, zero: _mm256_setzero_pd,
+    avx2_f64, flat_avx2_f64, runs_avx2_f64, "avx2,fma", f64, 4, mask: mask_4x64, zero: _mm256_setzero_pd,
     splat: _mm256_set1_pd, fma: _mm256_fmadd_pd, prefetch: prefetch, load: _mm256_loadu_pd, store: _mm256_storeu_pd,
     load_masked: |p, m| _mm256_maskload_pd(p, m.words),
     store_masked: |p, m, x| store_first_f64(p, m.n, x),
 );
 micro_kernels!(
     /// Twelve rows of two vectors of sixteen.
-    avx512_f32, flat_avx512_f32, runs_avx512_f32, depthwise_avx512_f32, "avx512f", f32, 16, mask: mask_16, zero: _mm512_setzero_ps,
+    avx512_f32, flat_avx512_f32, runs_avx512_f32, "avx512f", f32, 16, mask: mask_16, zero: _mm512_setzero_ps,
     splat: _mm512_set1_ps, fma: _mm512_fmadd_ps, prefetch: prefetch, load: _mm512_loadu_ps, store: _mm512_storeu_ps,
     load_masked: |p, m| _mm512_maskz_loadu_ps(m, p),
     store_masked: |p, m, x| _mm512_mask_storeu_ps(p, m, x),
 );
 micro_kernels!(
     /// Twelve rows of two vectors of eight.
-    avx512_f64, flat_avx512_f64, runs_avx512_f64, depthwise_avx512_f64, "avx512f", f64, 8, mask: mask_8, zero: _mm512_setzero_pd,
+    avx512_f64, flat_avx512_f64, runs_avx512_f64, "avx512f", f64, 8, mask: mask_8, zero: _mm512_setzero_pd,
     splat: _mm512_set1_pd, fma: _mm512_fmadd_pd, prefetch: prefetch, load: _mm512_loadu_pd, store: _mm512_storeu_pd,
     load_masked: |p, m| _mm512_maskz_loadu_pd(m, p),
     store_masked: |p, m, x| _mm512_mask_storeu_pd(p, m, x),
