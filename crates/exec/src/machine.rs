@@ -169,11 +169,13 @@ impl Machine {
     ) -> Result<(), Diag> {
         self.bind(inputs)?;
         self.frame.count(counters);
+        // Ways are compared on the cores that steps stay on.
+        let tunes = self.cores.is_settled();
         let mut cores = std::mem::replace(&mut self.cores, Cores::All);
         let (runtime, program) = (self.runtime.clone(), Arc::clone(&self.program));
-        let done = in_default(|| cores.run(&runtime, |pool| self.run_on(pool, &program, counters, observer)));
+        let done = in_default(|| cores.run(&runtime, |pool| self.run_on(pool, &program, (counters, tunes), observer)));
         self.cores = cores;
-        if self.cores.is_settled() && done.is_ok() {
+        if tunes && done.is_ok() {
             self.tuner.next_step();
         }
         // Nobody finds them there when the step is over.
@@ -202,13 +204,14 @@ impl Machine {
         &mut self,
         pool: &Pool,
         program: &Executable,
-        counters: Counters,
+        (counters, tunes): (Counters, bool),
         mut observer: Option<&mut Observer<'_>>,
     ) -> Result<(), Diag> {
         let (plan, ready) = (&program.plan, &program.ready);
         for (s, step) in plan.steps.iter().enumerate() {
             let mut hand = Hand { program, pool, workspace: &mut self.workspace };
-            self.frame.step(&mut hand, (plan, ready), (s, step), Some(&mut self.tuner), counters)?;
+            let tuner = tunes.then_some(&mut self.tuner);
+            self.frame.step(&mut hand, (plan, ready), (s, step), tuner, counters)?;
             if let Some(observer) = &mut observer {
                 observer(self, s)?;
             }
