@@ -5,10 +5,10 @@
 //! `safetensors` crate because that one keeps metadata in a hash map, so that equal contents would not give equal files.
 //!
 //! Assumes: a file that fits into memory. Promises: no panic on any input; memory grows with the bytes that arrive, not
-//! with the sizes stated; nothing is read of a file whose header does not fit its length; the elements of all tensors fill the file without gaps and overlaps, as the format demands; the
-//! bytes written are a function of the contents, and elements are aligned to their size.
+//! with the sizes stated; nothing is read of a file whose header does not fit its length; the elements of all tensors fill
+//! the file without gaps and overlaps, as the format demands; elements of 16 bits (BF16, F16) are read as f32, exactly; the bytes written are a function of the contents, and elements are aligned to their size.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
@@ -57,15 +57,100 @@ pub struct SafeTensors {
     pub tensors: Tensors,
 }
 
-/// The names of element types in the format.
-const DTYPES: [(&str, DType); 6] = [
-    ("F64", DType::F64),
-    ("F32", DType::F32),
-    ("I64", DType::I64),
-    ("I32", DType::I32),
-    ("U8", DType::U8),
-    ("BOOL", DType::Bool),
+impl RawTensor {
+    /// The tensor with its axes in another order: axis `k` of the result is axis `order[k]` of this one.
+    ///
+    /// # Errors
+    /// [`DataError::Mismatch`] if `order` is not each axis once, or the bytes do not fit the shape.
+    pub fn transposed(&self, order: &[usize]) -> Result<RawTensor, DataError> {
+        let (rank, size) = (self.shape.len(), self.dtype.size_bytes());
+        let mismatch = |required: String, got: String| {
+            let (of, fix) =
+                (format!("transposed tensor of shape {:?}", self.shape), "hand in what is required".to_owned());
+            DataError::Mismatch { of, required, got, fix }
+        };
+        let mut sorted = order.to_vec();
+        sorted.sort_unstable();
+        if !sorted.into_iter().eq(0..rank) {
+            return Err(mismatch(format!("each of {rank} axes once"), format!("{order:?}")));
+        }
+        if n_bytes(self.dtype, self.shape.iter().map(|&n| n as u64)) != Some(self.bytes.len() as u64) {
+            return Err(mismatch("as many bytes as its shape has".to_owned(), self.bytes.len().to_string()));
+        }
+        let shape: Vec<usize> = order.iter().map(|&axis| self.shape[axis]).collect();
+        let from: Vec<usize> = order.iter().map(|&axis| self.shape[axis + 1..].iter().product()).collect();
+        let mut bytes = Vec::with_capacity(self.bytes.len());
+        let mut index = vec![0; rank];
+        for _ in 0..self.bytes.len() / size {
+            let at: usize = index.iter().zip(&from).map(|(i, stride)| i * stride).sum();
+            bytes.extend_from_slice(&self.bytes[at * size..][..size]);
+            for axis in (0..rank).rev() {
+                index[axis] += 1;
+                if index[axis] < shape[axis] {
+                    break;
+                }
+                index[axis] = 0;
+            }
+        }
+        Ok(RawTensor { dtype: self.dtype, shape, bytes })
+    }
+}
+
+/// How elements stand in a file.
+#[derive(Clone, Copy)]
+enum Stored {
+    /// As they are.
+    Whole,
+    /// As the upper half of an f32.
+    Upper,
+    /// As IEEE binary16.
+    Half,
+}
+
+/// The names of element types in the format, what they are read as, and how they are stored. The first of a type is written.
+const DTYPES: [(&str, DType, Stored); 8] = [
+    ("F64", DType::F64, Stored::Whole),
+    ("F32", DType::F32, Stored::Whole),
+    ("I64", DType::I64, Stored::Whole),
+    ("I32", DType::I32, Stored::Whole),
+    ("U8", DType::U8, Stored::Whole),
+    ("BOOL", DType::Bool, Stored::Whole),
+    ("BF16", DType::F32, Stored::Upper),
+    ("F16", DType::F32, Stored::Half),
 ];
+
+impl Stored {
+    /// Bytes that so many bytes of elements take in a file.
+    fn n_bytes(self, n: u64) -> u64 {
+        if matches!(self, Stored::Whole) { n } else { n / 2 }
+    }
+
+    /// The elements, exactly.
+    fn widened(self, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+        let widen = match self {
+            Stored::Whole => return Ok(bytes),
+            Stored::Upper => |bits: u16| u32::from(bits) << 16,
+            Stored::Half => f32_of_half,
+        };
+        let mut wide = Vec::new();
+        refusable(|| wide.try_reserve_exact(bytes.len() * 2))
+            .map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
+        let halves = bytes.as_chunks().0.iter().map(|half| widen(u16::from_le_bytes(*half)));
+        wide.extend(halves.flat_map(u32::to_le_bytes));
+        Ok(wide)
+    }
+}
+
+/// The bits of the f32 that an IEEE binary16 number is.
+fn f32_of_half(bits: u16) -> u32 {
+    let (sign, exponent, fraction) = (u32::from(bits >> 15) << 31, u32::from(bits >> 10) & 31, u32::from(bits) & 1023);
+    sign | match exponent {
+        // Subnormal: a multiple of 2⁻²⁴, which f32 holds as a normal number.
+        0 => (fraction as f32 / 16_777_216.0).to_bits(),
+        31 => 0x7f80_0000 | fraction << 13,
+        _ => (exponent + 112) << 23 | fraction << 13,
+    }
+}
 
 impl SafeTensors {
     /// Reads a file.
@@ -86,6 +171,52 @@ impl SafeTensors {
         let path = path.as_ref();
         let (file, length) = reading::open(path)?;
         Ok(Opened::new(BufReader::new(file), length, &path.display().to_string())?.metadata)
+    }
+
+    /// Reads the tensors of several files, which `model.safetensors.index.json` beside them lists by name, as PyTorch's tools
+    /// write large models. The metadata is that of the index, but for what is no text.
+    ///
+    /// # Errors
+    /// As [`SafeTensors::read`]; [`DataError::Malformed`] if the index is not one, names a file that is not beside it, or lists
+    /// other tensors than a file has.
+    pub fn read_shards(index: impl AsRef<Path>) -> Result<Self, DataError> {
+        #[derive(Deserialize)]
+        struct Index {
+            #[serde(default)]
+            metadata: Map<String, serde_json::Value>,
+            weight_map: BTreeMap<String, String>,
+        }
+        let path = index.as_ref();
+        let name = path.display().to_string();
+        let at = Place { name: &name };
+        let (mut file, length) = reading::open(path)?;
+        if length > MAX_HEADER {
+            return Err(at.malformed("index", format!("at most {MAX_HEADER} bytes"), length.to_string()));
+        }
+        let Index { metadata, weight_map } = serde_json::from_slice(&at.bytes(&mut file, length, "index")?)
+            .map_err(|error| at.malformed("index", "a JSON object with `weight_map`", clipped(&error.to_string())))?;
+        let text = |(key, value): (String, serde_json::Value)| Some((key, value.as_str()?.to_owned()));
+        let metadata = metadata.into_iter().filter_map(text).collect();
+        let mut listed: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        weight_map.iter().for_each(|(tensor, file)| {
+            listed.entry(file).or_default().insert(tensor);
+        });
+        let mut tensors = Tensors::new();
+        for (file, names) in listed {
+            // A path out of the folder is not the index's to name.
+            if Path::new(file).file_name() != Some(file.as_ref()) {
+                return Err(at.malformed("index", "names of files beside it", format!("{:?}", clipped(file))));
+            }
+            let part = SafeTensors::read(path.with_file_name(file))?.tensors;
+            let odd = names.iter().find(|name| !part.contains_key(**name)).copied();
+            let odd = odd.or_else(|| part.keys().map(String::as_str).find(|name| !names.contains(name)));
+            if let Some(odd) = odd {
+                let required = format!("the tensors of {:?} as the file has them", clipped(file));
+                return Err(at.malformed("index", required, format!("{} in one of the two only", label(odd))));
+            }
+            tensors.extend(part);
+        }
+        Ok(SafeTensors { metadata, tensors })
     }
 
     /// Reads the contents of a file, which errors call `name`.
@@ -192,8 +323,9 @@ impl<'a, R: Read> Opened<'a, R> {
     /// Reads the tensors.
     fn tensors(mut self) -> Result<SafeTensors, DataError> {
         let mut tensors = Tensors::new();
-        for TensorPlace { name, dtype, shape, begin, end } in self.places {
+        for TensorPlace { name, dtype, stored, shape, begin, end } in self.places {
             let bytes = self.at.bytes(&mut self.rest, end - begin, "elements")?;
+            let bytes = stored.widened(bytes).map_err(|error| self.at.broken("elements", error))?;
             if dtype == DType::Bool && bytes.iter().any(|&byte| byte > 1) {
                 return Err(self.at.malformed("elements", "truth values of 0 or 1", "another byte"));
             }
@@ -250,6 +382,7 @@ impl<'de> Deserialize<'de> for Header {
 struct TensorPlace {
     name: String,
     dtype: DType,
+    stored: Stored,
     shape: Vec<usize>,
     begin: u64,
     end: u64,
@@ -258,8 +391,8 @@ struct TensorPlace {
 impl TensorPlace {
     fn of(name: String, entry: Entry, at: Place<'_>) -> Result<Self, DataError> {
         let of = |required: &str| at.malformed("header", format!("{} with {required}", label(&name)), "something else");
-        let Some(&(_, dtype)) = DTYPES.iter().find(|(known, _)| *known == entry.dtype) else {
-            let known = DTYPES.map(|(name, _)| name).join(", ");
+        let Some(&(_, dtype, stored)) = DTYPES.iter().find(|(known, ..)| *known == entry.dtype) else {
+            let known = DTYPES.map(|(name, ..)| name).join(", ");
             return Err(DataError::Unsupported {
                 name: at.name.to_owned(),
                 what: format!("{} has elements of {}; there are {known}", label(&name), clipped(&entry.dtype)),
@@ -270,12 +403,19 @@ impl TensorPlace {
             return Err(of("at most 32 axes"));
         }
         let (begin, end) = entry.data_offsets;
-        let n_bytes = n_bytes(dtype, entry.shape.iter().copied());
+        let n_bytes = n_bytes(dtype, entry.shape.iter().copied()).map(|n| stored.n_bytes(n));
         if n_bytes.is_none() || n_bytes != end.checked_sub(begin) {
             return Err(of("`data_offsets` as far apart as its elements take"));
         }
         let shape: Option<Vec<usize>> = entry.shape.iter().map(|&n| usize::try_from(n).ok()).collect();
-        Ok(TensorPlace { dtype, shape: shape.ok_or_else(|| of("lengths that fit into memory"))?, begin, end, name })
+        Ok(TensorPlace {
+            dtype,
+            stored,
+            shape: shape.ok_or_else(|| of("lengths that fit into memory"))?,
+            begin,
+            end,
+            name,
+        })
     }
 
     fn label(&self) -> String {
@@ -304,7 +444,7 @@ fn n_bytes(dtype: DType, shape: impl Iterator<Item = u64>) -> Option<u64> {
 }
 
 fn dtype_name(dtype: DType) -> &'static str {
-    DTYPES.iter().find(|(_, known)| *known == dtype).map_or("F32", |(name, _)| name)
+    DTYPES.iter().find(|(_, known, _)| *known == dtype).map_or("F32", |(name, ..)| name)
 }
 
 /// What errors call the file.
@@ -421,7 +561,7 @@ mod tests {
             ("{".to_owned(), 0, "a JSON object"),
             ("{\"a\":1}".to_owned(), 0, "invalid type: integer"),
             ("{\"a\":{}}".to_owned(), 0, "missing field `dtype`"),
-            (entry("\"dtype\":\"BF16\",\"shape\":[1],\"data_offsets\":[0,2]"), 2, "has elements of BF16"),
+            (entry("\"dtype\":\"F8_E4M3\",\"shape\":[1],\"data_offsets\":[0,1]"), 1, "has elements of F8_E4M3"),
             (entry("\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]"), 4, "invalid value: integer `-1`"),
             (entry("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]"), 4, "invalid length 1"),
             (entry("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]"), 4, "as far apart"),
@@ -440,6 +580,59 @@ mod tests {
         let deep = "[".repeat(100_000);
         assert!(SafeTensors::parse(&file(&format!("{{\"a\":{deep}"), &[]), "f").is_err());
         assert!(SafeTensors::parse(&u64::MAX.to_le_bytes(), "f").is_err());
+    }
+
+    /// Against what a number of 16 bits stands for, written out.
+    #[test]
+    fn elements_of_16_bits_are_widened_exactly() {
+        let half = |bits: u16| {
+            let (sign, exponent, fraction) =
+                (1.0 - 2.0 * f64::from(bits >> 15), bits >> 10 & 31, f64::from(bits & 1023));
+            match exponent {
+                0 => sign * fraction * 2f64.powi(-24),
+                31 if fraction == 0.0 => sign * f64::INFINITY,
+                31 => f64::NAN,
+                _ => sign * (1.0 + fraction / 1024.0) * 2f64.powi(i32::from(exponent) - 15),
+            }
+        };
+        let data: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        let read = |dtype: &str| {
+            let header = format!("{{\"w\":{{\"dtype\":\"{dtype}\",\"shape\":[65536],\"data_offsets\":[0,131072]}}}}");
+            let read = SafeTensors::parse(&file(&header, &data), "f").unwrap();
+            let again = SafeTensors::parse(&bytes_of(&read), "f").unwrap();
+            assert_eq!((read.tensors["w"].dtype, &again), (DType::F32, &read));
+            let (values, rest) = read.tensors["w"].bytes.as_chunks::<4>();
+            assert!(rest.is_empty());
+            values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<_>>()
+        };
+        for (bits, (short, brain)) in (0..=u16::MAX).zip(read("F16").into_iter().zip(read("BF16"))) {
+            let wanted = half(bits);
+            assert_eq!(short.is_nan(), wanted.is_nan(), "{bits:x}");
+            assert!(
+                wanted.is_nan() || f64::from(short).to_bits() == wanted.to_bits(),
+                "{bits:x}: {short} for {wanted}"
+            );
+            assert_eq!(brain.to_bits(), u32::from(bits) << 16);
+        }
+    }
+
+    #[test]
+    fn transposed_tensors_have_each_element_at_its_new_place() {
+        let tensor = RawTensor { dtype: DType::I32, shape: vec![2, 3, 4], bytes: (0..96).collect() };
+        let turned = tensor.transposed(&[2, 0, 1]).unwrap();
+        assert_eq!(turned.shape, [4, 2, 3]);
+        for (i, j, k) in (0..24).map(|n| (n / 12, n / 4 % 3, n % 4)) {
+            let (old, new) = (i * 12 + j * 4 + k, k * 6 + i * 3 + j);
+            assert_eq!(turned.bytes[new * 4..][..4], tensor.bytes[old * 4..][..4]);
+        }
+        assert_eq!(turned.transposed(&[1, 2, 0]).unwrap(), tensor);
+        for order in [&[0, 1][..], &[0, 1, 1], &[0, 1, 3]] {
+            assert!(tensor.transposed(order).unwrap_err().to_string().contains("each of 3 axes once"));
+        }
+        let short = RawTensor { bytes: vec![0; 95], ..tensor };
+        assert!(short.transposed(&[0, 1, 2]).is_err());
+        let empty = RawTensor { dtype: DType::F32, shape: vec![0, 3], bytes: Vec::new() };
+        assert_eq!(empty.transposed(&[1, 0]).unwrap().shape, [3, 0]);
     }
 
     #[test]

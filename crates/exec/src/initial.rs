@@ -49,7 +49,8 @@ fn run(graph: &Graph, slots: &BTreeMap<String, Slot>, seed: Seed, runtime: &Runt
 
 /// Whether the starting values are floats of which each has a random word of its own.
 fn is_random(ty: &Type, init: &Init) -> bool {
-    ty.dtype().is_float() && !matches!(init.law(ty.shape()), Init::Constant(_) | Init::Orthogonal(_))
+    ty.dtype().is_float()
+        && !matches!(init.law(ty.shape()), Init::Constant(_) | Init::Orthogonal(_) | Init::ForgetGate(_))
 }
 
 /// A graph that sets each of these parameters to its starting value. Step 0 of the seed gives the random numbers.

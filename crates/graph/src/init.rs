@@ -69,6 +69,9 @@ pub enum Init {
     /// Saxe et al. 2014: the `n_in × n_out` matrix has orthonormal columns (rows, if it is wide) times a gain. It is
     /// uniform among such matrices.
     Orthogonal(Real),
+    /// A value on the second of four blocks of the last axis, zeros elsewhere: biases of an LSTM whose gates stand in the order
+    /// input, forget, new, output (Jozefowicz et al. 2015: 1 keeps what is remembered from fading at first).
+    ForgetGate(Real),
 }
 
 impl Init {
@@ -78,7 +81,7 @@ impl Init {
     pub const ONES: Init = Init::Constant(Number::of(1.0));
 
     /// The names of all initialisers, as they are printed.
-    pub const NAMES: [&str; 13] = [
+    pub const NAMES: [&str; 14] = [
         "zeros",
         "ones",
         "constant",
@@ -86,6 +89,7 @@ impl Init {
         "normal",
         "truncated_normal",
         "orthogonal",
+        "forget_gate",
         "glorot_uniform",
         "glorot_normal",
         "he_uniform",
@@ -119,6 +123,11 @@ impl Init {
         Init::Orthogonal(Real(gain))
     }
 
+    /// A value for the forget gates of an LSTM's biases, zeros for its other gates.
+    pub fn forget_gate(value: f64) -> Self {
+        Init::ForgetGate(Real(value))
+    }
+
     /// Whether its numbers make sense, for a tensor of this element type.
     ///
     /// # Errors
@@ -138,13 +147,14 @@ impl Init {
                 format!("a finite mean and a finite deviation of {dtype} that is not below 0")
             }
             Init::Orthogonal(gain) if !held(&[gain]) => format!("a finite gain of {dtype}"),
+            Init::ForgetGate(value) if !held(&[value]) => format!("a finite value of {dtype}"),
             _ => return Ok(()),
         };
         Err(format!("requires {required}, got `{self}`"))
     }
 
-    /// What this initialiser is for a shape: a constant, or one of the four laws that have their numbers in them (uniform,
-    /// normal, truncated normal, orthogonal).
+    /// What this initialiser is for a shape: a constant, or one of the five laws that have their numbers in them (uniform,
+    /// normal, truncated normal, orthogonal, forget gate).
     pub fn law(&self, shape: &Shape) -> Init {
         let n_columns = shape.last().copied().unwrap_or(1).max(1);
         let (n_in, n_out) = ((shape.n_elements() / n_columns).max(1) as f64, n_columns as f64);
@@ -177,7 +187,9 @@ impl Init {
     pub fn bytes_beside(&self, shape: &Shape) -> usize {
         match self {
             // Words, normal numbers, vectors of them, the result and its bits are there at once, whole.
-            Init::Orthogonal(_) => shape.n_elements().saturating_mul(size_of::<u32>() + 4 * size_of::<u64>()),
+            Init::Orthogonal(_) | Init::ForgetGate(_) => {
+                shape.n_elements().saturating_mul(size_of::<u32>() + 4 * size_of::<u64>())
+            }
             _ => 0,
         }
     }
@@ -196,8 +208,8 @@ impl Init {
             return;
         }
         let (law, stream) = (self.law(shape), philox::stream_of(name));
-        // Vectors that are orthogonal depend on each other.
-        let block = if matches!(law, Init::Orthogonal(_)) { n.max(1) } else { BLOCK };
+        // Vectors that are orthogonal depend on each other, and blocks are counted from the first element.
+        let block = if matches!(law, Init::Orthogonal(_) | Init::ForgetGate(_)) { n.max(1) } else { BLOCK };
         for start in (0..n).step_by(block) {
             let words: Vec<u32> =
                 (start..n.min(start + block)).map(|i| philox::word(seed, stream, 0, i as u64)).collect();
@@ -230,6 +242,11 @@ impl Init {
             Init::Orthogonal(gain) => {
                 let n_columns = shape.last().copied().unwrap_or(1).max(1);
                 orthonormal(normal_f64(words), n_columns).into_iter().map(|v| gain.0 * v).collect()
+            }
+            Init::ForgetGate(value) => {
+                let n_columns = shape.last().copied().unwrap_or(1).max(1);
+                let forgets = |i: usize| i % n_columns / n_columns.div_ceil(4) == 1;
+                (0..words.len()).map(|i| if forgets(i) { value.0 } else { 0.0 }).collect()
             }
             law => law.law(shape).values(words, shape),
         }
@@ -302,6 +319,7 @@ impl fmt::Display for Init {
             Init::LecunNormal => f.write_str("lecun_normal"),
             Init::TruncatedNormal(mean, std) => write!(f, "truncated_normal({:?}, {:?})", mean.0, std.0),
             Init::Orthogonal(gain) => write!(f, "orthogonal({:?})", gain.0),
+            Init::ForgetGate(value) => write!(f, "forget_gate({:?})", value.0),
         }
     }
 }
@@ -334,11 +352,12 @@ impl FromStr for Init {
             ("lecun_normal", []) => Init::LecunNormal,
             ("truncated_normal", [mean, std]) => Init::truncated_normal(mean.value(), std.value()),
             ("orthogonal", [gain]) => Init::orthogonal(gain.value()),
+            ("forget_gate", [value]) => Init::forget_gate(value.value()),
             _ => {
                 return Err(format!(
                     "unknown initialiser `{text}`: expected zeros, ones, constant(v), uniform(low, high), normal(mean, std), \
-                     truncated_normal(mean, std), orthogonal(gain), glorot_uniform, glorot_normal, he_uniform, he_normal, \
-                     lecun_uniform or lecun_normal"
+                     truncated_normal(mean, std), orthogonal(gain), forget_gate(v), glorot_uniform, glorot_normal, he_uniform, \
+                     he_normal, lecun_uniform or lecun_normal"
                 ));
             }
         })

@@ -314,6 +314,7 @@ fn numbers_that_make_no_sense_are_errors() {
         (F32, Init::uniform(-1e39, 1e39), "finite range of f32"),
         (F64, Init::uniform(f64::MIN, f64::MAX), "finite range of f64"),
         (F32, Init::orthogonal(f64::INFINITY), "finite gain"),
+        (F32, Init::forget_gate(f64::NAN), "finite value of f32"),
         (F32, Init::constant(f64::NAN), "requires a number"),
         (F32, Init::constant(1e39), "a number that f32 holds"),
         (F32, Init::constant(1e-50), "a number that f32 holds"),

@@ -142,3 +142,10 @@ fn twenty_layers_neither_vanish_nor_saturate() {
     assert!(last(Init::normal(0.0, 0.01), f64::tanh) < 1e-15);
     assert!(last(Init::normal(0.0, 1.0), f64::tanh) > 0.95);
 }
+
+#[test]
+fn biases_of_forget_gates_stand_in_the_second_of_four_blocks() {
+    assert_eq!(sample(Init::forget_gate(1.5), &[8]), [0.0, 0.0, 1.5, 1.5, 0.0, 0.0, 0.0, 0.0]);
+    let rows = sample(Init::forget_gate(1.0), &[3000, 4]);
+    assert!(rows.chunks(4).all(|row| row == [0.0, 1.0, 0.0, 0.0]));
+}

@@ -148,6 +148,7 @@ fn the_number_of_every_initializer_survives() {
         Init::LecunNormal,
         Init::truncated_normal(0.1, 0.02),
         Init::orthogonal(1.5),
+        Init::forget_gate(1.0),
     ];
     for init in inits {
         let graph = build(|g| g.output("y", g.param("w", DType::F64, [2], init))).unwrap();

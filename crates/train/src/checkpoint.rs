@@ -21,6 +21,7 @@
 
 mod folder;
 mod load;
+pub mod pytorch;
 
 use std::collections::BTreeMap;
 use std::path::Path;

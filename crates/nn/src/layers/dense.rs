@@ -95,6 +95,7 @@ impl Layer for Dense {
 pub struct Embedding {
     n_rows: usize,
     n_cols: usize,
+    padding: Option<usize>,
     init: Init,
     dtype: DType,
 }
@@ -102,7 +103,14 @@ pub struct Embedding {
 impl Embedding {
     /// A table of `n_rows` rows of independent standard normal f32.
     pub fn new(n_rows: usize, n_cols: usize) -> Self {
-        Embedding { n_rows, n_cols, init: Init::normal(0.0, 1.0), dtype: DType::F32 }
+        Embedding { n_rows, n_cols, padding: None, init: Init::normal(0.0, 1.0), dtype: DType::F32 }
+    }
+
+    /// An index that stands for nothing, with which sequences are filled up: its row counts as zeros whatever stands there, and gets
+    /// no gradient.
+    pub fn padding(mut self, index: usize) -> Self {
+        self.padding = Some(index);
+        self
     }
 
     /// Another start.
@@ -135,7 +143,15 @@ impl Layer for Embedding {
             let required = format!("a table with rows and columns, got {} and {}", self.n_rows, self.n_cols);
             return bad_setting(x, "embedding", name, &required);
         }
-        g.param(&format!("{name}.weight"), self.dtype, [self.n_rows, self.n_cols], self.init).gather(x)
+        if let Some(index) = self.padding.filter(|&index| index >= self.n_rows) {
+            let required = format!("a padding index below the {} rows of the table, got {index}", self.n_rows);
+            return bad_setting(x, "embedding", name, &required);
+        }
+        let rows = g.param(&format!("{name}.weight"), self.dtype, [self.n_rows, self.n_cols], self.init).gather(x);
+        let Some(index) = self.padding else { return rows };
+        let axes: Vec<usize> = (0..x.rank()).collect();
+        let is_padding = x.eq(x.constant_like(index as i64)).broadcast_along(&rows.shape(), axes);
+        is_padding.select(rows.constant_like(0.0), rows)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Layers that disturb in training and do nothing, or almost nothing, at test time.
 
-use cotangent_graph::Tensor;
+use cotangent_graph::{Axis, Tensor};
 
 use super::{Layer, bad_setting, refused, takes};
 
@@ -9,21 +9,29 @@ use super::{Layer, bad_setting, refused, takes};
 /// By default *inverted*: what is kept is scaled by `1/(1 - p)` in training, and at test time nothing happens, as
 /// [`Tensor::dropout`] does it. [`Dropout::classic`] leaves it as it is in training and scales by `1 - p` at test time.
 /// The mask is a function of the seed, `name` and the step; it is recomputed in the backward pass, never stored.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Dropout {
     p: f64,
     classic: bool,
+    shared: Vec<Axis>,
 }
 
 impl Dropout {
     /// Inverted dropout with probability `p` in [0, 1).
     pub fn new(p: f64) -> Self {
-        Dropout { p, classic: false }
+        Dropout { p, classic: false, shared: Vec::new() }
     }
 
     /// Scaled at test time instead.
     pub fn classic(mut self) -> Self {
         self.classic = true;
+        self
+    }
+
+    /// One mask for all places along these axes: over time, of sequences `[batch, time, features]`, it is the variational dropout
+    /// of Gal and Ghahramani 2016; over the places of a picture whole channels are zeroed (Tompson et al. 2015).
+    pub fn shared_along<A: Into<Axis>>(mut self, axes: impl IntoIterator<Item = A>) -> Self {
+        self.shared = axes.into_iter().map(Into::into).collect();
         self
     }
 }
@@ -38,14 +46,26 @@ impl Layer for Dropout {
         if !(0.0..1.0).contains(&self.p) {
             return bad_setting(x, "dropout", name, &format!("a probability in [0, 1), got {}", self.p));
         }
-        if !self.classic {
+        let shape = x.shape();
+        let mut of_mask = shape.to_vec();
+        for axis in &self.shared {
+            match axis.of(shape.rank()) {
+                Some(axis) => of_mask[axis] = 1,
+                None => {
+                    return bad_setting(x, "dropout", name, &format!("axes of a tensor of shape {shape}, got {axis}"));
+                }
+            }
+        }
+        if !self.classic && (self.shared.is_empty() || !g.is_training()) {
             return x.dropout(name, self.p);
         }
         if !g.is_training() {
             return x * (1.0 - self.p);
         }
-        let kept = g.uniform(name, x.dtype(), x.shape()).ge(x.constant_like(self.p));
-        kept.select(x, x.constant_like(0.0))
+        let draws = g.uniform(name, x.dtype(), of_mask);
+        let kept = draws.ge(draws.constant_like(self.p)).broadcast_to(shape);
+        let scale = if self.classic { 1.0 } else { 1.0 / (1.0 - self.p) };
+        kept.select(x * scale, x.constant_like(0.0))
     }
 }
 

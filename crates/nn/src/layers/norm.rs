@@ -9,7 +9,7 @@ use cotangent_graph::{Axis, Code, DType, Diag, Init, Mode, Shape, Tensor};
 use super::{Layer, bad_setting, refused, takes};
 
 /// ε of every normalization unless another one is asked for.
-const EPS: f64 = 1e-5;
+pub(super) const EPS: f64 = 1e-5;
 
 /// How batch norm makes the averages that it uses at test time.
 #[derive(Clone, Copy, Debug, PartialEq)]

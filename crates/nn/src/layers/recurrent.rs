@@ -3,7 +3,8 @@
 use cotangent_graph::ops::scan::{Checkpoint, Iteration, Loop, Made};
 use cotangent_graph::{Code, DType, Diag, GraphBuilder, Init, Tensor, Type};
 
-use super::{Layer, bad_setting, refused, takes};
+use super::norm::EPS;
+use super::{Dropout, Layer, bad_setting, refused, takes};
 
 /// What a recurrent layer does in a step with its input `x` and its state `h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,11 @@ impl Cell {
         }
     }
 
+    /// Whether a reset gate takes from the product, which then has a bias of its own.
+    fn reset_after(self) -> bool {
+        self == Cell::Gated { reset_after: true }
+    }
+
     /// Tensors of the state.
     fn n_states(self) -> usize {
         if self == Cell::Long { 2 } else { 1 }
@@ -47,6 +53,8 @@ impl Cell {
 ///
 /// Makes `name.weight` `[n_in, k·n_out]`, `name.recurrent` `[n_out, k·n_out]` and `name.bias` `[k·n_out]`, with k = 1 for an RNN, 4 for
 /// an LSTM (`i, f, g, o`), 3 for a GRU (`r, z, n`), and `name.recurrent_bias` where the reset gate of a GRU comes after the product.
+/// With [layer norm](Recurrent::layer_norm) also `name.input_norm.gain`, `name.recurrent_norm.gain` and, of an LSTM,
+/// `name.cell_norm.gain` and `name.cell_norm.bias`.
 /// Layers are `name.0`, `name.1`, … if there are several, and directions `name.forward` and `name.backward` if there are both.
 ///
 /// ```
@@ -70,7 +78,9 @@ pub struct Recurrent {
     both_ways: bool,
     reverse: bool,
     dropout: f64,
-    forget_bias: f64,
+    variational: bool,
+    recurrent_dropout: f64,
+    layer_norm: bool,
     init: Init,
     recurrent_init: Init,
     bias_init: Init,
@@ -98,6 +108,25 @@ impl<'g> Given<'g> {
     }
 
     /// Where the states start, in the order of [`Sequences::states`]; each `[batch, n_out]`.
+    ///
+    /// For truncated backpropagation through time they are states of the program, which the next step begins with:
+    ///
+    /// ```
+    /// use cotangent_graph::{DType::F32, Init, build};
+    /// use cotangent_nn::{Given, Recurrent};
+    ///
+    /// let graph = build(|g| {
+    ///     let x = g.input("x", F32, [8, 20, 3]);
+    ///     let starts = ["h", "c"].map(|name| g.state(name, F32, [8, 16], Init::ZEROS));
+    ///     let made = Recurrent::lstm(16).run("lstm", x, &Given::new().states(&starts));
+    ///     starts.into_iter().zip(made.states).for_each(|(state, last)| g.update(state, last));
+    ///     g.output("y", made.outputs);
+    /// })?;
+    /// # Ok::<(), cotangent_graph::Diags>(())
+    /// ```
+    ///
+    /// At the beginning of other sequences, set them back with `session.store_mut().set("h", …)`. Gradients stop at the step's own
+    /// start.
     pub fn states(mut self, states: &[Tensor<'g>]) -> Self {
         self.states = states.to_vec();
         self
@@ -115,7 +144,7 @@ pub struct Sequences<'g> {
 }
 
 impl Recurrent {
-    /// A layer as Keras starts it: weights Glorot uniform, recurrent ones orthogonal, biases 0.
+    /// A layer as Keras starts it: weights Glorot uniform, recurrent ones orthogonal, biases 0, those of forget gates 1.
     fn new(cell: Cell, n_out: usize) -> Self {
         Recurrent {
             cell,
@@ -124,10 +153,12 @@ impl Recurrent {
             both_ways: false,
             reverse: false,
             dropout: 0.0,
-            forget_bias: if cell == Cell::Long { 1.0 } else { 0.0 },
+            variational: false,
+            recurrent_dropout: 0.0,
+            layer_norm: false,
             init: Init::GlorotUniform,
             recurrent_init: Init::orthogonal(1.0),
-            bias_init: Init::ZEROS,
+            bias_init: if cell == Cell::Long { Init::forget_gate(1.0) } else { Init::ZEROS },
             checkpoint: Checkpoint::All,
         }
     }
@@ -137,7 +168,7 @@ impl Recurrent {
         Recurrent::new(Cell::Plain, n_out)
     }
 
-    /// An LSTM. To the argument of the forget gate 1 is added, which is what Keras' `unit_forget_bias` starts as.
+    /// An LSTM. The biases of the forget gate start as 1, as with Keras' `unit_forget_bias`.
     pub fn lstm(n_out: usize) -> Self {
         Recurrent::new(Cell::Long, n_out)
     }
@@ -152,11 +183,11 @@ impl Recurrent {
         Recurrent::new(Cell::Gated { reset_after: false }, n_out)
     }
 
-    /// Started as PyTorch does: everything uniform on ±1/√n_out, and nothing added to the forget gate.
+    /// Started as PyTorch does: everything uniform on ±1/√n_out. (PyTorch adds two biases where there is one here.)
     pub fn like_pytorch(self) -> Self {
         let bound = 1.0 / (self.n_out.max(1) as f64).sqrt();
         let init = Init::uniform(-bound, bound);
-        Recurrent { init, recurrent_init: init, bias_init: init, forget_bias: 0.0, ..self }
+        Recurrent { init, recurrent_init: init, bias_init: init, ..self }
     }
 
     /// So many layers on top of each other.
@@ -183,10 +214,30 @@ impl Recurrent {
         self
     }
 
-    /// What is added to the argument of an LSTM's forget gate.
-    pub fn forget_bias(mut self, bias: f64) -> Self {
-        self.forget_bias = bias;
+    /// Dropout between layers zeroes the same numbers at all steps of a sequence (Gal and Ghahramani 2016); see also
+    /// [`Recurrent::recurrent_dropout`] and, for what goes into the first layer, [`Dropout::shared_along`].
+    pub fn variational(mut self) -> Self {
+        self.variational = true;
         self
+    }
+
+    /// In training, numbers of the state are zeroed with this probability, in [0, 1), where the product with `name.recurrent` reads
+    /// them: the same at all steps of a sequence (Gal and Ghahramani 2016).
+    pub fn recurrent_dropout(mut self, p: f64) -> Self {
+        self.recurrent_dropout = p;
+        self
+    }
+
+    /// Layer norm in the cell (Ba et al. 2016): each product with `name.weight` and `name.recurrent` over all of its results, with a
+    /// gain, and an LSTM's `c'` before its tanh, with gain and bias. At least 2 neurons.
+    pub fn layer_norm(mut self) -> Self {
+        self.layer_norm = true;
+        self
+    }
+
+    /// Biases that start as this for an LSTM's forget gate and as 0 otherwise; an error for other cells.
+    pub fn forget_bias(self, bias: f64) -> Self {
+        self.bias_init(Init::forget_gate(bias))
     }
 
     /// Another start of the weights of inputs.
@@ -227,14 +278,20 @@ impl Recurrent {
             || shape[2] == 0
             || self.n_out == 0
             || self.n_layers == 0
-            || !(0.0..1.0).contains(&self.dropout)
+            || ![self.dropout, self.recurrent_dropout].iter().all(|p| (0.0..1.0).contains(p))
         {
             let required = format!(
-                "sequences [batch, time, features] of features, neurons, layers and a probability of dropout in [0, 1), got {shape}, \
-                 {} neurons, {} layers and {}",
-                self.n_out, self.n_layers, self.dropout
+                "sequences [batch, time, features] of features, neurons, layers and probabilities of dropout in [0, 1), got {shape}, \
+                 {} neurons, {} layers, {} and {}",
+                self.n_out, self.n_layers, self.dropout, self.recurrent_dropout
             );
             return no(bad_setting(x, kind, name, &required));
+        }
+        if self.layer_norm && self.n_out == 1 {
+            return no(bad_setting(x, kind, name, "2 neurons or more for layer norm, got 1"));
+        }
+        if self.cell != Cell::Long && matches!(self.bias_init, Init::ForgetGate(_)) {
+            return no(bad_setting(x, kind, name, "biases without forget gates, which LSTMs have, got `forget_bias`"));
         }
         let n_states = self.n_layers * n_directions * self.cell.n_states();
         if let Err(diag) = self.check(name, x, given, n_states) {
@@ -260,7 +317,9 @@ impl Recurrent {
             let g = x.builder();
             sequences = if outputs.len() == 1 { outputs[0] } else { g.concat(&outputs, 2) };
             if layer + 1 < self.n_layers {
-                sequences = sequences.dropout(&format!("{name}.dropout"), self.dropout);
+                let over_time = if self.variational { vec![0] } else { Vec::new() };
+                sequences =
+                    Dropout::new(self.dropout).shared_along(over_time).apply(&format!("{name}.dropout"), sequences);
             }
         }
         Sequences { outputs: sequences.transpose([1, 0, 2]), states }
@@ -307,48 +366,85 @@ impl Recurrent {
         let recurrent = g.param(&format!("{name}.recurrent"), dtype, [n, width], self.recurrent_init);
         let bias = g.param(&format!("{name}.bias"), dtype, [width], self.bias_init);
         // One product over all steps.
-        let gates = (x.reshape([time * batch, n_in]).matmul(weight) + bias).reshape([time, batch, width]);
+        let mut gates = x.reshape([time * batch, n_in]).matmul(weight);
+        let gain = |of: &str, n: usize| g.param(&format!("{name}.{of}.gain"), dtype, [n], Init::ONES);
+        if self.layer_norm {
+            gates = gates.normalize(-1, EPS) * gain("input_norm", width);
+        }
+        let gates = (gates + bias).reshape([time, batch, width]);
         let mut over = Loop::new().slice(gates).capture(recurrent).checkpoint(self.checkpoint);
-        if self.cell == (Cell::Gated { reset_after: true }) {
+        // In the order in which a step takes them.
+        if self.cell.reset_after() {
             over = over.capture(g.param(&format!("{name}.recurrent_bias"), dtype, [width], self.bias_init));
+        }
+        if self.drops(g) {
+            let ones = g.ones(dtype, [batch, n]);
+            over = over.capture(ones.dropout(&format!("{name}.recurrent_dropout"), self.recurrent_dropout));
+        }
+        if self.layer_norm {
+            over = over.capture(gain("recurrent_norm", width));
+            if self.cell == Cell::Long {
+                let bias = g.param(&format!("{name}.cell_norm.bias"), dtype, [n], Init::ZEROS);
+                over = over.capture(gain("cell_norm", n)).capture(bias);
+            }
         }
         for k in 0..self.cell.n_states() {
             over = over.carry(start.get(k).copied().unwrap_or_else(|| g.zeros(dtype, [batch, n])));
         }
         over = mask.into_iter().fold(over, |over, mask| over.slice(mask));
-        let made = g.scan(name, if reverse { over.reversed() } else { over }, |g, i| self.step(g, i));
+        let drops = self.drops(g);
+        let made = g.scan(name, if reverse { over.reversed() } else { over }, |g, i| self.step(g, i, drops));
         (made.outputs[0], made.carries)
     }
 
+    /// Whether numbers of the state are zeroed.
+    fn drops(&self, g: &GraphBuilder) -> bool {
+        self.recurrent_dropout > 0.0 && g.is_training()
+    }
+
     /// One step.
-    fn step<'b>(&self, g: &'b GraphBuilder, i: &Iteration<'b>) -> Made<'b> {
-        let (x, h, recurrent) = (i.slices[0], i.carries[0], i.captures[0]);
-        let (n, batch) = (self.n_out, h.dim(0));
-        let part = |t: Tensor<'b>, k: usize| {
+    fn step<'b>(&self, g: &'b GraphBuilder, i: &Iteration<'b>, drops: bool) -> Made<'b> {
+        let (x, h, n) = (i.slices[0], i.carries[0], self.n_out);
+        let batch = h.dim(0);
+        let mut captures = i.captures.iter().copied();
+        let mut take = |there: bool| if there { captures.next() } else { None };
+        let recurrent = i.captures[0];
+        let (_, bias, mask) = (take(true), take(self.cell.reset_after()), take(drops));
+        let (gain, long) = (take(self.layer_norm), self.layer_norm && self.cell == Cell::Long);
+        let of_cell = take(long).zip(take(long));
+        // Gates from one on and before another.
+        let part = |t: Tensor<'b>, from: usize, to: usize| {
             let (mut start, mut limit) = (vec![0; t.rank()], t.shape().to_vec());
             let last = limit.len() - 1;
-            (start[last], limit[last]) = (k * n, (k + 1) * n);
-            t.slice(&start, &limit)
+            (start[last], limit[last]) = (from * n, to * n);
+            if from == 0 && limit[..] == t.shape()[..] { t } else { t.slice(&start, &limit) }
+        };
+        let gate = |t: Tensor<'b>, k: usize| part(t, k, k + 1);
+        let product = |h: Tensor<'b>, from: usize, to: usize| {
+            let h = mask.map_or(h, |mask| h * mask);
+            let product = h.matmul(part(recurrent, from, to));
+            gain.map_or(product, |gain| product.normalize(-1, EPS) * part(gain, from, to))
         };
         let mut carries = match self.cell {
-            Cell::Plain => vec![(x + h.matmul(recurrent)).tanh()],
+            Cell::Plain => vec![(x + product(h, 0, 1)).tanh()],
             Cell::Long => {
-                let gates = x + h.matmul(recurrent);
-                let [input, forget, new, output] = [0, 1, 2, 3].map(|k| part(gates, k));
-                let forget = if self.forget_bias == 0.0 { forget } else { forget + self.forget_bias };
+                let gates = x + product(h, 0, 4);
+                let [input, forget, new, output] = [0, 1, 2, 3].map(|k| gate(gates, k));
                 let c = forget.sigmoid() * i.carries[1] + input.sigmoid() * new.tanh();
-                vec![output.sigmoid() * c.tanh(), c]
+                let shown = of_cell.map_or(c, |(gain, bias)| c.layer_norm(gain, bias, EPS));
+                vec![output.sigmoid() * shown.tanh(), c]
             }
             Cell::Gated { reset_after: true } => {
-                let product = h.matmul(recurrent) + i.captures[1];
-                let [reset, keep] = [0, 1].map(|k| (part(x, k) + part(product, k)).sigmoid());
-                let new = (part(x, 2) + reset * part(product, 2)).tanh();
+                let product = product(h, 0, 3);
+                let product = bias.map_or(product, |bias| product + bias);
+                let [reset, keep] = [0, 1].map(|k| (gate(x, k) + gate(product, k)).sigmoid());
+                let new = (gate(x, 2) + reset * gate(product, 2)).tanh();
                 vec![new + keep * (h - new)]
             }
             Cell::Gated { reset_after: false } => {
-                let both = h.matmul(recurrent.slice(&[0, 0], &[n, 2 * n]));
-                let [reset, keep] = [0, 1].map(|k| (part(x, k) + part(both, k)).sigmoid());
-                let new = (part(x, 2) + (reset * h).matmul(part(recurrent, 2))).tanh();
+                let both = product(h, 0, 2);
+                let [reset, keep] = [0, 1].map(|k| (gate(x, k) + gate(both, k)).sigmoid());
+                let new = (gate(x, 2) + product(reset * h, 2, 3)).tanh();
                 vec![new + keep * (h - new)]
             }
         };

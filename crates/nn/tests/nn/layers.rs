@@ -3,10 +3,10 @@
 use cotangent_graph::DType::{F32, F64, I64};
 use cotangent_graph::interp::{Env, interpret_named};
 use cotangent_graph::{Init, Tensor, TensorData, build};
-use cotangent_nn::{BatchNorm, Dense, Embedding, Layers, Minimize, Sgd, function};
-use ndarray::{Array, Array2, ArrayD, IxDyn};
+use cotangent_nn::{BatchNorm, Dense, Dropout, Embedding, Layers, Minimize, Sgd, function};
+use ndarray::{Array, Array2, ArrayD, Axis, IxDyn};
 
-use crate::{graph, value};
+use crate::{errors, graph, value};
 
 /// `x · w + b` over the last axis, by loops.
 fn dense_by_loops(x: &ArrayD<f64>, w: &Array2<f64>, b: &[f64]) -> Vec<f64> {
@@ -141,4 +141,61 @@ fn a_model_applied_twice_in_a_shared_scope_has_one_set_of_weights() {
         g.output("y", norm(norm(x)));
     });
     assert!(error.unwrap_err().to_string().contains("updated"), "batch norm applied twice");
+}
+
+#[test]
+fn a_mask_is_the_same_along_the_axes_that_share_it() {
+    let net = |training: bool, layer: Dropout| {
+        let g = graph(|g| {
+            g.set_training(training);
+            g.output("y", g.input("x", F64, [40, 6, 30]).layer("drop", layer));
+        });
+        let x = Array::from_elem((40, 6, 30), 2.0f64);
+        let values = value(&interpret_named(&g, &Env::default().with("x", x)).expect("runs"), "y").to_f64();
+        Array::from_shape_vec((40, 6, 30), values).unwrap()
+    };
+    let along_time = Dropout::new(0.25).shared_along([1]);
+    let y = net(true, along_time.clone());
+    let first = y.index_axis(Axis(1), 0);
+    assert!(y.axis_iter(Axis(1)).all(|step| step == first));
+    let dropped = first.iter().filter(|v| **v == 0.0).count() as f64 / first.len() as f64;
+    // Five standard errors.
+    assert!((dropped - 0.25).abs() < 5.0 * (0.25f64 * 0.75 / 1200.0).sqrt(), "{dropped}");
+    assert!(first.iter().all(|v| *v == 0.0 || (*v - 2.0 / 0.75).abs() < 1e-12));
+    // Rows and features have masks of their own.
+    assert!(first.index_axis(Axis(0), 0) != first.index_axis(Axis(0), 1));
+    assert!(net(false, along_time.clone()).iter().all(|v| *v == 2.0));
+    let classic = along_time.classic();
+    assert!(net(true, classic.clone()).iter().all(|v| *v == 0.0 || *v == 2.0));
+    assert!(net(false, classic).iter().all(|v| *v == 1.5));
+    let text = errors(|g| g.output("y", g.input("x", F64, [4, 3]).layer("drop", Dropout::new(0.5).shared_along([2]))));
+    assert!(
+        text.to_string().contains("`dropout` requires axes of a tensor of shape [4,3], got 2 for layer `drop`"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_padding_index_stands_for_zeros_and_has_no_gradient() {
+    let net = |table: Embedding| {
+        let g = graph(|g| {
+            let y = g.input("x", I64, [2, 3]).layer("words", table.dtype(F64));
+            let weight = g.shared("words.weight");
+            g.output("y", y);
+            g.output("d", g.grad((y * y).sum() / 2.0, &[weight])[0]);
+        });
+        let x = Array2::from_shape_vec((2, 3), vec![1i64, 2, 0, 2, 2, 3]).unwrap();
+        let weight = Array2::from_shape_fn((4, 2), |(i, j)| 1.0 + i as f64 + 0.5 * j as f64);
+        let outputs = interpret_named(&g, &Env::default().with("x", x).with("words.weight", weight)).expect("runs");
+        ["y", "d"].map(|name| value(&outputs, name).to_f64())
+    };
+    let [y, d] = net(Embedding::new(4, 2).padding(2));
+    assert_eq!(y, [2.0, 2.5, 0.0, 0.0, 1.0, 1.5, 0.0, 0.0, 0.0, 0.0, 4.0, 4.5]);
+    for (got, want) in d.iter().zip([1.0, 1.5, 2.0, 2.5, 0.0, 0.0, 4.0, 4.5]) {
+        assert!((got - want).abs() < 1e-6, "{d:?}");
+    }
+    assert_eq!(d[4..6], [0.0, 0.0]);
+    assert_eq!(net(Embedding::new(4, 2))[0][2..4], [3.0, 3.5]);
+    let text = errors(|g| g.output("y", g.input("x", I64, [3]).layer("words", Embedding::new(4, 2).padding(4))));
+    assert!(text.to_string().contains("a padding index below the 4 rows of the table, got 4"), "{text}");
 }

@@ -2,9 +2,11 @@
 
 use cotangent_graph::DType::{F64, I64};
 use cotangent_graph::interp::interpret_named;
-use cotangent_graph::{Env, Graph, TensorData, build};
+use cotangent_graph::{Env, Graph, Init, TensorData, build};
 use cotangent_nn::{Layers, Recurrent, layers::Given};
 use ndarray::{Array1, Array2, Array3, ArrayD, Axis, concatenate, s};
+
+use crate::value;
 
 const SIZES: [usize; 4] = [3, 5, 2, 4];
 
@@ -89,7 +91,7 @@ fn gate(gates: &Array2<f64>, k: usize) -> Array2<f64> {
 
 fn long(gates: &Array2<f64>, states: &[Array2<f64>], recurrent: &Array2<f64>) -> Vec<Array2<f64>> {
     let gates = gates + &states[0].dot(recurrent);
-    let forget = sigmoid(&(gate(&gates, 1) + 1.0));
+    let forget = sigmoid(&gate(&gates, 1));
     let c = forget * &states[1] + sigmoid(&gate(&gates, 0)) * gate(&gates, 2).mapv(f64::tanh);
     vec![sigmoid(&gate(&gates, 3)) * c.mapv(f64::tanh), c]
 }
@@ -161,6 +163,111 @@ fn layers_stack_and_go_both_ways() {
     }
 }
 
+/// Rows without mean and deviation, times a gain.
+fn normal(x: &Array2<f64>, gain: &Array1<f64>) -> Array2<f64> {
+    let mut y = x.clone();
+    for mut row in y.rows_mut() {
+        let mean = row.mean().unwrap();
+        let variance = row.mapv(|v| (v - mean).powi(2)).mean().unwrap();
+        row.mapv_inplace(|v| (v - mean) / (variance + 1e-5).sqrt());
+    }
+    y * gain
+}
+
+/// The formulas of Ba et al. 2016, with a mask on the state's numbers, the same at every step.
+#[test]
+fn norms_and_masks_inside_of_cells_are_their_formulas() {
+    let [batch, time, n_in, n] = SIZES;
+    for cell in [Recurrent::rnn(n), Recurrent::lstm(n), Recurrent::gru(n), Recurrent::gru_reset_before(n)] {
+        let layer = cell.layer_norm().recurrent_dropout(0.4);
+        let graph = build(|g| {
+            g.output("y", g.input("x", F64, [batch, time, n_in]).layer("layer", layer));
+        })
+        .unwrap();
+        // Of a stream of its name, in a program of its own.
+        let of_mask =
+            build(|g| g.output("mask", g.ones(F64, [batch, n]).dropout("layer.recurrent_dropout", 0.4))).unwrap();
+        let mut env = env(&graph);
+        for (name, value) in &mut env.values {
+            if name.ends_with(".gain") {
+                let shape = value.shape();
+                *value = ArrayD::from_shape_fn(&shape[..], |at| 1.0 + (at[0] as f64 * 0.9).sin() / 2.0).into();
+            }
+        }
+        let values = interpret_named(&graph, &env).unwrap();
+        let mask = interpret_named(&of_mask, &env).unwrap();
+        let mask: Array2<f64> = mask[0].1.array::<f64>().unwrap().clone().into_dimensionality().unwrap();
+        assert!(mask.iter().any(|v| *v == 0.0) && mask.iter().all(|v| *v == 0.0 || (v - 1.0 / 0.6).abs() < 1e-12));
+        let [weight, u] = ["layer.weight", "layer.recurrent"].map(|name| two(&env, name));
+        let [bias, of_x, of_h] =
+            ["layer.bias", "layer.input_norm.gain", "layer.recurrent_norm.gain"].map(|name| one(&env, name));
+        let x: Array3<f64> = env.values["x"].array::<f64>().unwrap().clone().into_dimensionality().unwrap();
+        let (mut h, mut c) = (Array2::zeros((batch, n)), Array2::zeros((batch, n)));
+        let columns = |from: usize, to: usize| s![.., from * n..to * n];
+        for t in 0..time {
+            let gates = normal(&x.index_axis(Axis(1), t).dot(&weight), &of_x) + &bias;
+            let product = |h: &Array2<f64>, from: usize, to: usize| {
+                let gain = of_h.slice(s![from * n..to * n]).to_owned();
+                normal(&(h * &mask).dot(&u.slice(columns(from, to))), &gain)
+            };
+            h = match u.ncols() / n {
+                1 => (gates + product(&h, 0, 1)).mapv(f64::tanh),
+                4 => {
+                    let gates = gates + product(&h, 0, 4);
+                    c = sigmoid(&gate(&gates, 1)) * &c + sigmoid(&gate(&gates, 0)) * gate(&gates, 2).mapv(f64::tanh);
+                    let shown = normal(&c, &one(&env, "layer.cell_norm.gain")) + &one(&env, "layer.cell_norm.bias");
+                    sigmoid(&gate(&gates, 3)) * shown.mapv(f64::tanh)
+                }
+                _ => {
+                    let after = env.values.contains_key("layer.recurrent_bias");
+                    let all =
+                        if after { product(&h, 0, 3) + &one(&env, "layer.recurrent_bias") } else { product(&h, 0, 2) };
+                    let [r, z] = [0, 1].map(|k| sigmoid(&(gate(&gates, k) + gate(&all, k))));
+                    let of_state = if after { r * gate(&all, 2) } else { product(&(r * &h), 2, 3) };
+                    let new = (gate(&gates, 2) + of_state).mapv(f64::tanh);
+                    (1.0 - &z) * new + &z * &h
+                }
+            };
+            let got = values[0].1.array::<f64>().unwrap().index_axis(Axis(1), t).to_owned();
+            close(&got.into(), &h.clone().into_dyn(), &format!("step {t} of {cell:?}"));
+        }
+    }
+}
+
+/// Two halves of sequences, with the states in the store, are the whole.
+#[test]
+fn carried_states_go_on_where_they_were() {
+    let [batch, time, n_in, n] = SIZES;
+    let whole = |time: usize, carried: bool| {
+        build(|g| {
+            let x = g.input("x", F64, [batch, time, n_in]);
+            let starts = ["h", "c"].map(|name| g.state(name, F64, [batch, n], Init::ZEROS));
+            let given = if carried { Given::new().states(&starts) } else { Given::new() };
+            let made = Recurrent::lstm(n).run("layer", x, &given);
+            starts.into_iter().zip(made.states).for_each(|(state, last)| g.update(state, last));
+            g.output("y", made.outputs);
+        })
+        .unwrap()
+    };
+    let graph = whole(time, false);
+    let env = env(&graph);
+    let all = value(&interpret_named(&graph, &env).unwrap(), "y").array::<f64>().unwrap().clone();
+    let x = env.values["x"].array::<f64>().unwrap().clone();
+    let (mut at, mut env) = (0, env);
+    for piece in [2, 3] {
+        let part = s![.., at..at + piece, ..];
+        env = env.with("x", x.slice(part).to_owned());
+        let values = interpret_named(&whole(piece, true), &env).unwrap();
+        assert_eq!(value(&values, "y").array::<f64>().unwrap(), all.slice(part).into_dyn());
+        for (name, value) in values {
+            if let Some(state) = name.strip_prefix("update ") {
+                env = env.with(state, value);
+            }
+        }
+        at += piece;
+    }
+}
+
 #[test]
 fn mistakes_say_what_is_required() {
     let errors = |f: &dyn Fn(&cotangent_graph::GraphBuilder)| build(|g| f(g)).unwrap_err().to_string();
@@ -176,4 +283,13 @@ fn mistakes_say_what_is_required() {
         g.output("y", Recurrent::lstm(2).run("lstm", x, &Given::new().states(&[h])).outputs);
     });
     assert!(text.contains("requires 2 states, got 1"), "{text}");
+    for (layer, says) in [
+        (Recurrent::gru(3).forget_bias(1.0), "requires biases without forget gates, which LSTMs have"),
+        (Recurrent::lstm(1).layer_norm(), "requires 2 neurons or more for layer norm, got 1"),
+        (Recurrent::lstm(3).recurrent_dropout(1.0), "probabilities of dropout in [0, 1)"),
+        (Recurrent::lstm(3).dropout(f64::NAN), "probabilities of dropout in [0, 1)"),
+    ] {
+        let text = errors(&|g| g.output("y", g.input("x", F64, [3, 5, 2]).layer("deep", layer)));
+        assert!(text.contains(says) && text.contains("`deep`"), "{text}");
+    }
 }

@@ -1,0 +1,242 @@
+//! Weights of PyTorch's modules as those of the layers here.
+//!
+//! Why it exists: PyTorch keeps matrices as `[out, in]` and filters as `[out, in, spatial..]`, where layers here have the outputs last;
+//! it calls gains weights, and keeps the weights of all layers and directions of a recurrent module in one place. Which of
+//! these a tensor is its name does not tell, so whoever loads says which module stands where, and under what name the layer is.
+//! Promises: elements are copied; only the two biases of a cell that adds both are added up. What no module claims stays as it
+//! is, so that [`load`](super::load) tells of it.
+
+use cotangent_data::safetensors::{RawTensor, Tensors};
+use cotangent_graph::DType;
+use cotangent_graph::diag::nearest;
+use cotangent_scalar::plain;
+
+use crate::TrainError;
+
+/// A module of PyTorch, and so the layer that its weights are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Module {
+    /// `nn.Linear`, for `Dense`.
+    Linear,
+    /// `nn.Conv1d` to `nn.Conv3d`, for `Conv`.
+    Conv,
+    /// `nn.ConvTranspose1d` to `nn.ConvTranspose3d`, for `ConvTransposed`.
+    ConvTransposed,
+    /// `nn.Embedding`, for `Embedding`.
+    Embedding,
+    /// `nn.BatchNorm*d`, `nn.LayerNorm`, `nn.GroupNorm`, `nn.InstanceNorm*d` and `nn.RMSNorm`, for the norms of these names. The number
+    /// of batches that were averaged is left out.
+    Norm,
+    /// `nn.RNN` with tanh, for `Recurrent::rnn`.
+    Rnn,
+    /// `nn.LSTM`, for `Recurrent::lstm`.
+    Lstm,
+    /// `nn.GRU`, for `Recurrent::gru`.
+    Gru,
+}
+
+/// The tensors of a `state_dict` under the names and in the forms of the layers here: for each module where it stands in the
+/// `state_dict`, what it is, and the name of the layer. A module that is the whole `state_dict` stands at `""`.
+///
+/// ```no_run
+/// # fn load_all(session: &mut cotangent_exec::Session) -> Result<(), Box<dyn std::error::Error>> {
+/// use cotangent_data::safetensors::SafeTensors;
+/// use cotangent_train::checkpoint::pytorch::{Module, translated};
+/// use cotangent_train::checkpoint::{Load, load};
+///
+/// // Large models: `SafeTensors::read_shards("model.safetensors.index.json")`.
+/// let weights = SafeTensors::read("model.safetensors")?.tensors;
+/// let modules = [("embed", Module::Embedding, "letters"), ("rnn", Module::Lstm, "lstm"), ("head", Module::Linear, "out")];
+/// load(&translated(weights, &modules)?, Load::Complete, session.store_mut())?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Where a `Linear` reads a flattened picture its features are channels first; flatten what
+/// `transpose([0, 3, 1, 2])` makes of it. A recurrent module without biases gives a layer biases of 0.
+///
+/// # Errors
+/// [`TrainError::Invalid`] if there is no such module, if tensors are not those of one, or if two would be called the same.
+pub fn translated(mut weights: Tensors, modules: &[(&str, Module, &str)]) -> Result<Tensors, TrainError> {
+    let mut result = Tensors::new();
+    for &(at, module, name) in modules {
+        let own = Own::taken(&mut weights, at, module)?;
+        for (part, tensor) in own.translated(module)? {
+            insert(&mut result, format!("{name}.{part}"), tensor)?;
+        }
+    }
+    weights.into_iter().try_for_each(|(name, tensor)| insert(&mut result, name, tensor))?;
+    Ok(result)
+}
+
+/// The elements of `N` bytes of both, added.
+fn sums<const N: usize>(a: &[u8], b: &[u8], add: impl Fn([u8; N], [u8; N]) -> [u8; N]) -> Vec<u8> {
+    a.as_chunks().0.iter().zip(b.as_chunks().0).flat_map(|(a, b)| add(*a, *b)).collect()
+}
+
+fn insert(tensors: &mut Tensors, name: String, tensor: RawTensor) -> Result<(), TrainError> {
+    match tensors.insert(name.clone(), tensor) {
+        None => Ok(()),
+        Some(_) => Err(TrainError::invalid("weights of modules", "a name for each", format!("`{name}` twice"))),
+    }
+}
+
+/// The tensors of a module, by what PyTorch calls them inside of it.
+struct Own<'a> {
+    at: &'a str,
+    tensors: Tensors,
+}
+
+/// Tensors by what the layer calls them.
+type Parts = Vec<(String, RawTensor)>;
+
+impl<'a> Own<'a> {
+    /// Takes those of the module that stands at `at`.
+    fn taken(weights: &mut Tensors, at: &'a str, module: Module) -> Result<Self, TrainError> {
+        let prefix = if at.is_empty() { String::new() } else { format!("{at}.") };
+        let inside = |name: &String| Some(name.strip_prefix(&prefix)?.to_owned()).filter(|own| module.has(own));
+        let names: Vec<(String, String)> =
+            weights.keys().filter_map(|name| Some((name.clone(), inside(name)?))).collect();
+        let tensors: Tensors =
+            names.into_iter().filter_map(|(name, own)| Some((own, weights.remove(&name)?))).collect();
+        if tensors.is_empty() {
+            let places = weights.keys().filter_map(|name| Some(name.rsplit_once('.')?.0));
+            let near =
+                nearest(at, places.collect::<Vec<_>>()).map(|near| format!(", the nearest is `{}`", plain(near)));
+            let got = format!("none{}", near.unwrap_or_default());
+            return Err(TrainError::invalid(format!("weights of `{at}`"), format!("tensors of a {module:?}"), got));
+        }
+        Ok(Own { at, tensors })
+    }
+
+    /// The tensors as the layer has them.
+    fn translated(mut self, module: Module) -> Result<Parts, TrainError> {
+        let mut parts = Parts::new();
+        if let Some(n_gates) = module.n_gates() {
+            self.recurrent(n_gates, module == Module::Gru, &mut parts)?;
+            return Ok(parts);
+        }
+        for (name, tensor) in std::mem::take(&mut self.tensors) {
+            let rank = tensor.shape.len();
+            let part = match (module, name.as_str()) {
+                (Module::Linear | Module::Conv | Module::ConvTransposed, "weight") => {
+                    let least = if module == Module::Linear { 2..=2 } else { 3..=usize::MAX };
+                    if !least.contains(&rank) {
+                        let required = format!("a weight of rank {} of a {module:?}", least.start());
+                        return Err(self.invalid(&required, format!("shape {:?}", tensor.shape)));
+                    }
+                    // Outputs and inputs change sides, behind what is spatial.
+                    let order: Vec<usize> = (2..rank).chain([1, 0]).collect();
+                    parts.push((name, tensor.transposed(&order)?));
+                    continue;
+                }
+                (Module::Norm, "weight") => "gain",
+                (Module::Norm, "running_mean") => "mean",
+                (Module::Norm, "running_var") => "variance",
+                (Module::Norm, "num_batches_tracked") => continue,
+                (_, name) => name,
+            };
+            parts.push((part.to_owned(), tensor));
+        }
+        Ok(parts)
+    }
+
+    /// Those of all layers and directions of a recurrent module.
+    fn recurrent(&mut self, n_gates: usize, two_biases: bool, parts: &mut Parts) -> Result<(), TrainError> {
+        let n_layers = (0..).take_while(|k| self.tensors.contains_key(&format!("weight_ih_l{k}"))).count();
+        let both_ways = self.tensors.contains_key("weight_ih_l0_reverse");
+        for layer in 0..n_layers {
+            for (suffix, way) in
+                [("", ".forward"), ("_reverse", ".backward")].into_iter().take(1 + usize::from(both_ways))
+            {
+                let mut prefix = if n_layers == 1 { String::new() } else { format!(".{layer}") };
+                prefix.push_str(if both_ways { way } else { "" });
+                let mut take = |part: &str| self.tensors.remove(&format!("{part}_l{layer}{suffix}"));
+                let (input, recurrent) = (take("weight_ih"), take("weight_hh"));
+                let (bias, other) = (take("bias_ih"), take("bias_hh"));
+                let (Some(input), Some(recurrent)) = (input, recurrent) else {
+                    return Err(
+                        self.invalid("weights of inputs and of states for each layer and direction", "one of them")
+                    );
+                };
+                let (rows, n) =
+                    (&input.shape[..1.min(input.shape.len())], recurrent.shape.last().copied().unwrap_or(0));
+                if rows != [n_gates * n] || recurrent.shape != [n_gates * n, n] {
+                    let required = format!("{n_gates} times as many rows as the state has numbers in both weights");
+                    return Err(self.invalid(&required, format!("{:?} and {:?}", input.shape, recurrent.shape)));
+                }
+                let biases = match (bias, other) {
+                    (Some(bias), Some(other)) if two_biases => vec![("bias", bias), ("recurrent_bias", other)],
+                    (Some(bias), Some(other)) => vec![("bias", self.sum(&bias, &other)?)],
+                    (None, None) => {
+                        let (dtype, shape) = (input.dtype, vec![n_gates * n]);
+                        let zeros = RawTensor { bytes: vec![0; dtype.size_bytes() * n_gates * n], dtype, shape };
+                        let names = ["bias", "recurrent_bias"].into_iter().take(1 + usize::from(two_biases));
+                        names.map(|name| (name, zeros.clone())).collect()
+                    }
+                    _ => return Err(self.invalid("biases of inputs and of states, or none", "one of them")),
+                };
+                let weights = [("weight", input.transposed(&[1, 0])?), ("recurrent", recurrent.transposed(&[1, 0])?)];
+                let named = weights.into_iter().chain(biases).map(|(name, tensor)| {
+                    let name = format!("{prefix}.{name}");
+                    (name.trim_start_matches('.').to_owned(), tensor)
+                });
+                parts.extend(named);
+            }
+        }
+        match self.tensors.keys().next() {
+            None => Ok(()),
+            Some(odd) => {
+                let required = "layers from 0 on, all with the same directions, without projections";
+                Err(self.invalid(required, format!("`{}` beside {n_layers} layers", plain(odd))))
+            }
+        }
+    }
+
+    /// The sum of two biases.
+    fn sum(&self, a: &RawTensor, b: &RawTensor) -> Result<RawTensor, TrainError> {
+        if (a.dtype, &a.shape) != (b.dtype, &b.shape) || !a.dtype.is_float() {
+            return Err(
+                self.invalid("biases of floats, of one type and shape", format!("{:?} and {:?}", a.shape, b.shape))
+            );
+        }
+        let bytes = match a.dtype {
+            DType::F64 => {
+                sums(&a.bytes, &b.bytes, |a, b| (f64::from_le_bytes(a) + f64::from_le_bytes(b)).to_le_bytes())
+            }
+            _ => sums(&a.bytes, &b.bytes, |a, b| (f32::from_le_bytes(a) + f32::from_le_bytes(b)).to_le_bytes()),
+        };
+        Ok(RawTensor { bytes, ..a.clone() })
+    }
+
+    fn invalid(&self, required: &str, got: impl std::fmt::Display) -> TrainError {
+        TrainError::invalid(format!("weights of `{}`", self.at), required, got)
+    }
+}
+
+impl Module {
+    /// Blocks of gates in the weights of a recurrent module.
+    fn n_gates(self) -> Option<usize> {
+        match self {
+            Module::Rnn => Some(1),
+            Module::Lstm => Some(4),
+            Module::Gru => Some(3),
+            _ => None,
+        }
+    }
+
+    /// Whether a tensor of this name inside of the module is its own.
+    fn has(self, name: &str) -> bool {
+        match self {
+            Module::Embedding => name == "weight",
+            Module::Norm => ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"].contains(&name),
+            Module::Rnn | Module::Lstm | Module::Gru => {
+                ["weight_ih_l", "weight_hh_l", "weight_hr_l", "bias_ih_l", "bias_hh_l"]
+                    .iter()
+                    .any(|start| name.starts_with(start))
+            }
+            Module::Linear | Module::Conv | Module::ConvTransposed => name == "weight" || name == "bias",
+        }
+    }
+}
