@@ -1,15 +1,17 @@
 //! Compiled programs against the oracle, on random graphs: outputs, updates and gradients, bit for bit.
 //!
-//! Every graph is compiled with and without fusion; both programs must give what the interpreter gives for the optimized
+//! Every graph is compiled with and without fusion, graphs around loops also without `hoist`; all programs must give what the interpreter gives for the optimized
 //! graph, any NaN being equal to any other. `COTANGENT_GRAPHS` sets the number of graphs (1,000), `COTANGENT_SEED` the
 //! first seed (0), so that a failure, which names its seed, is tried again with
 //! `COTANGENT_GRAPHS=1 COTANGENT_SEED=… cargo test --test differential`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cotangent::exec::InputView;
 use cotangent::graph::interp::interpret_named;
 use cotangent::graph::{Env, Graph, TensorData};
+use cotangent::passes::PassOptions;
 use cotangent::prelude::*;
 use cotangent_testkit::random;
 
@@ -83,53 +85,100 @@ fn difference(got: &Outcome, expected: &Outcome) -> Option<String> {
     })
 }
 
-/// What is wrong with the programs of a seed, if anything.
-fn check(seed: u64, runtime: &Runtime) -> Result<(), String> {
-    let graph = random::graph(seed, &random::Options::default());
-    let env = random::env(&graph, seed);
-    let mut expected = None;
-    for fuse in [true, false] {
-        let what = if fuse { "fused" } else { "unfused" };
-        let program = Compiler::new().fuse(fuse).compile(&graph).map_err(|e| format!("{what}: {e}"))?;
-        let expected = expected.get_or_insert_with(|| oracle(program.optimized(), &env));
+/// What is wrong with the programs of a graph, if anything; also with those that are made without some pass. Whether that pass makes
+/// another graph.
+fn check(graph: &Graph, seed: u64, runtime: &Runtime, without: Option<&str>) -> Result<bool, String> {
+    let env = random::env(graph, seed);
+    let (mut expected, mut texts) = (None, BTreeSet::new());
+    for (fuse, without) in [(true, None), (false, None)].into_iter().chain(without.map(|pass| (true, Some(pass)))) {
+        let only = without.map(|pass| {
+            let passes = cotangent::passes::pipeline().into_iter().map(|stage| stage.name().to_owned());
+            passes.filter(|name| name != pass).collect()
+        });
+        let what = format!("fused: {fuse}, without {without:?}");
+        let passes = PassOptions { only, ..PassOptions::default() };
+        let program = Compiler::new().passes(passes).fuse(fuse).compile(graph).map_err(|e| format!("{what}: {e}"))?;
+        texts.insert(program.text(StageView::Optimized));
+        let own = oracle(program.optimized(), &env);
+        let expected = expected.get_or_insert_with(|| own.clone());
         let got = execute(&program, runtime, &env).map_err(|e| format!("{what}: {e}"))?;
-        if let Some(text) = difference(&got, expected) {
-            return Err(format!("{what}: {text}\n{}", program.text(StageView::Optimized)));
+        for outcome in [own, got] {
+            if let Some(text) = difference(&outcome, expected) {
+                return Err(format!("{what}: {text}\n{}", program.text(StageView::Optimized)));
+            }
         }
     }
-    Ok(())
+    Ok(texts.len() > 1)
 }
 
-fn run(part: u64) {
+/// Checks graphs; how many some pass makes another graph of.
+fn run(part: u64, without: Option<&str>, graph: impl Fn(u64) -> Graph) -> u64 {
     let (n, first) = (variable("COTANGENT_GRAPHS", N_GRAPHS), variable("COTANGENT_SEED", 0));
     let runtime = Runtime::new(Threads::Exactly(1 + part as usize % 2));
-    let mut failures = Vec::new();
+    let (mut failures, mut n_changed) = (Vec::new(), 0);
     for seed in (first..first + n).filter(|seed| seed % N_PARTS == part) {
-        if let Err(text) = check(seed, &runtime) {
-            eprintln!("seed {seed}: {text}");
-            failures.push(seed);
+        match check(&graph(seed), seed, &runtime, without) {
+            Ok(changed) => n_changed += u64::from(changed),
+            Err(text) => {
+                eprintln!("seed {seed}: {text}");
+                failures.push(seed);
+            }
         }
     }
     let again = "try one again with COTANGENT_GRAPHS=1 COTANGENT_SEED=… cargo test --test differential";
     assert!(failures.is_empty(), "seeds {failures:?} failed; {again}");
+    n_changed
+}
+
+fn random_graphs(part: u64) {
+    run(part, None, |seed| random::graph(seed, &random::Options::default()));
+}
+
+/// Loops, f32 in even parts and f64 in odd ones: what leaves them leaves every bit as it was.
+fn random_loops(part: u64) {
+    let doubles = (part % 2) as f64;
+    let options = random::Options { n_ops: 2, max_elements: 512, doubles, wild: 0.05, ..random::Options::default() };
+    let n_changed = run(part, Some("hoist"), |seed| random::loops(seed, &options));
+    let n = variable("COTANGENT_GRAPHS", N_GRAPHS);
+    assert!(n < N_GRAPHS || n_changed > n / N_PARTS / 2, "something leaves the loops of {n_changed} graphs only");
 }
 
 #[test]
 fn random_graphs_first_part() {
-    run(0);
+    random_graphs(0);
 }
 
 #[test]
 fn random_graphs_second_part() {
-    run(1);
+    random_graphs(1);
 }
 
 #[test]
 fn random_graphs_third_part() {
-    run(2);
+    random_graphs(2);
 }
 
 #[test]
 fn random_graphs_fourth_part() {
-    run(3);
+    random_graphs(3);
+}
+
+#[test]
+fn random_loops_first_part() {
+    random_loops(0);
+}
+
+#[test]
+fn random_loops_second_part() {
+    random_loops(1);
+}
+
+#[test]
+fn random_loops_third_part() {
+    random_loops(2);
+}
+
+#[test]
+fn random_loops_fourth_part() {
+    random_loops(3);
 }

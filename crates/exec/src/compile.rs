@@ -536,10 +536,11 @@ impl Executable {
         &self.cost.target
     }
 
-    /// Every decision of the clusterer, with its reason; the way of every matrix product, with its reason and its predicted
+    /// Every decision of the clusterer, with its reason; what left loops and why the rest stays in them; the way of every matrix product, with its reason and its predicted
     /// time; and the machine that all of these follow from.
     pub fn explain(&self) -> String {
         let mut text = cotangent_kernel::explain(&self.optimized, &self.plan);
+        text += &cotangent_passes::hoist::explain(&self.optimized);
         explain_products(&self.plan, &self.ready, "", &mut text);
         let _ = write!(text, "for {}", self.target());
         text

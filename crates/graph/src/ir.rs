@@ -361,6 +361,15 @@ impl Graph {
         &self.nodes
     }
 
+    /// A node with its type, the user's lines, and the rule that made it.
+    pub fn describe(&self, id: NodeId) -> String {
+        let node = self.node(id);
+        let lines: Vec<String> = node.origin.lines.iter().map(ToString::to_string).collect();
+        let at = if lines.is_empty() { String::new() } else { format!("  at {}", lines.join(", ")) };
+        let rule = node.origin.rule.map_or(String::new(), |rule| format!("  ({rule})"));
+        format!("{id} {} : {}{at}{rule}", node.op.name, node.ty)
+    }
+
     /// All ids in topological order.
     pub fn ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
         (0..self.nodes.len() as u32).map(NodeId)

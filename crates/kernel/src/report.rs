@@ -329,7 +329,7 @@ fn write_explanation(out: &mut String, graph: &Graph, plan: &Plan) -> fmt::Resul
     for (c, nodes) in plan.clusters.iter().enumerate() {
         writeln!(out, "kernel {c}: {} ops", nodes.len())?;
         for &node in nodes {
-            writeln!(out, "  {}", describe(graph, node))?;
+            writeln!(out, "  {}", graph.describe(node))?;
         }
         for edge in by_cluster.get(&c).map_or(&[][..], Vec::as_slice) {
             writeln!(out, "    {} → {}  {}", short(graph, edge.from), short(graph, edge.to), edge.verdict)?;
@@ -349,14 +349,14 @@ fn write_explanation(out: &mut String, graph: &Graph, plan: &Plan) -> fmt::Resul
     }
     for (step, &id) in plan.steps.iter().zip(&plan.step_nodes) {
         if let (Step::Loop(step), Some(scan)) = (step, graph.scan(graph.node(id))) {
-            writeln!(out, "body @{} of {}", scan.body.name(), describe(graph, id))?;
+            writeln!(out, "body @{} of {}", scan.body.name(), graph.describe(id))?;
             explain(scan.body, &step.body).lines().try_for_each(|line| writeln!(out, "  | {line}"))?;
         }
     }
     if !plan.forced.is_empty() {
         writeln!(out, "memory of their own")?;
         for (node, why) in &plan.forced {
-            writeln!(out, "  {}  {why}", describe(graph, *node))?;
+            writeln!(out, "  {}  {why}", graph.describe(*node))?;
         }
     }
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
@@ -380,26 +380,12 @@ fn write_explanation(out: &mut String, graph: &Graph, plan: &Plan) -> fmt::Resul
 
 fn write_edges(out: &mut String, graph: &Graph, edges: &[&Edge]) -> fmt::Result {
     for edge in edges {
-        writeln!(out, "  {}", describe(graph, edge.from))?;
-        writeln!(out, "    → {}", describe(graph, edge.to))?;
+        writeln!(out, "  {}", graph.describe(edge.from))?;
+        writeln!(out, "    → {}", graph.describe(edge.to))?;
     }
     Ok(())
 }
 
 fn short(graph: &Graph, id: NodeId) -> String {
     format!("{id} {}", graph.node(id).op.name)
-}
-
-/// A node with its type, the user's lines, and the rule that made it.
-fn describe(graph: &Graph, id: NodeId) -> String {
-    let node = graph.node(id);
-    let lines: Vec<String> = node.origin.lines.iter().map(ToString::to_string).collect();
-    let mut text = format!("{id} {} : {}", node.op.name, node.ty);
-    if !lines.is_empty() {
-        text += &format!("  at {}", lines.join(", "));
-    }
-    if let Some(rule) = node.origin.rule {
-        text += &format!("  ({rule})");
-    }
-    text
 }

@@ -6,18 +6,27 @@
 //! stays where it is. (The gradients of captures that are products leave the loop in `differentiate`, which states their order.)
 //! What may fail stays, for a loop that does not run must not fail.
 
+mod explain;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use cotangent_graph::op::Check;
 use cotangent_graph::ops::matmul::MATMUL;
 use cotangent_graph::ops::scan::{SCAN, Scan};
-use cotangent_graph::{Graph, GraphBuilder, Lower, Node, NodeId, Output, Role, Shape, Source, Stage, StepCx, Tensor};
+use cotangent_graph::{
+    Graph, GraphBuilder, Lower, Node, NodeId, Origin, Output, Role, Shape, Source, Stage, StepCx, Tensor,
+};
 use cotangent_scalar::order::product_lanes;
 
 use crate::loops::without_needless;
 use crate::pass::{Pass, PassCx, PassError};
 use crate::rebuild::{Copier, bottom_up, kept};
+
+pub use explain::explain;
+
+/// What made a node that left a loop.
+const RULE: &str = "hoist";
 
 /// The pass.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +34,7 @@ pub struct Hoist;
 
 impl Pass for Hoist {
     fn name(&self) -> &'static str {
-        "hoist"
+        RULE
     }
 
     fn purpose(&self) -> &'static str {
@@ -242,7 +251,8 @@ impl<'g> Outside<'g, '_> {
                         let inputs = node.inputs.iter().map(|input| self.made[input].id()).collect();
                         let (bodies, g) = (self.body.bodies(), self.g);
                         let attrs = node.attrs.map_bodies(|body| g.add_body(Arc::clone(&bodies[body.index()])));
-                        let made = g.push_node(node.op, inputs, attrs, node.ty.clone(), node.origin.clone());
+                        let origin = Origin { rule: Some(RULE), ..node.origin.clone() };
+                        let made = g.push_node(node.op, inputs, attrs, node.ty.clone(), origin);
                         self.made.insert(at, made);
                     }
                 }

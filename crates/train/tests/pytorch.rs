@@ -6,9 +6,7 @@ use cotangent_data::safetensors::{SafeTensors, Tensors};
 use cotangent_exec::{Compiler, Each, InputView, Runtime, Seed, Session, Threads};
 use cotangent_graph::DType::{F32, I64};
 use cotangent_graph::{Graph, Init, Tensor, build};
-use cotangent_nn::{
-    BatchNorm, Conv, ConvTransposed, Embedding, Given, LayerNorm, Layers, Padding, Recurrent, Sequences,
-};
+use cotangent_nn::{BatchNorm, Conv, ConvTransposed, Embedding, Given, LayerNorm, Layers, Padding, Recurrent};
 use cotangent_train::checkpoint::pytorch::{Module, translated};
 use cotangent_train::checkpoint::{Load, load};
 use ndarray::ArrayD;

@@ -17,6 +17,7 @@ use cotangent_graph::{Body, DType, Graph, Init, NodeId, Shape, Tensor};
 
 use crate::Rng;
 
+pub use loops::loops;
 pub use values::{edge_env, env, smooth_env};
 
 /// What random graphs may contain.
