@@ -30,6 +30,11 @@ fn layers() -> Vec<(&'static str, Box<dyn Layer>)> {
         ("group_norm", Box::new(GroupNorm::new(2))),
         ("instance_norm", Box::new(InstanceNorm::new())),
         ("whitening", Box::new(Whitening::new().groups(2).iterations(4).eps(1e-2))),
+        ("rnn", Box::new(Recurrent::rnn(3).layer_norm())),
+        ("lstm", Box::new(Recurrent::lstm(3).layers(2).both_ways().dropout(0.3).variational())),
+        ("lstm with norms", Box::new(Recurrent::lstm(3).layer_norm().recurrent_dropout(0.3))),
+        ("gru", Box::new(Recurrent::gru(3).recurrent_dropout(0.2))),
+        ("gru, reset before", Box::new(Recurrent::gru_reset_before(3).layer_norm())),
         ("sequential", Box::new(Sequential::new().add("a", Dense::new(5)).then(|x| x.mish()).add("b", Dense::new(2)))),
     ]
 }

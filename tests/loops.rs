@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cotangent::graph::ops::scan::{Loop, Made};
+use cotangent::graph::ops::scan::{Checkpoint, Loop, Made};
 use cotangent::prelude::*;
 use cotangent::train::workloads::Workload;
 use cotangent_testkit::filetest::check_file;
@@ -68,5 +68,42 @@ fn explain_knows_each_reason() {
         "% reduce_sum : f32[4]: it depends on a part of a slice, and is no product of that with captures",
     ] {
         assert!(text.contains(part), "{part} in\n{text}");
+    }
+}
+
+/// Bytes that a step holds of the gradient of h ← tanh(a·h + x) over so many iterations, of rows of 16 f32.
+fn bytes_of_gradient(n: usize, checkpoint: Checkpoint) -> usize {
+    let graph = build(|g| {
+        let (x, h, a) = (g.input("x", F32, [n, 16]), g.input("h", F32, [16]), g.input("a", F32, [16]));
+        let over = Loop::new().carry(h).slice(x).capture(a).checkpoint(checkpoint);
+        let made = g.scan("cell", over, |_, i| {
+            let h = (i.captures[0] * i.carries[0] + i.slices[0]).tanh();
+            Made { carries: vec![h], outputs: Vec::new() }
+        });
+        g.output("da", g.grad(made.carries[0].sum(), &[a])[0]);
+    });
+    Compiler::new().compile(&graph.unwrap()).unwrap().arena_bytes()
+}
+
+/// What is kept is a row for each part, and for each iteration of the part that is computed again; beside it are some rows that do
+/// not depend on the number of iterations: the last carry, cotangents of carry and capture, and where these change.
+#[test]
+fn gradients_of_10_000_iterations_take_the_memory_that_is_predicted() {
+    const N: usize = 10_000;
+    const ROW: usize = 64;
+    let predicted = |every: usize| match every {
+        1 => (N + 3) * ROW,
+        // A loop over the rest goes before the parts, and needs a row of its own.
+        _ => (N / every + every + 5 + usize::from(N % every > 0)) * ROW,
+    };
+    assert_eq!(bytes_of_gradient(N, Checkpoint::All), predicted(1));
+    for every in [2, 10, 16, 100, 125, 128, 1000, 3000] {
+        assert_eq!(bytes_of_gradient(N, Checkpoint::Every(every)), predicted(every), "every {every}");
+    }
+    // The least distance whose rows, those kept and those computed again, are within the budget; at most the square root.
+    for budget in [N * ROW, N * ROW - 1, 400_000, 100_000, 20_000, 1] {
+        let rows = |every: usize| N.div_ceil(every) + if every == 1 { 0 } else { every };
+        let every = (1..=100).find(|&every| rows(every) * ROW <= budget).unwrap_or(100);
+        assert_eq!(bytes_of_gradient(N, Checkpoint::Budget(budget)), predicted(every), "{budget} bytes");
     }
 }

@@ -63,7 +63,7 @@ pub mod prelude {
         AdaDelta, AdaGrad, Adam, AdamW, AdaptiveMaxPool, AdaptiveMeanPool, BatchNorm, Border, Conv, ConvTransposed,
         CrossEntropyOptions, Dense, Dropout, Embedding, GaussianNoise, GlobalMaxPool, GlobalMeanPool, Group, GroupNorm,
         InstanceNorm, Lamb, Layer, LayerNorm, Layers, Layout, Lion, Losses, MaxPool, MeanPool, Metrics, Minimize,
-        Momentum, NAdam, Nesterov, Optimizer, PRelu, Padding, ParamInfo, Recipe, RmsNorm, RmsProp, Schedule,
+        Momentum, NAdam, Nesterov, Optimizer, PRelu, Padding, ParamInfo, Recipe, Recurrent, RmsNorm, RmsProp, Schedule,
         Sequential, Sgd, Statistics, Tuned, UpdateCx, Whitening, function, global_norm, model, pruning, summary,
     };
 }

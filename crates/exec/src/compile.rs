@@ -576,6 +576,11 @@ impl Executable {
         text
     }
 
+    /// Bytes of machine code.
+    pub fn code_bytes(&self) -> usize {
+        (0..all_kernels(&self.plan).len()).map(|k| self.compiled.stats(k).code_bytes).sum()
+    }
+
     /// Writes clusters, plan, decisions, kernels and their intermediate code into a directory.
     fn dump(&self, dir: &Path) -> Result<(), WriteError> {
         let kernels: Vec<String> = all_kernels(&self.plan).into_iter().map(|k| k.to_string()).collect();
