@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::PathBuf;
 
-use cotangent::nn::{Given, Recurrent};
+use cotangent::nn::Given;
 use cotangent::prelude::*;
 use cotangent::train::plot::{Plot, save_grid};
 use ndarray::Array2;
@@ -28,11 +28,11 @@ const PIECE: usize = 64;
 const SAMPLE: usize = 300;
 
 /// Logits of the next letter, `[rows · time, letters]`, for letters `[rows, time]`, from the states of the program and back to them.
-fn next_letters<'g>(g: &'g GraphBuilder, x: Tensor<'g>, n_letters: usize, width: usize) -> Tensor<'g> {
+fn next_letters<'g>(g: &'g GraphBuilder, x: Tensor<'g>, n_letters: usize, cell: Recurrent, width: usize) -> Tensor<'g> {
     let (rows, time) = (x.dim(0), x.dim(1));
     let states = ["h", "c"].map(|name| g.state(&format!("{name}.{rows}"), F32, [rows, width], Init::ZEROS));
     let letters = x.embedding("letters", n_letters, width);
-    let made = Recurrent::lstm(width).forget_bias(1.0).run("lstm", letters, &Given::new().states(&states));
+    let made = cell.run("lstm", letters, &Given::new().states(&states));
     for (state, last) in states.into_iter().zip(made.states) {
         g.update(state, last);
     }
@@ -44,12 +44,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("file", "the text to learn (the first 100 KB of tiny Shakespeare)"),
         ("steps", "steps of training (1500)"),
         ("width", "numbers of a letter and of a state (128)"),
+        ("dropout", "probability that a number of the state is dropped, in hundredths (0)"),
         ("temperature", "how freely samples are drawn, in hundredths (80)"),
         ("threads", "number of threads (2)"),
         ("out", "folder of the picture (target/char_lstm)"),
     ];
     let flags = flags::Flags::parse("An LSTM that learns to write", &known);
     let (steps, width) = (flags.get("steps", 1500usize)?, flags.get("width", 128usize)?);
+    let cell = Recurrent::lstm(width).recurrent_dropout(flags.get("dropout", 0.0f64)? / 100.0);
     let temperature = flags.get("temperature", 80.0f64)? / 100.0;
     let bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/text/tinyshakespeare.txt");
     let file = flags.get("file", PathBuf::from(bundled))?;
@@ -67,14 +69,15 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let learn = build(|g| {
         let (x, y) = (g.input("x", I64, [ROWS, PIECE]), g.input("y", I64, [ROWS, PIECE]));
-        let logits = next_letters(g, x, letters.len(), width);
+        let logits = next_letters(g, x, letters.len(), cell, width);
         let loss = logits.cross_entropy(y.reshape([ROWS * PIECE])).mean();
         g.output("loss", loss);
         g.minimize(loss, Adam::new(2e-3).with(Recipe::new().clip_norm(1.0)));
     })?;
     let write = build(|g| {
+        g.set_training(false);
         let letter = g.state("letter", I64, [1, 1], Init::ZEROS);
-        let logits = next_letters(g, letter, letters.len(), width) / temperature;
+        let logits = next_letters(g, letter, letters.len(), cell, width) / temperature;
         let noise = -(-(g.uniform("draw", F32, [1, letters.len()]) + 1e-9).log()).log();
         let next = (logits + noise).argmax(1).cast(I64).reshape([1, 1]);
         g.output("next", next);
