@@ -5,11 +5,14 @@
 //! ```
 //!
 //! Of 200 numbers two are marked, one in each half, and the net is to say their sum at the end. Whoever says 1 each time is wrong by 1/6
-//! in the mean square. A plain RNN stays there, for its gradients vanish on the way back to the marks; LSTM and GRU learn it. The
-//! program draws its sequences by itself, so a step needs no input.
+//! in the mean square. After 2,500 steps a plain RNN still says 1 (0.17), and on the way back its gradients lose some 17 powers of ten;
+//! the LSTM begins to learn after 2,200 steps (0.002) and the GRU after 500 (0.0004), and then gradients reach each mark undiminished. Not
+//! so at the start: there the RNN, whose weights are orthogonal, has the largest. The program draws its sequences by itself, so a step
+//! needs no input.
 //!
 //! The second part is the smallest net that has a cliff (Pascanu et al. 2013): one neuron, h ← w·σ(h) + b, 50 times. Gradient descent
-//! that meets the cliff is thrown far away by one step; with the gradient's norm clipped it goes down along the foot.
+//! that meets the cliff is thrown 166 away by one step (where, by luck, there is another place without error); with the gradient's norm
+//! clipped it moves by 0.05 at most and goes down along the foot.
 
 mod flags;
 
@@ -145,7 +148,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut curves = Plot::new("The adding problem").x_label("step").y_label("mean square error").log_y();
     let mut start = Plot::new("At the start").x_label("place in the sequence").y_label("norm of the gradient").log_y();
     let mut end = Plot::new("After training").x_label("place in the sequence").y_label("norm of the gradient").log_y();
-    println!("{:<6}{:>14}{:>14}{:>28}", "", "first error", "last error", "gradient, first : last place");
+    println!("{:<6}{:>14}{:>14}{:>32}", "", "first error", "last error", "gradient, first : last place");
     for (name, cell) in
         [("RNN", Recurrent::rnn(width)), ("LSTM", Recurrent::lstm(width)), ("GRU", Recurrent::gru(width))]
     {
@@ -156,10 +159,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             .map(|(k, part)| ((k * WINDOW + part.len()) as f64, part.iter().sum::<f64>() / part.len() as f64))
             .collect();
         let ratio = before[0] / before[length - 1];
-        println!("{name:<6}{:>14.4}{:>14.4}{ratio:>28.1e}", means[0].1, means[means.len() - 1].1);
+        println!("{name:<6}{:>14.4}{:>14.4}{ratio:>32.1e}", means[0].1, means[means.len() - 1].1);
         curves = curves.line(name, means);
         // Zeros have no place on the axis.
-        let shown = |norms: Vec<f64>| norms.into_iter().enumerate().map(|(k, v)| (k as f64, v.max(1e-30)));
+        let shown = |norms: Vec<f64>| {
+            norms.into_iter().enumerate().filter(|(_, norm)| *norm > 0.0).map(|(k, norm)| (k as f64, norm))
+        };
         start = start.line(name, shown(before));
         end = end.line(name, shown(after));
     }

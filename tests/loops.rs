@@ -94,7 +94,7 @@ fn gradients_of_10_000_iterations_take_the_memory_that_is_predicted() {
     let predicted = |every: usize| match every {
         1 => (N + 3) * ROW,
         // A loop over the rest goes before the parts, and needs a row of its own.
-        _ => (N / every + every + 5 + usize::from(N % every > 0)) * ROW,
+        _ => (N / every + every + 5 + usize::from(!N.is_multiple_of(every))) * ROW,
     };
     assert_eq!(bytes_of_gradient(N, Checkpoint::All), predicted(1));
     for every in [2, 10, 16, 100, 125, 128, 1000, 3000] {
