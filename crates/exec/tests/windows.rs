@@ -56,6 +56,9 @@ const CASES: &[Case] = &[
     Case { shape: [1, 5, 7, 1], size: [3, 3], stride: [1, 1], dilation: [1, 1], padding: [(1, 1); 2] },
     Case { shape: [1, 9, 9, 2], size: [2, 3], stride: [2, 2], dilation: [3, 2], padding: [(2, 0), (0, 3)] },
     Case { shape: [3, 4, 4, 40], size: [4, 4], stride: [4, 4], dilation: [1, 1], padding: [(0, 0); 2] },
+    // Rows long enough for loops over the phases of a stride to be written out.
+    Case { shape: [1, 5, 4, 32], size: [3, 3], stride: [2, 3], dilation: [1, 1], padding: [(1, 1), (0, 1)] },
+    Case { shape: [1, 4, 5, 33], size: [2, 4], stride: [4, 2], dilation: [2, 1], padding: [(0, 3), (2, 1)] },
     Case { shape: [1, 3, 3, 8], size: [2, 2], stride: [5, 1], dilation: [1, 1], padding: [(0, 0), (3, 3)] },
 ];
 

@@ -33,17 +33,14 @@ impl Lattice {
                 dims.push((extent as u128, stride.abs()));
             }
         }
-        dims.sort_unstable_by_key(|&(extent, stride)| (stride, extent));
-        let mut merged: SmallVec<[(u128, i128); 4]> = SmallVec::new();
-        for (extent, stride) in dims {
-            match merged.last_mut() {
-                Some((inner, step)) if inner.checked_mul(step.unsigned_abs()) == Some(stride.unsigned_abs()) => {
-                    *inner = inner.saturating_mul(extent);
-                }
-                _ => merged.push((extent, stride)),
-            }
-        }
-        Lattice { start, dims: merged, n }
+        Lattice { start, dims: in_order(dims), n }
+    }
+
+    /// The set with so many repetitions at this distance.
+    fn repeated(&self, n: usize, distance: i128) -> Self {
+        let mut dims = self.dims.clone();
+        dims.push((n as u128, distance));
+        Lattice { start: self.start, dims: in_order(dims), n: self.n.saturating_mul(n as u128) }
     }
 
     /// What a map reaches in a phase of a kernel, an element for each iteration. With `row`, within one row only.
@@ -97,20 +94,60 @@ impl Lattice {
     }
 }
 
+/// Extents and strides in ascending order, neighbors that continue each other as one.
+fn in_order(mut dims: SmallVec<[(u128, i128); 4]>) -> SmallVec<[(u128, i128); 4]> {
+    dims.sort_unstable_by_key(|&(extent, stride)| (stride, extent));
+    let mut merged: SmallVec<[(u128, i128); 4]> = SmallVec::new();
+    for (extent, stride) in dims {
+        match merged.last_mut() {
+            Some((inner, step)) if inner.checked_mul(step.unsigned_abs()) == Some(stride.unsigned_abs()) => {
+                *inner = inner.saturating_mul(extent);
+            }
+            _ => merged.push((extent, stride)),
+        }
+    }
+    merged
+}
+
+/// Sets of elements, of which those that repeat one at equal distances are one, if that is injective as they are.
+pub(crate) fn joined(mut sets: Vec<Lattice>) -> Vec<Lattice> {
+    sets.retain(|set| set.n > 0);
+    sets.sort_unstable_by_key(|set| set.start);
+    loop {
+        let mut all: Vec<Lattice> = Vec::with_capacity(sets.len());
+        let mut rest = &sets[..];
+        while let Some(first) = rest.first() {
+            let distance = rest.get(1).map_or(0, |next| next.start.saturating_sub(first.start));
+            let repeats = |(k, set): (usize, &Lattice)| {
+                set.dims == first.dims && set.start == first.start.saturating_add(distance.saturating_mul(k as i128))
+            };
+            let n_alike = rest.iter().enumerate().take_while(|&(k, set)| repeats((k, set))).count();
+            let whole =
+                (2..=n_alike).rev().map(|n| (n, first.repeated(n, distance))).find(|(_, set)| set.is_injective());
+            let (n, set) = whole.unwrap_or_else(|| (1, first.clone()));
+            all.push(set);
+            rest = &rest[n..];
+        }
+        if all.len() == sets.len() {
+            return all;
+        }
+        sets = all;
+    }
+}
+
 /// Whether sets of elements below `n_elements`, each injective, are together all of them: one is, or they are runs side by side,
 /// repeated alike.
 pub(crate) fn cover(sets: &[Lattice], n_elements: usize) -> bool {
     let n_elements = n_elements as u128;
-    if n_elements == 0 || sets.iter().any(|set| set.n == n_elements) {
+    let runs = joined(sets.to_vec());
+    if n_elements == 0 || runs.iter().any(|set| set.n == n_elements) {
         return true;
     }
-    let mut runs: Vec<&Lattice> = sets.iter().filter(|set| set.n > 0).collect();
-    runs.sort_unstable_by_key(|set| set.start);
     let Some(repetition) = runs.first().map(|set| set.run().1) else { return false };
     let period = repetition.first().map_or(i128::MAX, |&(_, stride)| stride);
     let end = |set: &Lattice| set.start.saturating_add(i128::try_from(set.run().0).unwrap_or(i128::MAX));
     runs.iter().all(|set| set.run().1 == repetition)
-        && runs.windows(2).all(|pair| end(pair[0]) <= pair[1].start)
+        && runs.windows(2).all(|pair| end(&pair[0]) <= pair[1].start)
         && runs.last().is_some_and(|last| end(last).saturating_sub(runs[0].start) <= period)
         && runs.iter().map(|set| set.n).sum::<u128>() == n_elements
 }
@@ -155,6 +192,34 @@ mod tests {
         }
         // The argument misses some that are.
         assert!(n_apart * 10 > n_all * 7 && n_apart < n_all, "{n_apart} of {n_all}");
+    }
+
+    #[test]
+    fn sets_that_repeat_one_are_one_if_no_element_is_in_two() {
+        let mut random = random();
+        let (mut n_joined, mut n_refused) = (0, 0);
+        for _ in 0..5_000 {
+            let mut pairs = || (0..1 + random(2)).map(|_| (1 + random(3), 1 + random(12) as i64)).collect::<Vec<_>>();
+            let (of_one, of_starts) = (pairs(), pairs());
+            let starts = elements(0, &of_starts);
+            let sets: Vec<Lattice> = starts.iter().map(|&at| Lattice::new(at, of_one.iter().copied())).collect();
+            if !sets[0].is_injective() {
+                continue;
+            }
+            let all: Vec<i64> = starts.iter().flat_map(|&at| elements(at, &of_one)).collect();
+            let distinct: HashSet<i64> = all.iter().copied().collect();
+            let joined = joined(sets);
+            assert_eq!(joined.iter().map(Lattice::n).sum::<u128>(), all.len() as u128);
+            if joined.len() == 1 {
+                assert_eq!(distinct.len(), all.len(), "{of_one:?} at {of_starts:?}");
+                n_joined += usize::from(starts.len() > 1);
+            }
+            n_refused += usize::from(distinct.len() < all.len());
+        }
+        assert!(n_joined > 500 && n_refused > 500, "{n_joined}, {n_refused}");
+        // The four phases of a stride of two along both axes of a plane of channels.
+        let phases = [0, 8, 96, 104].map(|at| Lattice::new(at, [(5, 192), (6, 16), (8, 1)]));
+        assert_eq!(joined(phases.to_vec()), [Lattice::new(0, [(960, 1)])]);
     }
 
     #[test]

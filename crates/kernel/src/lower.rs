@@ -7,7 +7,9 @@
 
 mod copy;
 mod index;
+mod iterations;
 mod keep;
+mod memory;
 mod merge;
 mod split;
 mod windows;
@@ -26,7 +28,10 @@ use smallvec::SmallVec;
 pub(crate) use copy::{lower_copy, lower_fill};
 pub(crate) use index::{Affine, Index, flat, identity, through_view};
 use index::{is_inside, loop_index, on_loops};
-use merge::merge;
+use iterations::{iterations, short_loops};
+pub(crate) use memory::{behind, in_memory};
+use merge::{LONG_ROW, merge};
+use windows::Choices;
 
 use crate::cluster::{Cluster, Clusters, Part};
 use crate::ir::{Arg, ArgId, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
@@ -87,60 +92,6 @@ const PROGRAM: &str = "its scalar program is wrong";
 const BORDERED: &str = "its border runs along the innermost loop, or its reader reduces";
 const BORDER: &str = "it is reshaped, and read beyond its border";
 const LOOPS: &str = "the loops of its reader do not merge into one";
-
-/// Where a node's elements lie in memory: the node that has the memory and the position for loops over the node's axes.
-pub(crate) fn in_memory(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<(NodeId, Affine), Force> {
-    let extents = graph.ty(id).shape().to_vec();
-    let (mut at, mut index) = (id, identity(extents.len()));
-    loop {
-        match clusters.parts[at.index()] {
-            Part::Alias => {
-                let operand = graph.node(at).inputs[0];
-                let has_memory = !matches!(clusters.parts[operand.index()], Part::Alias | Part::Virtual);
-                if graph.node(at).is_reshape() && has_memory {
-                    return Ok((operand, flat(&index, graph.ty(at).shape(), extents.len())));
-                }
-                index = through_view(graph, at, &index, &extents).ok_or(Force::new(operand, RESHAPED))?;
-                at = operand;
-            }
-            Part::Virtual | Part::Dead => return Err(Force::new(id, READ_AS_MEMORY)),
-            _ => return Ok((at, flat(&index, graph.ty(at).shape(), extents.len()))),
-        }
-    }
-}
-
-/// What stands in the way of making a node's memory, once it has its own: the nodes below it that need memory first. It goes the
-/// way that lowering goes, from the node's own indices down to memory.
-pub(crate) fn behind(graph: &Graph, clusters: &Clusters, root: NodeId) -> Vec<Force> {
-    let is_reduction = clusters.reduces[root.index()];
-    let start = if is_reduction { graph.node(root).inputs[0] } else { root };
-    let extents = graph.ty(start).shape().to_vec();
-    let mut forces = Vec::new();
-    let mut visited: HashSet<(NodeId, Index)> = HashSet::new();
-    let mut stack = vec![(start, identity(extents.len()))];
-    while let Some((at, index)) = stack.pop() {
-        let has_memory = |id: NodeId| !matches!(clusters.parts[id.index()], Part::Alias | Part::Virtual | Part::Dead);
-        if has_memory(at) && at != root || !visited.insert((at, index.clone())) {
-            continue;
-        }
-        let node = graph.node(at);
-        match &node.op.lower {
-            Lower::View(_) | Lower::Reduce(_) if !clusters.reduces[at.index()] => {
-                let operand = node.inputs[0];
-                match through_view(graph, at, &index, &extents) {
-                    _ if has_memory(operand) => {}
-                    Some(inner) => stack.push((operand, inner)),
-                    None => forces.push(Force::new(operand, RESHAPED)),
-                }
-            }
-            Lower::Identity | Lower::Check(_) | Lower::Scalar(_) => {
-                stack.extend(node.inputs.iter().map(|&input| (input, index.clone())));
-            }
-            _ => {}
-        }
-    }
-    forces
-}
 
 /// The arguments of the kernel under construction.
 #[derive(Default)]
@@ -246,8 +197,8 @@ enum Of {
     Operands,
     /// So many elements of its operand, combined.
     Taps(usize),
-    /// Its operand at another index, where the condition holds, if there is one; the value of a border elsewhere.
-    Bordered(Index, Option<ValueId>),
+    /// The first of some operands whose condition holds; elsewhere the value of a border, if there is one, or the last of them.
+    Chosen(Choices, Option<ValueId>),
 }
 
 /// A node that waits for the values that it is made of at an index.
@@ -292,77 +243,19 @@ pub fn lower_cluster(
     stored: &[NodeId],
 ) -> Result<Vec<Lowered>, Force> {
     let cluster = &clusters.clusters[index];
-    let rank = cluster.domain.rank();
-    let members = || cluster.nodes.iter().copied().zip(&cluster.sweeps).map(|(node, &sweep)| (node, sweep));
-    let columns: HashSet<NodeId> =
-        members().zip(&cluster.is_column).filter(|(_, is_column)| **is_column).map(|((n, _), _)| n).collect();
-    let reduces = || members().filter(|(n, _)| clusters.reduces[n.index()]);
-    let extents: SmallVec<[usize; 4]> = cluster.domain.iter().copied().collect();
-    let kept: SmallVec<[usize; 4]> = (0..rank).filter(|a| !cluster.axes.contains(a)).collect();
-    let (every, reduced, across) = (identity(rank), on_loops(&kept, rank), on_loops(&cluster.axes, rank));
-    let no_elements = |loops: &[usize]| loops.iter().any(|&l| cluster.domain[l] == 0);
-    let (no_rows, no_columns) = (no_elements(&kept), no_elements(&cluster.axes));
-    let slot = |(k, (n, sweep)): (usize, (NodeId, usize))| {
-        let kept = if columns.contains(&n) { cluster.axes.clone() } else { kept.clone() };
-        (n, Slot { number: k as u32, sweep, kept })
-    };
-    let slots = reduces().enumerate().map(slot).collect();
-    let stored: HashSet<NodeId> = stored.iter().copied().filter(|n| Some(*n) != cluster.product).collect();
-    let kept = keep::kept(graph, clusters, index, &stored);
-    let mut lowerer = Lowerer { graph, clusters, index, extents, args: Args::default(), slots, kept };
-    let name = name(graph, cluster);
-    let is_stored = |n: NodeId| stored.contains(&n);
-    let mut phases: Vec<Draft> = Vec::new();
-    let n_sweeps = cluster.sweeps.iter().copied().max().unwrap_or(0) + 1;
-    let mut carried: Vec<split::Carried> = Vec::new();
-    for sweep in 0..n_sweeps {
-        let of_sweep =
-            || members().zip(&cluster.is_reduced).filter(|((_, s), _)| *s == sweep).map(|((n, _), r)| (n, *r));
-        let mut full = Draft { is_empty: no_rows || no_columns, ..Draft::new(Space::Full, sweep) };
-        for (node, _) in of_sweep().filter(|(n, is_reduced)| !is_reduced && is_stored(*n)) {
-            let value = lowerer.value(&mut full, node, &every, None)?;
-            lowerer.store(&mut full, node, value, &every);
+    let drafted = Drafted::new(graph, clusters, index, stored, &[])?;
+    let short = short_loops(cluster, &drafted.phases);
+    let (mut lowered, carried) = drafted.merged(cluster, name(graph, cluster))?;
+    if !short.is_empty() {
+        let written_out = Drafted::new(graph, clusters, index, stored, &short)?;
+        let (written_out, _) = written_out.merged(cluster, lowered.kernel.name.clone())?;
+        if written_out.kernel.n_ops() <= clusters.cost.max_kernel_ops {
+            lowered = written_out;
         }
-        for (node, _) in reduces().filter(|r| r.1 == sweep) {
-            let Lower::Reduce(op) = graph.node(node).op.lower else { continue };
-            let value = lowerer.value(&mut full, graph.node(node).inputs[0], &every, None)?;
-            let slot = lowerer.slots[&node].number;
-            if columns.contains(&node) {
-                carried.push(lowerer.carry(&mut full, (op, slot), value, &across));
-            } else {
-                full.reduces.push(Reduce { value, op, slot, chain: false });
-            }
-        }
-        for &node in &cluster.nodes {
-            if lowerer.kept.get(&node) == Some(&sweep) {
-                lowerer.keep(&mut full, node, &every, &across)?;
-            }
-        }
-        let mut after = Draft { is_empty: no_rows, ..Draft::new(Space::Reduced, sweep) };
-        let of_row = |n: &NodeId| !columns.contains(n) && is_stored(*n);
-        for (node, _) in of_sweep().filter(|(n, is_reduced)| *is_reduced && of_row(n)) {
-            let value = lowerer.value(&mut after, node, &reduced, None)?;
-            lowerer.store(&mut after, node, value, &reduced);
-        }
-        phases.extend([full, after].into_iter().filter(|draft| !draft.stores.is_empty() || !draft.reduces.is_empty()));
     }
-    if !carried.is_empty() {
-        // The last phase is the second kernel's.
-        let mut after = Draft { is_empty: no_columns, ..Draft::new(Space::Reduced, n_sweeps) };
-        for &node in cluster.nodes.iter().filter(|n| columns.contains(n) && is_stored(**n)) {
-            let value = lowerer.value(&mut after, node, &across, None)?;
-            lowerer.store(&mut after, node, value, &across);
-        }
-        phases.push(after);
-    }
-    let merged = merge(cluster, &mut phases)?;
-    let Lowerer { args, .. } = lowerer;
-    let total = merged.dims.iter().product();
-    let phases: Vec<Phase> = phases.into_iter().map(Draft::finish).collect();
-    let kernel = Kernel { name, sweep: merged.sweep, dims: merged.dims, total, args: args.args, phases };
-    let lowered = Lowered { kernel, args: args.refs };
-    let is_long = merged.sweep == Sweep::Row && lowered.kernel.dims.len() == 1 && lowered.kernel.inner() > FULL_CHUNK;
-    let in_blocks = cluster.product.is_some() && merged.sweep == Sweep::Column;
+    let sweep = lowered.kernel.sweep;
+    let is_long = sweep == Sweep::Row && lowered.kernel.dims.len() == 1 && lowered.kernel.inner() > FULL_CHUNK;
+    let in_blocks = cluster.product.is_some() && sweep == Sweep::Column;
     Ok(if !carried.is_empty() {
         split::split_rows(lowered, &carried)
     } else if is_long {
@@ -372,6 +265,106 @@ pub fn lower_cluster(
     } else {
         vec![lowered]
     })
+}
+
+/// The phases of a cluster before its loops are merged.
+struct Drafted {
+    phases: Vec<Draft>,
+    carried: Vec<split::Carried>,
+    args: Args,
+    extents: SmallVec<[usize; 4]>,
+}
+
+impl Drafted {
+    /// The phases over all elements of a cluster, with some of an elementwise one's loops written out.
+    fn new(
+        graph: &Graph,
+        clusters: &Clusters,
+        index: usize,
+        stored: &[NodeId],
+        written_out: &[usize],
+    ) -> Result<Self, Force> {
+        let cluster = &clusters.clusters[index];
+        let rank = cluster.domain.rank();
+        let members = || cluster.nodes.iter().copied().zip(&cluster.sweeps).map(|(node, &sweep)| (node, sweep));
+        let columns: HashSet<NodeId> =
+            members().zip(&cluster.is_column).filter(|(_, is_column)| **is_column).map(|((n, _), _)| n).collect();
+        let reduces = || members().filter(|(n, _)| clusters.reduces[n.index()]);
+        let mut extents: SmallVec<[usize; 4]> = cluster.domain.iter().copied().collect();
+        let iterations = iterations(&extents, written_out);
+        written_out.iter().for_each(|&l| extents[l] = 1);
+        let kept: SmallVec<[usize; 4]> = (0..rank).filter(|a| !cluster.axes.contains(a)).collect();
+        let (every, reduced, across) = (identity(rank), on_loops(&kept, rank), on_loops(&cluster.axes, rank));
+        let no_elements = |loops: &[usize]| loops.iter().any(|&l| cluster.domain[l] == 0);
+        let (no_rows, no_columns) = (no_elements(&kept), no_elements(&cluster.axes));
+        let slot = |(k, (n, sweep)): (usize, (NodeId, usize))| {
+            let kept = if columns.contains(&n) { cluster.axes.clone() } else { kept.clone() };
+            (n, Slot { number: k as u32, sweep, kept })
+        };
+        let slots = reduces().enumerate().map(slot).collect();
+        let stored: HashSet<NodeId> = stored.iter().copied().filter(|n| Some(*n) != cluster.product).collect();
+        let kept = keep::kept(graph, clusters, index, &stored);
+        let mut lowerer = Lowerer { graph, clusters, index, extents, args: Args::default(), slots, kept };
+        let is_stored = |n: NodeId| stored.contains(&n);
+        let mut phases: Vec<Draft> = Vec::new();
+        let n_sweeps = cluster.sweeps.iter().copied().max().unwrap_or(0) + 1;
+        let mut carried: Vec<split::Carried> = Vec::new();
+        for sweep in 0..n_sweeps {
+            let of_sweep =
+                || members().zip(&cluster.is_reduced).filter(|((_, s), _)| *s == sweep).map(|((n, _), r)| (n, *r));
+            let mut full = Draft { is_empty: no_rows || no_columns, ..Draft::new(Space::Full, sweep) };
+            for (node, _) in of_sweep().filter(|(n, is_reduced)| !is_reduced && is_stored(*n)) {
+                for index in &iterations {
+                    let value = lowerer.value(&mut full, node, index, None)?;
+                    lowerer.store(&mut full, node, value, index);
+                }
+            }
+            for (node, _) in reduces().filter(|r| r.1 == sweep) {
+                let Lower::Reduce(op) = graph.node(node).op.lower else { continue };
+                let value = lowerer.value(&mut full, graph.node(node).inputs[0], &every, None)?;
+                let slot = lowerer.slots[&node].number;
+                if columns.contains(&node) {
+                    carried.push(lowerer.carry(&mut full, (op, slot), value, &across));
+                } else {
+                    full.reduces.push(Reduce { value, op, slot, chain: false });
+                }
+            }
+            for &node in &cluster.nodes {
+                if lowerer.kept.get(&node) == Some(&sweep) {
+                    lowerer.keep(&mut full, node, &every, &across)?;
+                }
+            }
+            let mut after = Draft { is_empty: no_rows, ..Draft::new(Space::Reduced, sweep) };
+            let of_row = |n: &NodeId| !columns.contains(n) && is_stored(*n);
+            for (node, _) in of_sweep().filter(|(n, is_reduced)| *is_reduced && of_row(n)) {
+                let value = lowerer.value(&mut after, node, &reduced, None)?;
+                lowerer.store(&mut after, node, value, &reduced);
+            }
+            phases.extend(
+                [full, after].into_iter().filter(|draft| !draft.stores.is_empty() || !draft.reduces.is_empty()),
+            );
+        }
+        if !carried.is_empty() {
+            // The last phase is the second kernel's.
+            let mut after = Draft { is_empty: no_columns, ..Draft::new(Space::Reduced, n_sweeps) };
+            for &node in cluster.nodes.iter().filter(|n| columns.contains(n) && is_stored(**n)) {
+                let value = lowerer.value(&mut after, node, &across, None)?;
+                lowerer.store(&mut after, node, value, &across);
+            }
+            phases.push(after);
+        }
+        let Lowerer { args, extents, .. } = lowerer;
+        Ok(Drafted { phases, carried, args, extents })
+    }
+
+    /// The kernel, its loops merged, and the reductions of columns that it carries along.
+    fn merged(mut self, cluster: &Cluster, name: String) -> Result<(Lowered, Vec<split::Carried>), Force> {
+        let merged = merge(cluster, &self.extents, &mut self.phases)?;
+        let total = merged.dims.iter().product();
+        let phases: Vec<Phase> = self.phases.into_iter().map(Draft::finish).collect();
+        let kernel = Kernel { name, sweep: merged.sweep, dims: merged.dims, total, args: self.args.args, phases };
+        Ok((Lowered { kernel, args: self.args.refs }, self.carried))
+    }
 }
 
 /// A readable name from the ops inside.
@@ -505,16 +498,19 @@ impl Lowerer<'_> {
         match &waiting.of {
             Of::Operands => Some((*inputs.get(k)?, waiting.index.clone(), waiting.via)),
             Of::Taps(n) => (k < *n).then(|| (inputs[0], self.tap(waiting.node, &waiting.index, k), waiting.via)),
-            Of::Bordered(inner, _) => (k == 0).then(|| (inputs[0], inner.clone(), Some(waiting.node))),
+            Of::Chosen(choices, _) => {
+                let choice = choices.get(k)?;
+                Some((inputs[choice.operand], choice.index.clone(), Some(waiting.node)))
+            }
         }
     }
 
     /// The value of a node that has all that it is made of.
     fn made(&self, draft: &mut Draft, waiting: &Waiting) -> Result<ValueId, Force> {
-        match waiting.of {
+        match &waiting.of {
             Of::Operands => self.computed(draft, waiting.node, &waiting.values),
             Of::Taps(_) => Ok(self.combined(draft, waiting.node, &waiting.values)),
-            Of::Bordered(_, inside) => Ok(self.bordered(draft, waiting.node, inside, waiting.values[0])),
+            Of::Chosen(choices, border) => Ok(Self::chosen(draft, choices, *border, &waiting.values)),
         }
     }
 
@@ -593,7 +589,7 @@ impl Lowerer<'_> {
                 let inner = through_view(graph, id, index, &self.extents);
                 Ok(Found::At(operand, inner.ok_or(Force::new(operand, RESHAPED))?, via))
             }
-            Lower::Join if part == Part::Virtual => Ok(self.border(draft, id, index)),
+            Lower::Join if part == Part::Virtual => Ok(self.joined(draft, id, index)),
             Lower::Identity | Lower::Check(_) => Ok(Found::At(node.inputs[0], index.clone(), via)),
             Lower::Source(Source::Constant) => {
                 let bits = node.constant().and_then(|t| t.bits().first().copied()).unwrap_or(0);

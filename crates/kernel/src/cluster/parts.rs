@@ -151,7 +151,12 @@ impl Roles {
                 (Part::Value, Lower::Scalar(_)) | (Part::Opaque, Lower::Join)
                     if recomputes && !needs_memory && (part == Part::Value || has_long_runs(graph, node)) =>
                 {
-                    let n_leaves: f64 = node.inputs.iter().map(|k| leaves[k.index()]).sum();
+                    // Of what is joined each element is one operand's.
+                    let share = |k: NodeId| match node.op.lower {
+                        Lower::Join => (graph.ty(k).n_bytes() as f64 / node.ty.n_bytes().max(1) as f64).min(1.0),
+                        _ => 1.0,
+                    };
+                    let n_leaves: f64 = node.inputs.iter().map(|&k| leaves[k.index()] * share(k)).sum();
                     let live_readers = || readers[i].iter().copied().filter(|r| live[r.index()]);
                     let k = live_readers().count() as f64;
                     // A value whose operands are values of kernels is better made where they are made, unless those are

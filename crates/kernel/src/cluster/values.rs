@@ -13,6 +13,9 @@ pub(super) const RNG_OPS: usize = 100;
 /// Elements of a run beside which a choice by index is little.
 const LONG_RUN: usize = 32;
 
+/// Tensors that are joined by a choice of their reader at most.
+const MOST_JOINED: usize = 4;
+
 /// Elements of a window that is written out at most: one block of the order of column reductions, which lowering relies on.
 pub(super) const MOST_TAPS: usize = COLUMN_BLOCK;
 
@@ -26,8 +29,8 @@ pub(crate) fn own_ops(graph: &Graph, id: NodeId) -> usize {
         Lower::Scalar(_) => scalar_ops(graph, node).unwrap_or(1),
         Lower::Source(Source::Rng) => RNG_OPS,
         Lower::Gemm | Lower::Conv(_) => 0,
-        // Of an element beside a border: the choice. What it depends on is known once for a row.
-        Lower::Join => 2,
+        // Of an element beside a border or another tensor: the choice. What it depends on is known once for a row.
+        Lower::Join => 2 * (node.inputs.len() - 1).max(1),
         _ => 1,
     }
 }
@@ -44,14 +47,17 @@ pub(crate) fn scalar_ops(graph: &Graph, node: &Node) -> Result<usize, Fault> {
     Ok(s.finish(&[root]).0.n_ops())
 }
 
-/// Whether a node puts a border around runs of elements that are long beside the choice by index that each then costs.
+/// Whether a node joins runs of elements that are long beside the choice by index that each of them then costs: a tensor and a
+/// border, or a few tensors, all of which its reader loads.
 pub(super) fn has_long_runs(graph: &Graph, node: &Node) -> bool {
-    if !node.is(&PAD) {
-        return false;
-    }
-    let (from, low, high) = (graph.ty(node.inputs[0]).shape(), node.attrs.sizes("low"), node.attrs.sizes("high"));
-    let inside = (0..from.rank()).rev().take_while(|&axis| low[axis] == 0 && high[axis] == 0);
-    inside.map(|axis| from[axis]).product::<usize>() >= LONG_RUN
+    let shape = graph.ty(node.inputs[0]).shape();
+    let whole = if node.is(&PAD) {
+        let (low, high) = (node.attrs.sizes("low"), node.attrs.sizes("high"));
+        (0..shape.rank()).rev().take_while(|&axis| low[axis] == 0 && high[axis] == 0).count()
+    } else {
+        shape.rank() - 1 - node.attrs.size("axis")
+    };
+    shape[shape.rank() - whole..].iter().product::<usize>() >= LONG_RUN && node.inputs.len() <= MOST_JOINED
 }
 
 /// Whether a reader can recompute a value at whatever index it reads.

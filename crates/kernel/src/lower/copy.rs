@@ -43,9 +43,9 @@ pub(crate) fn lower_copy(
     let value = lowerer.value(&mut draft, from, &identity(shape.rank()), None)?;
     let arg = lowerer.args.write(ArgRef::Node(target), graph.ty(target).dtype());
     draft.stores.push((value, arg, place));
-    let args = lowerer.args;
+    let Lowerer { args, extents, .. } = lowerer;
     let mut drafts = [draft];
-    let merged = merge(&cluster, &mut drafts)?;
+    let merged = merge(&cluster, &extents, &mut drafts)?;
     let total = merged.dims.iter().product();
     let phases = drafts.into_iter().map(Draft::finish).collect();
     let name = format!("copy into {}", graph.node(target).op.name);

@@ -18,13 +18,12 @@ pub(super) struct Merged {
 /// strided windows make such loops.
 const SHORT_LOOP: usize = 8;
 
-/// See [`SHORT_LOOP`].
-const LONG_ROW: usize = 32;
+/// Elements of a row that is long: see [`SHORT_LOOP`].
+pub(super) const LONG_ROW: usize = 32;
 
-/// Merges loops: axes of extent 1 go, neighbours join where every map allows it. Rewrites all maps.
-pub(super) fn merge(cluster: &Cluster, drafts: &mut [Draft]) -> Result<Merged, Force> {
-    let extents = &cluster.domain;
-    let rank = extents.rank();
+/// Merges a cluster's loops, of these extents: axes of extent 1 go, neighbours join where every map allows it. Rewrites all maps.
+pub(super) fn merge(cluster: &Cluster, extents: &[usize], drafts: &mut [Draft]) -> Result<Merged, Force> {
+    let rank = extents.len();
     // The section of each axis: rows, reduced, inner. Sections never merge with each other.
     let (sweep, sections): (Sweep, Vec<u8>) = match cluster.loops {
         None if cluster.product.is_some() => (Sweep::Elementwise, (0..rank).map(|a| u8::from(a + 1 == rank)).collect()),

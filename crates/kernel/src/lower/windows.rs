@@ -1,6 +1,7 @@
-//! Reductions of windows, written out, and the borders beneath them.
+//! Reductions of windows, written out, and what is joined beneath them: borders and neighbors.
 
 use cotangent_graph::eval::reduction_groups;
+use cotangent_graph::ops::view::PAD;
 use cotangent_graph::{Lower, NodeId};
 use cotangent_scalar::{DType, ReduceOp, ValueId, order};
 use smallvec::SmallVec;
@@ -8,6 +9,15 @@ use smallvec::SmallVec;
 use super::index::is_inside;
 use super::{Affine, ArgRef, Draft, Found, Index, Lowerer, Of, flat};
 use crate::ir::{Clamp, IndexMap, Input};
+
+/// An operand at an index of its own, and where it counts, if not all along.
+pub(super) struct Chosen {
+    pub(super) operand: usize,
+    pub(super) index: Index,
+    pub(super) when: Option<ValueId>,
+}
+
+pub(super) type Choices = SmallVec<[Chosen; 1]>;
 
 impl Lowerer<'_> {
     /// The element of a node in memory at an index, which is held inside of the node's shape.
@@ -35,50 +45,82 @@ impl Lowerer<'_> {
         draft.input(Input::Clamped { arg, map, clamps }, dtype, via)
     }
 
-    /// A tensor with a border at an index: the border's value, or what the operand has there, if that is known to be inside or on
-    /// a condition.
-    pub(super) fn border(&mut self, draft: &mut Draft, id: NodeId, index: &Index) -> Found {
+    /// What is joined of several tensors, or of one and a border, at an index: the operands that have an element there, where they are
+    /// known to, or on conditions.
+    pub(super) fn joined(&mut self, draft: &mut Draft, id: NodeId, index: &Index) -> Found {
         let node = self.graph.node(id);
-        let shape = self.graph.ty(node.inputs[0]).shape();
-        let mut inner = index.clone();
-        let lows = node.attrs.ints("low");
-        inner.iter_mut().zip(lows).for_each(|(affine, &low)| affine.offset -= low);
-        let ranges: SmallVec<[(i64, i64); 4]> = inner.iter().map(|affine| affine.range(&self.extents)).collect();
-        let never = |(&(least, most), &n): (&(i64, i64), &usize)| n == 0 || most < 0 || least >= n as i64;
-        if self.extents.contains(&0) || ranges.iter().zip(shape.iter()).any(never) {
-            return Found::Value(self.border_value(draft, id));
-        }
-        let mut inside: Option<ValueId> = None;
-        for ((affine, (least, most)), &n) in inner.iter().zip(ranges).zip(shape.iter()) {
-            let end = n as i64;
-            if least >= 0 && most < end {
-                continue;
+        let mut choices: Choices = SmallVec::new();
+        if node.is(&PAD) {
+            let shape = self.graph.ty(node.inputs[0]).shape();
+            let mut inner = index.clone();
+            let lows = node.attrs.ints("low");
+            inner.iter_mut().zip(lows).for_each(|(affine, &low)| affine.offset -= low);
+            let border = draft.s.const_from_bits(node.attrs.number("value").bits(node.ty.dtype()), node.ty.dtype());
+            let never = |(affine, &n): (&Affine, &usize)| {
+                let (least, most) = affine.range(&self.extents);
+                n == 0 || most < 0 || least >= n as i64
+            };
+            if self.extents.contains(&0) || inner.iter().zip(shape.iter()).any(never) {
+                return Found::Value(border);
             }
-            // Wide numbers would halve the vectors of the whole kernel.
-            let is_short = [least, most, end].iter().all(|&v| i32::try_from(v).is_ok());
-            let dtype = if is_short { DType::I32 } else { DType::I64 };
-            let map = IndexMap { offset: affine.offset, strides: affine.coeffs.clone() };
-            let position = draft.input(Input::Index { map, dtype }, dtype, Some(id));
-            let s = &mut draft.s;
-            let (first, end) = (s.const_from_bits(0, dtype), s.const_from_bits(end as u64, dtype));
-            let conditions =
-                [(least < 0).then(|| s.ge(position, first)), (most >= n as i64).then(|| s.lt(position, end))];
-            for condition in conditions.into_iter().flatten() {
-                inside = Some(inside.map_or(condition, |others| s.and(others, condition)));
+            let mut inside: Option<ValueId> = None;
+            for (affine, &n) in inner.iter().zip(shape.iter()) {
+                inside = self.within(draft, id, affine, (0, n as i64), inside);
             }
+            choices.push(Chosen { operand: 0, index: inner, when: inside });
+            return Found::Made(Of::Chosen(choices, Some(border)));
         }
-        Found::Made(Of::Bordered(inner, inside))
+        let axis = node.attrs.size("axis");
+        let (least, most) = index[axis].range(&self.extents);
+        let mut start = 0;
+        for (operand, &input) in node.inputs.iter().enumerate() {
+            let end = start + self.graph.ty(input).shape()[axis] as i64;
+            // Of loops without iterations any operand stands for all.
+            if start < end && least < end && most >= start || self.extents.contains(&0) {
+                let when = self.within(draft, id, &index[axis], (least, end), None);
+                let mut index = index.clone();
+                index[axis].offset -= start;
+                choices.push(Chosen { operand, index, when });
+            }
+            start = end;
+        }
+        Found::Made(Of::Chosen(choices, None))
     }
 
-    fn border_value(&self, draft: &mut Draft, id: NodeId) -> ValueId {
-        let node = self.graph.node(id);
-        draft.s.const_from_bits(node.attrs.number("value").bits(node.ty.dtype()), node.ty.dtype())
+    /// Whether an index is in a range, and another condition holds; `None` if both are so all along.
+    fn within(
+        &self,
+        draft: &mut Draft,
+        id: NodeId,
+        affine: &Affine,
+        (first, end): (i64, i64),
+        others: Option<ValueId>,
+    ) -> Option<ValueId> {
+        let (least, most) = affine.range(&self.extents);
+        if least >= first && most < end {
+            return others;
+        }
+        // Wide numbers would halve the vectors of the whole kernel.
+        let is_short = [least, most, end].iter().all(|&v| i32::try_from(v).is_ok());
+        let dtype = if is_short { DType::I32 } else { DType::I64 };
+        let map = IndexMap { offset: affine.offset, strides: affine.coeffs.clone() };
+        let position = draft.input(Input::Index { map, dtype }, dtype, Some(id));
+        let s = &mut draft.s;
+        let (low, high) = (s.const_from_bits(first as u64, dtype), s.const_from_bits(end as u64, dtype));
+        let conditions = [(least < first).then(|| s.ge(position, low)), (most >= end).then(|| s.lt(position, high))];
+        conditions
+            .into_iter()
+            .flatten()
+            .fold(others, |others, condition| Some(others.map_or(condition, |others| s.and(others, condition))))
     }
 
-    /// The operand's value where it counts, that of the border elsewhere.
-    pub(super) fn bordered(&self, draft: &mut Draft, id: NodeId, inside: Option<ValueId>, value: ValueId) -> ValueId {
-        let border = self.border_value(draft, id);
-        inside.map_or(value, |inside| draft.s.select(inside, value, border))
+    /// The first of the values whose condition holds; if there is none, that of the border or the last one.
+    pub(super) fn chosen(draft: &mut Draft, choices: &Choices, border: Option<ValueId>, values: &[ValueId]) -> ValueId {
+        let mut all = choices.iter().zip(values).rev();
+        let otherwise = border.or_else(|| all.next().map(|(_, &value)| value)).unwrap_or(values[0]);
+        all.fold(otherwise, |otherwise, (choice, &value)| {
+            choice.when.map_or(value, |when| draft.s.select(when, value, otherwise))
+        })
     }
 
     /// The index of the operand's element of this number, in row-major order, that a reduction at an index combines.

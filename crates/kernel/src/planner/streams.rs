@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use crate::cost::CostModel;
-use crate::ir::{ArgId, Input, Kernel, Space, Stride, Sweep};
+use crate::ir::{ArgId, Input, Kernel, Space, Store, Stride, Sweep};
 use crate::plan::{KernelCall, Plan, Step};
 
 /// Marks such stores of all kernels that are steps of their own.
@@ -46,13 +46,19 @@ fn streamed(plan: &Plan, step: &Step, cost: &CostModel) -> Option<Vec<ArgId>> {
 /// Whether a kernel stores every element of a matrix once, neighbors side by side, and loads none.
 fn is_written_once(plan: &Plan, call: &KernelCall, kernel: &Kernel, arg: ArgId) -> bool {
     let n_elements = plan.buffers[call.args[arg.0 as usize].index()].n_elements;
-    let mut stores =
-        kernel.phases.iter().flat_map(|p| p.stores.iter().map(move |s| (p.space, s))).filter(|s| s.1.arg == arg);
+    let stores = || {
+        let all = kernel.phases.iter().flat_map(|p| p.stores.iter().map(move |s| (p.space, s)));
+        all.filter(|(_, store)| store.arg == arg)
+    };
     let inputs = kernel.phases.iter().flat_map(|p| &p.inputs).filter_map(Input::access);
-    let (Some((Space::Full, store)), None) = (stores.next(), stores.next()) else { return false };
-    let is_side_by_side = store.map.strides.last().is_some_and(|&stride| Stride::of(stride) == Stride::One);
-    is_side_by_side
-        && n_elements >= kernel.total
+    let is_side_by_side = |(space, store): (Space, &Store)| {
+        let inner = store.map.strides.last().copied();
+        space == Space::Full && inner.is_some_and(|stride| Stride::of(stride) == Stride::One)
+    };
+    let n_stored = kernel.total.saturating_mul(stores().count());
+    stores().next().is_some()
+        && stores().all(is_side_by_side)
+        && n_elements >= n_stored
         && inputs.into_iter().all(|(input, _)| input != arg)
         && call.args.iter().filter(|&&id| id == call.args[arg.0 as usize]).count() == 1
 }

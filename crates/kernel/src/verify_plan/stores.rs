@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::Verifier;
 use crate::ir::{Input, Kernel, Phase, Space, Store};
-use crate::lattice::{Lattice, cover};
+use crate::lattice::{Lattice, cover, joined};
 use crate::plan::{BufferId, Home, KernelCall, Step};
 
 /// What of a buffer has been stored.
@@ -62,21 +62,24 @@ impl Coverage {
 }
 
 impl Verifier<'_> {
-    /// No two iterations of a kernel store to one element.
+    /// No two iterations of a kernel store to one element, and no two stores.
     pub(super) fn stores(&mut self, s: usize, call: &KernelCall) {
         let kernel = &self.plan.kernels[call.kernel];
         let mut by: Vec<Option<usize>> = vec![None; kernel.args.len()];
         for (number, phase) in kernel.phases.iter().enumerate() {
+            let mut reached: Vec<Vec<Lattice>> = vec![Vec::new(); kernel.args.len()];
             for store in &phase.stores {
                 let arg = store.arg.0 as usize;
-                let id = call.args[arg];
                 // What belongs to the row under way belongs to a thread.
-                let row = self.decl(id).home == Home::Rows;
-                let name = self.name(id);
+                let row = self.decl(call.args[arg]).home == Home::Rows;
+                reached[arg].push(places(kernel, phase, store, row));
+            }
+            for (arg, sets) in reached.into_iter().enumerate().filter(|(_, sets)| !sets.is_empty()) {
+                let name = self.name(call.args[arg]);
                 if let Some(other) = by[arg].replace(number) {
                     self.wrong(format!("step {s}: phases {other} and {number} both store to {name}"));
                 }
-                if !places(kernel, phase, store, row).is_injective() {
+                if !sets.iter().all(Lattice::is_injective) || joined(sets).len() > 1 {
                     self.wrong(format!("step {s}: phase {number} stores to some element of {name} twice"));
                 }
             }

@@ -402,11 +402,16 @@ fn stores() {
         // Neighbors of a row change places with those of the next.
         store.map.strides[inner] = 0;
     });
-    refused_of(&more(), "both store to", |plan| {
+    refused_of(&more(), "stores to some element of", |plan| {
         let k = storing(plan);
         let phase = &mut plan.kernels[k].phases[0];
         let again = phase.stores[0].clone();
         phase.stores.push(again);
+    });
+    refused_of(&more(), "both store to", |plan| {
+        let k = storing(plan);
+        let again = plan.kernels[k].phases[0].clone();
+        plan.kernels[k].phases.push(again);
     });
     // Blocks of rows, each of which stores its own sums.
     refused_of(&more(), "store to the same places", |plan| {

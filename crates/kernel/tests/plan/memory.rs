@@ -2,9 +2,10 @@
 
 use cotangent_graph::ops::windows::Windows;
 use cotangent_graph::{DType, GraphBuilder, Init, Tensor};
-use cotangent_kernel::plan;
+use cotangent_kernel::{ClusterOptions, CostModel, plan};
+use cotangent_testkit::random;
 
-use crate::common::{fusion, optimized, planned, primitive};
+use crate::common::{compare_by, fusion, optimized, planned, primitive};
 
 const F32: DType = DType::F32;
 
@@ -107,18 +108,82 @@ fn pooling_touches_each_element_once() {
     assert_eq!((gradient.steps.len(), gradient.bytes_moved()), (1, 4 * (1536 + 384)), "{gradient}");
 }
 
+/// Beside elementwise work a choice by row says which of a few tensors an element is of.
+#[test]
+fn long_runs_that_are_joined_take_no_buffer() {
+    let joined = |rows: &[usize], row: usize, axis: usize| {
+        optimized(&primitive(|g| {
+            let shape = |n: usize| if axis == 0 { [n, row] } else { [row, n] };
+            let part = |(k, &n): (usize, &usize)| g.input(&format!("x{k}"), F32, shape(n));
+            let parts: Vec<_> = rows.iter().enumerate().map(part).collect();
+            let whole = g.concat(&parts, axis);
+            let scale = g.input("scale", F32, [1, whole.shape()[1]]);
+            g.output("y", (whole * scale).tanh());
+            // Some of it, from the middle of one to the middle of another.
+            let (start, limit) = if axis == 0 { ([1, 0], [rows[0] + 1, row]) } else { ([0, 1], [row, rows[0] + 1]) };
+            g.output("part", whole.slice(&start, &limit).flip([axis]).abs());
+        }))
+    };
+    for rows in [&[5, 7][..], &[3, 2, 4], &[2, 0, 3], &[2, 2, 2]] {
+        let plan = planned(&joined(rows, 40, 0));
+        assert!(plan.steps.len() == 2 && plan.kernels.len() == 2, "{rows:?}\n{plan}");
+    }
+    // Not of short runs, many tensors, or along the loop that vectors run along.
+    for (rows, row, axis) in [(&[5, 7][..], 8, 0), (&[2; 5], 40, 0), (&[33, 40], 6, 1)] {
+        let plan = planned(&joined(rows, row, axis));
+        assert!(plan.kernels.len() > 2, "{rows:?}\n{plan}");
+    }
+    // What rows are reduced of is copied: there an index is not held inside.
+    let graph = primitive(|g| {
+        let (x, y) = (g.input("x", F32, [5, 64]), g.input("y", F32, [7, 64]));
+        g.output("s", g.concat(&[x, y.exp()], 0).square().sum_over([1]));
+    });
+    assert!(planned(&graph).steps.len() > 1);
+}
+
+/// What a phase of a stride adds up is known where its loop is written out, and all of them load each window's gradient once.
+#[test]
+fn loops_over_the_phases_of_a_stride_are_written_out() {
+    let pooled = |size: usize, stride: usize, channels: usize| {
+        let w = Windows::new([1, 2], &[size; 2]).stride(&[stride; 2]).padding(&[(1, 1); 2]);
+        optimized(&primitive(|g| {
+            let x = g.input("x", F32, [2, 24, 24, channels]);
+            let y = x.mean_pool(&w);
+            let dy = g.input("dy", F32, y.shape());
+            g.output("dx", g.grad((y * dy).sum(), &[x])[0]);
+        }))
+    };
+    let graph = pooled(3, 2, 64);
+    let plan = planned(&graph);
+    let [kernel] = &plan.kernels[..] else { panic!("{plan}") };
+    assert_eq!(kernel.dims.as_slice(), [2, 12, 12, 64], "{kernel}");
+    let phase = &kernel.phases[0];
+    let n_loads = phase.inputs.iter().filter(|input| input.access().is_some()).count();
+    assert_eq!((phase.stores.len(), n_loads), (4, 4), "two by two windows for two by two elements\n{kernel}");
+    // Not where rows are short, iterations many, or the body would be too large.
+    for (size, stride, channels) in [(3, 2, 8), (6, 5, 64)] {
+        let kernel = &planned(&pooled(size, stride, channels)).kernels[0];
+        assert!(kernel.phases[0].stores.len() == 1 && kernel.dims.len() == 6, "{kernel}");
+    }
+    let cost = CostModel { max_kernel_ops: kernel.n_ops() - 1, ..CostModel::default() };
+    let options = ClusterOptions { cost, ..fusion(true) };
+    compare_by(&graph, &random::env(&graph, 7), [&options]).unwrap_or_else(|e| panic!("{e}"));
+    let small = cotangent_kernel::plan(&graph, &options).unwrap();
+    assert!(small.kernels.len() == 1 && small.kernels[0].phases[0].stores.len() == 1, "{small}");
+}
+
 /// Strided windows make short loops over phases, and each border's index is held inside once for all that load there. Code that
 /// computes it once is for such kernels only.
 #[test]
 fn short_loops_are_outside_and_borders_are_shared() {
-    let w = Windows::new([1, 2], &[3, 3]).stride(&[2, 2]).padding(&[(1, 1); 2]);
+    let w = Windows::new([1, 2], &[6, 6]).stride(&[5, 5]).padding(&[(1, 1); 2]);
     let graph = optimized(&primitive(|g| {
-        let (x, dy) = (g.input("x", F32, [2, 12, 12, 64]), g.input("dy", F32, [2, 6, 6, 64]));
+        let (x, dy) = (g.input("x", F32, [2, 35, 35, 64]), g.input("dy", F32, [2, 7, 7, 64]));
         g.output("dx", g.grad((x.mean_pool(&w) * dy).sum(), &[x])[0]);
     }));
     let plan = planned(&graph);
     let kernel = &plan.kernels[0];
-    assert_eq!((plan.kernels.len(), kernel.dims.as_slice()), (1, &[2, 6, 2, 2, 6, 64][..]), "{kernel}");
+    assert_eq!((plan.kernels.len(), kernel.dims.as_slice()), (1, &[2, 7, 5, 5, 7, 64][..]), "{kernel}");
     let firsts = kernel.first_clamps();
     let shared = firsts.iter().enumerate().filter(|(number, first)| number != *first).count();
     assert!(shared > 0 && shared < firsts.len(), "{firsts:?}\n{kernel}");
