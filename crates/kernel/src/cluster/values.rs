@@ -10,8 +10,11 @@ use smallvec::SmallVec;
 /// Scalar operations that a random number is taken to cost.
 pub(super) const RNG_OPS: usize = 100;
 
-/// Elements of a run beside which a choice by index is little.
+/// Elements of a run beside which a choice by index is little: beside a border, which is not loaded.
 const LONG_RUN: usize = 32;
+
+/// The same beside other tensors, all of which are loaded.
+const LONG_PART: usize = 64;
 
 /// Tensors that are joined by a choice of their reader at most.
 const MOST_JOINED: usize = 4;
@@ -51,13 +54,13 @@ pub(crate) fn scalar_ops(graph: &Graph, node: &Node) -> Result<usize, Fault> {
 /// border, or a few tensors, all of which its reader loads.
 pub(super) fn has_long_runs(graph: &Graph, node: &Node) -> bool {
     let shape = graph.ty(node.inputs[0]).shape();
-    let whole = if node.is(&PAD) {
+    let (whole, least) = if node.is(&PAD) {
         let (low, high) = (node.attrs.sizes("low"), node.attrs.sizes("high"));
-        (0..shape.rank()).rev().take_while(|&axis| low[axis] == 0 && high[axis] == 0).count()
+        ((0..shape.rank()).rev().take_while(|&axis| low[axis] == 0 && high[axis] == 0).count(), LONG_RUN)
     } else {
-        shape.rank() - 1 - node.attrs.size("axis")
+        (shape.rank() - 1 - node.attrs.size("axis"), LONG_PART)
     };
-    shape[shape.rank() - whole..].iter().product::<usize>() >= LONG_RUN && node.inputs.len() <= MOST_JOINED
+    shape[shape.rank() - whole..].iter().product::<usize>() >= least && node.inputs.len() <= MOST_JOINED
 }
 
 /// Whether a reader can recompute a value at whatever index it reads.

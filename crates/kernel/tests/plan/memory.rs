@@ -125,11 +125,11 @@ fn long_runs_that_are_joined_take_no_buffer() {
         }))
     };
     for rows in [&[5, 7][..], &[3, 2, 4], &[2, 0, 3], &[2, 2, 2]] {
-        let plan = planned(&joined(rows, 40, 0));
+        let plan = planned(&joined(rows, 72, 0));
         assert!(plan.steps.len() == 2 && plan.kernels.len() == 2, "{rows:?}\n{plan}");
     }
     // Not of short runs, many tensors, or along the loop that vectors run along.
-    for (rows, row, axis) in [(&[5, 7][..], 8, 0), (&[2; 5], 40, 0), (&[33, 40], 6, 1)] {
+    for (rows, row, axis) in [(&[5, 7][..], 40, 0), (&[2; 5], 72, 0), (&[65, 72], 6, 1)] {
         let plan = planned(&joined(rows, row, axis));
         assert!(plan.kernels.len() > 2, "{rows:?}\n{plan}");
     }
