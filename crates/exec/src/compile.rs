@@ -275,7 +275,7 @@ impl Compiler {
         })??;
         let total = start.elapsed();
         let timings = Timings { passes, plan: planned - passes, codegen: total - planned, total };
-        let ready = Ready::of(&plan, Place::of_plan(&plan, &interface)?, 0, &cost.target)?;
+        let ready = Ready::of(&plan, Place::of_plan(&plan, &interface)?, 0, 1, &cost.target)?;
         let executable = Executable {
             id: Identity::new(),
             source: graph.clone(),

@@ -210,8 +210,8 @@ impl Machine {
         let (plan, ready) = (&program.plan, &program.ready);
         for (s, step) in plan.steps.iter().enumerate() {
             let mut hand = Hand { program, pool, workspace: &mut self.workspace };
-            let tuner = tunes.then_some(&mut self.tuner);
-            self.frame.step(&mut hand, (plan, ready), (s, step), tuner, counters)?;
+            let mut turn = self.tuner.turn(tunes);
+            self.frame.step(&mut hand, (plan, ready), (s, step), &mut turn, counters)?;
             if let Some(observer) = &mut observer {
                 observer(self, s)?;
             }

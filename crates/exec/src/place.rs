@@ -227,6 +227,8 @@ mod tests {
                 *dtype = DType::I32;
             }
         }
-        assert!(plan.steps.iter().any(|step| crate::products::ProductPlan::of(&plan, step, program.target()).is_err()));
+        assert!(
+            plan.steps.iter().any(|step| crate::products::ProductPlan::of(&plan, step, 1, program.target()).is_err())
+        );
     }
 }

@@ -6,7 +6,8 @@ use cotangent_host::Target;
 use cotangent_kernel::ir::{Input, Space};
 use cotangent_kernel::{BufferId, Factors, Home, KernelCall, MatrixView, Plan, Step};
 
-/// Products of at least so many nanoseconds are tried by several ways, and of at least this share of all products' time.
+/// Products that take at least so many nanoseconds of a step are tried by several ways, and at least this share of all products'
+/// time.
 const LEAST_TRIED: f64 = 10_000.0;
 const LEAST_SHARE: f64 = 0.005;
 
@@ -24,7 +25,7 @@ pub(crate) enum Engine<T: Element> {
 impl<T: Element> Engine<T> {
     /// The predicted way, and others that promise something if the product takes long; none if this build has no kernels for the
     /// target.
-    fn all(factors: &Factors, epilogue: EpilogueNeeds, target: &Target) -> Vec<Self> {
+    fn all(factors: &Factors, epilogue: EpilogueNeeds, times: usize, target: &Target) -> Vec<Self> {
         let (dims, a, b) = match factors {
             Factors::Conv { conv, direction, .. } => {
                 let ways = Convolution::<T>::ways(conv, *direction, target);
@@ -43,7 +44,7 @@ impl<T: Element> Engine<T> {
         let Some(first) = Gemm::new(product, target) else { return Vec::new() };
         let nanos = first.choice().nanos;
         let mut all = vec![Engine::Matrices(first)];
-        if nanos >= LEAST_TRIED {
+        if nanos * times as f64 >= LEAST_TRIED {
             let others = ways::<T>(&product, target).into_iter().skip(1);
             let promising = others.filter(|other| other.nanos <= PROMISING * nanos).take(MOST_TRIED);
             let made = promising.filter_map(|other| Gemm::by(product, other.way, target));
@@ -153,7 +154,8 @@ pub(crate) struct ProductPlan {
 
 impl ProductPlan {
     /// The plan of a step that is a product, `None` for another step, and if this build has no kernels for the target.
-    pub(crate) fn of(plan: &Plan, step: &Step, target: &Target) -> Result<Option<Self>, CompilerBug> {
+    /// It runs so many times in a step of the program.
+    pub(crate) fn of(plan: &Plan, step: &Step, times: usize, target: &Target) -> Result<Option<Self>, CompilerBug> {
         let Step::Product { factors, dtype, c, epilogue } = step else { return Ok(None) };
         if !target.isa().is_built() {
             return Ok(None);
@@ -165,8 +167,8 @@ impl ProductPlan {
         let rows_at = args.clone().position(|arg| arg == c).filter(|_| owns_c);
         let needs = EpilogueNeeds { row_multiple, n_companions, owns_c };
         let mut engines: Vec<AnyEngine> = match dtype {
-            DType::F32 => Engine::all(factors, needs, target).into_iter().map(AnyEngine::F32).collect(),
-            DType::F64 => Engine::all(factors, needs, target).into_iter().map(AnyEngine::F64).collect(),
+            DType::F32 => Engine::all(factors, needs, times, target).into_iter().map(AnyEngine::F32).collect(),
+            DType::F64 => Engine::all(factors, needs, times, target).into_iter().map(AnyEngine::F64).collect(),
             _ => Vec::new(),
         };
         if engines.is_empty() {
@@ -183,9 +185,9 @@ impl ProductPlan {
         most.unwrap_or(0)
     }
 
-    /// It takes a share of the products' time, of all of them together, that another way can change to any effect.
-    pub(crate) fn matters(&self, total_nanos: f64) -> bool {
-        self.nanos() >= LEAST_TRIED.max(LEAST_SHARE * total_nanos)
+    /// So many times it takes a share of the products' time, of all of them together, that another way can change to any effect.
+    pub(crate) fn matters(&self, times: usize, total_nanos: f64) -> bool {
+        self.nanos() * times as f64 >= LEAST_TRIED.max(LEAST_SHARE * total_nanos)
     }
 
     /// The predicted way, then others, and other divisions between so many threads.

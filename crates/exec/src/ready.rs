@@ -24,19 +24,27 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
-    /// Of a plan whose buffers are in these places, and whose kernels come after `first` others.
+    /// Of a plan whose buffers are in these places, whose kernels come after `first` others, and which runs `times` times in a step.
     ///
     /// # Errors
     /// A product that there is no way for, or a buffer of a body that does not fit.
-    pub(crate) fn of(plan: &Plan, places: Vec<Place>, first: usize, target: &Target) -> Result<Self, CompilerBug> {
-        let products = plan.steps.iter().map(|step| ProductPlan::of(plan, step, target)).collect::<Result<_, _>>()?;
+    pub(crate) fn of(
+        plan: &Plan,
+        places: Vec<Place>,
+        first: usize,
+        times: usize,
+        target: &Target,
+    ) -> Result<Self, CompilerBug> {
+        let products =
+            plan.steps.iter().map(|step| ProductPlan::of(plan, step, times, target)).collect::<Result<_, _>>()?;
         let layouts = plan.kernels.iter().map(|kernel| kernel.layout()).collect();
         let mut next = first + plan.kernels.len();
         let mut bodies = Vec::with_capacity(plan.steps.len());
         for step in &plan.steps {
             bodies.push(match step {
                 Step::Loop(step) => {
-                    let code = Ready::of(&step.body, Place::of_body(&step.body)?, next, target)?;
+                    let code =
+                        Ready::of(&step.body, Place::of_body(&step.body)?, next, times.saturating_mul(step.n), target)?;
                     next += n_kernels(&step.body);
                     Some(code)
                 }

@@ -11,9 +11,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cotangent_host::files::{Kind, write_text};
+use cotangent_kernel::{Plan, Step};
 
 use crate::compile::Executable;
 use crate::products::{AnyEngine, ProductPlan};
+use crate::ready::Ready;
 
 /// Times that every way is tried.
 const ROUNDS: usize = 5;
@@ -106,12 +108,20 @@ impl Ways {
 #[derive(Debug)]
 pub(crate) struct Tuner {
     tuning: Tuning,
-    /// For each step of the plan, if it is a product with a choice.
-    products: Vec<Option<Tried>>,
+    products: Products,
     /// Steps of the trial so far, and until it is over.
     n_steps: usize,
     n_trial: usize,
     n_threads: usize,
+}
+
+/// The products of a plan with a choice, and those in its loops.
+#[derive(Debug, Default)]
+struct Products {
+    /// For each step of the plan.
+    own: Vec<Option<Tried>>,
+    /// For each step of the plan, if it is a loop.
+    inner: Vec<Option<Products>>,
 }
 
 /// A product and its ways.
@@ -125,26 +135,98 @@ struct Tried {
     is_found: bool,
 }
 
+/// How the products of a plan go in a step of the program.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    products: &'a mut Products,
+    /// The number of the step, if ways are tried.
+    tries: Option<usize>,
+}
+
+impl Turn<'_> {
+    /// How the product of a step goes now, and when it starts if it is timed.
+    pub(crate) fn engine(&self, step: usize) -> Option<(&AnyEngine, Option<Instant>)> {
+        let tried = self.products.own[step].as_ref()?;
+        let number = self.tries.map_or(tried.chosen, |turn| turn % tried.engines.len());
+        Some((tried.engines.get(number)?, self.tries.map(|_| Instant::now())))
+    }
+
+    /// A product that was timed is over.
+    pub(crate) fn took(&mut self, step: usize, start: Instant) {
+        let took = start.elapsed();
+        if let (Some(turn), Some(Tried { best, .. })) = (self.tries, &mut self.products.own[step]) {
+            let at = turn % best.len();
+            best[at] = best[at].min(took);
+        }
+    }
+
+    /// How those of a loop go.
+    pub(crate) fn inside(&mut self, step: usize) -> Option<Turn<'_>> {
+        Some(Turn { products: self.products.inner[step].as_mut()?, tries: self.tries })
+    }
+}
+
+impl Products {
+    /// Those of a plan that runs so many times in a step; `matters` says which of them have a choice.
+    fn of(
+        plan: &Plan,
+        ready: &Ready,
+        times: usize,
+        matters: &dyn Fn(&ProductPlan, usize) -> bool,
+        n_threads: usize,
+    ) -> Self {
+        let own = ready.products.iter().map(|product| {
+            let matters = |p: &&ProductPlan| matters(p, times);
+            let engines = product.as_ref().filter(matters)?.ways(n_threads);
+            let best = vec![Duration::MAX; engines.len()];
+            (engines.len() > 1).then_some(Tried { best, engines, chosen: 0, is_found: false })
+        });
+        let inner = plan.steps.iter().zip(&ready.bodies).map(|(step, body)| match (step, body) {
+            (Step::Loop(step), Some(body)) => {
+                Some(Products::of(&step.body, body, times.saturating_mul(step.n), matters, n_threads))
+            }
+            _ => None,
+        });
+        Products { own: own.collect(), inner: inner.collect() }
+    }
+
+    /// All of them, those of loops too, with the plans and the steps that they are, from the outermost on.
+    fn all<'a>(&'a self, plan: &'a Plan) -> Vec<(Vec<usize>, &'a Plan, &'a Tried)> {
+        let mut all = Vec::new();
+        for (k, step) in plan.steps.iter().enumerate() {
+            all.extend(self.own.get(k).and_then(Option::as_ref).map(|tried| (vec![k], plan, tried)));
+            if let (Step::Loop(step), Some(Some(inner))) = (step, self.inner.get(k)) {
+                let inner = inner.all(&step.body).into_iter();
+                all.extend(inner.map(|(path, plan, tried)| ([vec![k], path].concat(), plan, tried)));
+            }
+        }
+        all
+    }
+
+    /// Goes through all of them.
+    fn each(&mut self, f: &mut dyn FnMut(&mut Tried)) {
+        self.own.iter_mut().flatten().for_each(&mut *f);
+        self.inner.iter_mut().flatten().for_each(|inner| inner.each(f));
+    }
+}
+
 impl Tuner {
     /// Before the first step.
     pub(crate) fn new(program: &Executable, tuning: Tuning, n_threads: usize) -> Self {
-        let total: f64 = program.ready.products.iter().flatten().map(ProductPlan::nanos).sum();
-        let mut products: Vec<Option<Tried>> = (program.ready.products.iter())
-            .map(|product| {
-                let engines = product.as_ref().filter(|p| tuning != Tuning::Off && p.matters(total))?.ways(n_threads);
-                let best = vec![Duration::MAX; engines.len()];
-                (engines.len() > 1).then_some(Tried { best, engines, chosen: 0, is_found: false })
-            })
-            .collect();
+        let (plan, ready) = (&program.plan, &program.ready);
+        let total: f64 = (0..plan.steps.len()).map(|step| ready.product_nanos(plan, step)).sum();
+        let matters = |product: &ProductPlan, times| tuning != Tuning::Off && product.matters(times, total);
+        let mut products = Products::of(plan, ready, 1, &matters, n_threads);
         if let Tuning::Found(ways) = &tuning {
-            for tried in products.iter_mut().flatten() {
+            products.each(&mut |tried| {
                 let way = ways.found.get(&key(program, n_threads, &tried.engines[0]));
                 let is_it = |engine: &AnyEngine| way.is_some_and(|way| *way == engine.way());
                 let known = tried.engines.iter().position(is_it);
                 (tried.chosen, tried.is_found) = (known.unwrap_or(0), known.is_some());
-            }
+            });
         }
-        let most = products.iter().flatten().map(|tried| tried.engines.len()).max().unwrap_or(0);
+        let mut most = 0;
+        products.each(&mut |tried| most = most.max(tried.engines.len()));
         let n_trial = if tuning == Tuning::Trial { ROUNDS * most } else { 0 };
         Tuner { tuning, products, n_steps: 0, n_trial, n_threads }
     }
@@ -159,25 +241,10 @@ impl Tuner {
         self.n_steps >= self.n_trial
     }
 
-    /// How the product of a step goes now; `None` if as predicted.
-    pub(crate) fn engine(&self, step: usize) -> Option<&AnyEngine> {
-        let tried = self.products[step].as_ref()?;
-        let number = if self.is_settled() { tried.chosen } else { self.n_steps % tried.engines.len() };
-        tried.engines.get(number)
-    }
-
-    /// When a product starts that is timed.
-    pub(crate) fn start(&self, step: usize) -> Option<Instant> {
-        (!self.is_settled() && self.products[step].is_some()).then(Instant::now)
-    }
-
-    /// A product that was timed is over.
-    pub(crate) fn took(&mut self, step: usize, start: Instant) {
-        let (took, number) = (start.elapsed(), self.n_steps);
-        if let Some(Tried { best, .. }) = &mut self.products[step] {
-            let at = number % best.len();
-            best[at] = best[at].min(took);
-        }
+    /// How products go in this step, in which ways may be tried or not.
+    pub(crate) fn turn(&mut self, may_try: bool) -> Turn<'_> {
+        let tries = (may_try && !self.is_settled()).then_some(self.n_steps);
+        Turn { products: &mut self.products, tries }
     }
 
     /// A step of the program is over.
@@ -187,28 +254,28 @@ impl Tuner {
         }
         self.n_steps += 1;
         if self.is_settled() {
-            for tried in self.products.iter_mut().flatten() {
+            self.products.each(&mut |tried| {
                 let fastest = (1..tried.best.len()).min_by_key(|&k| tried.best[k]);
                 let gains = |&k: &usize| tried.best[k].as_secs_f64() < GAIN * tried.best[0].as_secs_f64();
                 (tried.chosen, tried.is_found) = (fastest.filter(gains).unwrap_or(0), true);
-            }
+            });
         }
     }
 
     /// The ways that were found.
     pub(crate) fn found(&self, program: &Executable) -> Ways {
-        let settled = self.products.iter().flatten().filter(|tried| tried.is_found);
-        let found =
-            settled.map(|tried| (key(program, self.n_threads, &tried.engines[0]), tried.engines[tried.chosen].way()));
-        Ways { found: found.collect() }
+        let all = self.products.all(&program.plan).into_iter().map(|(.., tried)| tried);
+        let way = |tried: &Tried| (key(program, self.n_threads, &tried.engines[0]), tried.engines[tried.chosen].way());
+        Ways { found: all.filter(|tried| tried.is_found).map(way).collect() }
     }
 
     /// What was tried, and what came of it.
     pub(crate) fn explain(&self, program: &Executable) -> String {
         let mut text = String::new();
-        for (step, tried) in self.products.iter().enumerate() {
-            let Some(Tried { engines, best, chosen, .. }) = tried else { continue };
-            let _ = writeln!(text, "step {step}, {}", program.plan.step_text(&program.plan.steps[step]));
+        for (path, plan, Tried { engines, best, chosen, .. }) in self.products.all(&program.plan) {
+            let steps: Vec<String> = path.iter().map(|step| format!("step {step}, ")).collect();
+            let step = path.last().map_or_else(String::new, |&step| plan.step_text(&plan.steps[step]));
+            let _ = writeln!(text, "{}{step}", steps.join("loop, "));
             for (number, (engine, time)) in engines.iter().zip(best).enumerate() {
                 let mark = if self.is_settled() && number == *chosen { '*' } else { ' ' };
                 let time = match *time {

@@ -27,7 +27,7 @@ use cotangent_graph::{
 };
 
 use crate::anchor::{anchored, free_numbers, set_anchors, weigh_anchors};
-use crate::loops::{keeping_carries, without_needless};
+use crate::loops::{keeping_values, without_needless};
 use crate::pass::{Pass, PassCx, PassError, ill_typed};
 use crate::pieces::side_by_side;
 use crate::rebuild::{Copier, bottom_up, expand_in, origin_of};
@@ -68,7 +68,7 @@ pub fn differentiate(graph: &Graph, cx: &mut PassCx<'_>) -> Result<Option<Graph>
     let new = bottom_up(anchored.as_ref().unwrap_or(graph), |graph, bodies, changed| {
         replace_gradients(graph, bodies, changed, cx)?.map(weigh_anchors).transpose()
     })?;
-    // Loops keep their carries in case that somebody needs them.
+    // Loops keep what derivatives read in case that somebody needs it.
     new.map(|new| Ok(without_needless(&new)?.unwrap_or(new))).transpose()
 }
 
@@ -101,7 +101,7 @@ fn replace_gradients(
         if !matches!(node.op.lower, Lower::Grad) {
             let copied = copier.copy(id);
             if matches!(node.op.lower, Lower::Loop) && !wanted.is_empty() {
-                copier.set(id, keeping_carries(&builder, copied)?);
+                copier.set(id, keeping_values(&builder, copied)?);
             }
             cx.check_room(&builder, node)?;
             continue;

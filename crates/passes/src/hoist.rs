@@ -3,7 +3,8 @@
 //! What depends on captures alone is computed once, before the loop, if it is more than a formula on elements that would then be
 //! more memory than it is made of; so are products of a slice's parts with what depends on captures alone: one product over the
 //! rows of all iterations. Bits stay: where a product has one row, and so is summed in lanes, but would have several, it
-//! stays where it is. (The gradients of captures that are products leave the loop in `differentiate`, which states their order.)
+//! stays where it is. What depends on captures alone and is read across its rows by a product in the loop is turned once, before
+//! it. (The gradients of captures that are products leave the loop in `differentiate`, which states their order.)
 //! What may fail stays, for a loop that does not run must not fail.
 
 mod explain;
@@ -77,6 +78,8 @@ struct Leaving {
     once: Vec<NodeId>,
     /// Products of a slice's parts, with the number of the slice.
     products: Vec<(NodeId, usize)>,
+    /// Second operands of products that read them across their rows: turned once.
+    turned: Vec<NodeId>,
 }
 
 fn hoisted(
@@ -93,9 +96,10 @@ fn hoisted(
         let body = graph.node(id).attrs.body("body").map(|body| &bodies[body.index()]);
         let Some(body) = body else { continue };
         let found = Leaving::of(&Scan { body, ..scan });
-        if !found.once.is_empty() || !found.products.is_empty() {
+        if !found.once.is_empty() || !found.products.is_empty() || !found.turned.is_empty() {
             found.once.iter().for_each(|_| cx.count("once"));
             found.products.iter().for_each(|_| cx.count("product_of_slices"));
+            found.turned.iter().for_each(|_| cx.count("turned"));
             leaving.insert(id, found);
         }
     }
@@ -164,6 +168,13 @@ impl Leaving {
                         leaving.products.push((id, slice));
                         continue;
                     }
+                    if reads_across(body, node) && scan.n > 1 {
+                        inside[node.inputs[0].index()] = true;
+                        if !leaving.turned.contains(&node.inputs[1]) {
+                            leaving.turned.push(node.inputs[1]);
+                        }
+                        continue;
+                    }
                 }
                 _ => {}
             }
@@ -196,7 +207,8 @@ impl Leaving {
             products
                 .push(rows.reshape(std::iter::once(scan.n).chain(node.ty.shape().iter().copied()).collect::<Shape>()));
         }
-        // Inputs anew: carries, slices, products, captures, and what is computed once.
+        let turned: Vec<Tensor<'g>> = self.turned.iter().map(|&id| outside.make(id).transpose(&[1, 0])).collect();
+        // Inputs anew: carries, slices, products, captures, what is computed once, and what is turned.
         let builder = GraphBuilder::like(body);
         let mut copier = Copier::new(body, body.bodies(), &builder);
         let moved = self.products.iter().map(|(id, _)| *id);
@@ -206,13 +218,26 @@ impl Leaving {
             builder.set_origin(Some(node.origin.clone()));
             copier.set(id, builder.input(&k.to_string(), node.ty.dtype(), node.ty.shape()));
         }
+        let first = inputs.len() + self.products.len() + self.once.len();
+        let turned_inputs: Vec<Tensor<'_>> =
+            (first..).zip(&turned).map(|(k, t)| builder.input(&k.to_string(), t.dtype(), &*t.shape())).collect();
         let is_source = |id: &NodeId| {
             body.node(*id).source() == Some(Source::Input)
                 || self.once.contains(id)
                 || self.products.iter().any(|(p, _)| p == id)
         };
         for id in kept(body).into_iter().filter(|id| !is_source(id)) {
-            copier.copy(id);
+            let node = body.node(id);
+            let turned = || self.turned.iter().position(|of| *of == node.inputs[1]);
+            match node.is(&MATMUL).then(turned).flatten().filter(|_| reads_across(body, node)) {
+                Some(k) => {
+                    builder.set_origin(Some(node.origin.clone()));
+                    copier.set(id, copier.get(node.inputs[0]).matmul(turned_inputs[k]));
+                }
+                None => {
+                    copier.copy(id);
+                }
+            }
         }
         for output in body.outputs() {
             builder.push_output(Output {
@@ -223,7 +248,8 @@ impl Leaving {
         }
         let id = g.add_body(Arc::new(builder.into_graph()?));
         let (before, captures) = operands.split_at(n_taken);
-        let operands: Vec<Tensor<'g>> = before.iter().chain(&products).chain(captures).chain(&once).copied().collect();
+        let after = captures.iter().chain(&once).chain(&turned);
+        let operands: Vec<Tensor<'g>> = before.iter().chain(&products).chain(after).copied().collect();
         let scan = Scan { n_slices: scan.n_slices + products.len(), ..*scan };
         Ok(g.op(&SCAN, &operands, scan.attrs(id), None))
     }
@@ -285,6 +311,12 @@ fn pays(body: &Graph, id: NodeId) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a product of several rows reads a matrix across its rows: as it takes the other's rows, its own are far apart.
+fn reads_across(body: &Graph, node: &Node) -> bool {
+    let shape = node.ty.shape();
+    node.attrs.bool("tb") && shape.rank() == 2 && shape[0] > 1 && body.ty(node.inputs[1]).shape().n_elements() > 0
 }
 
 /// Elements that a value is a view of.

@@ -3,56 +3,93 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cotangent_graph::ops::scan::{SCAN, Scan};
+use cotangent_graph::ops::scan::{SCAN, Scan, dear_values};
 use cotangent_graph::{Graph, GraphBuilder, Lower, Node, NodeId, Output, Role, Tensor};
 
 use crate::pass::PassError;
 use crate::rebuild::{Copier, bottom_up, kept};
 
-/// The outputs of a body that are its carries as they are at the start of the iteration: for each carry its place among the
-/// loop's results, if there is one.
-pub fn kept_carries(scan: &Scan<'_>) -> Vec<Option<usize>> {
+/// What a loop's derivative reads of each iteration instead of computing it again: for each carry as it is at the start of the
+/// iteration, then for each of the body's [`dear_values`], its place among the loop's results, if it has one.
+pub fn kept_values(scan: &Scan<'_>) -> Vec<Option<usize>> {
     let outputs = scan.body.outputs();
     let place = |id: NodeId| outputs.iter().skip(scan.n_carries).position(|output| output.value == id);
-    scan.body.inputs().take(scan.n_carries).map(|(id, _)| Some(place(id)? + scan.n_carries)).collect()
+    keeps(scan.body, scan.n_carries).map(|id| Some(place(id)? + scan.n_carries)).collect()
 }
 
-/// A loop that hands out its carries as they are at the start of each iteration, beside all that it handed out before. What of it
-/// nobody needs is left out later ([`without_needless`]).
-pub fn keeping_carries<'g>(g: &'g GraphBuilder, value: Tensor<'g>) -> Result<Tensor<'g>, PassError> {
+/// What is kept of a body.
+fn keeps(body: &Graph, n_carries: usize) -> impl Iterator<Item = NodeId> {
+    body.inputs().take(n_carries).map(|(id, _)| id).chain(dear_values(body, n_carries))
+}
+
+/// A loop that hands out what derivatives read of each iteration, beside all that it handed out before. What of it nobody needs
+/// is left out later ([`without_needless`]).
+pub fn keeping_values<'g>(g: &'g GraphBuilder, value: Tensor<'g>) -> Result<Tensor<'g>, PassError> {
     let node = g.with_graph(|graph| graph.node(value.id()).clone());
-    let body = g.with_graph(|graph| graph.scan(&node).map(|scan| (Arc::clone(scan.body), kept_carries(&scan))));
-    let Some((body, known)) = body.filter(|(_, known)| known.contains(&None)) else { return Ok(value) };
-    let builder = GraphBuilder::like(&body);
-    let mut copier = Copier::new(&body, body.bodies(), &builder);
-    for id in copier.order() {
-        copier.copy(id);
-    }
-    let carries: Vec<Tensor<'_>> = body.inputs().take(known.len()).map(|(id, _)| copier.get(id)).collect();
-    for (k, output) in body.outputs().iter().enumerate() {
-        builder.push_output(result(k, copier.get(output.value).id()));
-    }
-    let missing = carries.into_iter().zip(&known).filter(|(_, known)| known.is_none());
-    for (k, (carry, _)) in missing.enumerate() {
-        builder.push_output(result(body.outputs().len() + k, carry.id()));
-    }
+    let body = g.with_graph(|graph| {
+        let scan = graph.scan(&node)?;
+        Some((Arc::clone(scan.body), scan.n_carries, kept_values(&scan)))
+    });
+    let Some((body, n_carries, known)) = body.filter(|(.., known)| known.contains(&None)) else { return Ok(value) };
+    with_body(g, &node, &body, |copier, builder| {
+        for id in copier.order() {
+            copier.copy(id);
+        }
+        let missing = keeps(&body, n_carries).zip(&known).filter(|(_, known)| known.is_none());
+        let more = missing.map(|(id, _)| copier.get(id).id());
+        let before = body.outputs().iter().map(|output| copier.get(output.value).id());
+        before.chain(more).enumerate().for_each(|(k, id)| builder.push_output(result(k, id)));
+    })
+}
+
+/// A loop whose body reads inputs, by their numbers, where it had computed their values.
+pub fn reading<'g>(g: &'g GraphBuilder, value: Tensor<'g>, given: &[(NodeId, usize)]) -> Result<Tensor<'g>, PassError> {
+    let node = g.with_graph(|graph| graph.node(value.id()).clone());
+    let body = g.with_graph(|graph| graph.scan(&node).map(|scan| Arc::clone(scan.body)));
+    let Some(body) = body.filter(|_| !given.is_empty()) else { return Ok(value) };
+    let inputs: Vec<NodeId> = body.inputs().map(|(id, _)| id).collect();
+    with_body(g, &node, &body, |copier, builder| {
+        inputs.iter().for_each(|&id| {
+            copier.copy(id);
+        });
+        for id in copier.order().into_iter().filter(|id| !inputs.contains(id)) {
+            match given.iter().find(|(value, _)| *value == id) {
+                Some(&(_, k)) => copier.set(id, copier.get(inputs[k])),
+                None => {
+                    copier.copy(id);
+                }
+            }
+        }
+        let outputs = body.outputs().iter().enumerate();
+        outputs.for_each(|(k, output)| builder.push_output(result(k, copier.get(output.value).id())));
+    })
+}
+
+/// The loop of a node over what `f` copies of its body.
+fn with_body<'g>(
+    g: &'g GraphBuilder,
+    node: &Node,
+    body: &Graph,
+    f: impl for<'b> FnOnce(&mut Copier<'b, '_>, &'b GraphBuilder),
+) -> Result<Tensor<'g>, PassError> {
+    let builder = GraphBuilder::like(body);
+    f(&mut Copier::new(body, body.bodies(), &builder), &builder);
     let id = g.add_body(Arc::new(builder.into_graph()?));
     let operands: Vec<Tensor<'g>> = node.inputs.iter().map(|&input| g.tensor(input)).collect();
-    let attrs = node.attrs.map_bodies(|_| id);
-    let before = g.set_origin(Some(node.origin));
-    let kept = g.op(&SCAN, &operands, attrs, None);
+    let before = g.set_origin(Some(node.origin.clone()));
+    let made = g.op(&SCAN, &operands, node.attrs.map_bodies(|_| id), None);
     g.set_origin(before);
-    Ok(kept)
+    Ok(made)
 }
 
-/// A graph whose loops hand out their carries.
-pub fn all_keeping_carries(graph: &Graph) -> Result<Graph, PassError> {
+/// A graph whose loops hand out what derivatives read of each iteration.
+pub fn all_keeping_values(graph: &Graph) -> Result<Graph, PassError> {
     let builder = GraphBuilder::like(graph);
     let mut copier = Copier::new(graph, graph.bodies(), &builder);
     for id in copier.order() {
         let copied = copier.copy(id);
         if matches!(graph.node(id).op.lower, Lower::Loop) {
-            copier.set(id, keeping_carries(&builder, copied)?);
+            copier.set(id, keeping_values(&builder, copied)?);
         }
     }
     copier.outputs();

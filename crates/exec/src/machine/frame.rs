@@ -21,7 +21,7 @@ use crate::memory::{block_of_tensor, no_memory};
 use crate::place::{COUNTERS_BYTES, Place};
 use crate::products::{AnyEngine, Engine};
 use crate::ready::{Ready, bodies};
-use crate::tuning::Tuner;
+use crate::tuning::Turn;
 
 /// A plan bound to memory.
 #[derive(Debug)]
@@ -171,13 +171,13 @@ impl Frame {
         hand: &mut Hand<'_>,
         (plan, ready): (&Plan, &Ready),
         (s, step): (usize, &Step),
-        tuner: Option<&mut Tuner>,
+        turn: &mut Turn<'_>,
         counters: Counters,
     ) -> Result<(), Diag> {
         match step {
             Step::Kernel(call) => self.kernel(hand, (plan, ready), s, call),
             Step::Product { factors, c, epilogue, .. } => {
-                self.product(hand, ready, s, (factors, *c, epilogue.as_ref()), tuner);
+                self.product(hand, ready, s, (factors, *c, epilogue.as_ref()), turn);
             }
             Step::Check { values, what: CheckWhat::Below(bound), op, origin } => {
                 self.check_indices(hand.program, plan, *values, *bound, *op, origin)?;
@@ -192,8 +192,10 @@ impl Frame {
             }
             Step::Op(op) => self.op(plan, hand.pool, s, op),
             Step::Loop(step) => {
-                if let (Some(inner), Some(ready)) = (&mut self.loops[s], &ready.bodies[s]) {
-                    repeat(hand, step, ready, &self.buffers, inner, counters)?;
+                if let (Some(inner), Some(ready), Some(mut turn)) =
+                    (&mut self.loops[s], &ready.bodies[s], turn.inside(s))
+                {
+                    repeat(hand, (step, ready), &self.buffers, inner, &mut turn, counters)?;
                 }
             }
         }
@@ -235,7 +237,7 @@ impl Frame {
         ready: &Ready,
         step: usize,
         (factors, c, epilogue): (&Factors, BufferId, Option<&Epilogue>),
-        mut tuner: Option<&mut Tuner>,
+        turn: &mut Turn<'_>,
     ) {
         // Compiling fails where a product has no plan, so each one has.
         let Some(product) = &ready.products[step] else { return };
@@ -271,7 +273,6 @@ impl Frame {
                 let [a, b] = factors.buffers().map(|id| self.buffers[id.index()].cast::<$t>().cast_const());
                 let operands = [a.wrapping_offset(offsets[0]), b.wrapping_offset(offsets[1])];
                 let c = self.buffers[c.index()].cast();
-                let start = tuner.as_ref().and_then(|tuner| tuner.start(step));
                 // SAFETY: the plan verifier proves the operands in bounds, whose extents and strides the product was made of; C
                 // is a buffer of its own that is alive together with the operands (*slices*), and the epilogue's other
                 // results are not operands; the product was made for this CPU (*instructions*).
@@ -281,17 +282,15 @@ impl Frame {
                         Engine::Conv(conv) => conv.run(pool, operands, c, epilogue, workspace),
                     }
                 }
-                start
-
             }};
         }
-        let engine = tuner.as_ref().and_then(|tuner| tuner.engine(step)).unwrap_or(&product.engine);
-        let start = match engine {
+        let (engine, start) = turn.engine(step).unwrap_or((&product.engine, None));
+        match engine {
             AnyEngine::F32(engine) => multiply!(engine, f32),
             AnyEngine::F64(engine) => multiply!(engine, f64),
-        };
-        if let (Some(start), Some(tuner)) = (start, &mut tuner) {
-            tuner.took(step, start);
+        }
+        if let Some(start) = start {
+            turn.took(step, start);
         }
     }
 
@@ -429,10 +428,10 @@ impl Frame {
 /// Follows a loop's body again and again, in `inner`, with what lies in the buffers around it.
 fn repeat(
     hand: &mut Hand<'_>,
-    step: &LoopStep,
-    ready: &Ready,
+    (step, ready): (&LoopStep, &Ready),
     buffers: &[*mut u8],
     inner: &mut Frame,
+    turn: &mut Turn<'_>,
     counters: Counters,
 ) -> Result<(), Diag> {
     let body = &*step.body;
@@ -467,7 +466,7 @@ fn repeat(
         let counters = counters.iteration(i);
         inner.count(counters);
         for (s, step_of) in body.steps.iter().enumerate() {
-            let done = inner.step(hand, (body, ready), (s, step_of), None, counters);
+            let done = inner.step(hand, (body, ready), (s, step_of), turn, counters);
             done.map_err(|diag| in_iteration(diag, i, step.origin.loc()))?;
         }
         for (output, to) in body.outputs.iter().zip(&step.outputs) {

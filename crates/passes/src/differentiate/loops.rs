@@ -1,7 +1,7 @@
 //! The derivative of a loop: a loop over its iterations the other way round.
 //!
-//! It carries the cotangents of the carries, and takes the carries of the forward loop, which hands them out, and the cotangents
-//! of its outputs as slices; the body computes what else it needs of the forward body again. Cotangents of slices are its
+//! It carries the cotangents of the carries, and takes as slices the cotangents of the outputs, and the carries of the forward loop
+//! and what is dear of its products, which that loop hands out; the body computes what else it needs of the forward body again. Cotangents of slices are its
 //! outputs. Those of captures add up: what is a product or a sum over rows is one over the rows of all iterations, made after
 //! the loop of what the loop hands out; everything else is a carry.
 
@@ -17,7 +17,7 @@ use cotangent_graph::ops::scan::{Iteration, Loop, Looped, Made};
 use cotangent_graph::{Attrs, Graph, GraphBuilder, Node, NodeId, Shape, Tensor};
 
 use super::{Cotangent, NAME, Reached, Sweep};
-use crate::loops::{all_keeping_carries, keeping_carries, kept_carries};
+use crate::loops::{all_keeping_values, keeping_values, kept_values, reading};
 use crate::pass::PassError;
 use crate::rebuild::origin_of;
 use crate::support::Support;
@@ -60,6 +60,8 @@ struct Wanted {
 struct Built {
     /// For each capture the terms that are made after the loop.
     later: Vec<Vec<Later>>,
+    /// What the body computes though it is among its inputs, with the number of that.
+    given: Vec<(NodeId, usize)>,
     failed: Option<PassError>,
 }
 
@@ -75,10 +77,10 @@ impl<'g> Sweep<'g, '_> {
     ) -> Result<(), PassError> {
         let g = self.builder;
         let depth = self.depth.checked_sub(1).ok_or_else(|| too_deep().at(node.origin.loc()))?;
-        let kept = keeping_carries(g, g.tensor(id))?;
+        let kept = keeping_values(g, g.tensor(id))?;
         let node = &g.with_graph(|graph| graph.node(kept.id()).clone());
         let known = g.with_graph(|graph| {
-            graph.scan(node).map(|scan| (Arc::clone(scan.body), kept_carries(&scan), scan.n, scan.reverse))
+            graph.scan(node).map(|scan| (Arc::clone(scan.body), kept_values(&scan), scan.n, scan.reverse))
         });
         let Some((body, places, n, reverse)) = known else { return Ok(()) };
         let (n_carries, n_slices) = (node.attrs.size("carries"), node.attrs.size("slices"));
@@ -94,10 +96,15 @@ impl<'g> Sweep<'g, '_> {
         if wanted.is_nothing() {
             return Ok(());
         }
-        // Kept carries and slices first, then the cotangents of outputs.
-        let kept_values = places.iter().flatten().map(|&place| kept.item(place));
-        let stacked: Vec<Tensor<'g>> = kept_values
+        // Carries and slices as the forward body takes them, then what else is kept, and the cotangents of outputs.
+        let places: Vec<usize> = places.into_iter().flatten().collect();
+        let (carried, dear) = places.split_at(n_carries);
+        let item = |&place: &usize| kept.item(place);
+        let stacked: Vec<Tensor<'g>> = carried
+            .iter()
+            .map(item)
             .chain(operands[n_carries..][..n_slices].iter().copied())
+            .chain(dear.iter().map(item))
             .chain(wanted.outputs.iter().map(|k| dys[k]))
             .collect();
         let captures = &operands[n_carries + n_slices..];
@@ -105,7 +112,7 @@ impl<'g> Sweep<'g, '_> {
         for k in &wanted.carries {
             over = over.carry(dys.get(k).copied().unwrap_or_else(|| operands[*k].constant_like(0.0)));
         }
-        let body = all_keeping_carries(&body)?;
+        let body = all_keeping_values(&body)?;
         // The terms of captures are not known before the body is built, so it has a carry for each.
         for &k in &wanted.captures {
             over = over.carry(captures[k].constant_like(0.0));
@@ -120,14 +127,12 @@ impl<'g> Sweep<'g, '_> {
             inner.set_origin(Some(origin_of(node, NAME)));
             let supports = RefCell::default();
             let sweep = Sweep { builder: inner, cx: self.cx, asked: self.asked, cut: true, depth, supports: &supports };
-            let made = sweep.body_of_loop(&body, (n_carries, n_slices), &wanted, iteration);
+            let made = sweep.body_of_loop(&body, (n_carries, n_slices), dear, &wanted, iteration, &mut built);
             g.spend(inner.n_made().saturating_sub(g.n_made()));
-            let (made, later) = made.unwrap_or_else(|error| {
+            made.unwrap_or_else(|error| {
                 built.failed = Some(error);
-                (Made { carries: iteration.carries.clone(), outputs: Vec::new() }, Vec::new())
-            });
-            built.later = later;
-            made
+                Made { carries: iteration.carries.clone(), outputs: Vec::new() }
+            })
         });
         if let Some(error) = built.failed {
             return Err(error);
@@ -138,7 +143,7 @@ impl<'g> Sweep<'g, '_> {
             None => made,
             Some(of) => {
                 let of = g.with_graph(|graph| graph.node(of.id()).inputs[0]);
-                let kept = keeping_carries(g, g.tensor(of))?;
+                let kept = keeping_values(g, reading(g, g.tensor(of), &built.given)?)?;
                 let items = |from: usize, n: usize| (from..from + n).map(|k| kept.item(k)).collect();
                 let (n_carries, n_outputs) = (made.carries.len(), made.outputs.len());
                 Looped { carries: items(0, n_carries), outputs: items(n_carries, n_outputs) }
@@ -182,20 +187,22 @@ impl<'g> Sweep<'g, '_> {
         Ok(())
     }
 
-    /// One iteration of the derivative, and what of captures is made later.
+    /// One iteration of the derivative. `dear` are the places of what else is kept among the forward body's results.
     fn body_of_loop(
         &self,
         body: &Graph,
         (n_carries, n_slices): (usize, usize),
+        dear: &[usize],
         wanted: &Wanted,
         iteration: &Iteration<'g>,
-    ) -> Result<(Made<'g>, Vec<Vec<Later>>), PassError> {
+        built: &mut Built,
+    ) -> Result<Made<'g>, PassError> {
         let g = self.builder;
         let inputs: Vec<Tensor<'g>> =
             iteration.slices[..n_carries + n_slices].iter().chain(&iteration.captures).copied().collect();
         let results = inline_body(g, body, &inputs);
         let carried = wanted.carries.iter().zip(&iteration.carries).map(|(&k, &dy)| (results[k].id(), dy));
-        let given = &iteration.slices[n_carries + n_slices..];
+        let given = &iteration.slices[n_carries + n_slices + dear.len()..];
         let given = wanted.outputs.iter().zip(given).map(|(&k, &dy)| (results[k].id(), dy));
         let seeds = carried.chain(given).map(|(id, dy)| (id, Cotangent::of(dy, Support::Everywhere)));
         let seeds: Vec<_> = seeds.collect();
@@ -210,7 +217,14 @@ impl<'g> Sweep<'g, '_> {
         let mut carries: Vec<Tensor<'g>> = wanted.carries.iter().map(|&k| or_zero(k)).collect();
         let mut outputs: Vec<Tensor<'g>> = wanted.slices.iter().map(|&k| or_zero(n_carries + k)).collect();
         let n_before = outputs.len();
-        let slices: HashMap<NodeId, usize> = iteration.slices.iter().enumerate().map(|(k, t)| (t.id(), k)).collect();
+        let mut slices: HashMap<NodeId, usize> =
+            iteration.slices.iter().enumerate().map(|(k, t)| (t.id(), k)).collect();
+        for (k, &place) in dear.iter().enumerate() {
+            slices.insert(results[place].id(), n_carries + n_slices + k);
+            built
+                .given
+                .push((results[place].id(), wanted.carries.len() + wanted.captures.len() + n_carries + n_slices + k));
+        }
         let mut place = |t: Tensor<'g>| {
             slices.get(&t.id()).map(|&k| Place::Slice(k)).unwrap_or_else(|| {
                 let known = outputs[n_before..].iter().position(|other| other.id() == t.id());
@@ -220,7 +234,6 @@ impl<'g> Sweep<'g, '_> {
                 }))
             })
         };
-        let mut later = Vec::with_capacity(wanted.captures.len());
         for (number, &k) in wanted.captures.iter().enumerate() {
             let (mut chain, mut made_later) = (iteration.carries[wanted.carries.len() + number], Vec::new());
             let mut todo: Vec<Tensor<'g>> = cotangent(n_carries + n_slices + k).into_iter().collect();
@@ -237,9 +250,9 @@ impl<'g> Sweep<'g, '_> {
                 }
             }
             carries.push(chain);
-            later.push(made_later);
+            built.later.push(made_later);
         }
-        Ok((Made { carries, outputs }, later))
+        Ok(Made { carries, outputs })
     }
 }
 

@@ -170,9 +170,10 @@ fn checkpoints_change_no_value() {
             }
         }
     }
-    assert_eq!(Checkpoint::Every(0).every(5, 1), 1);
+    assert_eq!(Checkpoint::Every(0).every(5, 1, 0), 1);
     // 100 iterations of 10 bytes: ten parts, and ten carries made again at a time.
-    assert_eq!([1000, 999, 200, 1].map(|bytes| Checkpoint::Budget(bytes).every(100, 10)), [1, 2, 10, 10]);
+    assert_eq!([1000, 999, 200, 1].map(|bytes| Checkpoint::Budget(bytes).every(100, 10, 0)), [1, 2, 10, 10]);
+    assert_eq!([6000, 5999, 600, 1].map(|bytes| Checkpoint::Budget(bytes).every(100, 10, 50)), [1, 2, 3, 4]);
 }
 
 #[test]
