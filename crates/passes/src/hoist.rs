@@ -22,7 +22,7 @@ use cotangent_scalar::order::product_lanes;
 
 use crate::loops::without_needless;
 use crate::pass::{Pass, PassCx, PassError};
-use crate::rebuild::{Copier, bottom_up, kept};
+use crate::rebuild::{Copier, bottom_up, kept, origin_of};
 
 pub use explain::explain;
 
@@ -207,7 +207,14 @@ impl Leaving {
             products
                 .push(rows.reshape(std::iter::once(scan.n).chain(node.ty.shape().iter().copied()).collect::<Shape>()));
         }
-        let turned: Vec<Tensor<'g>> = self.turned.iter().map(|&id| outside.make(id).transpose(&[1, 0])).collect();
+        let turn = |&id: &NodeId| {
+            let value = outside.make(id);
+            let before = g.set_origin(Some(origin_of(body.node(id), RULE)));
+            let turned = value.transpose(&[1, 0]);
+            g.set_origin(before);
+            turned
+        };
+        let turned: Vec<Tensor<'g>> = self.turned.iter().map(turn).collect();
         // Inputs anew: carries, slices, products, captures, what is computed once, and what is turned.
         let builder = GraphBuilder::like(body);
         let mut copier = Copier::new(body, body.bodies(), &builder);
