@@ -176,7 +176,8 @@ pub struct Store {
     pub value: ValueId,
     /// The argument written.
     pub arg: ArgId,
-    /// The element written; no two elements of the space may map to the same place, unless it belongs to the row under way.
+    /// The element written; no two elements of the space, and no two stores, may be at the same place, unless it belongs to the row
+    /// under way.
     pub map: IndexMap,
     /// Whether it had better go past the caches: nobody reads it before it would have left them. Only a hint.
     pub stream: bool,

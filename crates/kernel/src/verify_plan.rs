@@ -3,8 +3,8 @@
 //! 1. Every id names something: kernels, buffers, one argument per kernel parameter; the lists by step have one entry each.
 //!    No buffer is larger than what can be addressed.
 //! 2. Kernels verify; each argument has its buffer's element type; every access is in bounds ([`Kernel::check_bounds`]).
-//! 3. Stores hit distinct elements: no two iterations of a kernel store to one, so threads may take any of them. An argument is
-//!    stored to in one place of the kernel, and no two arguments that are written are one buffer.
+//! 3. Stores hit distinct elements: no two iterations of a kernel and no two stores store to one, so threads may take any of them.
+//!    An argument is stored to in one phase of the kernel, and no two arguments that are written are one buffer.
 //! 4. Products: operand views stay inside their buffers; a convolution's numbers make one, and its operands lie whole in theirs; all element types are the product's, the result is as large as
 //!    the product; the epilogue is one sweep, elementwise or down columns, over exactly the product's rows and columns, and
 //!    writes none of the operands; it reads and writes the product's result at the element under way only. If it goes down
