@@ -17,7 +17,7 @@ pub(super) struct Chosen {
     pub(super) when: Option<ValueId>,
 }
 
-pub(super) type Choices = SmallVec<[Chosen; 1]>;
+pub(super) type Choices = Vec<Chosen>;
 
 impl Lowerer<'_> {
     /// The element of a node in memory at an index, which is held inside of the node's shape.
@@ -49,7 +49,7 @@ impl Lowerer<'_> {
     /// known to, or on conditions.
     pub(super) fn joined(&mut self, draft: &mut Draft, id: NodeId, index: &Index) -> Found {
         let node = self.graph.node(id);
-        let mut choices: Choices = SmallVec::new();
+        let mut choices = Choices::new();
         if node.is(&PAD) {
             let shape = self.graph.ty(node.inputs[0]).shape();
             let mut inner = index.clone();
