@@ -100,7 +100,9 @@ pub fn dear_values(body: &Graph, n_carries: usize) -> Vec<NodeId> {
     let mut readers: Vec<SmallVec<[NodeId; 2]>> = vec![SmallVec::new(); body.n_nodes()];
     let mut carried = vec![false; body.n_nodes()];
     body.inputs().take(n_carries).for_each(|(id, _)| carried[id.index()] = true);
-    for (id, node) in body.ids().zip(body.nodes()) {
+    // What nothing needs is not there in a copy of the body.
+    let live = body.live();
+    for (id, node) in body.ids().zip(body.nodes()).filter(|(id, _)| live[id.index()]) {
         node.inputs.iter().for_each(|input| readers[input.index()].push(id));
         carried[id.index()] |= node.inputs.iter().any(|input| carried[input.index()]);
     }
@@ -116,7 +118,7 @@ pub fn dear_values(body: &Graph, n_carries: usize) -> Vec<NodeId> {
             Lower::Conv(_) => true,
             _ => false,
         };
-        is_long && carried[id.index()]
+        is_long && live[id.index()] && carried[id.index()]
     };
     let mut dear: Vec<NodeId> = Vec::new();
     for mut id in body.ids().filter(is_dear) {
