@@ -58,13 +58,16 @@ pub mod prelude {
         Runtime, Seed, Session, StageView, Store, StoreMut, Threads, Tuning, Ways, inputs,
     };
     pub use cotangent_graph::DType::{self, Bool, F32, F64, I32, I64, U8};
-    pub use cotangent_graph::{Diag, Diags, Graph, GraphBuilder, Init, Mode, Shape, Tensor, TensorData, Type, build};
+    pub use cotangent_graph::{
+        Attention, Diag, Diags, Graph, GraphBuilder, Init, Mode, Shape, Tensor, TensorData, Type, build,
+    };
     pub use cotangent_nn::{
         AdaDelta, AdaGrad, Adam, AdamW, AdaptiveMaxPool, AdaptiveMeanPool, BatchNorm, Border, Conv, ConvTransposed,
         CrossEntropyOptions, Dense, Dropout, Embedding, GaussianNoise, GlobalMaxPool, GlobalMeanPool, Group, GroupNorm,
         InstanceNorm, Lamb, Layer, LayerNorm, Layers, Layout, Lion, Losses, MaxPool, MeanPool, Metrics, Minimize,
-        Momentum, NAdam, Nesterov, Optimizer, PRelu, Padding, ParamInfo, Recipe, Recurrent, RmsNorm, RmsProp, Schedule,
-        Sequential, Sgd, Statistics, Tuned, UpdateCx, Whitening, function, global_norm, model, pruning, summary,
+        Momentum, MultiHeadAttention, NAdam, Nesterov, Optimizer, PRelu, Padding, ParamInfo, Positions, Recipe, Recurrent,
+        RmsNorm, RmsProp, Schedule, Sequential, Sgd, Statistics, TransformerBlock, Tuned, UpdateCx, Whitening,
+        function, global_norm, model, pruning, summary,
     };
 }
 

@@ -40,6 +40,7 @@ pub use limits::Limits;
 pub use number::Number;
 pub use op::{Lower, OpDef, OpTraits, Registry, Source, Vjp};
 pub use ops::arithmetic::Operand;
+pub use ops::attention::Attention;
 pub use ops::region::Body;
 pub use step::{Elements, ElementsMut, StepCx, StepOp};
 pub use tensor::{Element, TensorData};

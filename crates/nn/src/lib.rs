@@ -31,10 +31,10 @@ pub mod optim;
 mod summary;
 
 pub use layers::{
-    AdaptiveMaxPool, AdaptiveMeanPool, BatchNorm, Border, Conv, ConvTransposed, Dense, Dropout, Embedding,
+    AdaptiveMaxPool, AdaptiveMeanPool, Around, BatchNorm, Border, Conv, ConvTransposed, Dense, Dropout, Embedding,
     GaussianNoise, Given, GlobalMaxPool, GlobalMeanPool, GroupNorm, InstanceNorm, Layer, LayerNorm, Layers, Layout,
-    MaxPool, MeanPool, PRelu, Padding, Recurrent, RmsNorm, Sequences, Sequential, Statistics, Whitening, function,
-    model,
+    MaxPool, MeanPool, MultiHeadAttention, PRelu, Padding, Positions, Recurrent, RmsNorm, Sequences, Sequential,
+    Statistics, TransformerBlock, Whitening, function, model,
 };
 pub use losses::{CrossEntropyOptions, Losses};
 pub use metrics::Metrics;

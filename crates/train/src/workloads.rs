@@ -25,7 +25,7 @@ use cotangent_scalar::philox;
 
 use self::arrays::{Layout, examples, key, loaded};
 use self::networks::PLAIN;
-pub use self::networks::{Activation, Layers, Letters, Loss, Mlp, Network, Optimizer};
+pub use self::networks::{Activation, Gpt, Layers, Letters, Loss, Mlp, Network, Optimizer};
 use crate::TrainError;
 
 /// A row of the table.
@@ -75,7 +75,7 @@ pub enum Rows {
 }
 
 /// Every workload.
-pub static SPECS: [Spec; 17] = [
+pub static SPECS: [Spec; 18] = [
     Spec {
         name: "xor",
         doc: "2-8-1, tanh, binary cross-entropy, batch 4, gradient descent 0.5",
@@ -177,6 +177,17 @@ pub static SPECS: [Spec; 17] = [
             layers: Layers::Letters(Letters { n_letters: 65, length: 64, width: 128, gru: true }),
             loss: Loss::CrossEntropy,
             optimizer: Optimizer::ClippedAdam { rate: 1e-3, norm: 1.0 },
+        }),
+        n_batches: 4,
+    },
+    Spec {
+        name: "gpt-nano",
+        doc: "65 letters, 4 causal blocks of width 128 with 4 heads over 64 letters, cross-entropy, batch 12, AdamW 0.001 with decay 0.1",
+        kind: Kind::Network(Network {
+            batch: 12,
+            layers: Layers::Gpt(Gpt { n_letters: 65, length: 64, width: 128, n_blocks: 4, heads: 4 }),
+            loss: Loss::CrossEntropy,
+            optimizer: Optimizer::AdamW { rate: 1e-3, decay: 0.1 },
         }),
         n_batches: 4,
     },

@@ -337,7 +337,7 @@ fn archives_have_the_names_and_shapes_of_other_systems() {
 #[test]
 fn inference_is_of_networks_and_of_examples_that_are_there() {
     let refused = |name: &str, batch| workload(name).inference(batch).unwrap_err().to_string();
-    let networks = "xor, mlp-s, mlp-m, mlp-l, bn-mlp, lenet, resnet20, lstm-char, gru-char";
+    let networks = "xor, mlp-s, mlp-m, mlp-l, bn-mlp, lenet, resnet20, lstm-char, gru-char, gpt-nano";
     assert_eq!(refused("matmul", None), format!("inference: required a network: {networks}, got `matmul`"));
     assert_eq!(refused("lenet", Some(0)), "batch: required 1 example or more, got 0");
     let too_many = bench(&workload("lenet").inference(Some(257)).unwrap(), &quick(&LENET)).unwrap_err().to_string();

@@ -9,6 +9,7 @@ use crate::types::Type;
 pub mod activation;
 pub mod along;
 pub mod arithmetic;
+pub mod attention;
 pub mod compare;
 pub mod conv;
 pub mod cumulative;
@@ -50,6 +51,7 @@ pub(crate) static FAMILIES: &[&[&OpDef]] = &[
     piecewise::OPS,
     norm::OPS,
     loss::OPS,
+    attention::OPS,
     region::OPS,
     scan::OPS,
 ];

@@ -10,6 +10,7 @@
 //!
 //! No closure stands between the user's call and the nodes, because a closure would hide the user's line from errors.
 
+mod attention;
 mod conv;
 mod dense;
 mod functions;
@@ -17,10 +18,12 @@ mod noise;
 mod norm;
 mod places;
 mod pool;
+mod positions;
 mod recurrent;
 mod sequential;
 mod whitening;
 
+pub use attention::{Around, MultiHeadAttention, TransformerBlock};
 pub use conv::{Border, Conv, ConvTransposed};
 pub use dense::{Dense, Embedding, PRelu};
 pub use functions::{function, model};
@@ -28,6 +31,7 @@ pub use noise::{Dropout, GaussianNoise};
 pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm, Statistics};
 pub use places::{Layout, Padding};
 pub use pool::{AdaptiveMaxPool, AdaptiveMeanPool, GlobalMaxPool, GlobalMeanPool, MaxPool, MeanPool};
+pub use positions::Positions;
 pub use recurrent::{Given, Recurrent, Sequences};
 pub use sequential::Sequential;
 pub use whitening::Whitening;

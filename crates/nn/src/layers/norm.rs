@@ -155,12 +155,38 @@ macro_rules! with_eps_alone {
         })*
     };
 }
-with_eps_alone!(LayerNorm, RmsNorm);
+with_eps_alone!(RmsNorm);
 
 /// Layer normalization (Ba et al. 2016): statistics over the last axis, each row by itself, the same at test time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerNorm {
     eps: f64,
+    bias: bool,
+}
+
+impl LayerNorm {
+    /// ε = 1e-5, a gain and a bias.
+    pub fn new() -> Self {
+        LayerNorm { eps: EPS, bias: true }
+    }
+
+    /// Another ε.
+    pub fn eps(mut self, eps: f64) -> Self {
+        self.eps = eps;
+        self
+    }
+
+    /// A gain alone.
+    pub fn without_bias(mut self) -> Self {
+        self.bias = false;
+        self
+    }
+}
+
+impl Default for LayerNorm {
+    fn default() -> Self {
+        LayerNorm::new()
+    }
 }
 
 impl Layer for LayerNorm {
@@ -169,6 +195,9 @@ impl Layer for LayerNorm {
         let Some(axis) = features("layer_norm", name, x, Axis::LAST) else { return refused(x, None) };
         if x.dim(axis) == 1 {
             return one_alone(x, "layer_norm", name, "the last axis holds the features");
+        }
+        if !self.bias {
+            return x.normalize([axis], self.eps) * gain(name, x, x.dim(axis));
         }
         let (gain, bias) = gain_and_bias(name, x, x.shape()[axis]);
         x.layer_norm(gain, bias, self.eps)
@@ -185,8 +214,7 @@ impl Layer for RmsNorm {
     #[track_caller]
     fn apply<'g>(&self, name: &str, x: Tensor<'g>) -> Tensor<'g> {
         let Some(axis) = features("rms_norm", name, x, Axis::LAST) else { return refused(x, None) };
-        let gain = x.builder().param(&format!("{name}.gain"), x.dtype(), [x.shape()[axis]], Init::ONES);
-        x.rms_norm([axis], self.eps) * gain
+        x.rms_norm([axis], self.eps) * gain(name, x, x.dim(axis))
     }
 }
 
@@ -329,7 +357,10 @@ fn one_alone<'g>(x: Tensor<'g>, kind: &str, name: &str, help: &str) -> Tensor<'g
 
 #[track_caller]
 fn gain_and_bias<'g>(name: &str, x: Tensor<'g>, n: usize) -> (Tensor<'g>, Tensor<'g>) {
-    let g = x.builder();
-    let gain = g.param(&format!("{name}.gain"), x.dtype(), [n], Init::ONES);
-    (gain, g.param(&format!("{name}.bias"), x.dtype(), [n], Init::ZEROS))
+    (gain(name, x, n), x.builder().param(&format!("{name}.bias"), x.dtype(), [n], Init::ZEROS))
+}
+
+#[track_caller]
+fn gain<'g>(name: &str, x: Tensor<'g>, n: usize) -> Tensor<'g> {
+    x.builder().param(&format!("{name}.gain"), x.dtype(), [n], Init::ONES)
 }

@@ -1,6 +1,7 @@
 //! Tests of the crate through the interpreter, which evaluates `grad` by central differences: small f64 models train end
 //! to end without the compiler's passes.
 
+mod attention;
 mod averages;
 mod conv;
 mod errors;

@@ -1,6 +1,6 @@
 //! Adding random composites to a pool of tensors: activations, losses and normalizations.
 
-use cotangent_graph::{Shape, Tensor};
+use cotangent_graph::{Attention, Shape, Tensor};
 
 use super::{Item, Pool};
 
@@ -17,7 +17,8 @@ impl<'g> Pool<'g, '_> {
             3 => (x.elu(0.7), m),
             4 if x.rank() > 0 => (x.softmax(axis), 1.0),
             5 if x.rank() > 0 => (x.log_softmax(axis), 2.0 * m + 8.0),
-            6 | 7 if x.shape().n_elements() > 0 => (x - x.mean(), 2.0 * m),
+            6 if x.shape().n_elements() > 0 => (x - x.mean(), 2.0 * m),
+            7 if x.shape().n_elements() > 0 => return self.attention(item),
             8 => (x.threshold(), 1.0),
             9 => (x.relu6(), 6.0),
             10 => (x.hard_sigmoid(), 1.0),
@@ -91,6 +92,35 @@ impl<'g> Pool<'g, '_> {
             _ => (x.log_sum_exp_over(axes[0]), m + 8.0),
         };
         self.push(tensor, magnitude);
+        Some(())
+    }
+
+    /// Attention of a tensor's rows to each other, of one head or of those along its axis before the last two.
+    fn attention(&mut self, item: Item<'g>) -> Option<()> {
+        let item = self.squashed(item);
+        let (shape, rank) = (item.tensor.shape(), item.tensor.rank());
+        if rank < 2 {
+            return None;
+        }
+        let (rows, scores) = (shape[rank - 2], shape.n_elements() / shape[rank - 1] * shape[rank - 2]);
+        if scores > self.options.max_elements {
+            return None;
+        }
+        let x = if rank == 2 { item.tensor.reshape([1, rows, shape[1]]) } else { item.tensor };
+        let mut how = Attention::new().scale(self.rng.float(0.2..1.0));
+        if self.rng.chance(0.4) {
+            how = how.causal();
+        }
+        if self.rng.chance(0.4) {
+            let queries = if self.rng.chance(0.5) { 1 } else { rows };
+            let mask = self.constant(x.dtype(), &Shape::new(&[queries, rows]), -1.0, 2.0);
+            how = how.mask(mask.gt(0.0));
+        }
+        if self.rng.chance(0.3) {
+            how = how.bias(self.constant(x.dtype(), &Shape::new(&[rows, rows]), -1.0, 1.0));
+        }
+        let values = if self.rng.chance(0.5) { x.tanh() } else { x };
+        self.push(x.attention(x, values, how), item.magnitude);
         Some(())
     }
 

@@ -34,6 +34,10 @@ pub enum Module {
     Lstm,
     /// `nn.GRU`, for `Recurrent::gru`.
     Gru,
+    /// `nn.MultiheadAttention` that attends to its own operand, for `MultiHeadAttention`.
+    Attention,
+    /// `nn.MultiheadAttention` that attends to another sequence of as many features, for `MultiHeadAttention` with a memory.
+    CrossAttention,
 }
 
 /// The tensors of a `state_dict` under the names and in the forms of the layers here: for each module where it stands in the
@@ -120,6 +124,10 @@ impl<'a> Own<'a> {
         for (name, tensor) in std::mem::take(&mut self.tensors) {
             let rank = tensor.shape.len();
             let part = match (module, name.as_str()) {
+                (Module::Attention | Module::CrossAttention, _) => {
+                    self.projection(&name, tensor, module == Module::CrossAttention, &mut parts)?;
+                    continue;
+                }
                 (Module::Linear | Module::Conv | Module::ConvTransposed, "weight") => {
                     let least = if module == Module::Linear { 2..=2 } else { 3..=usize::MAX };
                     if !least.contains(&rank) {
@@ -140,6 +148,41 @@ impl<'a> Own<'a> {
             parts.push((part.to_owned(), tensor));
         }
         Ok(parts)
+    }
+
+    /// A weight or bias of an attention, that of queries apart from those of keys and values if it attends to a memory.
+    fn projection(&self, name: &str, tensor: RawTensor, to_memory: bool, parts: &mut Parts) -> Result<(), TrainError> {
+        let (of_input, kind) = match name {
+            "in_proj_weight" => (true, "weight"),
+            "in_proj_bias" => (true, "bias"),
+            "out_proj.weight" => (false, "weight"),
+            "out_proj.bias" => (false, "bias"),
+            _ => {
+                let required = "one weight of queries, keys and values of as many features, without further biases";
+                return Err(self.invalid(required, format!("`{}`", plain(name))));
+            }
+        };
+        let rank = if kind == "weight" { 2 } else { 1 };
+        let rows = tensor.shape.first().copied().unwrap_or(0);
+        if tensor.shape.len() != rank || (of_input && rows % 3 != 0) {
+            return Err(
+                self.invalid("weights of rank 2 and biases of rank 1", format!("{:?} of `{name}`", tensor.shape))
+            );
+        }
+        let mut push = |layer: &str, tensor: RawTensor| -> Result<(), TrainError> {
+            let tensor = if rank == 2 { tensor.transposed(&[1, 0])? } else { tensor };
+            parts.push((format!("{layer}.{kind}"), tensor));
+            Ok(())
+        };
+        if !of_input || !to_memory {
+            return push(if of_input { "qkv" } else { "out" }, tensor);
+        }
+        let (q, kv) = tensor.bytes.split_at(tensor.bytes.len() / 3);
+        for (layer, rows, bytes) in [("q", rows / 3, q), ("kv", rows / 3 * 2, kv)] {
+            let shape = [rows].iter().chain(&tensor.shape[1..]).copied().collect();
+            push(layer, RawTensor { dtype: tensor.dtype, shape, bytes: bytes.to_vec() })?;
+        }
+        Ok(())
     }
 
     /// Those of all layers and directions of a recurrent module.
@@ -233,6 +276,11 @@ impl Module {
             Module::Norm => ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"].contains(&name),
             Module::Rnn | Module::Lstm | Module::Gru => {
                 ["weight_ih_l", "weight_hh_l", "weight_hr_l", "bias_ih_l", "bias_hh_l"]
+                    .iter()
+                    .any(|start| name.starts_with(start))
+            }
+            Module::Attention | Module::CrossAttention => {
+                ["in_proj_", "out_proj.", "q_proj_", "k_proj_", "v_proj_", "bias_k", "bias_v"]
                     .iter()
                     .any(|start| name.starts_with(start))
             }

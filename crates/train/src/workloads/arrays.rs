@@ -34,7 +34,7 @@ impl Layout {
     pub(super) fn of(layers: Option<&Layers>, name: &str, rank: usize) -> Self {
         let (flattened, shape) = FLATTENED;
         match layers {
-            None | Some(Layers::Mlp(_) | Layers::Letters(_)) => Layout::Same,
+            None | Some(Layers::Mlp(_) | Layers::Letters(_) | Layers::Gpt(_)) => Layout::Same,
             Some(Layers::Lenet) if name == flattened => Layout::Rows(shape),
             Some(_) if rank != 4 => Layout::Same,
             Some(_) if name == "x" => Layout::Pictures,
@@ -81,20 +81,33 @@ impl Layout {
 
 /// The name in the archive of a parameter: what layers call `c0.weight` and `c0.bias` is `c0` and `c0b` there, gain and bias of a
 /// norm, `c0.norm.gain` and `c0.norm.bias`, are `c0.g` and `c0.h`. A recurrent layer's are `Wx`, `Wh` and `b`, what follows it `Wo` and
-/// `bo`.
+/// `bo`; the parts of a transformer's block are those of nanoGPT.
 pub(super) fn key(param: &str) -> String {
-    let recurrent = [
+    let single = [
         ("recurrent.weight", "Wx"),
         ("recurrent.recurrent", "Wh"),
         ("recurrent.bias", "b"),
         ("recurrent.recurrent_bias", "bh"),
         ("out.weight", "Wo"),
         ("out.bias", "bo"),
+        ("last.gain", "lnf"),
     ];
-    if let Some((_, theirs)) = recurrent.into_iter().find(|(ours, _)| *ours == param) {
+    if let Some((_, theirs)) = single.into_iter().find(|(ours, _)| *ours == param) {
         return theirs.to_owned();
     }
-    let endings = [(".norm.gain", ".g"), (".norm.bias", ".h"), (".weight", ""), (".bias", "b")];
+    let endings = [
+        (".norm.gain", ".g"),
+        (".norm.bias", ".h"),
+        (".norm1.gain", ".ln1"),
+        (".norm2.gain", ".ln2"),
+        (".attention.qkv.weight", ".qkv"),
+        (".attention.out.weight", ".proj"),
+        (".up.weight", ".fc"),
+        (".down.weight", ".out"),
+        (".weight", ""),
+        (".bias", "b"),
+    ];
+    let param = param.strip_prefix("block.").unwrap_or(param);
     let renamed = |(ours, theirs): &(&str, &str)| Some(format!("{}{theirs}", param.strip_suffix(ours)?));
     endings.iter().find_map(renamed).unwrap_or_else(|| param.to_owned())
 }

@@ -6,8 +6,8 @@
 use cotangent_graph::DType::{F32, I64};
 use cotangent_graph::{DType, GraphBuilder, Init, Shape, Tensor};
 use cotangent_nn::{
-    Adam, BatchNorm, Conv, Dense, Group, Layers as _, MaxPool, Minimize, Momentum, Optimizer as _, Padding, Recipe,
-    Recurrent, Sgd,
+    Adam, AdamW, BatchNorm, Conv, Dense, Embedding, Group, LayerNorm, Layers as _, MaxPool, Minimize, Momentum,
+    MultiHeadAttention, Optimizer as _, Padding, Positions, Recipe, Recurrent, Sgd, TransformerBlock,
 };
 
 /// A network and its training.
@@ -38,6 +38,8 @@ pub enum Layers {
     /// Letters one after the other, each of which is to be told from those before it: `letters` rows of a table, 64 steps of a recurrent
     /// layer, and a dense layer. An example is 64 letters.
     Letters(Letters),
+    /// A transformer that tells each letter from those before it.
+    Gpt(Gpt),
 }
 
 /// A recurrent network that reads letters.
@@ -51,6 +53,24 @@ pub struct Letters {
     pub width: usize,
     /// Whether the layer is a GRU, and no LSTM.
     pub gru: bool,
+}
+
+/// A transformer as nanoGPT has it (Karpathy 2022), without biases: tables of letters and of positions, blocks of causal attention and
+/// of four times as many hidden neurons with exact GELU, a norm in front of each part and one at the end, and a dense layer.
+/// Weights start with a standard deviation of 0.02, those whose products are added to what goes around them with that over the root
+/// of their number.
+#[derive(Clone, Copy, Debug)]
+pub struct Gpt {
+    /// How many letters there are.
+    pub n_letters: usize,
+    /// Letters of an example.
+    pub length: usize,
+    /// Numbers for each letter.
+    pub width: usize,
+    /// Blocks.
+    pub n_blocks: usize,
+    /// Heads of each attention.
+    pub heads: usize,
 }
 
 /// Dense layers one after the other.
@@ -111,6 +131,13 @@ pub enum Optimizer {
         /// The largest norm.
         norm: f64,
     },
+    /// AdamW with β₂ = 0.99, whose decay is that of matrices alone.
+    AdamW {
+        /// The learning rate.
+        rate: f64,
+        /// The decay.
+        decay: f64,
+    },
 }
 
 /// ReLU without anything else; for what follows by `..PLAIN`.
@@ -141,7 +168,7 @@ impl Network {
             Layers::Mlp(mlp) => &mlp.dims[..1],
             Layers::Lenet => &[28, 28, 1],
             Layers::Resnet20 => &[32, 32, 3],
-            Layers::Letters(letters) => std::slice::from_ref(&letters.length),
+            Layers::Letters(Letters { length, .. }) | Layers::Gpt(Gpt { length, .. }) => std::slice::from_ref(length),
         };
         [n].iter().chain(rest).copied().collect()
     }
@@ -154,12 +181,18 @@ impl Layers {
             Layers::Mlp(mlp) => mlp.dims[mlp.dims.len() - 1],
             Layers::Lenet | Layers::Resnet20 => 10,
             Layers::Letters(letters) => letters.n_letters,
+            Layers::Gpt(gpt) => gpt.n_letters,
         }
+    }
+
+    /// Whether examples are letters, each of which has outputs.
+    fn reads_letters(&self) -> bool {
+        matches!(self, Layers::Letters(_) | Layers::Gpt(_))
     }
 
     /// The element type of examples.
     pub(super) fn examples_of(&self) -> DType {
-        if matches!(self, Layers::Letters(_)) { I64 } else { F32 }
+        if self.reads_letters() { I64 } else { F32 }
     }
 
     /// The outputs `[n, n_outputs]` of examples, of letters for each letter.
@@ -169,6 +202,7 @@ impl Layers {
             Layers::Lenet => lenet(x),
             Layers::Resnet20 => resnet20(x),
             Layers::Letters(letters) => letters.apply(x),
+            Layers::Gpt(gpt) => gpt.apply(x),
         }
     }
 }
@@ -194,7 +228,9 @@ impl Activation {
 impl Loss {
     fn labels(self, batch: usize, layers: &Layers) -> (DType, Shape) {
         match (self, layers) {
-            (Loss::CrossEntropy, Layers::Letters(letters)) => (I64, Shape::new(&[batch, letters.length])),
+            (Loss::CrossEntropy, Layers::Letters(Letters { length, .. }) | Layers::Gpt(Gpt { length, .. })) => {
+                (I64, Shape::new(&[batch, *length]))
+            }
             (Loss::CrossEntropy, _) => (I64, Shape::new(&[batch])),
             (Loss::XorTable, _) => (F32, Shape::new(&[batch, layers.n_outputs()])),
         }
@@ -222,6 +258,7 @@ impl Optimizer {
             Optimizer::ClippedAdam { rate, norm } => {
                 g.minimize(loss, Adam::new(rate).with(Recipe::new().clip_norm(norm)));
             }
+            Optimizer::AdamW { rate, decay } => g.minimize(loss, AdamW::new(rate, decay).beta2(0.99)),
         }
     }
 }
@@ -234,6 +271,21 @@ impl Letters {
         let states = rows.layer("recurrent", layer.init(start).recurrent_init(start));
         let states = states.reshape([x.shape().n_elements(), self.width]);
         states.layer("out", Dense::new(self.n_letters).init(start))
+    }
+}
+
+impl Gpt {
+    fn apply<'g>(&self, x: Tensor<'g>) -> Tensor<'g> {
+        let start = Init::normal(0.0, 0.02);
+        let residual = Init::normal(0.0, 0.02 / (2.0 * self.n_blocks as f64).sqrt());
+        let attention = MultiHeadAttention::new(self.heads).causal().without_bias().init(start).out_init(residual);
+        let letters = x.layer("wte", Embedding::new(self.n_letters, self.width).init(start));
+        let mut h = letters.layer("wpe", Positions::learned(self.length).init(start));
+        for block in 0..self.n_blocks {
+            h = h.layer(&format!("block.{block}"), TransformerBlock::new(attention));
+        }
+        let h = h.reshape([x.shape().n_elements(), self.width]).layer("last", LayerNorm::new().without_bias());
+        h.layer("head", Dense::new(self.n_letters).init(start).without_bias())
     }
 }
 
