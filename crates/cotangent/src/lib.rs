@@ -65,9 +65,9 @@ pub mod prelude {
         AdaDelta, AdaGrad, Adam, AdamW, AdaptiveMaxPool, AdaptiveMeanPool, BatchNorm, Border, Conv, ConvTransposed,
         CrossEntropyOptions, Dense, Dropout, Embedding, GaussianNoise, GlobalMaxPool, GlobalMeanPool, Group, GroupNorm,
         InstanceNorm, Lamb, Layer, LayerNorm, Layers, Layout, Lion, Losses, MaxPool, MeanPool, Metrics, Minimize,
-        Momentum, MultiHeadAttention, NAdam, Nesterov, Optimizer, PRelu, Padding, ParamInfo, Positions, Recipe, Recurrent,
-        RmsNorm, RmsProp, Schedule, Sequential, Sgd, Statistics, TransformerBlock, Tuned, UpdateCx, Whitening,
-        function, global_norm, model, pruning, summary,
+        Momentum, MultiHeadAttention, NAdam, Nesterov, Optimizer, PRelu, Padding, ParamInfo, Positions, Recipe,
+        Recurrent, RmsNorm, RmsProp, Schedule, Sequential, Sgd, Statistics, TransformerBlock, Tuned, UpdateCx,
+        Whitening, function, global_norm, model, pruning, summary,
     };
 }
 

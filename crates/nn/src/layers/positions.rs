@@ -89,9 +89,9 @@ impl Layer for Positions {
 /// `t / base^(i/n)` in f64, `[time, n]`, for the places `t` of `x` `[.., time, _]`.
 fn angles<'g>(x: Tensor<'g>, position: Option<Tensor<'g>>, n: usize, base: f64) -> Tensor<'g> {
     let (g, shape) = (x.builder(), [x.dim(-2), n]);
-    let place = g.iota(DType::F64, shape, 0);
-    let place = position.map_or(place, |start| place + start.cast(DType::F64));
-    place * (g.iota(DType::F64, shape, 1) * (-base.ln() / n as f64)).exp()
+    let counted = |axis: usize| g.iota(DType::I64, shape, axis);
+    let place = position.map_or(counted(0), |start| counted(0) + start.cast(DType::I64)).cast(DType::F64);
+    place * (counted(1).cast(DType::F64) * (-base.ln() / n as f64)).exp()
 }
 
 /// Rotary positions of `x` `[.., time, d]`: elements `i` and `i + d/2` are a point that is turned by `t / base^(2i/d)`.
