@@ -6,8 +6,9 @@ use cotangent_data::safetensors::{SafeTensors, Tensors};
 use cotangent_exec::{Compiler, Each, InputView, Runtime, Seed, Session, Threads};
 use cotangent_graph::DType::{self, Bool, F32, F64, I64};
 use cotangent_graph::interp::interpret_named;
+use cotangent_graph::ops::attention::ATTENTION;
 use cotangent_graph::samples::Sampler;
-use cotangent_graph::{Attention, Env, Graph, GraphBuilder, Tensor, TensorData, build};
+use cotangent_graph::{Attention, Attrs, Env, Graph, GraphBuilder, Tensor, TensorData, build};
 use cotangent_nn::{Around, Layers, MultiHeadAttention, TransformerBlock};
 use cotangent_train::checkpoint::pytorch::{Module, translated};
 use cotangent_train::checkpoint::{Load, load};
@@ -241,6 +242,58 @@ fn what_comes_later_changes_nothing_before_it_unless_it_is_not_finite() {
             // Its probability is 0, which a product multiplies all the same: see docs/limits.md.
             false => assert!(values.iter().all(|v| v.is_nan())),
         }
+    }
+}
+
+/// Attention by strips of so many rows, or at once.
+fn in_strips(shapes: [[usize; 4]; 3], causal: bool, strip: i64) -> Graph {
+    let graph = build(|g| {
+        let names = ["q", "k", "v"];
+        let all: Vec<Tensor<'_>> = names.iter().zip(shapes).map(|(name, shape)| g.input(name, F32, shape)).collect();
+        let attrs = Attrs::none().with("causal", causal).with("scale", 0.3).with("strip", strip);
+        let y = g.op(&ATTENTION, &all, attrs.with("p", 0.0).with("stream", ""), None);
+        g.output("y", y);
+        let dy = g.input("dy", F32, y.shape());
+        for (name, gradient) in ["dq", "dk", "dv"].into_iter().zip(g.grad_with_seed(y, dy, &all)) {
+            g.output(name, gradient);
+        }
+    });
+    graph.unwrap_or_else(|diags| panic!("{diags}"))
+}
+
+#[test]
+fn strips_change_no_bit_of_the_value_and_gradients_by_rounding() {
+    for (heads, kv_heads, queries, keys, causal, strips) in
+        [(2, 2, 24, 37, false, [8, 12]), (4, 2, 160, 160, true, [8, 20]), (2, 1, 7, 33, false, [7, 7])]
+    {
+        let mut s = Sampler::new(F32, 12);
+        let shapes = [[2, heads, queries, 5], [2, kv_heads, keys, 5], [2, kv_heads, keys, 3]];
+        let [q, k, v] = shapes.map(|shape| s.float_in(-2.0..2.0, shape));
+        let inputs = [("q", q), ("k", k), ("v", v), ("dy", s.float_in(-1.0..1.0, [2, heads, queries, 3]))];
+        let whole = run(&in_strips(shapes, causal, 0), &inputs);
+        for strip in strips {
+            let parts = run(&in_strips(shapes, causal, strip), &inputs);
+            assert!(whole[0].1.same_bits(&parts[0].1), "{strip} of {queries}");
+            for ((name, a), (_, b)) in whole.iter().zip(&parts) {
+                close(name, b, &a.to_f64(), 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn long_sequences_go_by_strips_in_memory_that_is_linear_in_their_length() {
+    for causal in [false, true] {
+        let bytes = [4096, 8192].map(|time| {
+            let how = if causal { Attention::new().causal() } else { Attention::new() };
+            let graph = program([&[1, 2, time, 16]; 3], F32, |_| how.clone());
+            assert!(!graph.to_string().contains("strip = 0"), "{graph}");
+            let program = Compiler::new().compile(&graph).unwrap();
+            program.plan().figures().arena_bytes
+        });
+        // Scores at once would be four times as many.
+        assert!(bytes[1] < bytes[0] / 10 * 23, "{bytes:?}");
+        assert!(bytes[1] < 8192 * 2 * 16 * 4 * 16, "{bytes:?}");
     }
 }
 

@@ -1,14 +1,19 @@
 //! Attention: rows of V weighted by how well queries and keys agree.
+//!
+//! Scores are as many as queries times keys. If they are more than caches hold, they are made in strips of whole rows, by loops over heads
+//! and strips whose bodies are the same steps; the derivative makes them again. Rows do not depend on each other, so no bit of the value
+//! depends on strips.
 
 use cotangent_scalar::DType;
 use smallvec::{SmallVec, smallvec};
 
 use crate::attrs::{AttrKind, AttrSpec, Attrs};
-use crate::builder::Tensor;
+use crate::builder::{GraphBuilder, Tensor};
 use crate::diag::{Code, Diag};
 use crate::eval;
 use crate::op::{Arity, Cotangents, Fault, InferCx, Lower, OpDef, OpTraits, Vjp};
 use crate::ops::activation::DROPOUT;
+use crate::ops::scan::{Loop, Made};
 use crate::samples::{Sample, Sampler};
 use crate::types::{Shape, Type};
 
@@ -45,6 +50,28 @@ impl Extents {
         x.reshape(self.shape([self.kv_heads, group * self.queries, x.dim(-1)]))
     }
 
+    /// `[.., kv_heads, keys, n]` once for each head of queries.
+    fn for_each_head<'g>(&self, x: Tensor<'g>) -> Tensor<'g> {
+        let group = self.heads / self.kv_heads;
+        if group == 1 {
+            return x;
+        }
+        let apart = self.lead.iter().copied().chain([self.kv_heads, group, self.keys, x.dim(-1)]).collect::<Shape>();
+        let axis = self.lead.rank() + 1;
+        x.repeat_along(&apart, [axis]).reshape(self.shape([self.heads, self.keys, x.dim(-1)]))
+    }
+
+    /// The other way: the sums over the heads of queries that share one, of `[all heads, keys, n]`.
+    fn of_kv_heads<'g>(&self, x: Tensor<'g>) -> Tensor<'g> {
+        let group = self.heads / self.kv_heads;
+        let n = x.dim(-1);
+        if group == 1 {
+            return x.reshape(self.shape([self.heads, self.keys, n]));
+        }
+        let apart = self.lead.iter().copied().chain([self.kv_heads, group, self.keys, n]).collect::<Shape>();
+        x.reshape(apart).sum_over([self.lead.rank() + 1])
+    }
+
     fn ungrouped<'g>(&self, x: Tensor<'g>) -> Tensor<'g> {
         x.reshape(self.shape([self.heads, self.queries, x.dim(-1)]))
     }
@@ -53,6 +80,7 @@ impl Extents {
 /// What forward and derivative have in common; equal nodes are one node, so that nothing is made twice.
 struct Parts<'g> {
     extents: Extents,
+    /// Queries times the scale.
     q: Tensor<'g>,
     k: Tensor<'g>,
     v: Tensor<'g>,
@@ -84,13 +112,13 @@ impl<'g> Parts<'g> {
             [k, v].map(|of| seen.broadcast_to(of.shape()))
         });
         let kept = |x: Tensor<'g>, i: usize| live.map_or(x, |live| live[i].select(x, x.constant_like(0.0)));
-        Parts { q, k: kept(k, 0), v: kept(v, 1), extents, live, allowed, bias }
+        Parts { q: q * attrs.float("scale"), k: kept(k, 0), v: kept(v, 1), extents, live, allowed, bias }
     }
 
     /// Softmax of the scores over the keys that a query may see; zeros where it sees none.
-    fn probabilities(&self, scale: f64) -> Tensor<'g> {
+    fn probabilities(&self) -> Tensor<'g> {
         let product = self.extents.grouped(self.q).matmul_with(self.k, false, true);
-        let mut scores = self.extents.ungrouped(product) * scale;
+        let mut scores = self.extents.ungrouped(product);
         if let Some(bias) = self.bias {
             scores += bias;
         }
@@ -132,6 +160,193 @@ fn some_query<'g>(mask: Tensor<'g>, causal: Option<Tensor<'g>>, extents: &Extent
         }
     };
     seen.reshape(lead.iter().copied().chain([heads / group, keys, 1]).collect::<Shape>())
+}
+
+/// Scores up to which all of them are made at once.
+const MOST_AT_ONCE: usize = 1 << 21;
+/// The most scores of a strip, unless it would be fewer than [`LEAST_ROWS`]: half a MiB of f32, in the caches of any core.
+const MOST_OF_A_STRIP: usize = 1 << 17;
+const LEAST_ROWS: usize = 16;
+/// With a causal mask queries are divided into so many ranges, each of which meets the keys up to its end.
+const RANGES: usize = 4;
+
+/// The rows of a strip for these extents, or 0 if there are no strips.
+fn strip_of(extents: &Extents, causal: bool) -> usize {
+    let scores = extents.scores().iter().try_fold(1usize, |n, &extent| n.checked_mul(extent));
+    if scores.is_some_and(|n| n <= MOST_AT_ONCE) || extents.keys == 0 {
+        return 0;
+    }
+    let range = extents.queries / ranges(extents.queries, causal);
+    let most = (MOST_OF_A_STRIP / extents.keys).clamp(LEAST_ROWS, range.max(LEAST_ROWS));
+    (LEAST_ROWS / 2..=most).rev().find(|&rows| range.is_multiple_of(rows)).unwrap_or(0)
+}
+
+fn ranges(queries: usize, causal: bool) -> usize {
+    if causal && queries.is_multiple_of(RANGES) { RANGES } else { 1 }
+}
+
+/// Attention by strips.
+struct Strips<'g> {
+    extents: Extents,
+    /// Heads of all examples: queries, keys and values `[n, rows, _]`.
+    operands: [Tensor<'g>; 3],
+    strip: usize,
+    causal: bool,
+    scale: f64,
+}
+
+/// A range of queries and the keys that it meets.
+#[derive(Clone, Copy)]
+struct Range {
+    from: usize,
+    to: usize,
+    keys: usize,
+}
+
+impl<'g> Strips<'g> {
+    fn of(inputs: &[Tensor<'g>], attrs: &Attrs) -> Option<Self> {
+        let strip = attrs.size("strip");
+        if strip == 0 {
+            return None;
+        }
+        let extents = Extents::of(&inputs[0].shape(), &inputs[1].shape());
+        let q = Strips::flat(inputs[0]);
+        let [k, v] = [inputs[1], inputs[2]].map(|x| Strips::flat(extents.for_each_head(x)));
+        let (causal, scale) = (attrs.bool("causal"), attrs.float("scale"));
+        Some(Strips { extents, operands: [q, k, v], strip, causal, scale })
+    }
+
+    /// `[.., heads, rows, n]` as `[all heads, rows, n]`.
+    fn flat(x: Tensor<'g>) -> Tensor<'g> {
+        let shape = x.shape();
+        let (heads, last) = shape.split_at(shape.rank() - 2);
+        x.reshape([heads.iter().product(), last[0], last[1]])
+    }
+
+    fn ranges(&self) -> Vec<Range> {
+        let (queries, keys) = (self.extents.queries, self.extents.keys);
+        let n = ranges(queries, self.causal);
+        let range = |i: usize| {
+            let (from, to) = (i * queries / n, (i + 1) * queries / n);
+            Range { from, to, keys: if self.causal { to } else { keys } }
+        };
+        (0..n).map(range).collect()
+    }
+
+    /// A loop over all heads of what a range meets, with further operands `[all heads, queries, _]`.
+    fn heads(&self, range: Range, others: &[Tensor<'g>]) -> Loop<'g> {
+        let [q, k, v] = self.operands;
+        let over = Loop::new().slice(rows(k, 0, range.keys)).slice(rows(v, 0, range.keys));
+        std::iter::once(&q).chain(others).fold(over, |over, &x| over.slice(rows(x, range.from, range.to)))
+    }
+
+    fn value(&self) -> Tensor<'g> {
+        let mut parts = Vec::new();
+        for range in self.ranges() {
+            let strip = self.strip(range);
+            let made = self.builder().scan("heads", self.heads(range, &[]), |g, head| {
+                let over = head.slices.iter().fold(Loop::new(), |over, &x| over.capture(x));
+                let made = g.fori("strips", strip.n, over, |_, number, i| {
+                    let [k, v] = [i.captures[0], i.captures[1]];
+                    let p = strip.probabilities(strip.of(i.captures[2], number), k, number);
+                    Made { carries: Vec::new(), outputs: vec![p.matmul(v)] }
+                });
+                Made { carries: Vec::new(), outputs: made.outputs }
+            });
+            parts.push(made.outputs[0]);
+        }
+        self.joined(&parts)
+    }
+
+    fn cotangents(&self, output: Tensor<'g>, dy: Tensor<'g>) -> [Tensor<'g>; 3] {
+        let others = [dy, (dy * output).sum_keep([dy.rank() - 1])].map(Strips::flat);
+        let (mut of_q, mut of_kv) = (Vec::new(), Vec::new());
+        for range in self.ranges() {
+            let strip = self.strip(range);
+            let made = self.builder().scan("heads", self.heads(range, &others), |g, head| {
+                let [k, v] = [head.slices[0], head.slices[1]];
+                let over = Loop::new().carry(k.constant_like(0.0)).carry(v.constant_like(0.0));
+                let over = head.slices.iter().fold(over, |over, &x| over.capture(x));
+                let made = g.fori("strips", strip.n, over, |_, number, i| {
+                    let [k, v] = [i.captures[0], i.captures[1]];
+                    let [q, dy, mean] = [2, 3, 4].map(|operand| strip.of(i.captures[operand], number));
+                    let p = strip.probabilities(q, k, number);
+                    let mut ds = p * (dy.matmul_with(v, false, true) - mean);
+                    if strip.causal {
+                        ds = strip.seen(number, ds.shape()).select(ds, ds.constant_like(0.0));
+                    }
+                    let dk = i.carries[0] + ds.matmul_with(q * strip.scale, true, false);
+                    let dv = i.carries[1] + p.matmul_with(dy, true, false);
+                    Made { carries: vec![dk, dv], outputs: vec![ds.matmul(k) * strip.scale] }
+                });
+                Made { carries: Vec::new(), outputs: [made.outputs, made.carries].concat() }
+            });
+            of_q.push(made.outputs[0]);
+            of_kv.push([made.outputs[1], made.outputs[2]]);
+        }
+        let total = |which: usize| {
+            let whole = |x: Tensor<'g>| x.pad(&[0; 3], &[0, self.extents.keys - x.dim(1), 0], 0.0);
+            let sum = of_kv.iter().map(|of| whole(of[which])).reduce(|sum, part| sum + part);
+            self.extents.of_kv_heads(sum.unwrap_or_else(|| self.builder().poisoned()))
+        };
+        [self.joined(&of_q), total(0), total(1)]
+    }
+
+    /// What the strips `[all heads, strips, rows, n]` of all ranges made, as queries are.
+    fn joined(&self, parts: &[Tensor<'g>]) -> Tensor<'g> {
+        let rows = |x: &Tensor<'g>| x.reshape([x.dim(0), x.dim(1) * x.dim(2), x.dim(3)]);
+        let parts: Vec<Tensor<'g>> = parts.iter().map(rows).collect();
+        self.extents.ungrouped(if parts.len() == 1 { parts[0] } else { self.builder().concat(&parts, 1) })
+    }
+
+    fn builder(&self) -> &'g GraphBuilder {
+        self.operands[0].builder()
+    }
+
+    fn strip(&self, range: Range) -> Strip {
+        let (rows, n) = (self.strip, (range.to - range.from) / self.strip);
+        Strip { n, rows, from: range.from, causal: self.causal, scale: self.scale }
+    }
+}
+
+/// The strips of a range of queries.
+#[derive(Clone, Copy)]
+struct Strip {
+    n: usize,
+    rows: usize,
+    /// The range's first query.
+    from: usize,
+    causal: bool,
+    scale: f64,
+}
+
+impl Strip {
+    /// The rows of a strip, of `[rows of the range, n]`. By its number, not as slices of the loop: what a loop makes of slices and
+    /// captures alone leaves it, as one product for all strips.
+    fn of<'g>(self, x: Tensor<'g>, number: Tensor<'g>) -> Tensor<'g> {
+        let start = number * self.rows as i64;
+        x.dynamic_slice(&[start, x.builder().scalar(0, DType::I64)], [self.rows, x.dim(1)])
+    }
+
+    /// Which keys the queries of a strip may see, of the shape of their scores.
+    fn seen<'g>(self, number: Tensor<'g>, scores: Shape) -> Tensor<'g> {
+        let first = (number * self.rows as i64 + self.from as i64).cast(DType::I32);
+        let place = |axis: usize| number.builder().iota(DType::I32, scores.clone(), axis);
+        place(1).le(place(0) + first)
+    }
+
+    fn probabilities<'g>(self, q: Tensor<'g>, k: Tensor<'g>, number: Tensor<'g>) -> Tensor<'g> {
+        let mut scores = (q * self.scale).matmul_with(k, false, true);
+        if self.causal {
+            scores = self.seen(number, scores.shape()).select(scores, scores.constant_like(f64::NEG_INFINITY));
+        }
+        scores.softmax(1)
+    }
+}
+
+/// Rows of `[heads, rows, n]`.
+fn rows<'g>(x: Tensor<'g>, from: usize, to: usize) -> Tensor<'g> {
+    if (from, to) == (0, x.dim(1)) { x } else { x.slice(&[0, from, 0], &[x.dim(0), to, x.dim(2)]) }
 }
 
 fn dropped<'g>(x: Tensor<'g>, attrs: &Attrs) -> Tensor<'g> {
@@ -189,6 +404,16 @@ fn infer(cx: &InferCx<'_>) -> Result<Type, Fault> {
     if !(0.0..1.0).contains(&p) {
         return Err(cx.attr_fault(format_args!("requires a probability of dropout in [0, 1), got {p}")));
     }
+    let strip = cx.attrs.int("strip");
+    let whole = extents.queries / ranges(extents.queries, cx.attrs.bool("causal"));
+    if strip < 0 || (strip > 0 && !whole.is_multiple_of(strip as usize)) {
+        return Err(
+            cx.attr_fault(format_args!("requires strips whose rows divide {whole}, or 0 for none, got {strip}"))
+        );
+    }
+    if strip > 0 && (cx.inputs.len() > 3 || p > 0.0) {
+        return Err(cx.attr_fault("in strips takes no mask, no bias and no dropout"));
+    }
     let scores = extents.scores();
     let mut n_masks = 0;
     for operand in 3..cx.inputs.len() {
@@ -214,8 +439,11 @@ fn infer(cx: &InferCx<'_>) -> Result<Type, Fault> {
 }
 
 fn vjp<'g>(cx: &crate::op::VjpCx<'g, '_>) -> Cotangents<'g> {
-    let (parts, scale) = (Parts::of(&cx.inputs, cx.attrs), cx.attrs.float("scale"));
-    let (extents, p) = (&parts.extents, parts.probabilities(scale));
+    if let Some(strips) = Strips::of(&cx.inputs, cx.attrs) {
+        return strips.cotangents(cx.output, cx.dy).into_iter().map(Some).collect();
+    }
+    let parts = Parts::of(&cx.inputs, cx.attrs);
+    let (extents, p) = (&parts.extents, parts.probabilities());
     let dy = extents.grouped(cx.dy);
     let dv = extents.grouped(dropped(p, cx.attrs)).matmul_with(dy, true, false);
     let dp = dropped(extents.ungrouped(dy.matmul_with(parts.v, false, true)), cx.attrs);
@@ -226,9 +454,9 @@ fn vjp<'g>(cx: &crate::op::VjpCx<'g, '_>) -> Cotangents<'g> {
     if let Some(allowed) = parts.allowed {
         ds = allowed.select(ds, ds.constant_like(0.0));
     }
-    let scaled = extents.grouped(ds * scale);
-    let dq = extents.ungrouped(scaled.matmul(parts.k));
-    let dk = scaled.matmul_with(extents.grouped(parts.q), true, false);
+    let of_scores = extents.grouped(ds);
+    let dq = extents.ungrouped(of_scores.matmul(parts.k)) * cx.attrs.float("scale");
+    let dk = of_scores.matmul_with(extents.grouped(parts.q), true, false);
     let kept = |dx: Tensor<'g>, i: usize| parts.live.map_or(dx, |live| live[i].select(dx, dx.constant_like(0.0)));
     let mut cotangents: Cotangents<'g> = smallvec![Some(dq), Some(kept(dk, 0)), Some(kept(dv, 1))];
     cotangents.extend(cx.inputs[3..].iter().map(|x| x.is_float().then_some(ds)));
@@ -236,13 +464,20 @@ fn vjp<'g>(cx: &crate::op::VjpCx<'g, '_>) -> Cotangents<'g> {
 }
 
 fn samples(s: &mut Sampler) -> Vec<Sample> {
+    let in_strips = |causal: bool, strip: usize| {
+        let attrs = Attrs::none().with("causal", causal).with("scale", 0.5).with("strip", strip as i64);
+        attrs.with("p", 0.0).with("stream", "sample")
+    };
     let attrs = |causal: bool, p: f64| {
-        Attrs::none().with("causal", causal).with("scale", 0.5).with("p", p).with("stream", "sample")
+        let attrs = Attrs::none().with("causal", causal).with("scale", 0.5).with("strip", 0i64);
+        attrs.with("p", p).with("stream", "sample")
     };
     let mut floats = |shape: [usize; 4]| s.float_in(-1.5..1.5, shape);
     let plain = vec![floats([2, 2, 3, 4]), floats([2, 2, 5, 4]), floats([2, 2, 5, 3])];
     let causal = vec![floats([1, 2, 4, 3]), floats([1, 2, 4, 3]), floats([1, 2, 4, 2])];
     let biased = vec![floats([2, 4, 3, 2]), floats([2, 2, 4, 2]), floats([2, 2, 4, 2]), floats([2, 4, 3, 4])];
+    let strips = vec![floats([1, 2, 6, 3]), floats([1, 1, 5, 3]), floats([1, 1, 5, 2])];
+    let causal_strips = vec![floats([1, 2, 8, 3]), floats([1, 2, 8, 3]), floats([1, 2, 8, 2])];
     let mut grouped = vec![floats([2, 4, 5, 3]), floats([2, 2, 5, 3]), floats([2, 2, 5, 4])];
     grouped.push(s.bools([2, 1, 1, 5]));
     let mut both =
@@ -254,14 +489,16 @@ fn samples(s: &mut Sampler) -> Vec<Sample> {
         Sample::new(grouped).attrs(attrs(true, 0.0)),
         Sample::new(biased).attrs(attrs(false, 0.3)),
         Sample::new(both).attrs(attrs(false, 0.0)),
+        Sample::new(strips).attrs(in_strips(false, 2)),
+        Sample::new(causal_strips).attrs(in_strips(true, 2)),
     ]
 }
 
 /// Weighted rows of V.
 pub static ATTENTION: OpDef = OpDef {
     name: "attention",
-    doc: "`softmax(scale · Q·Kᵀ + bias) · V` of queries `[.., heads, queries, d]`, keys `[.., kv_heads, keys, d]` and values \
-          `[.., kv_heads, keys, n]` (Vaswani et al. 2017), in this order: each score is a product as of `matmul`, times `scale`, plus \
+    doc: "`softmax((scale · Q)·Kᵀ + bias) · V` of queries `[.., heads, queries, d]`, keys `[.., kv_heads, keys, d]` and values \
+          `[.., kv_heads, keys, n]` (Vaswani et al. 2017), in this order: each query times `scale`, products as of `matmul`, plus \
           the bias; softmax over the keys; a product again. Each head of keys and values serves `heads / kv_heads` neighbouring heads \
           of queries. A mask of truth values that broadcasts to the scores says which keys a query may see, `causal` that query `i` \
           sees keys `0..=i`; the scores of others are -∞, whatever they were. A query that sees no key has the result 0 and no \
@@ -272,6 +509,11 @@ pub static ATTENTION: OpDef = OpDef {
     attrs: &[
         AttrSpec { name: "causal", kind: AttrKind::Bool, doc: "query `i` sees keys `0..=i` only" },
         AttrSpec { name: "scale", kind: AttrKind::Float, doc: "the factor of the scores" },
+        AttrSpec {
+            name: "strip",
+            kind: AttrKind::Int,
+            doc: "rows of scores that are made at a time, by loops whose derivative makes them again; 0: all of them, once",
+        },
         AttrSpec { name: "p", kind: AttrKind::Float, doc: "the probability that a probability is zeroed, in [0, 1)" },
         AttrSpec { name: "stream", kind: AttrKind::Str, doc: "the dotted name of the dropout mask's random stream" },
     ],
@@ -280,8 +522,11 @@ pub static ATTENTION: OpDef = OpDef {
     eval: eval::unbound,
     vjp: Vjp::Rule(vjp),
     lower: Lower::Expand(|cx| {
+        if let Some(strips) = Strips::of(&cx.inputs, cx.attrs) {
+            return smallvec![strips.value()];
+        }
         let parts = Parts::of(&cx.inputs, cx.attrs);
-        let p = dropped(parts.probabilities(cx.attrs.float("scale")), cx.attrs);
+        let p = dropped(parts.probabilities(), cx.attrs);
         smallvec![parts.extents.ungrouped(parts.extents.grouped(p).matmul(parts.v))]
     }),
     samples,
@@ -374,7 +619,10 @@ impl<'g> Tensor<'g> {
             let fits = scores.filter(|scores| scores.broadcast(&bias.shape()).as_ref() == Some(scores));
             operands.push(fits.map_or(bias, |scores| bias.broadcast_to(scores)));
         }
-        let attrs = Attrs::none().with("causal", how.causal).with("scale", scale).with("p", p);
+        let known = operands.len() == 3 && p == 0.0 && self.rank() >= 3 && k.rank() == self.rank();
+        let strip = if known { strip_of(&Extents::of(&self.shape(), &k.shape()), how.causal) } else { 0 };
+        let attrs =
+            Attrs::none().with("causal", how.causal).with("scale", scale).with("strip", strip as i64).with("p", p);
         g.op(&ATTENTION, &operands, attrs.with("stream", &stream[..]), None)
     }
 }
