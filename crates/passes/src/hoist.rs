@@ -210,7 +210,7 @@ impl Leaving {
         let turn = |&id: &NodeId| {
             let value = outside.make(id);
             let before = g.set_origin(Some(origin_of(body.node(id), RULE)));
-            let turned = value.transpose(&[1, 0]);
+            let turned = value.transpose([1, 0]);
             g.set_origin(before);
             turned
         };
@@ -227,7 +227,7 @@ impl Leaving {
         }
         let first = inputs.len() + self.products.len() + self.once.len();
         let turned_inputs: Vec<Tensor<'_>> =
-            (first..).zip(&turned).map(|(k, t)| builder.input(&k.to_string(), t.dtype(), &*t.shape())).collect();
+            (first..).zip(&turned).map(|(k, t)| builder.input(&k.to_string(), t.dtype(), t.shape())).collect();
         let is_source = |id: &NodeId| {
             body.node(*id).source() == Some(Source::Input)
                 || self.once.contains(id)
