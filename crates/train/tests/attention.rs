@@ -264,7 +264,7 @@ fn in_strips(shapes: [[usize; 4]; 3], causal: bool, strip: i64) -> Graph {
 #[test]
 fn strips_change_no_bit_of_the_value_and_gradients_by_rounding() {
     for (heads, kv_heads, queries, keys, causal, strips) in
-        [(2, 2, 24, 37, false, [8, 12]), (4, 2, 160, 160, true, [8, 20]), (2, 1, 7, 33, false, [7, 7])]
+        [(2, 2, 24, 37, false, [8, 12]), (4, 2, 160, 160, true, [10, 20]), (2, 1, 7, 33, false, [7, 7])]
     {
         let mut s = Sampler::new(F32, 12);
         let shapes = [[2, heads, queries, 5], [2, kv_heads, keys, 5], [2, kv_heads, keys, 3]];
@@ -291,9 +291,9 @@ fn long_sequences_go_by_strips_in_memory_that_is_linear_in_their_length() {
             let program = Compiler::new().compile(&graph).unwrap();
             program.plan().figures().arena_bytes
         });
-        // Scores at once would be four times as many.
+        // Scores at once would be four times as many, and 512 MiB.
         assert!(bytes[1] < bytes[0] / 10 * 23, "{bytes:?}");
-        assert!(bytes[1] < 8192 * 2 * 16 * 4 * 16, "{bytes:?}");
+        assert!(bytes[1] < 32 << 20, "{bytes:?}");
     }
 }
 

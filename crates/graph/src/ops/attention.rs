@@ -168,7 +168,7 @@ const MOST_AT_ONCE: usize = 1 << 21;
 const MOST_OF_A_STRIP: usize = 1 << 17;
 const LEAST_ROWS: usize = 16;
 /// With a causal mask queries are divided into so many ranges, each of which meets the keys up to its end.
-const RANGES: usize = 4;
+const RANGES: usize = 8;
 
 /// The rows of a strip for these extents, or 0 if there are no strips.
 fn strip_of(extents: &Extents, causal: bool) -> usize {
@@ -477,7 +477,7 @@ fn samples(s: &mut Sampler) -> Vec<Sample> {
     let causal = vec![floats([1, 2, 4, 3]), floats([1, 2, 4, 3]), floats([1, 2, 4, 2])];
     let biased = vec![floats([2, 4, 3, 2]), floats([2, 2, 4, 2]), floats([2, 2, 4, 2]), floats([2, 4, 3, 4])];
     let strips = vec![floats([1, 2, 6, 3]), floats([1, 1, 5, 3]), floats([1, 1, 5, 2])];
-    let causal_strips = vec![floats([1, 2, 8, 3]), floats([1, 2, 8, 3]), floats([1, 2, 8, 2])];
+    let causal_strips = vec![floats([1, 1, 16, 3]), floats([1, 1, 16, 3]), floats([1, 1, 16, 2])];
     let mut grouped = vec![floats([2, 4, 5, 3]), floats([2, 2, 5, 3]), floats([2, 2, 5, 4])];
     grouped.push(s.bools([2, 1, 1, 5]));
     let mut both =
