@@ -94,7 +94,7 @@ impl Graph {
     }
 }
 
-/// What of a body a derivative had better read than compute again: convolutions, and products of at least [`DEAR`] terms, that go by
+/// What of a body a derivative had better read than compute again: convolutions, and products of at least `DEAR` terms, that go by
 /// a carry, each with what is only added to it.
 pub fn dear_values(body: &Graph, n_carries: usize) -> Vec<NodeId> {
     let mut readers: Vec<SmallVec<[NodeId; 2]>> = vec![SmallVec::new(); body.n_nodes()];
