@@ -8,6 +8,7 @@
 
 use std::mem;
 
+use cotangent_graph::{Element, TensorData};
 use cotangent_host::float::in_default;
 use cotangent_scalar::philox::PhiloxRng;
 use ndarray::{Array1, ArrayD, ArrayView1, ArrayViewD, Axis, IxDyn, Slice};
@@ -15,6 +16,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
 use crate::DataError;
+use crate::table::{Examples, Field, check_places, nothing, rows_at};
 
 /// Keeps the shuffles' random streams apart from every other use of the same seed; the epoch is combined with it.
 const SHUFFLE_STREAM: u64 = u64::from_be_bytes(*b"shuffle\0");
@@ -147,14 +149,7 @@ impl<T: Copy + PartialOrd> Dataset<T> {
     /// # Errors
     /// [`DataError::Mismatch`] for a place that the set has not.
     pub fn select(&self, places: &[usize]) -> Result<Self, DataError> {
-        if let Some(place) = places.iter().find(|&&place| place >= self.len()) {
-            return Err(DataError::Mismatch {
-                of: "selection".to_owned(),
-                required: format!("places below {}", self.len()),
-                got: place.to_string(),
-                fix: "select among the examples of the set".to_owned(),
-            });
-        }
+        check_places(places, self.len())?;
         Ok(Self { features: self.features.select(Axis(0), places), labels: self.labels.select(Axis(0), places) })
     }
 
@@ -187,6 +182,34 @@ impl<T: Copy + PartialOrd> Dataset<T> {
             places
         };
         Ok((self.select(&sorted(kept))?, self.select(&sorted(held_out))?))
+    }
+}
+
+/// The fields `x`, the features, and `y`, the labels.
+impl<T: Element + PartialOrd> Examples for Dataset<T> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        let x = Field { name: "x".to_owned(), dtype: f32::DTYPE, shape: self.features.shape()[1..].to_vec() };
+        vec![x, Field { name: "y".to_owned(), dtype: T::DTYPE, shape: Vec::new() }]
+    }
+
+    fn places(&self, order: Order, seed: u64, epoch: u64) -> Result<Vec<usize>, DataError> {
+        Ok(places_in_epoch(order, self.labels.as_slice().unwrap_or_default(), seed, epoch))
+    }
+
+    fn gather(&self, _epoch: u64, places: &[usize], batch: &mut Vec<TensorData>) -> Result<(), DataError> {
+        check_places(places, self.len())?;
+        batch.resize_with(2, nothing);
+        let old = match mem::replace(&mut batch[0], nothing()) {
+            TensorData::F32(old) => recycle(old),
+            _ => Vec::new(),
+        };
+        batch[0] = TensorData::F32(rows_at(&self.features, places, old));
+        batch[1] = TensorData::from(places.iter().map(|&place| self.labels[place]).collect::<Array1<T>>());
+        Ok(())
     }
 }
 
@@ -286,10 +309,8 @@ impl<'a, T: Copy + PartialOrd> Batches<'a, T> {
             features.extend_from_slice(&self.features[start * self.row_len..end * self.row_len]);
             labels.extend_from_slice(&self.labels[start..end]);
         } else {
-            let places = self.places.get_or_insert_with(|| {
-                let mut rng = PhiloxRng::new(self.seed, SHUFFLE_STREAM.wrapping_add(self.epoch));
-                places_in(self.order, self.labels, &mut rng)
-            });
+            let places =
+                self.places.get_or_insert_with(|| places_in_epoch(self.order, self.labels, self.seed, self.epoch));
             features.reserve((end - start) * self.row_len);
             for &row in &places[start..end] {
                 features.extend_from_slice(&self.features[row * self.row_len..(row + 1) * self.row_len]);
@@ -320,7 +341,11 @@ impl<T: Copy + PartialOrd> Iterator for Batches<'_, T> {
 
 impl<T: Copy + PartialOrd> ExactSizeIterator for Batches<'_, T> {}
 
-/// The places of the labels in an order; as many as there are labels.
+/// The places of the labels in the order of an epoch; as many as there are labels.
+pub(crate) fn places_in_epoch<T: Copy + PartialOrd>(order: Order, labels: &[T], seed: u64, epoch: u64) -> Vec<usize> {
+    places_in(order, labels, &mut PhiloxRng::new(seed, SHUFFLE_STREAM.wrapping_add(epoch)))
+}
+
 fn places_in<T: Copy + PartialOrd, R: Rng + ?Sized>(order: Order, labels: &[T], rng: &mut R) -> Vec<usize> {
     in_default(|| ordered(order, labels, rng))
 }

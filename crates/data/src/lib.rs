@@ -13,6 +13,8 @@
 //! | [`reading`] | paths opened with care: what is no file, what would expand too far |
 //! | [`files`] | files written whole or not at all; folders with one writer |
 //! | [`batches`] | [`Dataset`] and its batches: in order, shuffled, stratified or balanced by a key; splits |
+//! | [`table`] | [`Examples`]: what batches are taken of; [`Table`]: named fields of any element type |
+//! | [`augment`] | pictures flipped, shifted, turned, with noise: anew in every epoch, the same for any number of threads |
 //! | [`mod@normalize`] | feature normalization and whitening, fitted on the training part |
 //! | [`synthetic`] | the lecture's toy sets: moons, spirals, XOR, linear regression |
 //!
@@ -21,6 +23,7 @@
 //! got, of which file, and what to do.
 #![forbid(unsafe_code)]
 
+pub mod augment;
 pub mod batches;
 pub mod cifar;
 mod eigen;
@@ -33,6 +36,7 @@ pub mod npz;
 pub mod reading;
 pub mod safetensors;
 pub mod synthetic;
+pub mod table;
 mod zip;
 
 pub use batches::{Batch, Batches, Dataset, LastBatch, Order};
@@ -41,3 +45,4 @@ pub use error::DataError;
 pub use mnist::Mnist;
 pub use normalize::{Standardizer, Whitening};
 pub use reading::ReadLimits;
+pub use table::{Examples, Field, Table};
