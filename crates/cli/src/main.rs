@@ -9,6 +9,7 @@ mod arrays;
 mod bench;
 mod check;
 mod failure;
+mod inside;
 mod last;
 mod opt;
 mod program;
@@ -46,6 +47,8 @@ enum Command {
     Dot(show::DotArgs),
     /// Tell what the compiler did: passes, the verdict on each edge with its reason, the plan
     Explain(show::ExplainArgs),
+    /// Write a page that shows a program from the graph to its steps, to look at in a browser
+    Explore(inside::ExploreArgs),
     /// Print the reference of all ops, or of one
     Ops(show::OpsArgs),
     /// Print a graph after the passes, in text form
@@ -54,6 +57,8 @@ enum Command {
     Reduce(reduce::ReduceArgs),
     /// Run a graph on arrays
     Run(run::RunArgs),
+    /// Answer why a program is as it is: what is fused, copied, largest, in a gradient, made by which rule
+    Why(inside::WhyArgs),
 }
 
 /// Writes a result to the standard output.
@@ -79,10 +84,12 @@ fn main() -> ExitCode {
         Command::Check(args) => check::check(args),
         Command::Dot(args) => show::dot(args),
         Command::Explain(args) => show::explain(args),
+        Command::Explore(args) => inside::explore(args),
         Command::Ops(args) => show::ops(args),
         Command::Opt(args) => opt::opt(args),
         Command::Reduce(args) => reduce::reduce(args),
         Command::Run(args) => run::run(args),
+        Command::Why(args) => inside::why(args),
     };
     let Err(failure) = guarded(command) else { return ExitCode::SUCCESS };
     let (code, text) = failure.report();

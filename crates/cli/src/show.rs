@@ -9,9 +9,9 @@ use cotangent::graph::Registry;
 use cotangent::graph::dot::{DotOptions, dot as draw};
 use cotangent::graph::picture::svg;
 use cotangent::graph::reference;
-use cotangent::graph::samples::environment;
 use cotangent::kernel::Step;
-use cotangent::prelude::{Executable, Runtime, Seed, Session, StageView, Threads};
+use cotangent::prelude::{Executable, StageView};
+use cotangent_explore::{MEASURED_STEPS, Measured, measured};
 
 use crate::opt::write_or_print;
 use crate::program::{Backend, FusionArgs, LimitArgs};
@@ -79,16 +79,9 @@ pub(crate) struct OpsArgs {
     name: Option<String>,
 }
 
-/// Steps run to measure a plan.
-const MEASURED_STEPS: usize = 50;
-
 /// The time of every step of a plan, on random inputs, beside what the cost model predicts for one thread.
 fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure> {
-    let env = environment(program.source(), 1).map_err(Failure::error)?;
-    let runtime = Runtime::new(Threads::Exactly(threads));
-    let mut session = Session::new(&runtime, program.clone(), Seed(1)).map_err(Failure::error)?;
-    let main = session.main();
-    let times = session.profile(main, program.inputs_of(&env), MEASURED_STEPS).map_err(Failure::error)?;
+    let Measured { times, tried, .. } = measured(program, threads).map_err(Failure::error)?;
     let plan = program.plan();
     let total: f64 = times.iter().map(|t| t.as_secs_f64()).sum();
     let (mut text, mut predicted_total) = (format!("    {:>10} {:>10}\n", "measured", "predicted"), 0.0);
@@ -112,7 +105,6 @@ fn measure(program: &Arc<Executable>, threads: usize) -> Result<String, Failure>
         text,
         "    {micros:10.2} {predicted_total:10.2} us in all, medians of {MEASURED_STEPS} steps, {threads} threads"
     );
-    let tried = session.explain(main).map_err(Failure::error)?;
     if !tried.is_empty() {
         let _ =
             write!(text, "ways tried, and what each took at best with its epilogue; the session stays with *\n{tried}");

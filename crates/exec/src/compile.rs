@@ -14,7 +14,7 @@ use cotangent_host::files::{WriteError, write_report};
 use cotangent_host::float::in_default;
 use cotangent_host::{Memory, Target};
 use cotangent_kernel::{Choice, ClusterOptions, CostModel, Fusion, Fusions, Home, Plan, Step, plan, verify_plan};
-use cotangent_passes::{PassError, PassOptions, PassReport, optimize};
+use cotangent_passes::{PassError, PassOptions, PassReport, ValidateHook, optimize};
 use cotangent_scalar::plain;
 
 use crate::input::{InputId, InputView};
@@ -194,6 +194,13 @@ impl Compiler {
     /// The options of the passes.
     pub fn passes(mut self, passes: PassOptions) -> Self {
         self.passes = passes;
+        self
+    }
+
+    /// Hands the graphs before and after each pass that changes something to `hook`, which may refuse the change; how tools look at
+    /// every stage.
+    pub fn validate(mut self, hook: ValidateHook) -> Self {
+        self.passes.validate = Some(hook);
         self
     }
 
@@ -558,6 +565,12 @@ impl Executable {
         self.ready.products.get(step)?.as_ref()?.choice()
     }
 
+    /// The way of the product of a step, why it goes so, and how long that is predicted to take; `None` for a step that is no product,
+    /// or that does not exist.
+    pub fn product_text(&self, step: usize) -> Option<String> {
+        Some(self.ready.products.get(step)?.as_ref()?.to_string())
+    }
+
     /// The number of kernels that have wide code.
     pub fn n_wide_kernels(&self) -> usize {
         let is_wide = |k: &usize| matches!(self.compiled.stats(*k).made_by, MadeBy::Wide(_));
@@ -621,11 +634,9 @@ fn explain_products(plan: &Plan, ready: &Ready, of: &str, text: &mut String) {
             explain_products(&step.body, ready, &format!("{of}step {number}, loop, "), text);
         }
         let (Step::Product { factors, dtype, .. }, Some(product)) = (step, product) else { continue };
-        let why =
-            product.choice().map_or(String::new(), |choice| format!("since {}; ", choice.why.unwrap_or("asked for")));
-        let micros = product.nanos() * 1e-3;
         let _ = writeln!(text, "{of}step {number}, {factors} of {dtype}");
-        let _ = writeln!(text, "  {}", product.way());
-        let _ = writeln!(text, "  {why}about {micros:.2} µs on one thread");
+        product.to_string().lines().for_each(|line| {
+            let _ = writeln!(text, "  {line}");
+        });
     }
 }

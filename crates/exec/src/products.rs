@@ -1,5 +1,7 @@
 //! The plan's products, each with the way that it goes: what ties `gemm` and `kernel`.
 
+use std::fmt;
+
 use cotangent_gemm::{Candidate, Convolution, Element, EpilogueNeeds, Gemm, Product, Strides, ways};
 use cotangent_graph::{CompilerBug, DType};
 use cotangent_host::Target;
@@ -214,6 +216,17 @@ impl ProductPlan {
     /// How long it is predicted to take on one thread, in nanoseconds, without its epilogue.
     pub(crate) fn nanos(&self) -> f64 {
         of_any!(&self.engine, engine => engine.nanos())
+    }
+}
+
+impl fmt::Display for ProductPlan {
+    /// The way that it goes; why, and the predicted time.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.way())?;
+        if let Some(choice) = self.choice() {
+            write!(f, "since {}; ", choice.why.unwrap_or("asked for"))?;
+        }
+        write!(f, "about {:.2} µs on one thread", self.nanos() * 1e-3)
     }
 }
 

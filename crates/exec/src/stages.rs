@@ -38,33 +38,10 @@ impl Executable {
             StageView::Optimized => (&self.optimized, DotOptions::default()),
             StageView::Fused => {
                 let label = |(k, nodes): (usize, Vec<NodeId>)| (format!("kernel {k}"), nodes);
-                let clusters = self.drawn_clusters().into_iter().enumerate().map(label).collect();
+                let clusters = self.plan.drawn_clusters(&self.optimized).into_iter().enumerate().map(label).collect();
                 (&self.optimized, DotOptions { clusters, ..DotOptions::default() })
             }
         }
-    }
-
-    /// The clusters, each with the views, constants and recomputed values that it alone reads.
-    fn drawn_clusters(&self) -> Vec<Vec<NodeId>> {
-        let graph = &self.optimized;
-        let mut clusters = self.plan.clusters.clone();
-        let mut of: Vec<Option<usize>> = vec![None; graph.n_nodes()];
-        for (k, nodes) in clusters.iter().enumerate() {
-            nodes.iter().for_each(|n| of[n.index()] = Some(k));
-        }
-        let readers = graph.readers();
-        for id in graph.ids().rev() {
-            let named = graph.node(id).op.is_named();
-            let Some(&first) = readers[id.index()].first().filter(|_| !named && of[id.index()].is_none()) else {
-                continue;
-            };
-            let Some(k) = of[first.index()] else { continue };
-            if readers[id.index()].iter().all(|r| of[r.index()] == Some(k)) {
-                of[id.index()] = Some(k);
-                clusters[k].push(id);
-            }
-        }
-        clusters
     }
 
     /// The graph at a stage in text form, with the user's lines as comments.

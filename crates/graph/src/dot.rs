@@ -11,6 +11,7 @@ use cotangent_scalar::plain::is_hidden;
 use crate::attrs::Attr;
 use crate::ir::{Graph, Node, NodeId, Role, Walk};
 use crate::op::{Lower, OpTraits, Source};
+use crate::ops::source::NAME;
 use crate::text::print::{attr, post_order};
 
 /// What is drawn besides the nodes.
@@ -109,19 +110,13 @@ fn draw_node(
 pub(crate) fn label(graph: &Graph, id: NodeId, number: &HashMap<NodeId, usize>, options: &DotOptions) -> String {
     let node = graph.node(id);
     let mut label = format!("%{} {}", number[&id], node.op.name);
-    let mut attrs = Vec::new();
-    for (name, value) in node.attrs.iter() {
-        match (name, value) {
-            ("name", Attr::Str(text)) => {
-                let _ = write!(label, " {text}");
-            }
-            (_, Attr::Bool(false)) => {}
-            _ => attrs.push(format!("{name}={}", short(graph, value))),
-        }
+    if let Some(name) = node.attrs.get(NAME.name).and(Some(node.attrs.str(NAME.name))) {
+        let _ = write!(label, " {name}");
     }
+    let attrs = attributes(graph, node);
     let _ = write!(label, "\n{}", node.ty);
     if !attrs.is_empty() {
-        let _ = write!(label, "\n{}", attrs.join(" "));
+        let _ = write!(label, "\n{attrs}");
     }
     if let Some(text) = options.annotations.get(&id) {
         let _ = write!(label, "\n{text}");
@@ -129,8 +124,14 @@ pub(crate) fn label(graph: &Graph, id: NodeId, number: &HashMap<NodeId, usize>, 
     label
 }
 
+/// The attributes of a node in a line, but for its name and what is `false`; long constants are left out.
+pub fn attributes(graph: &Graph, node: &Node) -> String {
+    let shown = node.attrs.iter().filter(|(name, value)| *name != NAME.name && **value != Attr::Bool(false));
+    shown.map(|(name, value)| format!("{name}={}", short(graph, value))).collect::<Vec<_>>().join(" ")
+}
+
 /// The color of a node, by what it does.
-pub(crate) fn color(node: &Node) -> &'static str {
+pub fn color(node: &Node) -> &'static str {
     match &node.op.lower {
         Lower::Source(Source::Input) => "#d4e6f1",
         Lower::Source(Source::Param | Source::State) => "#f9e79f",

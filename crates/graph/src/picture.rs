@@ -24,32 +24,74 @@ const SWEEPS: usize = 6;
 /// Borders of groups, in turn.
 const BORDERS: [&str; 8] = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#17becf"];
 
-/// A box with its place.
+/// A box on its way to its place.
 struct Drawn {
-    lines: Vec<String>,
-    fill: &'static str,
-    group: Option<usize>,
-    is_result: bool,
     layer: usize,
     /// The middle.
     x: f64,
     width: f64,
+    height: f64,
     /// Boxes above and below that it is connected with.
     above: Vec<usize>,
     below: Vec<usize>,
 }
 
 impl Drawn {
-    fn new(text: &str, fill: &'static str, is_result: bool) -> Self {
-        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        let longest = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0);
-        let width = longest as f64 * CHARACTER + 2.0 * PADDING;
-        Drawn { lines, fill, group: None, is_result, layer: 0, x: 0.0, width, above: Vec::new(), below: Vec::new() }
+    fn new(label: &str) -> Self {
+        let longest = label.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        let (width, height) =
+            (longest as f64 * CHARACTER + 2.0 * PADDING, label.lines().count() as f64 * LINE + 2.0 * PADDING);
+        Drawn { layer: 0, x: 0.0, width, height, above: Vec::new(), below: Vec::new() }
     }
+}
 
-    fn height(&self) -> f64 {
-        self.lines.len() as f64 * LINE + 2.0 * PADDING
+/// A box of a layout, in pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Placed {
+    /// Its left side.
+    pub x: f64,
+    /// Its upper side.
+    pub y: f64,
+    /// Width.
+    pub width: f64,
+    /// Height.
+    pub height: f64,
+}
+
+impl Placed {
+    fn middle(&self) -> f64 {
+        self.x + self.width / 2.0
     }
+}
+
+/// Where the boxes of a picture stand.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Layout {
+    /// The boxes, in the order of their labels.
+    pub boxes: Vec<Placed>,
+    /// What all of them take.
+    pub width: f64,
+    /// The same from top to bottom.
+    pub height: f64,
+}
+
+/// The layout of boxes with these labels, each below those that edges come from. Edges go from smaller to larger numbers.
+pub fn layout(labels: &[String], edges: &[(usize, usize)]) -> Layout {
+    let mut boxes: Vec<Drawn> = labels.iter().map(|label| Drawn::new(label)).collect();
+    for &(from, to) in edges {
+        boxes[from].below.push(to);
+        boxes[to].above.push(from);
+    }
+    let layers = place(&mut boxes);
+    let mut tops = Vec::with_capacity(layers.len());
+    let mut bottom = GAP;
+    for layer in &layers {
+        tops.push(bottom);
+        bottom += layer.iter().map(|&at| boxes[at].height).fold(0.0, f64::max) + LAYER_GAP;
+    }
+    let width = boxes.iter().map(|b| b.x + b.width / 2.0).fold(0.0, f64::max) + GAP;
+    let placed = |b: Drawn| Placed { x: b.x - b.width / 2.0, y: tops[b.layer], width: b.width, height: b.height };
+    Layout { boxes: boxes.into_iter().map(placed).collect(), width, height: bottom }
 }
 
 /// The picture of a graph; its bodies stand below it. Nodes that no output needs are left out, except inputs.
@@ -86,13 +128,11 @@ pub fn svg(graph: &Graph, options: &DotOptions) -> String {
 fn draw(graph: &Graph, options: &DotOptions, top: f64, out: &mut String) -> (f64, f64) {
     let order = post_order(graph);
     let number: HashMap<NodeId, usize> = order.iter().enumerate().map(|(n, &id)| (id, n)).collect();
-    let mut boxes: Vec<Drawn> = Vec::with_capacity(order.len() + graph.outputs().len());
-    for &id in &order {
-        boxes.push(Drawn::new(&label(graph, id, &number, options), color(graph.node(id)), false));
-    }
+    let mut labels: Vec<String> = order.iter().map(|&id| label(graph, id, &number, options)).collect();
+    let mut groups: Vec<Option<usize>> = vec![None; order.len()];
     for (group, (_, members)) in options.clusters.iter().enumerate() {
         for at in members.iter().filter_map(|id| number.get(id)) {
-            boxes[*at].group.get_or_insert(group);
+            groups[*at].get_or_insert(group);
         }
     }
     let mut edges: Vec<(usize, usize)> = Vec::new();
@@ -105,67 +145,53 @@ fn draw(graph: &Graph, options: &DotOptions, top: f64, out: &mut String) -> (f64
         match output.role {
             Role::Update(target) => updates.push((value, number[&target])),
             Role::Result => {
-                edges.push((value, boxes.len()));
-                boxes.push(Drawn::new(&output.name, "#ffffff", true));
+                edges.push((value, labels.len()));
+                labels.push(output.name.to_string());
             }
         }
     }
-    for &(from, to) in &edges {
-        boxes[from].below.push(to);
-        boxes[to].above.push(from);
-    }
-    let layers = place(&mut boxes);
-    let mut tops = Vec::with_capacity(layers.len());
-    let mut bottom = top + GAP;
-    for layer in &layers {
-        tops.push(bottom);
-        bottom += layer.iter().map(|&at| boxes[at].height()).fold(0.0, f64::max) + LAYER_GAP;
-    }
-    let width = boxes.iter().map(|b| b.x + b.width / 2.0).fold(0.0, f64::max) + GAP;
+    let Layout { mut boxes, width, height } = layout(&labels, &edges);
+    boxes.iter_mut().for_each(|b| b.y += top);
     for (from, to) in edges {
         let (a, b) = (&boxes[from], &boxes[to]);
-        let (y, end) = (tops[a.layer] + a.height(), tops[b.layer]);
+        let (x, end_x, y, end) = (a.middle(), b.middle(), a.y + a.height, b.y);
         let middle = (y + end) / 2.0;
         let _ = writeln!(
             out,
-            "<path d=\"M{:.1},{y:.1} C{:.1},{middle:.1} {:.1},{middle:.1} {:.1},{end:.1}\" fill=\"none\" stroke=\"#888888\" \
-             marker-end=\"url(#arrow)\"/>",
-            a.x, a.x, b.x, b.x
+            "<path d=\"M{x:.1},{y:.1} C{x:.1},{middle:.1} {end_x:.1},{middle:.1} {end_x:.1},{end:.1}\" fill=\"none\" \
+             stroke=\"#888888\" marker-end=\"url(#arrow)\"/>"
         );
     }
     for (from, to) in updates {
         let (a, b) = (&boxes[from], &boxes[to]);
-        let (y, end) = (tops[a.layer] + a.height() / 2.0, tops[b.layer] + b.height() / 2.0);
-        let side = (a.x + a.width / 2.0).max(b.x + b.width / 2.0) + 2.0 * GAP;
+        let (y, end) = (a.y + a.height / 2.0, b.y + b.height / 2.0);
+        let (right, end_right) = (a.x + a.width, b.x + b.width);
+        let side = right.max(end_right) + 2.0 * GAP;
         let _ = writeln!(
             out,
-            "<path d=\"M{:.1},{y:.1} C{side:.1},{y:.1} {side:.1},{end:.1} {:.1},{end:.1}\" fill=\"none\" stroke=\"#c0392b\" \
-             stroke-dasharray=\"4 3\" marker-end=\"url(#arrow)\"/>",
-            a.x + a.width / 2.0,
-            b.x + b.width / 2.0
+            "<path d=\"M{right:.1},{y:.1} C{side:.1},{y:.1} {side:.1},{end:.1} {end_right:.1},{end:.1}\" fill=\"none\" \
+             stroke=\"#c0392b\" stroke-dasharray=\"4 3\" marker-end=\"url(#arrow)\"/>"
         );
     }
-    for shape in &boxes {
-        let (x, y) = (shape.x - shape.width / 2.0, tops[shape.layer]);
-        let border = shape.group.map_or("#333333", |group| BORDERS[group % BORDERS.len()]);
-        let (thick, round) =
-            (if shape.group.is_some() { 2 } else { 1 }, if shape.is_result { shape.height() / 2.0 } else { 4.0 });
+    for (at, (shape, lines)) in boxes.iter().zip(&labels).enumerate() {
+        let group = groups.get(at).copied().flatten();
+        let (fill, round) = order.get(at).map_or(("#ffffff", shape.height / 2.0), |&id| (color(graph.node(id)), 4.0));
+        let border = group.map_or("#333333", |group| BORDERS[group % BORDERS.len()]);
+        let thick = if group.is_some() { 2 } else { 1 };
         let _ = writeln!(
             out,
-            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" rx=\"{round:.1}\" fill=\"{}\" stroke=\"{border}\" \
+            "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" rx=\"{round:.1}\" fill=\"{fill}\" stroke=\"{border}\" \
              stroke-width=\"{thick}\"/>",
-            shape.width,
-            shape.height(),
-            shape.fill
+            shape.x, shape.y, shape.width, shape.height
         );
-        for (k, line) in shape.lines.iter().enumerate() {
-            text(out, shape.x, y + PADDING + (k as f64 + 0.75) * LINE, "middle", "#000000", line);
+        for (k, line) in lines.lines().enumerate() {
+            text(out, shape.middle(), shape.y + PADDING + (k as f64 + 0.75) * LINE, "middle", "#000000", line);
         }
-        if let Some((name, _)) = shape.group.and_then(|group| options.clusters.get(group)) {
-            text(out, x, y - 3.0, "start", border, name);
+        if let Some((name, _)) = group.and_then(|group| options.clusters.get(group)) {
+            text(out, shape.x, shape.y - 3.0, "start", border, name);
         }
     }
-    (width + 2.0 * GAP, bottom)
+    (width + 2.0 * GAP, top + height)
 }
 
 /// Gives every box a layer and a place in it; the layers, each from left to right.
@@ -243,7 +269,7 @@ mod tests {
     use cotangent_scalar::DType::F32;
 
     fn placed(n: usize, edges: &[(usize, usize)]) -> Vec<Drawn> {
-        let mut boxes: Vec<Drawn> = (0..n).map(|k| Drawn::new(&"x".repeat(1 + k % 7), "#ffffff", false)).collect();
+        let mut boxes: Vec<Drawn> = (0..n).map(|k| Drawn::new(&"x".repeat(1 + k % 7))).collect();
         for &(from, to) in edges {
             boxes[from].below.push(to);
             boxes[to].above.push(from);

@@ -116,6 +116,28 @@ impl Plan {
         bytes
     }
 
+    /// The clusters, each with the views, constants and recomputed values that it alone reads; `graph` is the one that was planned.
+    pub fn drawn_clusters(&self, graph: &Graph) -> Vec<Vec<NodeId>> {
+        let mut clusters = self.clusters.clone();
+        let mut of: Vec<Option<usize>> = vec![None; graph.n_nodes()];
+        for (k, nodes) in clusters.iter().enumerate() {
+            nodes.iter().for_each(|n| of[n.index()] = Some(k));
+        }
+        let readers = graph.readers();
+        for id in graph.ids().rev() {
+            let named = graph.node(id).op.is_named();
+            let Some(&first) = readers[id.index()].first().filter(|_| !named && of[id.index()].is_none()) else {
+                continue;
+            };
+            let Some(k) = of[first.index()] else { continue };
+            if readers[id.index()].iter().all(|r| of[r.index()] == Some(k)) {
+                of[id.index()] = Some(k);
+                clusters[k].push(id);
+            }
+        }
+        clusters
+    }
+
     /// The figures.
     pub fn figures(&self) -> Figures {
         let in_arena = |decl: &&BufferDecl| matches!(decl.home, Home::Arena { .. });

@@ -92,6 +92,21 @@ fn misspelled_names_are_met_with_the_nearest() {
 }
 
 #[test]
+fn explore_writes_a_page_and_why_answers() {
+    let (page, graph) = (Scratch::new("page.html"), Scratch::new("why.ct"));
+    std::fs::write(&graph.0, GRAPH).unwrap();
+    assert!(check_success(&run(&["explore", graph.path(), "--measure", "-o", page.path()])).is_empty());
+    let text = std::fs::read_to_string(&page.0).unwrap();
+    assert!(text.starts_with("<!doctype html>") && text.contains("\"name\":\"demo\""), "{} bytes", text.len());
+    let answer = run(&["why", graph.path(), "fused", "exp", "add"]);
+    assert!(check_success(&answer).contains("why.ct:4:3") && check_success(&answer).contains("fuse "));
+    check_failure(&run(&["why", graph.path(), "fused", "epx"]), 1, "did you mean `exp`?");
+    check_failure(&run(&["why", graph.path(), "fsed", "exp"]), 2, "did you mean 'fused'?");
+    check_failure(&run(&["why", graph.path(), "gradient", "x"]), 1, "asks for no gradient");
+    check_failure(&run(&["explore", graph.path(), "-o", "no/such/folder/x.html"]), 1, "could not write");
+}
+
+#[test]
 fn check_reports_a_gradient_and_fails_unless_it_is_confirmed() {
     let output = run(&["check", "xor", "--order", "2", "--elements", "3"]);
     let stdout = check_success(&output);
@@ -136,6 +151,8 @@ fn graphs_without_end_are_errors_of_every_command() {
             &["opt", graph, "--verify"],
             &["explain", graph],
             &["dot", graph],
+            &["explore", graph],
+            &["why", graph, "peak"],
             &["check", graph],
             &["run", graph, "-i", values.path()],
             &["run", graph, "-i", values.path(), "--interpret"],

@@ -1,0 +1,242 @@
+//! The page: one file without anything from elsewhere, whose data are those of the program, and which a browser shows.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use cotangent_exec::{Compiler, Fusions};
+use cotangent_explore::{Inside, measured};
+use cotangent_graph::DType::F32;
+use cotangent_graph::{Graph, build};
+use cotangent_train::workloads::Workload;
+use serde_json::Value;
+
+fn inside(graph: &Graph) -> Inside {
+    Inside::of(&Compiler::new(), Fusions::auto(), graph).unwrap()
+}
+
+fn workload(name: &str) -> Inside {
+    inside(&Workload::named(name).unwrap().build().unwrap())
+}
+
+/// The data of a page, as its script reads them.
+fn data(page: &str) -> Value {
+    let (_, rest) = page.split_once("<script type=\"application/json\" id=\"data\">").unwrap();
+    let (json, _) = rest.split_once("</script>").unwrap();
+    serde_json::from_str(json).unwrap()
+}
+
+fn array<'v>(value: &'v Value, key: &str) -> &'v Vec<Value> {
+    value[key].as_array().unwrap_or_else(|| panic!("{key} is a list"))
+}
+
+/// Every element is closed, and nothing is asked of a network.
+fn check_markup(page: &str) {
+    assert!(page.starts_with("<!doctype html>") && !page.contains("http"), "an address");
+    for name in
+        ["html", "head", "style", "body", "header", "main", "aside", "nav", "section", "script", "canvas", "label"]
+    {
+        let opened = page.matches(&format!("<{name}>")).count() + page.matches(&format!("<{name} ")).count();
+        assert!(opened > 0 && opened == page.matches(&format!("</{name}>")).count(), "<{name}>");
+    }
+    for mark in ["/* style */", "/* code */", "/* data */", " src=", "import(", "fetch("] {
+        assert!(!page.contains(mark), "{mark}");
+    }
+}
+
+/// The figures of the data are those of the program.
+fn check_counts(inside: &Inside, data: &Value) {
+    let (program, plan) = (&inside.program, inside.program.plan());
+    let part = &data["parts"][0];
+    assert_eq!(array(part, "steps").len(), plan.steps.len());
+    assert_eq!(array(part, "edges").len(), plan.edges.len());
+    assert_eq!(array(part, "kernels").len(), plan.kernels.len());
+    assert_eq!(array(part, "buffers").len(), plan.buffers.len());
+    assert_eq!(array(part, "clusters").len(), plan.clusters.len());
+    assert_eq!(part["arena"], plan.arena_bytes);
+    assert_eq!(array(&data["unfused"], "steps").len(), inside.unfused.plan().steps.len());
+    let stages = array(data, "stages");
+    assert_eq!(stages.len(), inside.trace.stages.len());
+    let n_live = |graph: &Graph| cotangent_graph::text::print::post_order(graph).len();
+    assert_eq!(array(&stages[stages.len() - 1]["sheets"][0], "nodes").len(), n_live(program.optimized()));
+    assert_eq!(array(&stages[0]["sheets"][0], "nodes").len(), n_live(program.source()));
+    // What a pass leaves is what it found, less what went, and what came.
+    let mut here = stages.iter().map(|stage| {
+        array(stage, "sheets")
+            .iter()
+            .flat_map(|sheet| array(sheet, "nodes"))
+            .map(|row| row[0].as_u64().unwrap())
+            .collect()
+    });
+    let mut before: std::collections::BTreeSet<u64> = here.next().unwrap();
+    for (stage, after) in stages[1..].iter().zip(here) {
+        let uids = |key| array(stage, key).iter().map(|uid| uid.as_u64().unwrap());
+        uids("removed").for_each(|uid| assert!(before.remove(&uid), "{} removes what is not there", stage["pass"]));
+        uids("added").for_each(|uid| assert!(before.insert(uid), "{} adds what is there", stage["pass"]));
+        assert_eq!(before, after, "after {}", stage["pass"]);
+        for pair in array(stage, "replaced") {
+            assert!(!after.contains(&pair[0].as_u64().unwrap()) && after.contains(&pair[1].as_u64().unwrap()));
+        }
+    }
+    // Every box has its place, and operands stand above their readers.
+    for sheet in stages.iter().flat_map(|stage| array(stage, "sheets")) {
+        let rows = array(sheet, "nodes");
+        let bottom = |row: &Value| row[2].as_f64().unwrap() + row[4].as_f64().unwrap();
+        for row in rows {
+            for operand in row[5].as_array().unwrap() {
+                assert!(bottom(&rows[operand.as_u64().unwrap() as usize]) < row[2].as_f64().unwrap(), "{row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_data_are_those_of_the_program() {
+    for name in ["xor", "mlp-s"] {
+        let inside = workload(name);
+        let page = inside.page();
+        check_markup(&page);
+        check_counts(&inside, &data(&page));
+    }
+}
+
+#[test]
+fn passes_are_told_by_what_they_replace() {
+    let inside = workload("xor");
+    let stage = |pass: &str| inside.trace.stages.iter().find(|stage| stage.pass == pass).unwrap();
+    // Every gradient of the source is something else after `differentiate`.
+    let (before, after) = (&inside.trace.stages[0], stage("differentiate"));
+    let is_grad = |n: &usize| {
+        matches!(before.sheets[0].graph.node(before.sheets[0].order[*n]).op.lower, cotangent_graph::Lower::Grad)
+    };
+    let grads: Vec<usize> = (0..before.sheets[0].order.len()).filter(is_grad).collect();
+    assert!(!grads.is_empty());
+    for n in grads {
+        let uid = before.sheets[0].uids[n];
+        let made = after.change.replaced[&uid];
+        let (sheet, number) = after.find(made).unwrap();
+        let made = after.sheets[sheet].graph.node(after.sheets[sheet].order[number]);
+        assert_eq!(made.ty, before.sheets[0].graph.node(before.sheets[0].order[n]).ty);
+    }
+    // What the user wrote and no pass touched is the same node from the first stage to the last.
+    let last = inside.trace.last();
+    let x = |stage: &cotangent_explore::StageOf| {
+        stage.sheets[0].uids[stage.sheets[0].number[&stage.sheets[0].graph.source("x").unwrap()]]
+    };
+    assert_eq!(x(before), x(last));
+}
+
+#[test]
+fn bodies_of_loops_have_sheets_and_plans() {
+    let inside = workload("lstm-char");
+    let page = inside.page();
+    check_markup(&page);
+    let data = data(&page);
+    check_counts(&inside, &data);
+    let n_loops =
+        inside.program.plan().steps.iter().filter(|step| matches!(step, cotangent_kernel::Step::Loop(_))).count();
+    assert!(n_loops > 0 && array(&data, "parts").len() > n_loops, "{n_loops} loops");
+    let last = &array(&data, "stages")[inside.trace.stages.len() - 1];
+    for part in &array(&data, "parts")[1..] {
+        assert_eq!(part["name"], last["sheets"][part["sheet"].as_u64().unwrap() as usize]["name"]);
+    }
+}
+
+const HOSTILE: [&str; 4] =
+    ["</script><script>window.stolen = 1;</script>", "<!--<script>", "\" & ' \\ \u{2028}", "a\u{202e}b"];
+
+fn hostile() -> Inside {
+    let graph = build(|g| {
+        let sum = HOSTILE.iter().map(|name| g.input(name, F32, [4])).reduce(|a, b| a + b).unwrap();
+        g.output("</script>", sum.tanh());
+    });
+    inside(&graph.unwrap())
+}
+
+#[test]
+fn hostile_names_stay_text() {
+    let page = hostile().page();
+    check_markup(&page);
+    let data = data(&page);
+    let names: Vec<&str> = array(&data, "nodes").iter().filter_map(|row| row[1].as_str()).collect();
+    assert!(names.contains(&HOSTILE[0]) && names.contains(&HOSTILE[1]), "{names:?}");
+    assert!(!page.contains('\u{202e}') && !page.contains('\u{2028}'));
+}
+
+#[test]
+fn measured_times_are_beside_predicted_ones() {
+    let mut inside = workload("xor");
+    inside.measured = Some(measured(&inside.program, 1).unwrap());
+    let data = data(&inside.page());
+    for step in array(&data["parts"][0], "steps") {
+        assert!(step["measured"].as_f64().unwrap() >= 0.0 && step["predicted"].as_f64().unwrap() > 0.0, "{step}");
+    }
+    assert_eq!(data["threads"], 1);
+}
+
+/// Uses every part of the page as a user does, and says in the title what went wrong.
+const VISIT: &str = r##"<script>
+window.onerror = message => { document.title = `error: ${message}`; };
+const failed = [];
+const expect = (is, what) => { if (!is) failed.push(what); };
+try {
+  expect(drawn.boxes.length === data.parts[0].steps.length, "the page opens on the plan");
+  for (const name of Object.keys(panels)) {
+    [...$("tabs").children].find(button => button.textContent === name).click();
+    expect($("panel").textContent.length > 0, `panel ${name}`);
+  }
+  for (let at = 0; at <= PLAN; at += 1) {
+    $("slider").value = at;
+    $("slider").dispatchEvent(new Event("input"));
+    expect(at === PLAN || drawn.boxes.length >= sheet().nodes.length, `boxes of stage ${at}`);
+    look.tab = "Changes"; fill();
+    expect($("panel").textContent.length > 0, `changes of stage ${at}`);
+  }
+  show(FUSED, 0);
+  select(sheet().nodes.length - 1);
+  expect($("panel").textContent.includes(nodeText(sheet().nodes[look.node], look.node)), "the chosen node's panel");
+  const { left, top } = canvas.getBoundingClientRect(), box = drawn.boxes[look.node];
+  const at = { clientX: left + look.left + (box.x + box.w / 2) * look.scale, clientY: top + look.top + (box.y + box.h / 2) * look.scale, bubbles: true };
+  canvas.dispatchEvent(new MouseEvent("mousemove", at));
+  expect(!$("tip").hidden && $("tip").textContent.includes("%"), "the hint beside the pointer");
+  $("search").value = data.nodes[sheet().nodes[0][UID]][OP];
+  $("search").dispatchEvent(new Event("input"));
+  expect(look.hits.has(0), "search");
+  expect(window.stolen === undefined, "a name was run");
+  const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
+  expect(pixels.some(value => value !== 0), "something is drawn");
+} catch (error) { failed.push(String(error)); }
+document.title = failed.length === 0 ? "all is well" : `failed: ${failed.join("; ")}`;
+</script>"##;
+
+fn browser() -> Option<&'static str> {
+    let runs = |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());
+    ["chromium", "chromium-browser", "google-chrome"].into_iter().find(runs)
+}
+
+/// Where no browser is installed there is nothing to ask.
+#[test]
+fn a_browser_shows_every_part_of_the_page() {
+    let Some(browser) = browser() else { return };
+    let folder: PathBuf = std::env::temp_dir().join(format!("cotangent-explore-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let pages =
+        [("mlp", workload("mlp-s").page()), ("lstm", workload("lstm-char").page()), ("hostile", hostile().page())];
+    let mut titles = Vec::new();
+    for (name, page) in pages {
+        let file = folder.join(format!("{name}.html"));
+        std::fs::write(&file, page.replace("</body>", &format!("{VISIT}</body>"))).unwrap();
+        let profile = format!("--user-data-dir={}", folder.join("profile").display());
+        let flags = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900", &profile, "--dump-dom"];
+        let output = Command::new(browser).args(flags).arg(&file).output().unwrap();
+        let dom = String::from_utf8_lossy(&output.stdout).into_owned();
+        let title = dom
+            .split_once("<title>")
+            .and_then(|(_, rest)| rest.split_once("</title>"))
+            .map(|(title, _)| title.to_owned());
+        titles.push((name, title));
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    for (name, title) in titles {
+        assert_eq!(title.as_deref(), Some("all is well"), "{name}");
+    }
+}
