@@ -14,7 +14,7 @@ const PLAN = data.stages.length; // the slider's place behind the last stage
 const FUSED = PLAN - 1; // the stage that is planned
 
 // What is looked at.
-const look = { stage: PLAN, sheet: 0, node: null, step: null, tab: "Node", scale: 1, left: 0, top: 0, hits: new Set() };
+const look = { stage: null, sheet: 0, node: null, step: null, tab: "Node", scale: 1, left: 0, top: 0, hits: new Set() };
 
 const isPlan = () => look.stage === PLAN;
 const stage = () => data.stages[Math.min(look.stage, FUSED)];
@@ -173,10 +173,11 @@ function draw() {
   }
 }
 
-function fit() {
+// Shows all of it, or from its top what can be read.
+function fit(least = 0.4) {
   const of = isPlan() ? part().picture : sheet();
   const { width, height } = canvas.getBoundingClientRect();
-  look.scale = Math.min(1.5, Math.max(0.02, Math.min(width / (of.width + 40), height / (of.height + 40))));
+  look.scale = Math.min(1.5, Math.max(least, Math.min(width / (of.width + 40), height / (of.height + 40))));
   look.left = (width - of.width * look.scale) / 2;
   look.top = 10;
   draw();
@@ -482,7 +483,7 @@ $("search").onkeydown = event => {
 $("slider").max = PLAN;
 $("slider").oninput = event => show(Number(event.target.value), look.sheet);
 $("sheet").onchange = event => show(look.stage, Number(event.target.value));
-$("fit").onclick = fit;
+$("fit").onclick = () => fit(0.02);
 $("title").textContent = `@${data.name}`;
 document.title = `@${data.name}`;
 for (const name of Object.keys(panels)) add($("tabs"), "button", name).onclick = () => { look.tab = name; fill(); };

@@ -180,6 +180,8 @@ const failed = [];
 const expect = (is, what) => { if (!is) failed.push(what); };
 try {
   expect(drawn.boxes.length === data.parts[0].steps.length, "the page opens on the plan");
+  const all = part().picture.width * look.scale;
+  expect(Math.abs(look.left + all / 2 - canvas.getBoundingClientRect().width / 2) < 1, "in the middle");
   for (const name of Object.keys(panels)) {
     [...$("tabs").children].find(button => button.textContent === name).click();
     expect($("panel").textContent.length > 0, `panel ${name}`);
