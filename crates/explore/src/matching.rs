@@ -2,9 +2,10 @@
 //!
 //! First from below: a node is the same if it is the same op with the same attributes over operands that are the same. Then from
 //! the outputs down: readers that are alike but for their operands are the same too, and where they read something unlike, that was
-//! put in the place of what they read before. Then from below again, with what is known now. Each step is linear in the graph.
+//! put in the place of what they read before. Then from below again, with what is known now; and what is left is the same if op,
+//! attributes, type and origin are, in order. Each step is linear in the graph.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use cotangent_graph::{Attr, Attrs, BodyId, Graph, Node, NodeId, OpRef, OpTraits, Output, Role, Type};
@@ -91,13 +92,26 @@ pub(crate) fn matched(old: Option<&Sheet>, new: &Sheet, taken: &mut HashSet<Uid>
             }
         }
     }
+    // What is left behind something that was replaced: by where it comes from, in order.
+    let kind = |node: &Node| (node.op, plain_attrs(node), node.ty.clone(), node.origin.lines.clone(), node.origin.rule);
+    let mut left: FxHashMap<_, VecDeque<Uid>> = FxHashMap::default();
+    for (&id, uid) in old.iter().flat_map(|old| old.order.iter().zip(&old.uids)).filter(|(_, uid)| !taken.contains(uid))
+    {
+        let node = old.map(|old| old.graph.node(id));
+        node.into_iter().for_each(|node| left.entry(kind(node)).or_default().push_back(*uid));
+    }
     let mut fresh = Vec::new();
     for &id in &new.order {
         if uids[id.index()].is_some() {
             continue;
         }
         let same = key(graph, graph.node(id), |input| uids[input.index()]).and_then(|key| known.get(&key).copied());
-        let uid = same.filter(|uid| taken.insert(*uid)).unwrap_or_else(|| {
+        let mut akin = || {
+            let akin = left.get_mut(&kind(graph.node(id)))?;
+            std::iter::from_fn(|| akin.pop_front()).find(|uid| !taken.contains(uid))
+        };
+        let uid = same.filter(|uid| !taken.contains(uid)).or_else(&mut akin).filter(|uid| taken.insert(*uid));
+        let uid = uid.unwrap_or_else(|| {
             fresh.push(Uid(*n_uids as u32));
             *n_uids += 1;
             fresh[fresh.len() - 1]
