@@ -19,7 +19,7 @@ use cotangent::data::{Dataset, Mnist, Order, synthetic};
 use cotangent::prelude::*;
 use cotangent::train::metrics::{Confusion, classes, softmax};
 use cotangent::train::plot::{Plot, save_grid};
-use cotangent::train::{Objective, Options, Trainer};
+use cotangent::train::{Options, Trainer, WeightedCrossEntropy};
 use ndarray::{Array1, Array2, ArrayD, s};
 
 /// Points of the line, and every how many-th is far off.
@@ -152,32 +152,6 @@ fn lines(runtime: &Runtime, steps: usize) -> Result<Plot, Box<dyn Error>> {
 
 // ---- digits ------------------------------------------------------------------------------------------------------------
 
-/// Cross-entropy with options, as an objective of the trainer.
-#[derive(Clone, Copy, Default)]
-struct Tempered {
-    smoothing: f64,
-    weights: Option<[f32; 10]>,
-}
-
-impl Objective for Tempered {
-    fn loss<'g>(&self, outputs: Tensor<'g>, labels: Tensor<'g>) -> Tensor<'g> {
-        let mut options = CrossEntropyOptions::new().smoothing(self.smoothing).ignore(IGNORED);
-        if let Some(weights) = self.weights {
-            options = options.weights(outputs.builder().constant(Array1::from(weights.to_vec())));
-        }
-        outputs.mean_cross_entropy(labels, options)
-    }
-
-    fn n_correct<'g>(&self, outputs: Tensor<'g>, labels: Tensor<'g>) -> Option<Tensor<'g>> {
-        Some(outputs.n_correct(labels))
-    }
-
-    fn check_label(&self, label: f64, _outputs: &Shape) -> Result<(), String> {
-        let is_label = label == IGNORED as f64 || (0.0..10.0).contains(&label);
-        if is_label { Ok(()) } else { Err(format!("a digit, or {IGNORED} for none")) }
-    }
-}
-
 fn net<'g>(_: &'g GraphBuilder, pictures: Tensor<'g>) -> Tensor<'g> {
     pictures.layer("hidden", Dense::new(200).init(Init::HeNormal)).relu().dense("out", 10)
 }
@@ -187,7 +161,7 @@ fn learn(
     runtime: &Runtime,
     train: &Dataset,
     test: &Dataset,
-    objective: Tempered,
+    objective: WeightedCrossEntropy,
     order: Order,
     epochs: usize,
 ) -> Result<ArrayD<f32>, Box<dyn Error>> {
@@ -211,11 +185,11 @@ fn rare_classes(runtime: &Runtime, train: &Dataset, test: &Dataset, epochs: usiz
     }
     let train = train.select(&places)?;
     // As much weight for each class as a whole.
-    let weights = counts.map(|n| train.len() as f32 / (10 * n) as f32);
+    let weights = counts.map(|n| train.len() as f64 / (10 * n) as f64);
     let ways = [
-        ("plain", Tempered::default(), Order::Shuffled),
-        ("class weights", Tempered { weights: Some(weights), ..Tempered::default() }, Order::Shuffled),
-        ("balanced batches", Tempered::default(), Order::Balanced),
+        ("plain", WeightedCrossEntropy::new(), Order::Shuffled),
+        ("class weights", WeightedCrossEntropy::new().weights(weights), Order::Shuffled),
+        ("balanced batches", WeightedCrossEntropy::new(), Order::Balanced),
     ];
     println!("\n{FREQUENT} pictures of 0 to 4 each, {} of 5 to 9; test errors in percent:\n", FREQUENT / RARITY);
     println!("{:<20}{:>10}{:>10}{:>10}", "", "0 to 4", "5 to 9", "all");
@@ -248,7 +222,7 @@ fn wrong_labels(
         Dataset::new(pictures.clone(), labels.iter().enumerate().map(label).collect())
     };
     let (wrong, unknown) = (relabeled(|digit| (digit + 1) % 10)?, relabeled(|_| IGNORED)?);
-    let smooth = |smoothing| Tempered { smoothing, ..Tempered::default() };
+    let smooth = |smoothing| WeightedCrossEntropy::new().smoothing(smoothing).ignore(IGNORED);
     let ways = [
         ("plain", &wrong, smooth(0.0)),
         ("smoothing 0.1", &wrong, smooth(0.1)),

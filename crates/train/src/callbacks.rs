@@ -212,7 +212,7 @@ fn joined(flows: &[ControlFlow<()>]) -> ControlFlow<()> {
 }
 
 /// The figure of the validation set that is watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Watch {
     /// The loss: less is better.
@@ -220,24 +220,36 @@ pub enum Watch {
     Loss,
     /// The share of wrong predictions: less is better.
     Error,
+    /// A metric of the trainer, of which less is better.
+    Least(String),
+    /// A metric of the trainer, of which more is better.
+    Greatest(String),
 }
 
 impl Watch {
-    fn value(self, epoch: &Epoch, who: &str) -> Result<f64, TrainError> {
-        let value = match self {
-            Watch::Loss => epoch.validation_loss,
-            Watch::Error => epoch.validation_accuracy.map(|accuracy| 1.0 - accuracy),
+    /// A figure of which less is better.
+    fn value(&self, epoch: &Epoch, who: &str) -> Result<f64, TrainError> {
+        let (value, required) = match self {
+            Watch::Loss => (epoch.validation_loss, "a validation set".to_owned()),
+            Watch::Error => (
+                epoch.validation_accuracy.map(|accuracy| 1.0 - accuracy),
+                "a validation set and an objective that counts correct predictions".to_owned(),
+            ),
+            Watch::Least(name) => (epoch.metric(name), format!("a validation set and a metric `{name}`")),
+            Watch::Greatest(name) => {
+                (epoch.metric(name).map(|figure| -figure), format!("a validation set and a metric `{name}`"))
+            }
         };
-        let required = match self {
-            Watch::Loss => "a validation set",
-            Watch::Error => "a validation set and an objective that counts correct predictions",
-        };
-        value.ok_or_else(|| TrainError::invalid(who, required, "none"))
+        let names = || epoch.metrics.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        value.ok_or_else(|| match names() {
+            names if names.is_empty() => TrainError::invalid(who, required, "none"),
+            names => TrainError::invalid(who, required, format!("the metrics {names}")),
+        })
     }
 }
 
 /// How long a figure has not become better, kept in the store: `PREFIX.best` (f64) and `PREFIX.waited` (i64).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Patience {
     prefix: &'static str,
     watch: Watch,
@@ -305,7 +317,7 @@ fn not_negative(of: &str, value: f64) -> Result<(), TrainError> {
 /// epoch of this call of `fit` back: in the end, also if the run ended for another reason. Another call begins anew.
 ///
 /// In the store: `early_stopping.best`, `early_stopping.waited`, and the best model under `early_stopping.model.`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EarlyStopping(Patience);
 
 impl EarlyStopping {

@@ -14,7 +14,7 @@ use cotangent_data::files::write_text;
 use crate::plot::{Plot, grid};
 
 /// What an epoch achieved.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Epoch {
     /// Its number, from 1 on, over all calls of `fit`.
     pub number: u64,
@@ -28,12 +28,21 @@ pub struct Epoch {
     pub validation_loss: Option<f64>,
     /// The share of the validation set that is predicted correctly after the epoch.
     pub validation_accuracy: Option<f64>,
+    /// The trainer's metrics of the validation set after the epoch, by name.
+    pub metrics: Vec<(String, f64)>,
     /// The learning rate `optimizer.lr` at its end, if the store has one.
     pub rate: Option<f64>,
     /// Time spent on training, without compilation and evaluation.
     pub seconds: f64,
     /// Examples whose batches were passed over ([`NonFinite::Skip`](crate::NonFinite::Skip)); the mean is over the others.
     pub n_skipped: usize,
+}
+
+impl Epoch {
+    /// A metric of the validation set.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        self.metrics.iter().find(|(known, _)| known == name).map(|(_, figure)| *figure)
+    }
 }
 
 impl fmt::Display for Epoch {
@@ -44,6 +53,9 @@ impl fmt::Display for Epoch {
         }
         if let Some(accuracy) = self.validation_accuracy {
             write!(f, ", validation accuracy {:.2} %", 100.0 * accuracy)?;
+        }
+        for (name, figure) in &self.metrics {
+            write!(f, ", {name} {figure:.4}")?;
         }
         if self.n_skipped > 0 {
             write!(f, ", {} examples passed over", self.n_skipped)?;
@@ -84,17 +96,30 @@ impl History {
 
     /// The epochs after a number.
     pub(crate) fn after(&self, number: u64) -> History {
-        History(self.0.iter().filter(|epoch| epoch.number > number).copied().collect())
+        History(self.0.iter().filter(|epoch| epoch.number > number).cloned().collect())
     }
 
-    /// A table with a line of names.
+    /// The names of all metrics, in the order in which they came up.
+    fn metrics(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for (name, _) in self.0.iter().flat_map(|epoch| &epoch.metrics) {
+            if !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// A table with a line of names; metrics come last.
     pub fn to_csv(&self) -> String {
-        let mut out = COLUMNS.join(",") + "\n";
+        let metrics = self.metrics();
+        let mut out = COLUMNS.iter().chain(&metrics).copied().collect::<Vec<_>>().join(",") + "\n";
         for e in &self.0 {
             let option = |v: Option<f64>| v.map(|v| v.to_string()).unwrap_or_default();
+            let figures: String = metrics.iter().map(|name| format!(",{}", option(e.metric(name)))).collect();
             let _ = writeln!(
                 out,
-                "{},{},{},{},{},{},{},{},{}",
+                "{},{},{},{},{},{},{},{},{}{figures}",
                 e.number,
                 e.step,
                 e.batch_size,
@@ -112,20 +137,28 @@ impl History {
     /// The history of a table as [`History::to_csv`] makes it, or made it before it had the column `skipped`; `None` if it is another.
     pub fn from_csv(text: &str) -> Option<History> {
         let mut lines = text.lines();
-        let earlier = COLUMNS.join(",").replace(",skipped", "");
-        let is_earlier = match lines.next()? {
-            columns if columns == earlier => true,
-            columns if columns == COLUMNS.join(",") => false,
-            _ => return None,
+        let (columns, earlier) = (COLUMNS.join(","), COLUMNS.join(",").replace(",skipped", ""));
+        let first = lines.next()?;
+        let is_earlier = first == earlier;
+        let metrics: Vec<&str> = match first.strip_prefix(&columns) {
+            _ if is_earlier => Vec::new(),
+            Some("") => Vec::new(),
+            Some(names) => names.strip_prefix(',')?.split(',').collect(),
+            None => return None,
         };
         let option = |text: &str| if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) };
         let epoch = |line: &str| {
             let mut fields: Vec<&str> = line.split(',').collect();
             if is_earlier {
-                fields.insert(fields.len() - 1, "0");
+                fields.insert(fields.len().checked_sub(1)?, "0");
             }
+            let figures = fields.split_off(COLUMNS.len().min(fields.len()));
             let fields: [&str; COLUMNS.len()] = fields.try_into().ok()?;
             let [number, step, batch_size, train_loss, loss, accuracy, rate, skipped, seconds] = fields;
+            if figures.len() != metrics.len() {
+                return None;
+            }
+            let figures = figures.into_iter().map(option).collect::<Option<Vec<Option<f64>>>>()?;
             Some(Epoch {
                 number: number.parse().ok()?,
                 step: step.parse().ok()?,
@@ -133,6 +166,7 @@ impl History {
                 train_loss: train_loss.parse().ok()?,
                 validation_loss: option(loss)?,
                 validation_accuracy: option(accuracy)?,
+                metrics: metrics.iter().zip(figures).filter_map(|(name, v)| Some((name.to_string(), v?))).collect(),
                 rate: option(rate)?,
                 seconds: seconds.parse().ok()?,
                 n_skipped: skipped.parse().ok()?,
@@ -159,8 +193,13 @@ impl History {
                 e.n_skipped.to_string(),
                 number(Some(e.seconds)),
             ];
-            let pairs: Vec<String> =
-                COLUMNS.iter().zip(values).map(|(key, value)| format!("\"{key}\": {value}")).collect();
+            let figures = e.metrics.iter().map(|(name, figure)| (name.as_str(), number(Some(*figure))));
+            let pairs: Vec<String> = COLUMNS
+                .into_iter()
+                .zip(values)
+                .chain(figures)
+                .map(|(key, value)| format!("\"{key}\": {value}"))
+                .collect();
             format!("  {{{}}}", pairs.join(", "))
         };
         let lines: Vec<String> = self.0.iter().map(line).collect();
@@ -215,6 +254,7 @@ mod tests {
             rate: None,
             seconds: 1e-9,
             n_skipped: number as usize - 1,
+            metrics: if number == 1 { Vec::new() } else { vec![("f1".to_owned(), 0.1 * number as f64)] },
         };
         History((1..4).map(epoch).collect())
     }
@@ -225,9 +265,10 @@ mod tests {
         let back = History::from_csv(&csv).unwrap();
         assert_eq!(back.to_csv(), csv);
         assert_eq!(back[1], history()[1]);
+        assert!((back[0].metric("f1"), back[2].metric("f1")) == (None, history()[2].metric("f1")), "{csv}");
         assert!(back[2].validation_accuracy.unwrap().is_nan() && back[0].validation_loss.is_none());
         assert_eq!(History::from_csv(&History::default().to_csv()), Some(History::default()));
-        let first: String = csv.lines().take(2).map(|line| line.to_owned() + "\n").collect();
+        let first = History(history()[..1].to_vec()).to_csv();
         let earlier = first.replace(",skipped", "").replace(",0,0.000000001", ",0.000000001");
         assert!(earlier.len() < first.len() && History::from_csv(&earlier).unwrap()[..] == back[..1], "{earlier}");
         for wrong in ["", "epoch\n1\n", &csv.replace("32", "many"), &format!("{csv}1,2\n")] {
@@ -238,7 +279,10 @@ mod tests {
     #[test]
     fn json_and_curves_hold_the_numbers() {
         let json = history().to_json();
-        assert!(json.contains("\"epoch\": 2, \"step\": 14, \"batch_size\": 32"), "{json}");
+        assert!(
+            json.contains("\"f1\": 0.2}") && json.contains("\"epoch\": 2, \"step\": 14, \"batch_size\": 32"),
+            "{json}"
+        );
         assert!(json.contains("\"validation_accuracy\": null") && json.contains("0.30000000000000004"), "{json}");
         assert_eq!(History::default().to_json(), "[]\n");
         assert_eq!((history().curves().len(), History::default().curves().len()), (2, 1));

@@ -9,8 +9,10 @@
 //! | [`callbacks`] | early stopping, smaller rates on a plateau, snapshots, or the user's own |
 //! | [`checkpoint`] | a run in a file, checked and durable; the last few in a folder; weights of other models |
 //! | [`history`] | a line for each epoch, as CSV, JSON and curves |
-//! | [`metrics`] | top-k, confusion matrix, ensembles |
-//! | [`objective`] | what is minimized: [`CrossEntropy`], [`BinaryCrossEntropy`], [`MeanSquared`], or the user's own |
+//! | [`Predictor`] | a model with weights, for any number of rows |
+//! | [`metrics`] | figures that a trainer works out: F1, AUC, perplexity, the user's own; confusion matrix, ensembles |
+//! | [`named`] | tensors by name: fields of a batch, outputs of a model |
+//! | [`objective`] | what is minimized: [`CrossEntropy`], [`BinaryCrossEntropy`], [`MeanSquared`], a function ([`loss()`]), or the user's own |
 //! | [`plot`] | charts as SVG |
 //! | [`workloads`] | named networks, expressions and products, in one table |
 //! | [`bench`](mod@bench) | how a workload is timed, and the report |
@@ -27,8 +29,10 @@ pub mod checksum;
 mod error;
 pub mod history;
 pub mod metrics;
+pub mod named;
 pub mod objective;
 pub mod plot;
+mod predictor;
 pub mod trainer;
 pub mod workloads;
 
@@ -37,7 +41,9 @@ pub use checkpoint::{Checkpoint, Checkpoints, Load, Loaded};
 pub use checksum::{checksum, checksum_all};
 pub use error::TrainError;
 pub use history::{Epoch, History};
-pub use metrics::{Confusion, Ensemble};
-pub use objective::{BinaryCrossEntropy, CrossEntropy, Label, MeanSquared, Objective};
+pub use metrics::{Confusion, Ensemble, Metric};
+pub use named::{Model, Named};
+pub use objective::{BinaryCrossEntropy, CrossEntropy, MeanSquared, Objective, WeightedCrossEntropy, loss};
 pub use plot::Plot;
+pub use predictor::Predictor;
 pub use trainer::{Evaluation, NonFinite, Options, Resumed, Trainer};

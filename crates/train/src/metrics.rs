@@ -1,7 +1,8 @@
-//! Figures about predictions that are already on the host: probabilities, accuracy, top-k, the confusion matrix, and the
-//! mean of an ensemble.
+//! Figures about predictions: [`Metric`]s that a trainer works out while it evaluates ([`Trainer::metric`](crate::Trainer::metric)),
+//! and functions of outputs that are already on the host: probabilities, accuracy, top-k, the confusion matrix, and the mean of
+//! an ensemble.
 //!
-//! Why it exists: programs count correct predictions while they run; everything finer is worked out here from the outputs
+//! The functions work on the outputs
 //! of [`Trainer::predict`](crate::Trainer::predict). Outputs are `[n, classes]`, labels `[n]` class indices; a label that
 //! is no class counts as predicted wrongly, and so does a row with a NaN. Of equal outputs the one of the lower class
 //! counts as larger, as in `argmax`.
@@ -20,11 +21,14 @@
 //! # }
 //! ```
 
+mod running;
+
 use std::fmt;
 
 use cotangent_host::float::in_default;
 use ndarray::{Array1, Array2, ArrayD, ArrayView1, ArrayView2, ArrayViewD, Axis, Ix2};
 
+pub use self::running::{Accuracy, Auc, BinaryAccuracy, F1, MeanAbsolute, Metric, Perplexity, TopK};
 use crate::TrainError;
 
 /// Softmax of each row: probabilities that sum to 1.

@@ -31,31 +31,38 @@
 //! # }
 //! ```
 
+mod checks;
 mod cursor;
+pub(crate) mod evaluate;
+mod feed;
 mod finite;
-mod programs;
+pub(crate) mod programs;
 mod progress;
+pub(crate) mod task;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::ControlFlow::{Break, Continue};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::time::Instant;
 
 use cotangent_data::safetensors::Tensors;
-use cotangent_data::{DataError, Dataset, Order};
+use cotangent_data::table::n_rows;
+use cotangent_data::{DataError, Examples, Field, Order};
 use cotangent_exec::{Compiler, Runtime, Seed, Store, StoreMut};
-use cotangent_graph::{Code, Diag, Graph, GraphBuilder, Node, Tensor};
+use cotangent_graph::{Code, Graph, GraphBuilder, Loc, Node, Tensor, TensorData};
 use cotangent_host::float::in_default;
 use cotangent_nn::Optimizer;
 use cotangent_scalar::plain;
-use ndarray::{Array1, ArrayD, ArrayViewD, Axis, IxDyn, Slice};
 
-use self::cursor::{Cursor, Example};
+use self::cursor::Cursor;
+use self::feed::each_batch;
 pub use self::finite::NonFinite;
-use self::finite::{check_features, check_weights};
-use self::programs::{Mode, Programs};
+use self::finite::check_weights;
+use self::programs::Programs;
 use self::progress::Progress;
+use self::task::{Mode, Training};
 use crate::TrainError;
 use crate::callbacks::{Callback, Context, Nothing, Step};
 use crate::checkpoint::{
@@ -63,7 +70,9 @@ use crate::checkpoint::{
 };
 use crate::checksum::checksum;
 use crate::history::{Epoch, History};
-use crate::objective::{Label, Objective};
+use crate::metrics::Metric;
+use crate::named::{ByName, Model, Named};
+use crate::objective::Objective;
 
 /// How a trainer works.
 #[derive(Clone, Debug)]
@@ -120,12 +129,14 @@ impl Options {
 }
 
 /// The figures of a dataset under the current weights.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
     /// The mean loss.
     pub loss: f64,
     /// The share predicted correctly, if the objective has that notion.
     pub accuracy: Option<f64>,
+    /// The metrics of the trainer, by name.
+    pub metrics: Vec<(String, f64)>,
 }
 
 /// What a run was resumed from.
@@ -146,7 +157,7 @@ pub struct Resumed {
 
 /// Trains a model. See the [module](self).
 pub struct Trainer<M, L, O> {
-    programs: Programs<M, L, O>,
+    programs: Programs<Training<M, L, O>>,
     options: Options,
     cursor: Cursor,
     /// Whether a call of `fit` was interrupted and the next one goes on with it.
@@ -171,11 +182,69 @@ where
     L: Objective,
     O: Optimizer,
 {
-    /// A trainer of a model, which makes outputs `[batch, ..]` from features `[batch, ..]`. Nothing is compiled yet.
+    /// A trainer of a model, which makes outputs `[batch, ..]` from features `[batch, ..]`: of the field `x` the output `outputs`.
+    /// Nothing is compiled yet.
     #[track_caller]
     pub fn new(runtime: &Runtime, model: M, objective: L, optimizer: O, options: Options) -> Self {
+        Trainer::of(runtime, model, objective, optimizer, options)
+    }
+}
+
+impl<F, L, O> Trainer<ByName<F>, L, O>
+where
+    F: for<'g> Fn(&'g GraphBuilder, &Named<'g>) -> Named<'g>,
+    L: Objective,
+    O: Optimizer,
+{
+    /// A trainer of a model that makes named outputs of the named fields of a batch: several of each, of any element types.
+    ///
+    /// ```
+    /// use cotangent_data::Table;
+    /// use cotangent_exec::{Runtime, Threads};
+    /// use cotangent_nn::{Adam, Layers};
+    /// use cotangent_train::metrics::MeanAbsolute;
+    /// use cotangent_train::{Named, Options, Trainer, loss};
+    /// use ndarray::Array2;
+    ///
+    /// # fn main() -> Result<(), cotangent_train::TrainError> {
+    /// // A price follows from words and from a size.
+    /// let words = Array2::from_shape_fn((60, 3), |(i, j)| ((i * 7 + j * 5) % 10) as i64);
+    /// let size = Array2::from_shape_fn((60, 1), |(i, _)| (i % 6) as f32 / 6.0);
+    /// let price = Array2::from_shape_fn((60, 1), |(i, _)| size[[i, 0]] + 0.1 * words[[i, 0]] as f32);
+    /// let set = Table::new().with("words", words)?.with("size", size)?.with("price", price)?;
+    ///
+    /// let options = Options { epochs: 60, batch_size: 16, progress: false, ..Options::default() };
+    /// let mut trainer = Trainer::named(
+    ///     &Runtime::new(Threads::Exactly(1)),
+    ///     |g, batch| {
+    ///         let words = batch.get("words").embedding("words", 10, 4).flatten();
+    ///         let hidden = g.concat(&[words, batch.get("size")], 1).dense("hidden", 16).tanh();
+    ///         Named::outputs(g, [("price", hidden.dense("price", 1))])
+    ///     },
+    ///     loss(|outputs, batch| outputs.get("price").mse(batch.get("price"))),
+    ///     Adam::new(0.02),
+    ///     options,
+    /// )
+    /// .metric(MeanAbsolute::new("price", "price"));
+    /// let history = trainer.fit(&set, Some(&set))?;
+    /// let last = history.last().expect("an epoch");
+    /// assert!(last.metric("mean_absolute").is_some_and(|error| error < 0.2), "{last}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn named(runtime: &Runtime, model: F, objective: L, optimizer: O, options: Options) -> Self {
+        Trainer::of(runtime, ByName(model), objective, optimizer, options)
+    }
+}
+
+impl<M: Model, L: Objective, O: Optimizer> Trainer<M, L, O> {
+    #[track_caller]
+    fn of(runtime: &Runtime, model: M, objective: L, optimizer: O, options: Options) -> Self {
         let (compiler, checks_loss) = (options.compiler.clone(), options.non_finite != NonFinite::Allow);
-        let programs = Programs::new(runtime, model, objective, optimizer, compiler, options.seed, checks_loss);
+        let metrics = objective.accuracy().into_iter().collect();
+        let task = Training { model, objective, optimizer, metrics, checks_loss, made_at: Loc::here() };
+        let programs = Programs::new(runtime, task, compiler, options.seed);
         Trainer {
             programs,
             options,
@@ -187,6 +256,12 @@ where
         }
     }
 
+    /// Works out another metric whenever it evaluates: before anything is evaluated first.
+    pub fn metric(mut self, metric: impl Metric + 'static) -> Self {
+        self.programs.task.metrics.push(Box::new(metric));
+        self
+    }
+
     // ---- training --------------------------------------------------------------------------------------------------
 
     /// Trains for the number of epochs in the options, and evaluates on the validation set after each. Another call goes on
@@ -196,11 +271,7 @@ where
     /// An empty set, a batch size of zero, a label without meaning, or what is wrong with the model; a checkpoint that
     /// could not be written. What was trained before stays.
     #[track_caller]
-    pub fn fit<T: Label>(
-        &mut self,
-        train: &Dataset<T>,
-        validation: Option<&Dataset<T>>,
-    ) -> Result<History, TrainError> {
+    pub fn fit(&mut self, train: &impl Examples, validation: Option<&dyn Examples>) -> Result<History, TrainError> {
         self.fit_with(train, validation, Nothing)
     }
 
@@ -209,10 +280,10 @@ where
     /// # Errors
     /// As [`Trainer::fit`], and those of the callbacks.
     #[track_caller]
-    pub fn fit_with<T: Label>(
+    pub fn fit_with(
         &mut self,
-        train: &Dataset<T>,
-        validation: Option<&Dataset<T>>,
+        train: &impl Examples,
+        validation: Option<&dyn Examples>,
         mut callback: impl Callback,
     ) -> Result<History, TrainError> {
         self.programs.called();
@@ -223,8 +294,7 @@ where
         }
         self.check_resumed(train)?;
         self.prepare_all(train, validation)?;
-        let features = train.features().shape()[1..].to_vec();
-        self.cursor.example = Some(Example { features, label: T::DTYPE });
+        self.cursor.example = Some(train.fields());
         // Looked at before it is touched, and again when nobody else can write.
         self.check_folder()?;
         let writer = self.options.checkpoints.as_ref().map(Checkpoints::writer).transpose()?;
@@ -251,10 +321,10 @@ where
     }
 
     /// The rest of an epoch, its evaluation and its checkpoint.
-    fn train_epoch<T: Label>(
+    fn train_epoch(
         &mut self,
-        train: &Dataset<T>,
-        validation: Option<&Dataset<T>>,
+        train: &dyn Examples,
+        validation: Option<&dyn Examples>,
         callback: &mut impl Callback,
         bar: &Progress,
         writer: Option<&Writer>,
@@ -263,35 +333,32 @@ where
         let number = self.cursor.epochs + 1;
         let size = self.options.batch_size_in(number);
         self.cursor.begin(train, size, self.options.order)?;
-        let batches = train.shuffled_batches(size, self.options.seed.0).order(self.options.order);
-        let mut batches = batches.epoch(self.cursor.epochs).skip_examples(self.cursor.examples);
-        let mut batch = empty_batch();
-        while batches.next_into(&mut batch) {
-            let start = Instant::now();
-            let n_rows = batch.1.len();
-            let program = self.programs.program::<T>(Mode::Train, batch.0.shape())?;
-            let loss = match self.programs.run(&program, &batch.0, &batch.1) {
-                Ok((loss, _)) => Some(loss),
-                Err(TrainError::Step(diag)) if self.passes_over(&diag) => None,
-                Err(error) => return Err(error),
-            };
-            match loss {
-                Some(loss) => self.cursor.loss += loss * n_rows as f64,
-                None => self.cursor.skipped += n_rows,
-            }
+        let fields = train.fields();
+        let places = train.places(self.options.order, self.options.seed.0, self.cursor.epochs)?;
+        let epoch = self.cursor.epochs;
+        let mut start = Instant::now();
+        each_batch(train, epoch, &places[self.cursor.examples.min(places.len())..], size, |batch| {
+            let n_rows = n_rows(batch);
+            let loss = self.train_on(batch, n_rows, &fields)?;
             self.cursor.examples += n_rows;
             self.cursor.seconds += start.elapsed().as_secs_f64();
             bar.add(n_rows as u64);
-            let Some(loss) = loss else { continue };
+            let Some(loss) = loss else {
+                start = Instant::now();
+                return Ok(Continue(()));
+            };
             let step = Step { number: self.programs.store().step(), epoch: number, n_rows, loss };
             let stop = callback.on_step(&step, &mut self.context(resumed))?.is_break();
             self.cursor.stopped |= stop;
-            if self.cursor.examples < train.len() && (stop || self.is_due(step.number)) {
+            let is_inside = self.cursor.examples < train.len();
+            if is_inside && (stop || self.is_due(step.number)) {
                 self.save(writer)?;
             }
-            if stop && self.cursor.examples < train.len() {
-                return Ok(());
-            }
+            start = Instant::now();
+            Ok(if stop && is_inside { Break(()) } else { Continue(()) })
+        })?;
+        if self.cursor.examples < train.len() {
+            return Ok(());
         }
         let n_taken = self.cursor.examples - self.cursor.skipped;
         if n_taken == 0 {
@@ -305,19 +372,46 @@ where
             number,
             step: store.step(),
             batch_size: size,
-            train_loss: self.cursor.loss / n_taken as f64,
-            validation_loss: evaluation.map(|e| e.loss),
-            validation_accuracy: evaluation.and_then(|e| e.accuracy),
+            train_loss: self.cursor.loss / self.cursor.weight,
+            validation_loss: evaluation.as_ref().map(|e| e.loss),
+            validation_accuracy: evaluation.as_ref().and_then(|e| e.accuracy),
+            metrics: evaluation.map(|e| e.metrics).unwrap_or_default(),
             rate: store.get("optimizer.lr").ok().and_then(|rate| rate.as_scalar()),
             seconds: self.cursor.seconds,
             n_skipped: self.cursor.skipped,
         };
-        self.cursor.history.push(epoch);
-        self.cursor.epochs = number;
-        (self.cursor.examples, self.cursor.loss, self.cursor.seconds, self.cursor.skipped) = (0, 0.0, 0.0, 0);
+        self.cursor.history.push(epoch.clone());
+        self.cursor.end_epoch();
         let flow = bar.after_epoch(&epoch, || callback.on_epoch(&epoch, &mut self.context(resumed)))?;
         self.cursor.stopped |= flow.is_break();
         self.save(writer)
+    }
+
+    /// One step on a batch, or one gradient of several that a step takes the mean of: the loss, `None` if it was passed over.
+    fn train_on(&mut self, batch: &[TensorData], n_rows: usize, fields: &[Field]) -> Result<Option<f64>, TrainError> {
+        let completes = self.cursor.pending + 1 >= self.programs.task.gradients_per_step();
+        let mode = if completes { Mode::Train } else { Mode::Accumulate };
+        let program = self.programs.program(mode, n_rows, fields)?;
+        let out = match self.programs.run(&program, batch) {
+            Ok(out) => out,
+            Err(TrainError::Step(diag))
+                if self.options.non_finite == NonFinite::Skip && diag.code == Code::NotFinite =>
+            {
+                self.cursor.skipped += n_rows;
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let loss = out.scalar("loss")?;
+        let has_weight = out.iter().any(|(name, _)| name == "weight");
+        let weight = if has_weight { out.scalar("weight")? } else { n_rows as f64 };
+        // What no weight is in has no mean.
+        if weight != 0.0 {
+            self.cursor.loss += loss * weight;
+        }
+        self.cursor.weight += weight;
+        self.cursor.pending = if completes { 0 } else { self.cursor.pending + 1 };
+        Ok(Some(loss))
     }
 
     /// Goes on with the newest checkpoint that is whole: parameters, states, counters, place in the data, history. The next
@@ -359,10 +453,9 @@ where
             checkpoint.tensors.iter().map(|(n, v)| (n.clone(), v.clone())).partition(|(name, _)| is_other(name));
         let mut loaded = Loaded::default();
         let values = match &cursor.example {
-            Some(Example { features, label }) => {
+            Some(fields) => {
                 let rows = self.options.batch_size_in(cursor.epochs + 1).max(1);
-                let shape: Vec<usize> = [rows].iter().chain(features).copied().collect();
-                let wanted = self.programs.wanted(&shape, *label)?;
+                let wanted = self.programs.wanted(rows, fields)?;
                 loaded = check(wanted.compare(&types_of(&own), &BTreeSet::new()), how, path.display().to_string())?;
                 only(&own, &loaded.taken)
             }
@@ -378,10 +471,10 @@ where
     }
 
     /// Holds what was resumed from a checkpoint that does not say what its model was made for against the model.
-    fn check_resumed<T: Label>(&mut self, train: &Dataset<T>) -> Result<(), TrainError> {
+    fn check_resumed(&mut self, train: &dyn Examples) -> Result<(), TrainError> {
         let Some(how) = self.unchecked else { return Ok(()) };
         let rows = self.options.batch_size_in(self.cursor.epochs + 1).clamp(1, train.len().max(1));
-        let wanted = self.programs.wanted(&batch_shape(train, rows), T::DTYPE)?;
+        let wanted = self.programs.wanted(rows, &train.fields())?;
         let given = self.store().iter().map(|(name, ty)| (name, ty.clone())).collect();
         // Which values are those of callbacks it does not say either.
         let loaded = Loaded { unused: Vec::new(), ..wanted.compare(&given, &BTreeSet::new()) };
@@ -420,11 +513,6 @@ where
         Context { store: self.programs.store_mut(), model: &self.model_names, resumed }
     }
 
-    /// Whether a step that was refused is passed over.
-    fn passes_over(&self, diag: &Diag) -> bool {
-        self.options.non_finite == NonFinite::Skip && diag.code == Code::NotFinite
-    }
-
     fn check_weights(&self) -> Result<(), TrainError> {
         match self.options.non_finite {
             NonFinite::Allow => Ok(()),
@@ -432,53 +520,20 @@ where
         }
     }
 
-    // ---- evaluation ------------------------------------------------------------------------------------------------
-
-    /// Loss and accuracy on a dataset, without dropout and without changing anything.
-    ///
-    /// # Errors
-    /// An empty set, an evaluation batch size of zero, a label without meaning, or what is wrong with the model.
-    #[track_caller]
-    pub fn evaluate<T: Label>(&mut self, set: &Dataset<T>) -> Result<Evaluation, TrainError> {
-        self.programs.called();
-        self.check_evaluation(set)?;
-        in_default(|| self.evaluate_checked(set))
+    /// A folder with checkpoints of another run would be mixed up with this one's.
+    fn check_folder(&self) -> Result<(), TrainError> {
+        let Some(checkpoints) = &self.options.checkpoints else { return Ok(()) };
+        let Some(step) = checkpoints.newest_step()? else { return Ok(()) };
+        let required = match self.newest {
+            None => "an empty one, or a call of `resume` before `fit`".to_owned(),
+            Some(newest) if step > newest => format!("no checkpoint after step {newest}, as this run knows it"),
+            Some(_) => return Ok(()),
+        };
+        let got = format!("{} with one of step {step}", checkpoints.folder().display());
+        Err(TrainError::invalid("folder of checkpoints", required, got))
     }
 
-    fn evaluate_checked<T: Label>(&mut self, set: &Dataset<T>) -> Result<Evaluation, TrainError> {
-        let mut batches = set.batches(self.options.eval_batch_size);
-        let mut batch = empty_batch();
-        let (mut total, mut n_correct) = (0.0, Some(0.0));
-        while batches.next_into(&mut batch) {
-            let program = self.programs.program::<T>(Mode::Evaluate, batch.0.shape())?;
-            let (loss, correct) = self.programs.run(&program, &batch.0, &batch.1)?;
-            total += loss * batch.1.len() as f64;
-            n_correct = n_correct.zip(correct).map(|(sum, n)| sum + n);
-        }
-        let n = set.len() as f64;
-        Ok(Evaluation { loss: total / n, accuracy: n_correct.map(|correct| correct / n) })
-    }
-
-    /// The model's outputs for features `[n, ..]`, without dropout: `[n, ..]`. [`metrics`](crate::metrics) has what can be
-    /// said about them.
-    ///
-    /// # Errors
-    /// No rows, an evaluation batch size of zero, or what is wrong with the model.
-    #[track_caller]
-    pub fn predict(&mut self, features: ArrayViewD<'_, f32>) -> Result<ArrayD<f32>, TrainError> {
-        self.programs.called();
-        let n = features.shape().first().copied().unwrap_or(0);
-        if n == 0 {
-            return Err(TrainError::invalid("features", "at least one row", format!("shape {:?}", features.shape())));
-        }
-        let size = positive("eval_batch_size", self.options.eval_batch_size)?;
-        let rows = |start: usize| features.slice_axis(Axis(0), Slice::from(start..n.min(start.saturating_add(size))));
-        let parts = (0..n).step_by(size).map(|start| self.programs.predict(rows(start)));
-        let parts = parts.collect::<Result<Vec<_>, _>>()?;
-        let parts: Vec<_> = parts.iter().map(|part| part.view()).collect();
-        ndarray::concatenate(Axis(0), &parts)
-            .map_err(|error| TrainError::invalid("outputs of the model", "one row for each row of features", error))
-    }
+    // ---- weights ---------------------------------------------------------------------------------------------------
 
     /// Does something with other values in the place of those in the store, and puts the old ones back: evaluates a snapshot
     /// ([`Snapshots::taken`](crate::Snapshots::taken)), or the averaged weights
@@ -496,8 +551,6 @@ where
         Ok(result.unwrap_or_else(|panic| resume_unwind(panic)))
     }
 
-    // ---- weights ---------------------------------------------------------------------------------------------------
-
     /// Hands weights to the model before it is trained on such a dataset, and says what became of each name. For weights of
     /// another model, rename them first ([`checkpoint::renamed`](crate::checkpoint::renamed)).
     ///
@@ -505,9 +558,9 @@ where
     /// [`TrainError::Invalid`] if a weight has another type than the model's of that name, or if the model has none of
     /// the names; what is wrong with the model. Nothing has changed then.
     #[track_caller]
-    pub fn load_weights<T: Label>(&mut self, weights: &Tensors, set: &Dataset<T>) -> Result<Loaded, TrainError> {
+    pub fn load_weights(&mut self, weights: &Tensors, set: &impl Examples) -> Result<Loaded, TrainError> {
         self.programs.called();
-        let (graph, ..) = self.programs.graph(Mode::Predict, &batch_shape(set, 1), T::DTYPE)?;
+        let graph = self.programs.graph(Mode::Predict, 1, &set.fields())?.graph;
         let mut wanted = Wanted::default();
         wanted.add(stored_names(&graph).map(|(name, node)| (name, &node.ty)), true);
         let loaded = wanted.compare(&types_of(weights), &BTreeSet::new());
@@ -580,76 +633,6 @@ where
     pub fn history(&self) -> &History {
         &self.cursor.history
     }
-
-    // ---- checks ----------------------------------------------------------------------------------------------------
-
-    /// Whatever can be refused is refused before the first step, and compiled before the first clock starts.
-    fn prepare_all<T: Label>(&mut self, train: &Dataset<T>, validation: Option<&Dataset<T>>) -> Result<(), TrainError> {
-        let first = self.cursor.epochs + 1;
-        let last = first.max(self.until());
-        let begun = self.options.batch_sizes.iter().filter(|(from, _)| (first..=last).contains(from));
-        let mut sizes = vec![self.options.batch_size_in(first)];
-        sizes.extend(begun.map(|(_, size)| size));
-        for size in sizes {
-            check_set("training set", train, "batch_size", size)?;
-            for rows in [size.min(train.len()), train.len() % size] {
-                self.prepare(Mode::Train, train, rows)?;
-            }
-            self.check_labels(Mode::Train, train, size.min(train.len()))?;
-        }
-        self.check_features("training set", train)?;
-        let (graph, ..) = self.programs.graph(Mode::Predict, &batch_shape(train, 1), T::DTYPE)?;
-        self.model_names = stored_names(&graph).map(|(name, _)| name.to_owned()).collect();
-        validation.map_or(Ok(()), |set| self.check_evaluation(set))
-    }
-
-    /// A folder with checkpoints of another run would be mixed up with this one's.
-    fn check_folder(&self) -> Result<(), TrainError> {
-        let Some(checkpoints) = &self.options.checkpoints else { return Ok(()) };
-        let Some(step) = checkpoints.newest_step()? else { return Ok(()) };
-        let required = match self.newest {
-            None => "an empty one, or a call of `resume` before `fit`".to_owned(),
-            Some(newest) if step > newest => format!("no checkpoint after step {newest}, as this run knows it"),
-            Some(_) => return Ok(()),
-        };
-        let got = format!("{} with one of step {step}", checkpoints.folder().display());
-        Err(TrainError::invalid("folder of checkpoints", required, got))
-    }
-
-    fn check_evaluation<T: Label>(&mut self, set: &Dataset<T>) -> Result<(), TrainError> {
-        let size = self.options.eval_batch_size;
-        check_set("evaluation set", set, "eval_batch_size", size)?;
-        for rows in [size.min(set.len()), set.len() % size] {
-            self.prepare(Mode::Evaluate, set, rows)?;
-        }
-        self.check_labels(Mode::Evaluate, set, size.min(set.len()))?;
-        self.check_features("evaluation set", set)
-    }
-
-    fn check_features<T: Label>(&self, of: &str, set: &Dataset<T>) -> Result<(), TrainError> {
-        match self.options.non_finite {
-            NonFinite::Allow => Ok(()),
-            _ => check_features(of, set),
-        }
-    }
-
-    /// Compiles the program for batches of so many rows, if there are such batches.
-    fn prepare<T: Label>(&mut self, mode: Mode, set: &Dataset<T>, rows: usize) -> Result<(), TrainError> {
-        if rows > 0 {
-            self.programs.program::<T>(mode, &batch_shape(set, rows))?;
-        }
-        Ok(())
-    }
-
-    fn check_labels<T: Label>(&mut self, mode: Mode, set: &Dataset<T>, rows: usize) -> Result<(), TrainError> {
-        let outputs = self.programs.program::<T>(mode, &batch_shape(set, rows))?.outputs;
-        for (example, label) in set.labels().iter().enumerate() {
-            if let Err(required) = self.programs.objective.check_label(label.number(), &outputs) {
-                return Err(TrainError::Label { example, required, got: label.number().to_string() });
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The note that says that a value is no program's.
@@ -660,27 +643,4 @@ fn other(name: &str) -> String {
 /// The parameters and states of a graph.
 fn stored_names(graph: &Graph) -> impl Iterator<Item = (&str, &Node)> {
     graph.stored().filter_map(|(_, node)| Some((node.name()?, node)))
-}
-
-/// The shape of the features of a batch of so many rows.
-fn batch_shape<T: Label>(set: &Dataset<T>, rows: usize) -> Vec<usize> {
-    let mut shape = set.features().shape().to_vec();
-    shape[0] = rows;
-    shape
-}
-
-fn empty_batch<T>() -> (ArrayD<f32>, Array1<T>) {
-    (ArrayD::zeros(IxDyn(&[0])), Array1::from_vec(Vec::new()))
-}
-
-fn check_set<T: Label>(of: &str, set: &Dataset<T>, name: &str, size: usize) -> Result<(), TrainError> {
-    positive(name, size)?;
-    if set.is_empty() {
-        return Err(TrainError::invalid(of, "at least one example", 0));
-    }
-    Ok(())
-}
-
-fn positive(name: &str, size: usize) -> Result<usize, TrainError> {
-    if size == 0 { Err(TrainError::invalid(name, "at least 1", 0)) } else { Ok(size) }
 }

@@ -50,11 +50,11 @@ fn a_feature_that_is_no_number_is_refused_with_its_place() {
         let mut trainer = trainer(net, CrossEntropy, Adam::new(0.01), options(2, NonFinite::Refuse));
         refused(
             trainer.fit(&moons_with(17, 1, value), None),
-            &["features of the training set", &format!("got {text} in row 17, column 1")],
+            &["field `x` of the training set", &format!("got {text} in row 17, column 1")],
         );
         refused(
             trainer.fit(&two_moons(40, 0.1, 1), Some(&moons_with(3, 0, value))),
-            &["features of the evaluation set", "row 3, column 0"],
+            &["field `x` of the evaluation set", "row 3, column 0"],
         );
         let error = trainer.evaluate(&moons_with(39, 0, value)).unwrap_err().to_string();
         assert!(error.contains("row 39, column 0"), "{error}");

@@ -2,14 +2,14 @@
 
 use std::ops::ControlFlow;
 
-use cotangent_data::Dataset;
 use cotangent_data::synthetic::{linear_regression, two_moons, xor};
+use cotangent_data::{Dataset, Examples};
 use cotangent_exec::{Compiler, Runtime, Seed, Threads};
 use cotangent_graph::{GraphBuilder, Tensor};
 use cotangent_nn::{Adam, Layers, Momentum, Optimizer, Recipe, Sgd};
 use cotangent_train::callbacks::after_epoch;
 use cotangent_train::{
-    BinaryCrossEntropy, CrossEntropy, Label, MeanSquared, Objective, Options, TrainError, Trainer, checksum_all,
+    BinaryCrossEntropy, CrossEntropy, MeanSquared, Objective, Options, TrainError, Trainer, checksum_all,
 };
 use ndarray::{Array, Array1, ArrayD, Axis, IxDyn};
 
@@ -138,12 +138,7 @@ fn a_word_after_each_epoch_sets_the_rate_and_stops() {
     assert_eq!((trainer.weights_checksum().unwrap(), more[0].number), (frozen, 4));
 }
 
-fn refused<T: Label>(
-    objective: impl Objective,
-    options: Options,
-    train: &Dataset<T>,
-    test: Option<&Dataset<T>>,
-) -> String {
+fn refused(objective: impl Objective, options: Options, train: &impl Examples, test: Option<&dyn Examples>) -> String {
     let mut trainer = Trainer::new(&runtime(1), classifier, objective, Sgd::new(0.1), options);
     let error = trainer.fit(train, test).unwrap_err();
     assert_eq!(trainer.store().step(), 0, "nothing was trained");
@@ -178,16 +173,6 @@ fn bad_arguments_and_sets_are_refused_before_the_first_step() {
 }
 
 #[test]
-fn an_optimizer_that_waits_for_more_gradients_is_refused() {
-    let set = two_moons(10, 0.1, 1);
-    let optimizer = |n: u32| Sgd::new(0.1).with(Recipe::new().accumulate(n));
-    let mut trainer = Trainer::new(&runtime(1), classifier, CrossEntropy, optimizer(4), options(1, 4));
-    let error = trainer.fit(&set, None).unwrap_err().to_string();
-    assert!(error.contains("one gradient a step") && error.contains("`accumulate(4)`"), "{error}");
-    Trainer::new(&runtime(1), classifier, CrossEntropy, optimizer(1), options(1, 4)).fit(&set, None).unwrap();
-}
-
-#[test]
 fn a_model_without_parameters_and_other_features_are_refused() {
     let set = two_moons(10, 0.1, 1);
     let mut trainer = Trainer::new(&runtime(1), |_, x| x, CrossEntropy, Sgd::new(0.1), options(1, 4));
@@ -201,11 +186,13 @@ fn a_model_without_parameters_and_other_features_are_refused() {
     let text = error.to_string();
     assert!(matches!(error, TrainError::Invalid { .. }) && text.contains("hidden.weight"), "{error}");
     assert!(
-        text.starts_with("features: required rows of shape [2], which this model was made for, got [3]"),
+        text.starts_with(
+            "field `x`: required f32 rows of shape [2], which this model was made for, got f32 rows of shape [3]"
+        ),
         "{error}"
     );
     let error = trainer.predict(wider.features()).unwrap_err().to_string();
-    assert!(error.starts_with("features: required rows of shape [2]"), "{error}");
+    assert!(error.starts_with("field `x`: required f32 rows of shape [2]"), "{error}");
     let none = set.features().slice_axis(Axis(0), ndarray::Slice::from(..0)).to_owned();
     assert!(matches!(trainer.predict(none.view()), Err(TrainError::Invalid { .. })));
 }

@@ -6,12 +6,11 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use cotangent_data::{Dataset, Order};
+use cotangent_data::{Examples, Field, Order};
 use cotangent_graph::DType;
 
 use crate::TrainError;
 use crate::history::History;
-use crate::objective::Label;
 
 /// Where the next step is taken.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,8 +21,12 @@ pub(super) struct Cursor {
     pub(super) epochs: u64,
     /// Examples that the epoch under way has trained on.
     pub(super) examples: usize,
-    /// The sum of their losses.
+    /// The sum of their losses, weighted.
     pub(super) loss: f64,
+    /// The sum of the weights.
+    pub(super) weight: f64,
+    /// Gradients that are added up for a step to come.
+    pub(super) pending: u32,
     /// Those of them whose batches were passed over.
     pub(super) skipped: usize,
     /// Time spent on them.
@@ -35,45 +38,54 @@ pub(super) struct Cursor {
     /// The epochs done, over all calls.
     pub(super) history: History,
     /// What the model was made for, once it was.
-    pub(super) example: Option<Example>,
+    pub(super) example: Option<Vec<Field>>,
 }
 
-/// One example: the shape of its features, and the element type of its label.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Example {
-    pub(super) features: Vec<usize>,
-    pub(super) label: DType,
+/// The fields that the model was made for, as a note: `x f32 28 28, y i64`.
+fn fields_note(fields: &[Field]) -> String {
+    let field = |field: &Field| {
+        let extents = field.shape.iter().map(|n| format!(" {n}")).collect::<String>();
+        format!("{} {}{extents}", field.name, field.dtype.name())
+    };
+    fields.iter().map(field).collect::<Vec<_>>().join(", ")
 }
 
-impl Example {
-    fn to_note(&self) -> String {
-        self.features.iter().map(|n| format!("{n} ")).collect::<String>() + self.label.name()
+/// The fields of a note. Earlier checkpoints have the extents of the one field `x` and the type of `y`: `28 28 i64`.
+fn fields_of_note(text: &str) -> Option<Vec<Field>> {
+    let extents = |words: &[&str]| words.iter().map(|n| n.parse().ok()).collect::<Option<Vec<usize>>>();
+    let field = |name: &str, dtype: DType, shape| Field { name: name.to_owned(), dtype, shape };
+    let words: Vec<&str> = text.split(' ').collect();
+    if let [before @ .., label] = &words[..]
+        && let (Some(shape), Ok(label)) = (extents(before), label.parse())
+    {
+        return Some(vec![field("x", DType::F32, shape), field("y", label, Vec::new())]);
     }
-
-    fn from_note(text: &str) -> Option<Self> {
-        let mut words: Vec<&str> = text.split(' ').collect();
-        let label = words.pop()?.parse().ok()?;
-        let features = words.into_iter().map(|n| n.parse().ok()).collect::<Option<_>>()?;
-        Some(Example { features, label })
-    }
+    let one = |text: &str| match &text.split(' ').collect::<Vec<_>>()[..] {
+        [name, dtype, rest @ ..] if !name.is_empty() => Some(field(name, dtype.parse().ok()?, extents(rest)?)),
+        _ => None,
+    };
+    text.split(", ").map(one).collect()
 }
 
 impl Cursor {
     /// The texts that a checkpoint keeps. Numbers read back to the same bits.
     pub(super) fn to_notes(&self) -> BTreeMap<String, String> {
-        let Cursor { base, epochs, examples, loss, skipped, seconds, pass, stopped, history, example } = self;
+        let Cursor { base, epochs, examples, loss, weight, pending, skipped, seconds, pass, stopped, history, example } =
+            self;
         let notes = [
             ("base", base.to_string()),
             ("epochs", epochs.to_string()),
             ("examples", examples.to_string()),
             ("loss", loss.to_string()),
+            ("weight", weight.to_string()),
+            ("pending", pending.to_string()),
             ("skipped", skipped.to_string()),
             ("seconds", seconds.to_string()),
             ("pass", pass.clone()),
             ("stopped", stopped.to_string()),
             ("history", history.to_csv()),
         ];
-        let example = example.iter().map(|example| ("example", example.to_note()));
+        let example = example.iter().map(|fields| ("example", fields_note(fields)));
         notes.into_iter().chain(example).map(|(name, text)| (name.to_owned(), text)).collect()
     }
 
@@ -82,20 +94,24 @@ impl Cursor {
     /// # Errors
     /// [`TrainError::Invalid`] if the notes are not those of a trainer.
     pub(super) fn from_notes(notes: &BTreeMap<String, String>) -> Result<Self, TrainError> {
+        let has = |name: &str| notes.contains_key(name);
+        let (examples, skipped) = (note(notes, "examples")?, if has("skipped") { note(notes, "skipped")? } else { 0 });
         let cursor = Cursor {
             base: note(notes, "base")?,
             epochs: note(notes, "epochs")?,
-            examples: note(notes, "examples")?,
+            examples,
             loss: note(notes, "loss")?,
-            // Earlier checkpoints have none of them.
-            skipped: if notes.contains_key("skipped") { note(notes, "skipped")? } else { 0 },
+            // Earlier checkpoints have none of these.
+            weight: if has("weight") { note(notes, "weight")? } else { examples.saturating_sub(skipped) as f64 },
+            pending: if has("pending") { note(notes, "pending")? } else { 0 },
+            skipped,
             seconds: note(notes, "seconds")?,
             pass: note(notes, "pass")?,
             stopped: note(notes, "stopped")?,
             history: History::from_csv(&note::<String>(notes, "history")?).ok_or_else(|| unreadable("history"))?,
             // Earlier checkpoints do not say.
             example: match notes.get("example") {
-                Some(text) => Some(Example::from_note(text).ok_or_else(|| unreadable("example"))?),
+                Some(text) => Some(fields_of_note(text).ok_or_else(|| unreadable("example"))?),
                 None => None,
             },
         };
@@ -110,7 +126,7 @@ impl Cursor {
     ///
     /// # Errors
     /// [`TrainError::Invalid`] if the epoch was begun with another division: the examples left would not be the right ones.
-    pub(super) fn begin<T: Label>(&mut self, set: &Dataset<T>, size: usize, order: Order) -> Result<(), TrainError> {
+    pub(super) fn begin(&mut self, set: &dyn Examples, size: usize, order: Order) -> Result<(), TrainError> {
         let pass = format!("{} examples by {size}, {order:?}", set.len());
         if self.examples > 0 && self.pass != pass {
             let required = format!("`{}`, as the epoch under way was begun with", self.pass);
@@ -123,6 +139,13 @@ impl Cursor {
         }
         self.pass = pass;
         Ok(())
+    }
+
+    /// An epoch is done. Gradients that wait for a step do so in the next one.
+    pub(super) fn end_epoch(&mut self) {
+        self.epochs += 1;
+        (self.examples, self.skipped) = (0, 0);
+        (self.loss, self.weight, self.seconds) = (0.0, 0.0, 0.0);
     }
 }
 
@@ -152,12 +175,20 @@ mod tests {
             stopped: true,
             ..Cursor::default()
         };
-        let cursor = Cursor { example: Some(Example { features: vec![28, 28], label: DType::I64 }), ..cursor };
+        let field = |name: &str, dtype, shape: &[usize]| Field { name: name.to_owned(), dtype, shape: shape.to_vec() };
+        let fields = vec![field("x", DType::F32, &[28, 28]), field("y", DType::I64, &[])];
+        let cursor = Cursor { example: Some(fields.clone()), weight: 0.25, pending: 2, ..cursor };
         let mut notes = cursor.to_notes();
         assert_eq!(Cursor::from_notes(&notes).unwrap(), cursor);
         notes.remove("example");
         assert_eq!(Cursor::from_notes(&notes).unwrap().example, None);
-        for wrong in ["", "28", "x i64", "2 f23"] {
+        // As earlier versions wrote it.
+        notes.insert("example".to_owned(), "28 28 i64".to_owned());
+        assert_eq!(Cursor::from_notes(&notes).unwrap().example, Some(fields));
+        notes.retain(|name, _| name != "weight" && name != "pending");
+        let earlier = Cursor::from_notes(&notes).unwrap();
+        assert_eq!((earlier.weight, earlier.pending), (64.0, 0));
+        for wrong in ["", "28", "x i64 y", "2 f23", "x f32 2, ", "x f32 2, y"] {
             notes.insert("example".to_owned(), wrong.to_owned());
             assert!(Cursor::from_notes(&notes).is_err(), "{wrong}");
         }

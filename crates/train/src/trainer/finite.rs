@@ -3,13 +3,12 @@
 //! Why it exists: a NaN spreads. One in a feature or in a gradient makes all weights NaN within two steps, no arithmetic
 //! complains, and checkpoints of such weights push those of good ones out.
 
-use cotangent_data::Dataset;
+use cotangent_data::Examples;
 use cotangent_exec::Store;
 use cotangent_graph::{Code, Diag, Loc, TensorData};
-use ndarray::Dimension;
+use ndarray::{ArrayD, Dimension};
 
 use crate::TrainError;
-use crate::objective::Label;
 
 /// What becomes of a batch whose loss is infinite or NaN, or that a check of the model or of the optimiser
 /// ([`Recipe::check_gradients`](cotangent_nn::Recipe::check_gradients)) finds not finite.
@@ -27,22 +26,48 @@ pub enum NonFinite {
     Allow,
 }
 
-/// The error that a feature is not finite, with its place.
-pub(super) fn check_features<T: Label>(of: &str, set: &Dataset<T>) -> Result<(), TrainError> {
-    // Without a branch for each, so that the compiler finds vectors.
-    let has_other = |values: &[f32]| values.iter().fold(false, |found, v| found | !v.is_finite());
-    let features = set.features();
-    if features.as_slice().is_some_and(|all| !all.chunks(4096).any(has_other)) {
+/// The error that a number of a field is not finite, with its place.
+pub(super) fn check_features(of: &str, set: &dyn Examples) -> Result<(), TrainError> {
+    let fields = set.fields();
+    if !fields.iter().any(|field| field.dtype.is_float()) {
         return Ok(());
     }
-    let Some((index, value)) = features.indexed_iter().find(|(_, v)| !v.is_finite()) else { return Ok(()) };
-    let place = match index.slice() {
-        [row, column] => format!("row {row}, column {column}"),
-        [row, rest @ ..] => format!("row {row} at {rest:?}"),
-        [] => String::new(),
-    };
-    let required = "finite numbers (or `NonFinite::Allow` in the options)";
-    Err(TrainError::invalid(format!("features of the {of}"), required, format!("{value} in {place}, counted from 0")))
+    let (places, mut batch) = ((0..set.len()).collect::<Vec<usize>>(), Vec::new());
+    for places in places.chunks(1024) {
+        set.gather(0, places, &mut batch)?;
+        for (field, values) in fields.iter().zip(&batch) {
+            let found = match values {
+                TensorData::F32(values) => first_other(values, |v| v.is_finite()),
+                TensorData::F64(values) => first_other(values, |v| v.is_finite()),
+                _ => None,
+            };
+            let Some((index, value)) = found else { continue };
+            let row = places[index[0]];
+            let place = match &index[1..] {
+                [] => format!("row {row}"),
+                [column] => format!("row {row}, column {column}"),
+                rest => format!("row {row} at {rest:?}"),
+            };
+            let of = format!("field `{}` of the {of}", field.name);
+            let required = "finite numbers (or `NonFinite::Allow` in the options)";
+            return Err(TrainError::invalid(of, required, format!("{value} in {place}, counted from 0")));
+        }
+    }
+    Ok(())
+}
+
+/// The place of the first number that is not finite, and the number.
+fn first_other<T: Copy + std::fmt::Display>(
+    values: &ArrayD<T>,
+    is_finite: impl Fn(T) -> bool,
+) -> Option<(Vec<usize>, String)> {
+    // Without a branch for each, so that the compiler finds vectors.
+    let has_other = |values: &[T]| values.iter().fold(false, |found, &v| found | !is_finite(v));
+    if values.as_slice().is_some_and(|all| !all.chunks(4096).any(has_other)) {
+        return None;
+    }
+    let (index, value) = values.indexed_iter().find(|&(_, &v)| !is_finite(v))?;
+    Some((index.slice().to_vec(), value.to_string()))
 }
 
 /// The error that weights are not finite, with the first of their names.

@@ -1,64 +1,71 @@
-//! The programs of a trainer: which one a batch needs, made when it is asked for first, all on one store.
+//! The programs of a trainer or predictor: which one a batch needs, made when it is asked for first, all on one store.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use cotangent_exec::{Compiler, Each, Executable, InputId, ProgramId, Runtime, Seed, Session, Store, StoreMut};
-use cotangent_graph::{DType, Diag, Graph, GraphBuilder, Loc, Origin, Shape, Tensor, build};
-use cotangent_nn::{Minimize, Optimizer, Recipe};
-use ndarray::{Array1, ArrayD, ArrayViewD};
+use cotangent_data::{Examples, Field};
+use cotangent_exec::{
+    Compiler, Each, Executable, InputId, Outputs, ProgramId, Runtime, Seed, Session, Store, StoreMut,
+};
+use cotangent_graph::{Code, Diag, Graph, Loc, Origin, Shape, TensorData, build};
 
+use super::task::{Mode, Task};
 use crate::TrainError;
 use crate::checkpoint::Wanted;
-use crate::objective::{Label, Objective};
+use crate::named::Named;
 
-/// What a program is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Mode {
-    Train,
-    Evaluate,
-    Predict,
-}
-
-/// What tells programs apart: purpose, shape of the features, element type of the labels.
-type Key = (Mode, Vec<usize>, DType);
+/// What tells programs apart: purpose, rows of a batch, fields.
+type Key = (Mode, usize, Vec<Field>);
 
 /// A compiled program of the session.
 #[derive(Clone, Debug)]
-pub(super) struct Program {
+pub(crate) struct Program {
     id: ProgramId,
-    x: InputId,
-    y: Option<InputId>,
-    /// The shape of the model's outputs.
-    pub(super) outputs: Shape,
-    counts: bool,
+    /// The places among the fields of what it takes.
+    inputs: Vec<(usize, InputId)>,
+    made: Arc<Made>,
 }
 
-/// Model, objective, optimiser, and what was compiled of them.
-pub(super) struct Programs<M, L, O> {
-    model: M,
-    pub(super) objective: L,
-    optimizer: O,
+impl Program {
+    /// The shapes of the model's outputs.
+    pub(crate) fn outputs(&self) -> &[(String, Shape)] {
+        &self.made.outputs
+    }
+}
+
+/// What is compiled of a graph.
+#[derive(Debug)]
+struct Made {
+    executable: Arc<Executable>,
+    outputs: Vec<(String, Shape)>,
+    /// Fields with the names of their inputs.
+    inputs: Vec<(String, String)>,
+}
+
+/// A graph, with what is to be known of it.
+pub(crate) struct Built {
+    pub(crate) graph: Graph,
+    outputs: Vec<(String, Shape)>,
+    inputs: Vec<(String, String)>,
+}
+
+/// A task, and what was compiled of it.
+pub(crate) struct Programs<T> {
+    pub(crate) task: T,
     compiler: Compiler,
     runtime: Runtime,
     state: State,
     known: HashMap<Key, Program>,
     /// What was compiled, loaded into the session or not.
-    compiled: HashMap<Key, Compiled>,
+    compiled: HashMap<Key, Arc<Made>>,
     /// The names of parameters and states of all that was compiled.
     names: BTreeSet<String>,
-    /// Whether train steps refuse a loss that is not finite.
-    checks_loss: bool,
-    /// The shape of a row of the features that the first program was made for.
-    row: Option<Vec<usize>>,
-    /// The user's lines that errors point at: where the trainer was made, and where it was last asked for something.
-    made_at: Loc,
+    /// The fields that the first program was made for.
+    first: Option<Vec<Field>>,
+    /// Where the user last asked for something.
     called_at: Loc,
 }
-
-/// An executable, the shape of the model's outputs, and whether it counts correct predictions.
-type Compiled = (Arc<Executable>, Shape, bool);
 
 /// The store stands alone until there is a program.
 enum State {
@@ -66,100 +73,95 @@ enum State {
     Session(Session),
 }
 
-impl<M, L, O> fmt::Debug for Programs<M, L, O> {
+impl<T> fmt::Debug for Programs<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} programs", self.known.len())
     }
 }
 
-impl<M, L, O> Programs<M, L, O> {
-    pub(super) fn store(&self) -> &Store {
+impl<T> Programs<T> {
+    #[track_caller]
+    pub(crate) fn new(runtime: &Runtime, task: T, compiler: Compiler, seed: Seed) -> Self {
+        Programs {
+            task,
+            compiler,
+            runtime: runtime.clone(),
+            state: State::Store(Store::new(seed)),
+            known: HashMap::new(),
+            compiled: HashMap::new(),
+            names: BTreeSet::new(),
+            first: None,
+            called_at: Loc::here(),
+        }
+    }
+
+    pub(crate) fn store(&self) -> &Store {
         match &self.state {
             State::Store(store) => store,
             State::Session(session) => session.store(),
         }
     }
 
-    pub(super) fn store_mut(&mut self) -> StoreMut<'_> {
+    pub(crate) fn store_mut(&mut self) -> StoreMut<'_> {
         match &mut self.state {
             State::Store(store) => store.into(),
             State::Session(session) => session.store_mut(),
         }
     }
-}
-
-impl<M, L, O> Programs<M, L, O>
-where
-    M: for<'g> Fn(&'g GraphBuilder, Tensor<'g>) -> Tensor<'g>,
-    L: Objective,
-    O: Optimizer,
-{
-    #[track_caller]
-    pub(super) fn new(
-        runtime: &Runtime,
-        model: M,
-        objective: L,
-        optimizer: O,
-        compiler: Compiler,
-        seed: Seed,
-        checks_loss: bool,
-    ) -> Self {
-        let state = State::Store(Store::new(seed));
-        let (runtime, known, row) = (runtime.clone(), HashMap::new(), None);
-        let (compiled, names) = (HashMap::new(), BTreeSet::new());
-        let (made_at, called_at) = (Loc::here(), Loc::here());
-        Programs {
-            model,
-            objective,
-            optimizer,
-            compiler,
-            runtime,
-            state,
-            known,
-            compiled,
-            names,
-            checks_loss,
-            row,
-            made_at,
-            called_at,
-        }
-    }
 
     /// Says that the caller's caller asks for what follows.
     #[track_caller]
-    pub(super) fn called(&mut self) {
+    pub(crate) fn called(&mut self) {
         self.called_at = Loc::here();
     }
 
     /// Where the caller asked for what is done now.
-    pub(super) fn called_at(&self) -> Loc {
+    pub(crate) fn called_at(&self) -> Loc {
         self.called_at.clone()
     }
 
-    /// The program for a purpose and a shape of features, compiled when it is asked for first.
-    pub(super) fn program<T: Label>(&mut self, mode: Mode, features: &[usize]) -> Result<Program, TrainError> {
-        let key = (mode, features.to_vec(), T::DTYPE);
+    /// Whether a program that was compiled has a parameter or state of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+}
+
+impl<T: Task> Programs<T> {
+    /// The program for a purpose, a number of rows and fields, compiled when it is asked for first.
+    pub(crate) fn program(&mut self, mode: Mode, rows: usize, fields: &[Field]) -> Result<Program, TrainError> {
+        let key = (mode, rows, fields.to_vec());
         if let Some(program) = self.known.get(&key) {
             return Ok(program.clone());
         }
-        let row = features.get(1..).unwrap_or_default();
-        let made = self.make::<T>(mode, features);
-        let program = made.map_err(|error| match &self.row {
-            Some(known) if known != row => {
-                let required = format!("rows of shape {known:?}, which this model was made for");
-                TrainError::invalid("features", required, format!("{row:?}, for which there is\n{error}"))
-            }
-            _ => error,
-        })?;
-        self.row.get_or_insert_with(|| row.to_vec());
+        let program = self.make(&key).map_err(|error| self.other_rows(fields, error))?;
+        self.first.get_or_insert_with(|| fields.to_vec());
         self.known.insert(key, program.clone());
         Ok(program)
     }
 
-    fn make<T: Label>(&mut self, mode: Mode, features: &[usize]) -> Result<Program, TrainError> {
-        let (executable, outputs, counts) = self.compiled((mode, features.to_vec(), T::DTYPE))?;
-        let x = executable.input_id("x")?;
-        let y = if mode == Mode::Predict { None } else { Some(executable.input_id("y")?) };
+    /// An error with what is likely its cause: fields of other rows than the model was made for.
+    fn other_rows(&self, fields: &[Field], error: TrainError) -> TrainError {
+        let first = self.first.iter().flatten();
+        let pairs = first.filter_map(|known| Some((known, fields.iter().find(|field| field.name == known.name)?)));
+        let differs = |(known, field): &(&Field, &Field)| (known.dtype, &known.shape) != (field.dtype, &field.shape);
+        match pairs.into_iter().find(differs) {
+            Some((known, field)) => {
+                let rows = |field: &Field| format!("{} rows of shape {:?}", field.dtype, field.shape);
+                let required = format!("{}, which this model was made for", rows(known));
+                let got = format!("{}, for which there is\n{error}", rows(field));
+                TrainError::invalid(format!("field `{}`", known.name), required, got)
+            }
+            None => error,
+        }
+    }
+
+    fn make(&mut self, key: &Key) -> Result<Program, TrainError> {
+        let made = self.compiled(key)?;
+        let at = |name: &str| key.2.iter().position(|field| field.name == name);
+        let inputs = made.inputs.iter().filter_map(|(field, input)| Some((at(field)?, input)));
+        let inputs: Vec<(usize, InputId)> =
+            inputs.map(|(at, input)| Ok((at, made.executable.input_id(input)?))).collect::<Result<_, Diag>>()?;
+        let executable = made.executable.clone();
         let id = match &mut self.state {
             State::Session(session) => session.load(executable)?,
             State::Store(store) => {
@@ -178,119 +180,90 @@ where
                 }
             }
         };
-        Ok(Program { id, x, y, outputs, counts })
+        Ok(Program { id, inputs, made })
     }
 
-    /// What is compiled for a purpose, shape and label, when it is asked for first.
-    fn compiled(&mut self, key: Key) -> Result<Compiled, TrainError> {
-        if let Some(known) = self.compiled.get(&key) {
+    /// What is compiled for a purpose, when it is asked for first.
+    fn compiled(&mut self, key: &Key) -> Result<Arc<Made>, TrainError> {
+        if let Some(known) = self.compiled.get(key) {
             return Ok(known.clone());
         }
-        let (graph, outputs, counts) = self.graph(key.0, &key.1, key.2)?;
+        let Built { graph, outputs, inputs } = self.graph(key.0, key.1, &key.2)?;
         let executable = self.compiler.compile(&graph)?;
         self.names.extend(executable.stored().map(|(name, _)| name.to_owned()));
-        let compiled = (executable, outputs, counts);
-        self.compiled.insert(key, compiled.clone());
-        Ok(compiled)
+        let made = Arc::new(Made { executable, outputs, inputs });
+        self.compiled.insert(key.clone(), made.clone());
+        Ok(made)
     }
 
     /// The parameters and states that training on such batches works on, and those that evaluation knows besides. The program
     /// is compiled for it, and used when it is asked for.
-    pub(super) fn wanted(&mut self, features: &[usize], label: DType) -> Result<Wanted, TrainError> {
-        let key = (Mode::Train, features.to_vec(), label);
+    pub(crate) fn wanted(&mut self, rows: usize, fields: &[Field]) -> Result<Wanted, TrainError> {
+        let key = (Mode::Train, rows, fields.to_vec());
         let mut wanted = Wanted::default();
-        wanted.add(self.compiled(key)?.0.stored(), true);
+        wanted.add(self.compiled(&key)?.executable.stored(), true);
         for mode in [Mode::Train, Mode::Evaluate, Mode::Predict] {
-            let graph = self.graph(mode, features, label)?.0;
+            let graph = self.graph(mode, rows, fields)?.graph;
             wanted.add(graph.stored().filter_map(|(_, node)| Some((node.name()?, &node.ty))), false);
         }
         Ok(wanted)
     }
 
-    /// Whether a program that was compiled has a parameter or state of this name.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.names.contains(name)
-    }
-
-    /// The graph of a program, the shape of the model's outputs, and whether it counts correct predictions.
-    pub(super) fn graph(
-        &self,
-        mode: Mode,
-        features: &[usize],
-        label: DType,
-    ) -> Result<(Graph, Shape, bool), TrainError> {
-        // The programs that would sum up the others are not run, so a step would take an n-th of its gradient.
-        if let Some(n) = self.optimizer.recipe().map(Recipe::gradients_per_step).filter(|&n| n > 1) {
-            return Err(TrainError::invalid(
-                "optimizer of a trainer",
-                "a recipe that takes one gradient a step (a larger batch does the same)",
-                format!("`accumulate({n})`"),
-            ));
-        }
-        let (mut shape, mut counts) = (Shape::default(), false);
+    /// The graph of a program.
+    pub(crate) fn graph(&self, mode: Mode, rows: usize, fields: &[Field]) -> Result<Built, TrainError> {
+        let (mut outputs, mut inputs) = (Vec::new(), Vec::new());
         let graph = build(|g| {
-            g.set_training(mode == Mode::Train);
-            // The model has lines of its own; the rest is asked for where the trainer is.
-            g.set_origin(Some(Origin::at(self.called_at.clone())));
-            let x = g.input("x", DType::F32, Shape::new(features));
-            g.set_origin(None);
-            let outputs = (self.model)(g, x);
-            g.set_origin(Some(Origin::at(self.made_at.clone())));
-            shape = outputs.shape();
-            if mode == Mode::Predict {
-                g.output("outputs", outputs);
-                return;
-            }
-            let y = g.input("y", label, Shape::new(&features[..1]));
-            let mut loss = self.objective.loss(outputs, y);
-            if mode == Mode::Train && self.checks_loss && loss.is_float() {
-                loss = loss.check_finite();
-            }
-            g.output("loss", loss);
-            if mode == Mode::Train {
-                g.minimize(loss, &self.optimizer);
-            } else if g.is_ok() {
-                // A mistake that the loss has reported would be reported again.
-                let n_correct = self.objective.n_correct(outputs, y);
-                counts = n_correct.is_some();
-                n_correct.into_iter().for_each(|n| g.output("n_correct", n));
-            }
+            g.set_training(mode.trains());
+            let batch = Named::batch(g, fields, rows, Origin::at(self.called_at.clone()));
+            let made = self.task.build(g, mode, &batch);
+            outputs = made.tensors().into_iter().map(|(name, tensor)| (name, tensor.shape())).collect();
+            inputs = batch.inputs();
         })?;
-        Ok((graph, shape, counts))
+        Ok(Built { graph, outputs, inputs })
     }
 
-    /// One step with labels: the loss, and the number of correct predictions if the program counts them.
-    pub(super) fn run<T: Label>(
-        &mut self,
-        program: &Program,
-        x: &ArrayD<f32>,
-        y: &Array1<T>,
-    ) -> Result<(f64, Option<f64>), TrainError> {
-        let inputs = [Some((program.x, x.into())), program.y.map(|id| (id, T::view(y)))];
+    /// One step on a batch.
+    pub(crate) fn run(&mut self, program: &Program, batch: &[TensorData]) -> Result<Outputs<'_>, TrainError> {
         let called_at = self.called_at.clone();
-        let out = self.session()?.run(program.id, Each(inputs.into_iter().flatten())).map_err(|d| at(d, called_at))?;
-        let n_correct = if program.counts { Some(out.scalar("n_correct")?) } else { None };
-        Ok((out.scalar("loss")?, n_correct))
-    }
-
-    /// The model's outputs for rows of features.
-    pub(super) fn predict(&mut self, rows: ArrayViewD<'_, f32>) -> Result<ArrayD<f32>, TrainError> {
-        let program = self.program::<i64>(Mode::Predict, rows.shape())?;
-        let called_at = self.called_at.clone();
-        let outputs = self.session()?.run(program.id, (program.x, rows)).map_err(|diag| at(diag, called_at))?;
-        Ok(outputs.view::<f32>("outputs")?.to_owned())
-    }
-
-    fn session(&mut self) -> Result<&mut Session, Diag> {
-        match &mut self.state {
-            State::Session(session) => Ok(session),
+        let State::Session(session) = &mut self.state else {
             // Programs are made with the session, so whoever has a program has a session.
-            State::Store(_) => {
-                let text = "nothing was compiled, so there is nothing to run";
-                Err(Diag::new(cotangent_graph::Code::NoSuchValue, text))
+            return Err(Diag::new(Code::NoSuchValue, "nothing was compiled, so there is nothing to run").into());
+        };
+        let inputs = program.inputs.iter().map(|&(at, id)| (id, (&batch[at]).into()));
+        Ok(session.run(program.id, Each(inputs)).map_err(|diag| at(diag, called_at))?)
+    }
+
+    /// The model's outputs for all examples, in batches of so many rows.
+    pub(crate) fn predict(
+        &mut self,
+        set: &dyn Examples,
+        size: usize,
+    ) -> Result<BTreeMap<String, TensorData>, TrainError> {
+        let fields = set.fields();
+        let places: Vec<usize> = (0..set.len()).collect();
+        let (mut batch, mut parts) = (Vec::new(), BTreeMap::<String, Vec<TensorData>>::new());
+        for places in places.chunks(size) {
+            set.gather(0, places, &mut batch)?;
+            let program = self.program(Mode::Predict, places.len(), &fields)?;
+            let results = self.run(&program, &batch)?;
+            for (name, shape) in program.outputs() {
+                if shape.first() != Some(&places.len()) {
+                    let required = "one row for each row of the examples";
+                    return Err(TrainError::invalid(format!("output `{name}` of the model"), required, shape));
+                }
+                parts.entry(name.clone()).or_default().push(results.tensor(name)?);
             }
         }
+        Ok(parts.into_iter().filter_map(|(name, parts)| Some((name, joined(&parts)?))).collect())
     }
+}
+
+/// Parts of one type, one behind the other.
+fn joined(parts: &[TensorData]) -> Option<TensorData> {
+    let mut shape = parts.first()?.shape().to_vec();
+    shape[0] = parts.iter().map(|part| part.shape()[0]).sum();
+    let bits: Vec<u64> = parts.iter().flat_map(TensorData::bits).collect();
+    Some(TensorData::from_bits(parts[0].dtype(), &Shape::new(&shape), &bits))
 }
 
 /// An error that has no other line than that of the call in this file, at the user's call.
