@@ -1,5 +1,5 @@
 //! What must not depend on sizes: the time to compile a loop on its number of iterations, and the time of a small update of a large
-//! carry on its number of rows.
+//! carry on its number of rows. And what an iteration costs that does next to nothing.
 //!
 //! ```text
 //! cargo bench --bench loops
@@ -48,6 +48,24 @@ fn updates(n_rows: usize, n: usize) -> Graph {
     graph.expect("the program is well formed")
 }
 
+/// h ← tanh(a·h + x), of single numbers: the last, with the gradients with respect to a and x if asked for.
+fn recurrence(n: usize, gradients: bool) -> Graph {
+    let graph = build(|g| {
+        let (a, h, x) = (g.input("a", F32, []), g.input("h", F32, []), g.input("x", F32, [n]));
+        let made = g.scan("recurrence", Loop::new().carry(h).slice(x).capture(a), |_, i| {
+            let h = (i.captures[0] * i.carries[0] + i.slices[0]).tanh();
+            Made { carries: vec![h], outputs: Vec::new() }
+        });
+        g.output("h", made.carries[0]);
+        if gradients {
+            for (name, value) in ["da", "dx"].into_iter().zip(g.grad(made.carries[0], &[a, x])) {
+                g.output(name, value);
+            }
+        }
+    });
+    graph.expect("the program is well formed")
+}
+
 fn main() {
     println!("{:>10} {:>12} {:>12}", "iterations", "compile ms", "code bytes");
     for n in [64, 10_000] {
@@ -71,5 +89,17 @@ fn main() {
             })
         });
         println!("{n_rows:>10} {:>18.1}", (many - few) * 1e6 / (N[1] - N[0]) as f64);
+    }
+    println!("\n{:>10} {:>18}", "tanh", "ns per iteration");
+    for (name, gradients) in [("value", false), ("gradients", true)] {
+        const N: usize = 10_000;
+        let program = Compiler::new().compile(&recurrence(N, gradients)).expect("the program compiles");
+        let mut session = Session::new(&runtime, program, Seed(1)).expect("a fresh store fits");
+        let (a, h) = (cotangent::ndarray::arr0(0.9f32), cotangent::ndarray::arr0(0.0f32));
+        let x = cotangent::ndarray::Array1::from_shape_fn(N, |i| (i % 7) as f32 * 0.03 - 0.1);
+        let time = least(|| {
+            session.step(inputs![a, h, x]).expect("all inputs are there");
+        });
+        println!("{name:>10} {:>18.1}", time * 1e6 / N as f64);
     }
 }
