@@ -115,8 +115,8 @@ pub(crate) struct Tuner {
     n_threads: usize,
 }
 
-/// The products of a plan with a choice, and those in its loops.
-#[derive(Debug, Default)]
+/// The products of a plan that have a choice of ways, and those in its loops.
+#[derive(Debug)]
 struct Products {
     /// For each step of the plan.
     own: Vec<Option<Tried>>,
@@ -241,7 +241,7 @@ impl Tuner {
         self.n_steps >= self.n_trial
     }
 
-    /// How products go in this step, in which ways may be tried or not.
+    /// How products go in this step, in which other ways may be tried or not.
     pub(crate) fn turn(&mut self, may_try: bool) -> Turn<'_> {
         let tries = (may_try && !self.is_settled()).then_some(self.n_steps);
         Turn { products: &mut self.products, tries }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cotangent_exec::{Compiler, Executable, Runtime, Seed, Session, Threads, Tuning, Ways, inputs};
 use cotangent_graph::DType::F32;
 use cotangent_graph::ops::conv::Convolution;
+use cotangent_graph::ops::scan::{Loop, Made};
 use cotangent_graph::{Init, build};
 use ndarray::ArrayD;
 
@@ -136,4 +137,52 @@ fn files_of_another_kind_are_refused() {
     let no_file = Ways::load(&folder).unwrap_err();
     assert!(no_file.to_string().ends_with(": required a file, got a folder"), "{no_file}");
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// A loop whose product is short, but is made in every iteration: together they matter.
+fn recurrence() -> Arc<Executable> {
+    let graph = build(|g| {
+        let (h, u) = (g.input("h", F32, [32, 64]), g.param("u", F32, [64, 64], Init::GlorotUniform));
+        let run = g.scan("rnn", Loop::new().times(40).carry(h).capture(u), |_, i| Made {
+            carries: vec![i.carries[0].matmul(i.captures[0]).tanh()],
+            outputs: Vec::new(),
+        });
+        let loss = run.carries[0].square().mean();
+        g.update(u, u - g.grad(loss, &[u])[0] * 0.01);
+        g.output("loss", loss);
+    });
+    Compiler::new().compile(&graph.expect("a graph")).expect("a program")
+}
+
+#[test]
+fn products_in_loops_are_tried() {
+    let program = recurrence();
+    let h = ArrayD::from_elem(vec![32, 64], 0.3f32);
+    for n_threads in [1, 2] {
+        let with = |tuning: Tuning| {
+            let runtime = Runtime::new(Threads::Exactly(n_threads));
+            let mut session = Session::new(&runtime, Arc::clone(&program), Seed(3)).expect("a session");
+            session.set_tuning(tuning);
+            session
+        };
+        let step = |session: &mut Session| session.step(inputs!["h" => &h]).unwrap().scalar("loss").unwrap().to_bits();
+        let (mut plain, mut tried) = (with(Tuning::Off), with(Tuning::Trial));
+        for n in 0.. {
+            assert_eq!(step(&mut plain), step(&mut tried), "step {n} on {n_threads} threads");
+            if tried.is_settled(tried.main()).unwrap() {
+                break;
+            }
+            assert!(n < 500, "the trial does not end");
+        }
+        assert_eq!(plain.store().get("u"), tried.store().get("u"));
+        let text = tried.explain(tried.main()).unwrap();
+        assert!(text.contains("loop, step ") && !text.contains("not tried"), "{text}");
+        let ways = tried.found();
+        assert!(!ways.is_empty());
+        // Both loops, forward and backward, go as they were found.
+        let mut found = with(Tuning::Found(ways.clone()));
+        assert_eq!(found.found(), ways);
+        let mut off = with(Tuning::Off);
+        assert_eq!(step(&mut found), step(&mut off));
+    }
 }

@@ -1,9 +1,9 @@
 //! The derivative of a loop: a loop over its iterations the other way round.
 //!
-//! It carries the cotangents of the carries, and takes as slices the cotangents of the outputs, and the carries of the forward loop
-//! and what is dear of its products, which that loop hands out; the body computes what else it needs of the forward body again. Cotangents of slices are its
-//! outputs. Those of captures add up: what is a product or a sum over rows is one over the rows of all iterations, made after
-//! the loop of what the loop hands out; everything else is a carry.
+//! It carries the cotangents of the carries. Its slices are the carries of the forward loop and what is dear of its products, which
+//! that loop hands out, and the cotangents of its outputs; the body computes what else it needs of the forward body again.
+//! Cotangents of slices are its outputs. Those of captures add up: what is a product or a sum over rows is one over the rows of
+//! all iterations, made after the loop of what the loop hands out; everything else is a carry.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
