@@ -586,7 +586,12 @@ impl<'g> Attention<'g> {
 
 impl<'g> Tensor<'g> {
     /// Attention of these queries `[.., heads, queries, d]` to keys `[.., kv_heads, keys, d]` with values `[.., kv_heads, keys, n]`:
-    /// `softmax(scale · Q·Kᵀ) · V`.
+    /// `softmax(scale · Q·Kᵀ) · V`, of shape `[.., heads, queries, n]` (Vaswani et al. 2017). Each head of keys and values serves
+    /// `heads / kv_heads` neighbouring heads of queries. A query that may see no key gets zeros, and gradients of zero. Keys that
+    /// no query may see do not take part, NaN or not; a causal mask leaves later values out only where these are finite: they
+    /// count 0 times.
+    ///
+    /// An error at the caller's line where shapes or element types do not fit, or a setting of `how` makes no sense.
     ///
     /// ```
     /// use cotangent_graph::{Attention, DType::F32, build};
