@@ -39,6 +39,21 @@ pub enum Order {
     Balanced,
 }
 
+impl Order {
+    /// That an order goes without labels, which these examples have not.
+    pub(crate) fn without_labels(self, of: &str) -> Result<(), DataError> {
+        if matches!(self, Order::Given | Order::Shuffled) {
+            return Ok(());
+        }
+        Err(DataError::Mismatch {
+            of: "order of the examples".to_owned(),
+            required: "a field of labels to go by".to_owned(),
+            got: format!("Order::{self:?} of {of}"),
+            fix: "name one, or take another order".to_owned(),
+        })
+    }
+}
+
 /// The features `[batch, ..]` and labels `[batch]` of one batch.
 pub type Batch<T = i64> = (ArrayD<f32>, Array1<T>);
 

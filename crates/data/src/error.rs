@@ -2,7 +2,8 @@
 //!
 //! Why it exists: a bad file, a missing file and a wrong argument call for different actions, so they are different
 //! variants; each message names what was required, what was got, of what, and what to do.
-//! Promises: messages carry names, sizes and counts, never the data itself.
+//! Promises: messages carry names, sizes and counts, never the data
+//! itself, but for a label, or the start of a cell of text, that is wrong.
 
 use std::error::Error;
 use std::fmt;

@@ -10,6 +10,9 @@
 //! | [`safetensors`] | named tensors as checkpoints keep them, read and written |
 //! | [`mnist`] | the two splits of MNIST, scaled to `[0, 1]` |
 //! | [`cifar`] | the two splits of CIFAR-10, pictures in color with channels last |
+//! | [`csv`] | tables of text: typed columns, missing values, categories whose ids stay |
+//! | `images` | folders of pictures, one for each class (feature `images`) |
+//! | [`text`] | vocabularies of characters and words; pieces of a long text |
 //! | [`reading`] | paths opened with care: what is no file, what would expand too far |
 //! | [`files`] | files written whole or not at all; folders with one writer |
 //! | [`batches`] | [`Dataset`] and its batches: in order, shuffled, stratified or balanced by a key; splits |
@@ -26,10 +29,13 @@
 pub mod augment;
 pub mod batches;
 pub mod cifar;
+pub mod csv;
 mod eigen;
 mod error;
 pub mod files;
 pub mod idx;
+#[cfg(feature = "images")]
+pub mod images;
 pub mod mnist;
 pub mod normalize;
 pub mod npz;
@@ -37,12 +43,17 @@ pub mod reading;
 pub mod safetensors;
 pub mod synthetic;
 pub mod table;
+pub mod text;
 mod zip;
 
 pub use batches::{Batch, Batches, Dataset, LastBatch, Order};
 pub use cifar::Cifar10;
+pub use csv::{Csv, CsvReader};
 pub use error::DataError;
+#[cfg(feature = "images")]
+pub use images::ImageFolder;
 pub use mnist::Mnist;
 pub use normalize::{Standardizer, Whitening};
 pub use reading::ReadLimits;
 pub use table::{Examples, Field, Table};
+pub use text::Vocabulary;

@@ -135,6 +135,17 @@ impl Table {
         Ok(self)
     }
 
+    /// All of some examples, as they are in the first epoch.
+    ///
+    /// # Errors
+    /// [`DataError`] if a row cannot be read or made.
+    pub fn of(set: &dyn Examples) -> Result<Self, DataError> {
+        let places: Vec<usize> = (0..set.len()).collect();
+        let mut rows = Vec::new();
+        set.gather(0, &places, &mut rows)?;
+        set.fields().into_iter().zip(rows).try_fold(Table::new(), |table, (field, rows)| table.with(&field.name, rows))
+    }
+
     /// A field's values, `[n, ..]`.
     pub fn get(&self, name: &str) -> Option<&TensorData> {
         self.fields.iter().find(|(known, _)| known == name).map(|(_, values)| values)
@@ -169,14 +180,9 @@ impl Examples for Table {
     fn places(&self, order: Order, seed: u64, epoch: u64) -> Result<Vec<usize>, DataError> {
         let labels = match self.labels {
             Some(at) => self.fields[at].1.to_f64(),
-            None if matches!(order, Order::Given | Order::Shuffled) => vec![0.0; self.len()],
             None => {
-                return Err(DataError::Mismatch {
-                    of: "order of the examples".to_owned(),
-                    required: "a field of labels to go by".to_owned(),
-                    got: format!("Order::{order:?} of a table that names none"),
-                    fix: "name it with `Table::labels`".to_owned(),
-                });
+                order.without_labels("a table that names none (`Table::labels`)")?;
+                vec![0.0; self.len()]
             }
         };
         Ok(places_in_epoch(order, &labels, seed, epoch))
