@@ -22,6 +22,7 @@
 mod folder;
 mod load;
 pub mod pytorch;
+pub(crate) mod sealed;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,15 +35,16 @@ use cotangent_graph::{DType, Diag, Shape, Type};
 pub use self::folder::{Checkpoints, Found, Writer};
 pub use self::load::{Load, Loaded, load};
 pub(crate) use self::load::{Wanted, check, only, types_of};
+use self::sealed::Sealed;
 use crate::TrainError;
-use crate::checksum::Fnv;
 
-const FORMAT: &str = "cotangent checkpoint";
-const VERSION: u32 = 1;
-const CHECKSUM: &str = "checksum";
+const FILE: Sealed = Sealed {
+    format: "cotangent checkpoint",
+    version: 1,
+    if_damaged: "use an earlier checkpoint",
+    if_newer: "use the version that wrote it, or move it out of the folder to go on from an earlier one",
+};
 const NOTE: &str = "note.";
-/// What to do about a file that is damaged.
-const USE_ANOTHER: &str = "use an earlier checkpoint";
 
 /// The values of a store, its counters, and notes of whoever made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,49 +117,21 @@ impl Checkpoint {
     /// The file as it is written.
     pub fn into_file(self) -> SafeTensors {
         let mut metadata: BTreeMap<String, String> = BTreeMap::new();
-        metadata.insert("format".to_owned(), FORMAT.to_owned());
-        metadata.insert("version".to_owned(), VERSION.to_string());
         metadata.insert("seed".to_owned(), self.seed.0.to_string());
         metadata.insert("step".to_owned(), self.step.to_string());
         if self.draws > 0 {
             metadata.insert("draws".to_owned(), self.draws.to_string());
         }
         metadata.extend(self.notes.into_iter().map(|(name, text)| (format!("{NOTE}{name}"), text)));
-        for (name, tensor) in &self.tensors {
-            metadata.insert(checksum_key(name), Fnv::of(&tensor.bytes).to_string());
-        }
-        metadata.insert(CHECKSUM.to_owned(), checksum_of_header(&metadata, &self.tensors));
-        SafeTensors { metadata, tensors: self.tensors }
+        FILE.seal(metadata, self.tensors)
     }
 
     fn from_file(file: SafeTensors, name: &str) -> Result<Self, DataError> {
+        FILE.check_format(&file.metadata, name)?;
+        FILE.check(&file, name)?;
         let SafeTensors { metadata, tensors } = file;
-        let malformed = |part: &'static str, required: String, got: String| DataError::Malformed {
-            name: name.to_owned(),
-            part,
-            required,
-            got,
-            fix: USE_ANOTHER.to_owned(),
-        };
         let text = |key: &str| metadata.get(key).map(String::as_str).unwrap_or_default();
-        if text("format") != FORMAT {
-            return Err(malformed("format", format!("{FORMAT:?}"), "a file of another kind, or damaged".to_owned()));
-        }
-        check_version(&metadata, name)?;
-        if text(CHECKSUM) != checksum_of_header(&metadata, &tensors) {
-            return Err(malformed(
-                "checksum of the header",
-                "what the header comes to".to_owned(),
-                "another".to_owned(),
-            ));
-        }
-        for (tensor, value) in &tensors {
-            if text(&checksum_key(tensor)) != Fnv::of(&value.bytes).to_string() {
-                let required = format!("the checksum of the elements of `{tensor}`");
-                return Err(malformed("elements", required, "another: they are damaged".to_owned()));
-            }
-        }
-        let number = |key: &'static str| malformed(key, "a number".to_owned(), "something else".to_owned());
+        let number = |key: &'static str| FILE.malformed(name, key, "a number".to_owned(), "something else".to_owned());
         let seed = text("seed").parse().map_err(|_| number("seed"))?;
         let step = text("step").parse().map_err(|_| number("step"))?;
         let draws = match metadata.get("draws") {
@@ -168,41 +142,6 @@ impl Checkpoint {
         let notes = metadata.into_iter().filter_map(note).collect();
         Ok(Checkpoint { tensors, seed: Seed(seed), step, draws, notes })
     }
-}
-
-/// The error that a later version wrote a header.
-fn check_version(metadata: &BTreeMap<String, String>, name: &str) -> Result<(), DataError> {
-    let version = metadata.get("version").and_then(|version| version.parse::<u32>().ok());
-    match version.filter(|version| *version > VERSION) {
-        None => Ok(()),
-        Some(version) => Err(DataError::Unsupported {
-            name: name.to_owned(),
-            what: format!("version {version} of the format; this program knows {VERSION}"),
-            fix: "use the version that wrote it, or move it out of the folder to go on from an earlier one".to_owned(),
-        }),
-    }
-}
-
-fn checksum_key(tensor: &str) -> String {
-    format!("{CHECKSUM}.{tensor}")
-}
-
-fn checksum_of_header(metadata: &BTreeMap<String, String>, tensors: &Tensors) -> String {
-    let mut hash = Fnv::new();
-    // Lengths keep the texts apart.
-    let mut text = |text: &str| {
-        hash.write(&(text.len() as u64).to_le_bytes());
-        hash.write(text.as_bytes());
-    };
-    for (key, value) in metadata.iter().filter(|(key, _)| *key != CHECKSUM) {
-        text(key);
-        text(value);
-    }
-    for (name, tensor) in tensors {
-        text(name);
-        text(&type_of(tensor).to_string());
-    }
-    hash.to_string()
 }
 
 /// The type of a tensor in a file.

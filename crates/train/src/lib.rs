@@ -10,6 +10,7 @@
 //! | [`checkpoint`] | a run in a file, checked and durable; the last few in a folder; weights of other models |
 //! | [`history`] | a line for each epoch, as CSV, JSON and curves |
 //! | [`Predictor`] | a model with weights, for any number of rows |
+//! | [`mod@model`] | [`Model`]: a trained model in one file, to deploy |
 //! | [`metrics`] | figures that a trainer works out: F1, AUC, perplexity, the user's own; confusion matrix, ensembles |
 //! | [`named`] | tensors by name: fields of a batch, outputs of a model |
 //! | [`objective`] | what is minimized: [`CrossEntropy`], [`BinaryCrossEntropy`], [`MeanSquared`], a function ([`loss()`]), or the user's own |
@@ -29,6 +30,7 @@ pub mod checksum;
 mod error;
 pub mod history;
 pub mod metrics;
+pub mod model;
 pub mod named;
 pub mod objective;
 pub mod plot;
@@ -42,7 +44,8 @@ pub use checksum::{checksum, checksum_all};
 pub use error::TrainError;
 pub use history::{Epoch, History};
 pub use metrics::{Confusion, Ensemble, Metric};
-pub use named::{Model, Named};
+pub use model::{Export, Model};
+pub use named::{Named, Net};
 pub use objective::{BinaryCrossEntropy, CrossEntropy, MeanSquared, Objective, WeightedCrossEntropy, loss};
 pub use plot::Plot;
 pub use predictor::Predictor;

@@ -80,6 +80,12 @@ impl<'g> Named<'g> {
         input
     }
 
+    /// Another tensor under a name that was asked for.
+    pub(crate) fn replace(&self, name: &str, tensor: Tensor<'g>) {
+        let mut known = self.known.borrow_mut();
+        known.iter_mut().filter(|(known, _)| known == name).for_each(|(_, old)| *old = tensor);
+    }
+
     /// The names that can be asked for.
     pub fn names(&self) -> Vec<String> {
         match &self.offered {
@@ -107,13 +113,13 @@ impl<'g> From<Tensor<'g>> for Named<'g> {
 }
 
 /// What maps the fields of a batch to outputs: a function of the field `x`, or one of all fields ([`ByName`]).
-pub trait Model {
+pub trait Net {
     /// Builds the outputs; the same parameters for every number of rows.
     #[track_caller]
     fn outputs<'g>(&self, g: &'g GraphBuilder, batch: &Named<'g>) -> Named<'g>;
 }
 
-impl<F: for<'g> Fn(&'g GraphBuilder, Tensor<'g>) -> Tensor<'g>> Model for F {
+impl<F: for<'g> Fn(&'g GraphBuilder, Tensor<'g>) -> Tensor<'g>> Net for F {
     #[track_caller]
     fn outputs<'g>(&self, g: &'g GraphBuilder, batch: &Named<'g>) -> Named<'g> {
         let x = batch.get("x");
@@ -134,7 +140,7 @@ impl<F> fmt::Debug for ByName<F> {
     }
 }
 
-impl<F: for<'g> Fn(&'g GraphBuilder, &Named<'g>) -> Named<'g>> Model for ByName<F> {
+impl<F: for<'g> Fn(&'g GraphBuilder, &Named<'g>) -> Named<'g>> Net for ByName<F> {
     #[track_caller]
     fn outputs<'g>(&self, g: &'g GraphBuilder, batch: &Named<'g>) -> Named<'g> {
         let outer = g.set_origin(None);

@@ -42,6 +42,26 @@ pub trait Objective {
     }
 }
 
+impl<L: Objective + ?Sized> Objective for Box<L> {
+    #[track_caller]
+    fn loss<'g>(&self, outputs: &Named<'g>, batch: &Named<'g>) -> Tensor<'g> {
+        (**self).loss(outputs, batch)
+    }
+
+    #[track_caller]
+    fn weight<'g>(&self, outputs: &Named<'g>, batch: &Named<'g>) -> Option<Tensor<'g>> {
+        (**self).weight(outputs, batch)
+    }
+
+    fn accuracy(&self) -> Option<Box<dyn Metric>> {
+        (**self).accuracy()
+    }
+
+    fn check(&self, set: &dyn Examples, outputs: &[(String, Shape)]) -> Result<(), TrainError> {
+        (**self).check(set, outputs)
+    }
+}
+
 /// A function as an objective; see [`loss`].
 #[derive(Clone, Copy)]
 pub struct Loss<F>(F);

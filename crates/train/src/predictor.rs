@@ -10,7 +10,7 @@ use ndarray::{ArrayD, ArrayViewD};
 
 use crate::TrainError;
 use crate::checkpoint::{Load, Wanted, check, only, put, types_of};
-use crate::named::{ByName, Model, Named};
+use crate::named::{ByName, Named, Net};
 use crate::trainer::evaluate::{features_alone, only_output, predicted};
 use crate::trainer::programs::Programs;
 use crate::trainer::task::{Mode, Prediction};
@@ -64,7 +64,7 @@ impl<F: for<'g> Fn(&'g GraphBuilder, &Named<'g>) -> Named<'g>> Predictor<ByName<
     }
 }
 
-impl<M: Model> Predictor<M> {
+impl<M: Net> Predictor<M> {
     #[track_caller]
     fn of(runtime: &Runtime, model: M, weights: Tensors) -> Self {
         let programs = Programs::new(runtime, Prediction(model), Compiler::new(), Seed(0));

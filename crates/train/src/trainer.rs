@@ -71,7 +71,7 @@ use crate::checkpoint::{
 use crate::checksum::checksum;
 use crate::history::{Epoch, History};
 use crate::metrics::Metric;
-use crate::named::{ByName, Model, Named};
+use crate::named::{ByName, Named, Net};
 use crate::objective::Objective;
 
 /// How a trainer works.
@@ -238,7 +238,7 @@ where
     }
 }
 
-impl<M: Model, L: Objective, O: Optimizer> Trainer<M, L, O> {
+impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
     #[track_caller]
     fn of(runtime: &Runtime, model: M, objective: L, optimizer: O, options: Options) -> Self {
         let (compiler, checks_loss) = (options.compiler.clone(), options.non_finite != NonFinite::Allow);

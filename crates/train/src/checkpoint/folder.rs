@@ -15,7 +15,7 @@ use cotangent_data::files::{FolderLock, whole_of};
 use cotangent_data::reading::Kind;
 use cotangent_data::safetensors::SafeTensors;
 
-use super::{Checkpoint, check_version};
+use super::{Checkpoint, FILE};
 use crate::TrainError;
 
 /// A folder with the last few checkpoints of one run.
@@ -190,7 +190,7 @@ impl Writer {
 /// The error that a later version of this program wrote a file, if one did; what it wrote this one may be unable to read.
 fn of_later_version(path: &Path) -> Option<DataError> {
     let read =
-        SafeTensors::read_metadata(path).and_then(|metadata| check_version(&metadata, &path.display().to_string()));
+        SafeTensors::read_metadata(path).and_then(|metadata| FILE.check_format(&metadata, &path.display().to_string()));
     read.err().filter(|error| matches!(error, DataError::Unsupported { .. }))
 }
 

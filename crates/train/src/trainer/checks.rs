@@ -8,10 +8,10 @@ use super::task::Mode;
 use super::{NonFinite, Trainer, stored_names};
 use crate::TrainError;
 use crate::metrics::Metric;
-use crate::named::Model;
+use crate::named::Net;
 use crate::objective::Objective;
 
-impl<M: Model, L: Objective, O: Optimizer> Trainer<M, L, O> {
+impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
     /// Whatever can be refused is refused before the first step, and compiled before the first clock starts.
     pub(super) fn prepare_all(
         &mut self,

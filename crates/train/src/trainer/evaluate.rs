@@ -14,10 +14,10 @@ use super::feed::each_batch;
 use super::task::{Mode, Task, observed};
 use super::{Evaluation, Trainer};
 use crate::TrainError;
-use crate::named::{Model, OUTPUTS};
+use crate::named::{Net, OUTPUTS};
 use crate::objective::Objective;
 
-impl<M: Model, L: Objective, O: Optimizer> Trainer<M, L, O> {
+impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
     /// The loss and all metrics on a dataset, without dropout and without changing anything.
     ///
     /// # Errors

@@ -259,7 +259,7 @@ impl<T: Task> Programs<T> {
 }
 
 /// Parts of one type, one behind the other.
-fn joined(parts: &[TensorData]) -> Option<TensorData> {
+pub(crate) fn joined(parts: &[TensorData]) -> Option<TensorData> {
     let mut shape = parts.first()?.shape().to_vec();
     shape[0] = parts.iter().map(|part| part.shape()[0]).sum();
     let bits: Vec<u64> = parts.iter().flat_map(TensorData::bits).collect();

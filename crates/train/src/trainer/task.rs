@@ -4,7 +4,7 @@ use cotangent_graph::{GraphBuilder, Loc, Origin, Tensor};
 use cotangent_nn::{Minimize, Optimizer, Recipe};
 
 use crate::metrics::Metric;
-use crate::named::{Model, Named};
+use crate::named::{Named, Net};
 use crate::objective::Objective;
 
 /// What a program is for.
@@ -34,7 +34,7 @@ pub(crate) trait Task {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Prediction<M>(pub(crate) M);
 
-impl<M: Model> Task for Prediction<M> {
+impl<M: Net> Task for Prediction<M> {
     fn build<'g>(&self, g: &'g GraphBuilder, _mode: Mode, batch: &Named<'g>) -> Named<'g> {
         let outputs = self.0.outputs(g, batch);
         outputs.tensors().into_iter().for_each(|(name, tensor)| g.output(&name, tensor));
@@ -67,7 +67,7 @@ impl<M, L, O: Optimizer> Training<M, L, O> {
     }
 }
 
-impl<M: Model, L: Objective, O: Optimizer> Task for Training<M, L, O> {
+impl<M: Net, L: Objective, O: Optimizer> Task for Training<M, L, O> {
     fn build<'g>(&self, g: &'g GraphBuilder, mode: Mode, batch: &Named<'g>) -> Named<'g> {
         let outputs = self.model.outputs(g, batch);
         if mode == Mode::Predict {
