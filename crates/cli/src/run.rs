@@ -298,6 +298,7 @@ fn environment(args: &RunArgs, values: &Values, counters: Counters) -> Env {
         values: all.map(|(name, value)| (name.clone(), value.clone())).collect(),
         counters,
         limits: args.limits.limits(),
+        ..Env::default()
     }
 }
 

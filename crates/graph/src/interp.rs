@@ -67,6 +67,9 @@ pub struct Env {
     pub counters: Counters,
     /// How much may be evaluated inside of calls, composites and differences.
     pub limits: Limits,
+    /// Whether every zero that a node makes is made positive. A value that then is another depends on the sign of a zero, which
+    /// some rewrites may change.
+    pub unsigned_zeros: bool,
 }
 
 impl Env {
@@ -227,6 +230,31 @@ fn room_for(graph: &Graph, needed: &[bool]) -> Result<(), Diag> {
 }
 
 fn eval_node(graph: &Graph, id: NodeId, env: &Env, values: &[Option<Value>], spent: Spent<'_>) -> Result<Value, Diag> {
+    let value = signed_value(graph, id, env, values, spent)?;
+    Ok(if env.unsigned_zeros { without_signs(value) } else { value })
+}
+
+/// A value whose zeros are all positive.
+fn without_signs(value: Value) -> Value {
+    match value {
+        Value::One(t) if t.dtype().is_float() => {
+            let dtype = t.dtype();
+            let positive = |bits| if dtype.f64_of_bits(bits) == 0.0 { dtype.bits_of_f64(0.0) } else { bits };
+            let bits: Vec<u64> = t.bits().into_iter().map(positive).collect();
+            Value::One(Arc::new(TensorData::from_bits(dtype, &t.shape(), &bits)))
+        }
+        Value::One(t) => Value::One(t),
+        Value::Many(members) => Value::Many(members.into_iter().map(without_signs).collect()),
+    }
+}
+
+fn signed_value(
+    graph: &Graph,
+    id: NodeId,
+    env: &Env,
+    values: &[Option<Value>],
+    spent: Spent<'_>,
+) -> Result<Value, Diag> {
     let node = graph.node(id);
     let fail = |fault: Fault| fault.diag().at(node.origin.loc());
     let operands: SmallVec<[&Value; 4]> = node.inputs.iter().filter_map(|i| values[i.index()].as_ref()).collect();

@@ -329,7 +329,10 @@ fn direction<'g>(t: Tensor<'g>, seed: u64) -> Tensor<'g> {
 /// The scalar that is differentiated, with the ends of gradients fixed, and values for its sources.
 fn scalar_of(open: &Graph, wanted: &Wanted, known: &Known, env: &Env, seed: u64) -> Result<(Graph, Env), PassError> {
     let fixed = primal(open, wanted, known, env)?;
-    let fixed = fixed.ok_or_else(|| Diag::new(Code::NotDifferentiable, "the loss is a source").at(Loc::Internal))?;
+    let fixed = fixed.map_err(|why| {
+        Diag::new(Code::NotDifferentiable, format!("the gradient cannot be compared with differences: {why}"))
+            .at(Loc::Internal)
+    })?;
     let builder = GraphBuilder::like(&fixed.graph);
     let mut copier = Copier::new(&fixed.graph, fixed.graph.bodies(), &builder);
     for id in copier.order() {

@@ -1,7 +1,8 @@
 //! Translation validation: every pass is asked whether its result still means the same.
 //!
 //! The interpreter runs the graphs before and after a pass on sample environments of that very graph. Outputs must have
-//! the same bits (NaNs being equal, and zeros of either sign). Where a rule was applied that improves or relaxes rounding,
+//! the same bits (NaNs being equal, and zeros of either sign); where a rule was applied that may change the sign of a zero, elements
+//! that depend on one are not judged. Where a rule was applied that improves or relaxes rounding,
 //! both are run in f64 and must agree within a tolerance wherever the naive form is finite and its rounding is small. A
 //! pass that removes `grad` is checked twice: each derivative against central differences of the value that it is of, and
 //! each output against derivatives made from the opened graph. The cost is bounded: what would be too slow is left out,
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cotangent_graph::expand::one_op_graph;
 use cotangent_graph::interp::interpret;
 use cotangent_graph::samples::{Kind, environment_of, to_f64, wide_env};
-use cotangent_graph::{Env, Graph, Lower, NodeId, TensorData};
+use cotangent_graph::{DType, Env, Graph, Lower, NodeId, TensorData};
 
 use cotangent_scalar::plain_lines;
 
@@ -92,7 +93,8 @@ pub struct Checked {
     pub n_samples: usize,
     /// Elements that were compared.
     pub n_elements: u64,
-    /// Elements that were not: not finite, or badly rounded, in the naive form; or a kink.
+    /// Elements that were not: not finite, or badly rounded, in the naive form; dependent on the sign of a zero that a rule may
+    /// change; or a kink.
     pub n_unjudged: u64,
     /// Whether values differ, but not where constants are not rounded to the graph's own element types.
     pub is_rounded: bool,
@@ -242,8 +244,16 @@ impl Run<'_> {
         let after = interpret(self.after, env)
             .map_err(|diag| format!("on {what} the step is an error after the pass only: {}", diag.message))?;
         self.checked.n_samples += 1;
-        let Some(difference) = first_difference(self.before, &before, &after) else {
-            self.checked.n_elements += before.iter().map(|t| t.shape().n_elements() as u64).sum::<u64>();
+        let n_elements = before.iter().map(|t| t.shape().n_elements() as u64).sum::<u64>();
+        if first_difference(self.before, &before, &after, &[]).is_none() {
+            self.checked.n_elements += n_elements;
+            return Ok(());
+        }
+        let signed = self.signed((self.before, &before), (self.after, &after), env);
+        let Some(difference) = first_difference(self.before, &before, &after, &signed) else {
+            let n_signed = signed.iter().flatten().filter(|signed| **signed).count() as u64;
+            self.checked.n_unjudged += n_signed;
+            self.checked.n_elements += n_elements - n_signed;
             return Ok(());
         };
         if !self.may_round() {
@@ -258,18 +268,38 @@ impl Run<'_> {
         self.close(self.before, self.after, Some(&before), env, tolerance).map_err(|text| format!("{text}, on {what}"))
     }
 
-    /// Whether a rule that does not keep every bit was applied. Asked only where bits differ, so the pass is simply run
-    /// once more.
+    /// Whether values may be rounded differently.
     fn may_round(&self) -> bool {
-        let name = self.checked.pass.as_str();
-        if self.options.relaxed || self.options.approximate.iter().any(|pass| pass == name) {
-            return true;
-        }
-        let rounds = |rule: &str| all_rules().iter().any(|(_, r)| r.name == rule && r.safety == Safety::Stabilizes);
+        let named = self.options.approximate.contains(&self.checked.pass);
+        self.options.relaxed || named || self.applied(Safety::Stabilizes)
+    }
+
+    /// Whether a rule of a class was applied. Asked only where bits differ, so the pass is simply run once more.
+    fn applied(&self, safety: Safety) -> bool {
+        let of_class = |rule: &str| all_rules().iter().any(|(_, r)| r.name == rule && r.safety == safety);
         let options = PassOptions { verify: false, ..PassOptions::default() };
         let mut cx = PassCx::new(&options);
-        let known = pipeline().into_iter().find(|pass| pass.name() == name);
-        known.is_some_and(|pass| pass.run(self.before, &mut cx).is_ok() && cx.counters.keys().any(|rule| rounds(rule)))
+        let known = pipeline().into_iter().find(|pass| pass.name() == self.checked.pass);
+        known
+            .is_some_and(|pass| pass.run(self.before, &mut cx).is_ok() && cx.counters.keys().any(|rule| of_class(rule)))
+    }
+
+    /// For each output the elements that depend on the sign of a zero, before or after, if a rule was applied that may change
+    /// one: they are others where all zeros are positive. Otherwise nothing.
+    fn signed(&self, before: (&Graph, &[TensorData]), after: (&Graph, &[TensorData]), env: &Env) -> Vec<Vec<bool>> {
+        if !self.applied(Safety::ZeroSign) {
+            return Vec::new();
+        }
+        let env = Env { unsigned_zeros: true, ..env.clone() };
+        let mut signed: Vec<Vec<bool>> = before.1.iter().map(|t| vec![false; t.shape().n_elements()]).collect();
+        for (graph, values) in [before, after] {
+            let Ok(unsigned) = interpret(graph, &env) else { return Vec::new() };
+            for (signed, (x, y)) in signed.iter_mut().zip(values.iter().zip(&unsigned)) {
+                let pairs = x.bits().into_iter().zip(y.bits());
+                signed.iter_mut().zip(pairs).for_each(|(signed, pair)| *signed |= differ(x.dtype(), pair));
+            }
+        }
+        signed
     }
 
     /// Both graphs in f64 within the tolerance, wherever the naive form is finite and, in its own element type, close to
@@ -282,8 +312,10 @@ impl Run<'_> {
         env: &Env,
         tolerance: f64,
     ) -> Result<(), String> {
+        let env = wide_env(env);
         let wide = |graph: &Graph| {
-            to_f64(graph).and_then(|graph| interpret(&graph, &wide_env(env))).map_err(|diag| diag.message)
+            let made = to_f64(graph).and_then(|graph| interpret(&graph, &env).map(|values| (graph, values)));
+            made.map_err(|diag| diag.message)
         };
         let (x, y) = match (wide(before), wide(after)) {
             (Ok(x), Ok(y)) => (x, y),
@@ -293,23 +325,28 @@ impl Run<'_> {
             }
             (Ok(_), Err(text)) => return Err(format!("in f64 the step is an error after the pass only: {text}")),
         };
-        for (k, (output, (x, y))) in before.outputs().iter().zip(x.iter().zip(&y)).enumerate() {
+        let mut signed: Option<Vec<Vec<bool>>> = None;
+        for (k, output) in before.outputs().iter().enumerate() {
             let own = own.map(|own| own[k].to_f64());
-            let (shape, x, y) = (x.shape(), x.to_f64(), y.to_f64());
-            let largest = x.iter().filter(|v| v.is_finite()).fold(1.0, |m: f64, v| m.max(v.abs()));
-            for (element, (&x, &y)) in x.iter().zip(&y).enumerate() {
-                let settled = own.as_ref().is_none_or(|own| (own[element] - x).abs() <= SETTLED * largest);
-                if !x.is_finite() || !settled {
+            let (shape, xs, ys) = (x.1[k].shape(), x.1[k].to_f64(), y.1[k].to_f64());
+            let largest = xs.iter().filter(|v| v.is_finite()).fold(1.0, |m: f64, v| m.max(v.abs()));
+            for (element, (&a, &b)) in xs.iter().zip(&ys).enumerate() {
+                let settled = own.as_ref().is_none_or(|own| (own[element] - a).abs() <= SETTLED * largest);
+                if !a.is_finite() || !settled {
                     self.checked.n_unjudged += 1;
                     continue;
                 }
-                self.checked.n_elements += 1;
                 // NaN must not pass for close.
-                let close = (x - y).abs() <= tolerance * largest;
-                if !close {
-                    let at = index_text(element, &shape);
-                    return Err(format!("{} changes in f64 at element {at} from {x:e} to {y:e}", title(output)));
+                if (a - b).abs() <= tolerance * largest {
+                    self.checked.n_elements += 1;
+                    continue;
                 }
+                let signed = signed.get_or_insert_with(|| self.signed((&x.0, &x.1), (&y.0, &y.1), &env));
+                if !signed.get(k).is_some_and(|signed| signed[element]) {
+                    let at = index_text(element, &shape);
+                    return Err(format!("{} changes in f64 at element {at} from {a:e} to {b:e}", title(output)));
+                }
+                self.checked.n_unjudged += 1;
             }
         }
         Ok(())
@@ -430,11 +467,9 @@ impl Run<'_> {
             Some(name) => format!("`{name}`"),
         };
         let scalar = match primal(open, wanted, known, env) {
-            Ok(Some(scalar)) => scalar,
-            Ok(None) => {
-                self.skip(format!(
-                    "differences by {name}: what an inner derivative is taken with respect to would move"
-                ));
+            Ok(Ok(scalar)) => scalar,
+            Ok(Err(why)) => {
+                self.skip(format!("differences by {name}: {why}"));
                 return Ok(0);
             }
             Err(error) => {
@@ -490,21 +525,30 @@ impl Run<'_> {
     }
 }
 
-/// The first element whose bits differ, NaNs and zeros aside.
-fn first_difference(graph: &Graph, before: &[TensorData], after: &[TensorData]) -> Option<String> {
-    for (output, (x, y)) in graph.outputs().iter().zip(before.iter().zip(after)) {
+/// Whether bits are of different values: NaNs are equal, and so are zeros.
+fn differ(dtype: DType, (x, y): (u64, u64)) -> bool {
+    let (a, b) = (dtype.f64_of_bits(x), dtype.f64_of_bits(y));
+    x != y && !(dtype.is_float() && (a == b || (a.is_nan() && b.is_nan())))
+}
+
+/// The first element whose value differs, but for those that are not judged.
+fn first_difference(
+    graph: &Graph,
+    before: &[TensorData],
+    after: &[TensorData],
+    unjudged: &[Vec<bool>],
+) -> Option<String> {
+    for (k, (output, (x, y))) in graph.outputs().iter().zip(before.iter().zip(after)).enumerate() {
         let dtype = x.dtype();
-        let differ = |(x, y): (u64, u64)| {
-            let (a, b) = (dtype.f64_of_bits(x), dtype.f64_of_bits(y));
-            x != y && !(dtype.is_float() && (a == b || (a.is_nan() && b.is_nan())))
-        };
         let pairs: Vec<(u64, u64)> = x.bits().into_iter().zip(y.bits()).collect();
-        if let Some(element) = pairs.iter().position(|&pair| differ(pair)) {
-            let n = pairs.iter().filter(|&&pair| differ(pair)).count();
+        let is_judged = |element: usize| !unjudged.get(k).is_some_and(|unjudged| unjudged[element]);
+        let differing: Vec<usize> =
+            (0..pairs.len()).filter(|&element| is_judged(element) && differ(dtype, pairs[element])).collect();
+        if let Some(&element) = differing.first() {
             let (a, b) = (dtype.f64_of_bits(pairs[element].0), dtype.f64_of_bits(pairs[element].1));
             let at = index_text(element, &x.shape());
             let text = format!("{} changes at element {at} from {a:e} to {b:e}", title(output));
-            return Some(format!("{text} ({n} of {} elements differ)", pairs.len()));
+            return Some(format!("{text} ({} of {} elements differ)", differing.len(), pairs.len()));
         }
     }
     None

@@ -5,6 +5,7 @@ use cotangent_graph::DType::{F32, F64, I64};
 use cotangent_graph::interp::interpret;
 use cotangent_graph::ops::arithmetic::pointwise;
 use cotangent_graph::ops::infer_float;
+use cotangent_graph::ops::scan::{Loop, Made};
 use cotangent_graph::samples::{Kind, environment_of};
 use cotangent_graph::{Attrs, Code, Env, Graph, GraphBuilder, Init, OpDef, OpTraits, Tensor, TensorData, Vjp, build};
 use cotangent_passes::{GradCheck, PassError, PassOptions, Verdict, Wrt, check_gradients, optimize};
@@ -102,6 +103,29 @@ fn gradients_stop_where_the_user_says_so() {
     let report = check_gradients(&model, &GradCheck { order: 2, ..GradCheck::default() });
     let report = report.unwrap_or_else(|error| panic!("{error}"));
     assert!(report.passed() && report.entries.iter().all(|e| e.verdict == Verdict::Agrees), "{report}");
+}
+
+#[test]
+fn a_loop_that_stops_gradients_inside_is_refused_rather_than_judged() {
+    let model = |stops: bool| {
+        graph(|g| {
+            let (h, x) = (g.param("h", F64, [2], Init::uniform(0.5, 1.5)), g.input("x", F64, [3, 2]));
+            let made = g.scan("loop", Loop::new().carry(h).slice(x), |_, i| {
+                let h = i.carries[0];
+                let other = if stops { h.stop_gradient() } else { h };
+                Made { carries: vec![other * h + i.slices[0]], outputs: Vec::new() }
+            });
+            g.output("loss", made.carries[0].sum());
+        })
+    };
+    assert!(check_gradients(&model(false), &GradCheck::default()).is_ok_and(|report| report.passed()));
+    match check_gradients(&model(true), &GradCheck::default()) {
+        Err(PassError::Diags(diags)) => {
+            assert_eq!(diags.0[0].code, Code::NotDifferentiable);
+            assert!(diags.0[0].message.contains("a loop stops gradients inside of its body"), "{diags}");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use cotangent_graph::interp::interpret;
 use cotangent_graph::ops;
 use cotangent_graph::ops::arithmetic::{ADD, SUB, pointwise};
 use cotangent_graph::ops::infer_float;
+use cotangent_graph::ops::scan::{Loop, Made};
 use cotangent_graph::samples::{Kind, environment_of};
 use cotangent_graph::text::parse::parse;
 use cotangent_graph::{
@@ -281,6 +282,72 @@ fn a_branch_that_is_taken_at_the_point_only_is_a_kink() {
         let check = report.checks.iter().find(|c| c.pass == "differentiate").unwrap_or_else(|| panic!("{report}"));
         assert_eq!((check.n_unjudged, check.is_rounded), (1, false), "{report}");
     }
+}
+
+/// A carry times itself, once with its gradient stopped: the derivative is the product of the stopped values.
+fn stopped_in_a_loop(g: &GraphBuilder) {
+    let (h, x) = (g.param("h", F64, [2], Init::uniform(0.5, 1.5)), g.input("x", F64, [3, 2]));
+    let made = g.scan("stops", Loop::new().carry(h).slice(x), |_, i| {
+        let h = i.carries[0];
+        Made { carries: vec![h.stop_gradient() * h + i.slices[0]], outputs: Vec::new() }
+    });
+    g.output("value", made.carries[0]);
+    g.output("slope", g.grad(made.carries[0].sum(), &[h])[0]);
+}
+
+#[test]
+fn what_a_loop_stops_is_not_held_against_differences() {
+    let source = graph(stopped_in_a_loop);
+    let (done, validator) = validated(&source, ValidateOptions::default());
+    let done = done.unwrap_or_else(|error| panic!("{error}"));
+    let report = validator.report();
+    assert!(report.to_string().contains("skipped: differences by `h`: a loop stops gradients"), "{report}");
+    let env = environment_of(&source, 0, Kind::Ordinary).unwrap();
+    let values = interpret(&done.graph, &env).unwrap_or_else(|diag| panic!("{diag}"));
+    let (h, x) = (env.values["h"].to_f64(), env.values["x"].to_f64());
+    for k in 0..2 {
+        let (mut carry, mut slope) = (h[k], 1.0);
+        for i in 0..3 {
+            slope *= carry;
+            carry = carry * carry + x[2 * i + k];
+        }
+        assert!((values[0].to_f64()[k] - carry).abs() <= 1e-12 * carry.abs().max(1.0));
+        assert!((values[1].to_f64()[k] - slope).abs() <= 1e-12 * slope.abs().max(1.0), "{slope} {:?}", values[1]);
+    }
+    // Beside a loop that stops nothing, differences speak as ever.
+    let other = graph(|g| {
+        stopped_in_a_loop(g);
+        let w = g.param("w", F64, [2], Init::uniform(0.5, 1.5));
+        let made = g.scan("goes", Loop::new().carry(w).times(2), |_, i| Made {
+            carries: vec![i.carries[0].sin()],
+            outputs: Vec::new(),
+        });
+        g.output("free", g.grad(made.carries[0].sum(), &[w])[0]);
+    });
+    let (done, validator) = validated(&other, ValidateOptions::default());
+    done.unwrap_or_else(|error| panic!("{error}"));
+    assert!(!validator.report().to_string().contains("by `w`"), "{}", validator.report());
+}
+
+#[test]
+fn elements_that_depend_on_the_sign_of_a_zero_are_not_judged_and_all_others_are() {
+    fn program(f: impl for<'g> FnOnce(Tensor<'g>) -> Tensor<'g>) -> Graph {
+        graph(|g| g.output("y", f(g.input("x", F32, [4096]))))
+    }
+    let (naive, simple) = (program(|x| 1.0 / (x + 0.0)), program(|x| 1.0 / x));
+    let check = |before: &Graph, after: &Graph| {
+        let validator = Validator::new(ValidateOptions::default());
+        (validator.check("simplify", before, after), validator.report().checks.remove(0))
+    };
+    // −0 + 0 is +0, whose reciprocal has the other sign.
+    let (done, checked) = check(&naive, &simple);
+    assert_eq!(done, Ok(()));
+    assert!(checked.n_unjudged > 0 && checked.n_elements > 20 * checked.n_unjudged, "{checked}");
+    // Any other value, and a change of sign that no rule makes, are found.
+    let (wrong, _) = check(&naive, &program(|x| 2.0 / x));
+    assert!(wrong.is_err_and(|text| text.contains("output `y` changes at element")));
+    let (wrong, _) = check(&program(|x| 1.0 / (x - 0.0)), &naive);
+    assert!(wrong.is_err_and(|text| text.contains("inf")));
 }
 
 // ---- planted bugs ------------------------------------------------------------------------------------------------

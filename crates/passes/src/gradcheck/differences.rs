@@ -150,12 +150,20 @@ pub(crate) fn values_of(graph: &Graph, ids: Vec<NodeId>, env: &Env) -> Result<Kn
     Ok(ids.into_iter().zip(values).collect())
 }
 
-/// The scalar `Σ y·seed` as a graph of its own, or `None` if moving the node would move what an inner derivative is taken
-/// with respect to, which a derivative does not do.
-pub(crate) fn primal(graph: &Graph, wanted: &Wanted, known: &Known, env: &Env) -> Result<Option<Primal>, PassError> {
+/// The scalar `Σ y·seed` as a graph of its own, or why differences of it are not its derivative: moving the node would move what
+/// an inner derivative is taken with respect to, or what a gradient must not pass inside of a loop.
+pub(crate) fn primal(
+    graph: &Graph,
+    wanted: &Wanted,
+    known: &Known,
+    env: &Env,
+) -> Result<Result<Primal, &'static str>, PassError> {
     let cut_at = wanted.wrt.filter(|&id| !graph.node(id).op.is_named());
     if cut_at.is_some_and(|at| moves_an_inner_end(graph, wanted.y, at)) {
-        return Ok(None);
+        return Ok(Err("what an inner derivative is taken with respect to would move"));
+    }
+    if moves_a_stop_in_a_loop(graph, wanted) {
+        return Ok(Err("a loop stops gradients inside of its body, where differences would move what is stopped"));
     }
     let mut env = env.clone();
     let builder = GraphBuilder::like(graph);
@@ -185,7 +193,7 @@ pub(crate) fn primal(graph: &Graph, wanted: &Wanted, known: &Known, env: &Env) -
     };
     builder.push_output(Output { name: "y".into(), value: scalar.id(), role: Role::Result });
     let graph = builder.into_graph()?;
-    Ok(Some(Primal { graph: differentiated(&graph, env.limits)?, env, cut }))
+    Ok(Ok(Primal { graph: differentiated(&graph, env.limits)?, env, cut }))
 }
 
 fn fixed_input<'g>(builder: &'g GraphBuilder, name: &str, value: &TensorData, env: &mut Env) -> Tensor<'g> {
@@ -200,6 +208,19 @@ fn moves_an_inner_end(graph: &Graph, y: NodeId, at: NodeId) -> bool {
         (before(graph, &[y]), after(graph, at, |_| false), before(graph, &graph.node(at).inputs));
     let mut inner = graph.ids().filter(|id| cone[id.index()] && moving[id.index()] && is_grad(graph.node(*id)));
     inner.any(|id| graph.node(id).inputs.get(1).is_some_and(|end| sources[end.index()]))
+}
+
+/// Whether a loop whose body stops gradients lies between the value and what moves: outside of loops stopped values are inputs
+/// that stay as they are, but inside there is another in each iteration.
+fn moves_a_stop_in_a_loop(graph: &Graph, wanted: &Wanted) -> bool {
+    let cone = before(graph, &[wanted.y]);
+    let moving = wanted.wrt.map(|at| after(graph, at, is_stop));
+    let stops = |body: &Graph| {
+        let within = |body: &Graph| body.nodes().iter().any(is_stop);
+        within(body) || body.all_bodies().iter().any(|body| within(body))
+    };
+    let between = |id: NodeId| cone[id.index()] && moving.as_ref().is_none_or(|moving| moving[id.index()]);
+    graph.ids().filter(|&id| between(id)).any(|id| graph.scan(graph.node(id)).is_some_and(|scan| stops(scan.body)))
 }
 
 /// For each node, whether it is one of `roots` or before one of them.
