@@ -12,7 +12,7 @@ use cotangent_kernel::ir::{CodeKey, Kernel};
 use cotangent_scalar::{DType, LibmFn};
 use cranelift_codegen::Context;
 use cranelift_codegen::ir::types::{F32, F64, I64};
-use cranelift_codegen::ir::{AbiParam, Signature};
+use cranelift_codegen::ir::{AbiParam, FuncRef, Signature};
 use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::FunctionBuilderContext;
@@ -20,7 +20,8 @@ use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{FuncId, Linkage, Module, ModuleError, default_libcall_names};
 
 use crate::function;
-use crate::memory::{JitMemory, KernelFn};
+use crate::iterate::{self, Act, Callees, LoopBody};
+use crate::memory::{JitMemory, KernelFn, LoopFn};
 use crate::wide;
 
 /// Why there is no machine code. No case is the user's doing.
@@ -58,11 +59,22 @@ pub trait Backend: Send + Sync {
     /// The name in reports.
     fn name(&self) -> &'static str;
 
+    /// Compiles verified kernels together, and loops around some of them.
+    ///
+    /// # Errors
+    /// See [`CodegenError`].
+    ///
+    /// # Panics
+    /// If a body names a kernel that is not in the batch.
+    fn compile_with_loops(&self, kernels: &[&Kernel], bodies: &[LoopBody]) -> Result<Compiled, CodegenError>;
+
     /// Compiles verified kernels together.
     ///
     /// # Errors
     /// See [`CodegenError`].
-    fn compile(&self, kernels: &[&Kernel]) -> Result<Compiled, CodegenError>;
+    fn compile(&self, kernels: &[&Kernel]) -> Result<Compiled, CodegenError> {
+        self.compile_with_loops(kernels, &[])
+    }
 }
 
 /// What the Cranelift backend keeps besides the code.
@@ -112,12 +124,20 @@ pub struct Compiled {
     functions: Vec<KernelFn>,
     distinct: Vec<usize>,
     stats: Vec<Stats>,
+    loops: Vec<LoopFn>,
+    /// Bytes of the loops' code.
+    loop_bytes: usize,
 }
 
 impl Compiled {
     /// The code of each kernel, in the order given.
     pub fn functions(&self) -> &[KernelFn] {
         &self.functions
+    }
+
+    /// The code of each loop, in the order given.
+    pub fn loops(&self) -> &[LoopFn] {
+        &self.loops
     }
 
     /// The number of kernels that were translated.
@@ -132,7 +152,7 @@ impl Compiled {
 
     /// Bytes of all machine code.
     pub fn code_bytes(&self) -> usize {
-        self.stats.iter().map(|s| s.code_bytes).sum()
+        self.stats.iter().map(|s| s.code_bytes).sum::<usize>() + self.loop_bytes
     }
 
     /// Time spent on all kernels.
@@ -226,20 +246,40 @@ impl CraneliftBackend {
         module.clear_context(context);
         context.func.signature = signature(module, &[I64; 6], None);
         let mut calls = HashMap::new();
-        for (function, dtype) in function::calls_of(kernel) {
-            let ty = if dtype == DType::F32 { F32 } else { F64 };
-            let callee = signature(module, &vec![ty; function.n_args()], Some(ty));
-            let id = module
-                .declare_function(&symbol(function, dtype), Linkage::Import, &callee)
-                .map_err(|e| internal(&e))?;
-            calls.insert((function, dtype), module.declare_func_in_func(id, &mut context.func));
-        }
+        declare_calls(module, context, kernel, &mut calls)?;
         function::translate(kernel, &mut context.func, builder_context, calls, &*self.isa);
         let clif = self.options.keep_clif.then(|| context.func.display().to_string());
         let id = module.declare_anonymous_function(&context.func.signature).map_err(|e| internal(&e))?;
-        module.define_function(id, context).map_err(|error| no_code(kernel, error))?;
+        module.define_function(id, context).map_err(|error| no_code(&format!("the kernel {}", kernel.name), error))?;
         let code_bytes = context.compiled_code().map_or(0, |code| code.code_buffer().len());
         Ok((id, Stats { made_by: MadeBy::Cranelift(None), code_bytes, compile_time: started.elapsed(), clif }))
+    }
+
+    /// The loop around the kernels of a body, which have these functions.
+    fn define_loop(
+        &self,
+        module: &mut JITModule,
+        contexts: &mut (Context, FunctionBuilderContext),
+        body: &LoopBody,
+        (kernels, functions): (&[&Kernel], &[FuncId]),
+    ) -> Result<(FuncId, usize), CodegenError> {
+        let internal = |e: &dyn fmt::Display| CodegenError::Internal(format!("a loop: {e}"));
+        let (context, builder_context) = contexts;
+        module.clear_context(context);
+        context.func.signature = signature(module, &[I64; 2], None);
+        let mut callees = Callees::default();
+        for act in &body.acts {
+            let Act::Kernel { kernel, .. } = *act else { continue };
+            if iterate::is_inlined(kernels[kernel]) {
+                declare_calls(module, context, kernels[kernel], &mut callees.libm)?;
+            } else {
+                callees.kernels.insert(kernel, module.declare_func_in_func(functions[kernel], &mut context.func));
+            }
+        }
+        iterate::translate(body, kernels, &mut context.func, builder_context, callees, &*self.isa);
+        let id = module.declare_anonymous_function(&context.func.signature).map_err(|e| internal(&e))?;
+        module.define_function(id, context).map_err(|error| no_code("a loop", error))?;
+        Ok((id, context.compiled_code().map_or(0, |code| code.code_buffer().len())))
     }
 
     /// Wide code of a kernel, if the wide backend knows how; otherwise Cranelift's, with the reason.
@@ -265,13 +305,19 @@ impl CraneliftBackend {
         let id = module.declare_anonymous_function(&signature).map_err(|e| internal(&e))?;
         module
             .define_function_bytes(id, wide::ALIGNMENT as u64, &bytes, &[])
-            .map_err(|error| no_code(kernel, error))?;
+            .map_err(|error| no_code(&format!("the kernel {}", kernel.name), error))?;
         let code_bytes = bytes.len();
         Ok((id, Stats { made_by: MadeBy::Wide(target.isa()), code_bytes, compile_time: started.elapsed(), clif: None }))
     }
 
-    /// Compiles a batch: with wide code for a machine where that is possible, if there is one.
-    fn compile_batch(&self, kernels: &[&Kernel], wide: Option<&Target>) -> Result<Compiled, CodegenError> {
+    /// Compiles a batch and the loops around some of its kernels: with wide code for a machine where that is possible, if there is
+    /// one.
+    fn compile_batch(
+        &self,
+        kernels: &[&Kernel],
+        bodies: &[LoopBody],
+        wide: Option<&Target>,
+    ) -> Result<Compiled, CodegenError> {
         let mut module = self.module();
         let mut contexts = (module.make_context(), FunctionBuilderContext::new());
         let mut known: HashMap<CodeKey, usize> = HashMap::new();
@@ -302,6 +348,22 @@ impl CraneliftBackend {
                 }
             }
         }
+        let (mut loop_ids, mut loop_bytes) = (Vec::with_capacity(bodies.len()), 0);
+        if failure.is_none() && !bodies.is_empty() {
+            let functions: Vec<FuncId> = distinct.iter().map(|&number| ids[number]).collect();
+            for body in bodies {
+                match self.define_loop(&mut module, &mut contexts, body, (kernels, &functions)) {
+                    Ok((id, n_bytes)) => {
+                        loop_ids.push(id);
+                        loop_bytes += n_bytes;
+                    }
+                    Err(error) => {
+                        failure = Some(error);
+                        break;
+                    }
+                }
+            }
+        }
         if failure.is_none() {
             failure = module.finalize_definitions().err().map(|e| CodegenError::Environment(e.to_string()));
         }
@@ -317,19 +379,43 @@ impl CraneliftBackend {
                 KernelFn::of_module(ids[number], kernel.args.len(), kernel.layout().len(), &memory)
             })
             .collect();
-        let functions = functions.ok_or_else(|| CodegenError::Internal("the module was dropped early".into()))?;
-        Ok(Compiled { functions, distinct, stats })
+        let loops = bodies.iter().zip(&loop_ids);
+        let loops: Option<Vec<LoopFn>> =
+            loops.map(|(body, &id)| LoopFn::of_module(id, body.n_pointers, &memory)).collect();
+        let dropped = || CodegenError::Internal("the module was dropped early".into());
+        let (functions, loops) = functions.zip(loops).ok_or_else(dropped)?;
+        Ok(Compiled { functions, distinct, stats, loops, loop_bytes })
     }
 }
 
-/// Why a kernel has no code in a module.
-fn no_code(kernel: &Kernel, error: ModuleError) -> CodegenError {
+/// Declares the functions of `libm` that a kernel's code calls in the function under way.
+fn declare_calls(
+    module: &mut JITModule,
+    context: &mut Context,
+    kernel: &Kernel,
+    calls: &mut HashMap<(LibmFn, DType), FuncRef>,
+) -> Result<(), CodegenError> {
+    for (function, dtype) in function::calls_of(kernel) {
+        if calls.contains_key(&(function, dtype)) {
+            continue;
+        }
+        let ty = if dtype == DType::F32 { F32 } else { F64 };
+        let callee = signature(module, &vec![ty; function.n_args()], Some(ty));
+        let id = module
+            .declare_function(&symbol(function, dtype), Linkage::Import, &callee)
+            .map_err(|error| CodegenError::Internal(format!("kernel {}: {error}", kernel.name)))?;
+        calls.insert((function, dtype), module.declare_func_in_func(id, &mut context.func));
+    }
+    Ok(())
+}
+
+/// Why a kernel, or a loop, has no code in a module.
+fn no_code(name: &str, error: ModuleError) -> CodegenError {
     match error {
-        ModuleError::Allocation { err } => CodegenError::Memory(format!(
-            "the machine code of the kernel {} takes memory that the system refuses: {err}",
-            kernel.name
-        )),
-        error => CodegenError::Internal(format!("kernel {}: {error:?}", kernel.name)),
+        ModuleError::Allocation { err } => {
+            CodegenError::Memory(format!("the machine code of {name} takes memory that the system refuses: {err}"))
+        }
+        error => CodegenError::Internal(format!("{name}: {error:?}")),
     }
 }
 
@@ -338,8 +424,8 @@ impl Backend for CraneliftBackend {
         "cranelift"
     }
 
-    fn compile(&self, kernels: &[&Kernel]) -> Result<Compiled, CodegenError> {
-        self.compile_batch(kernels, None)
+    fn compile_with_loops(&self, kernels: &[&Kernel], bodies: &[LoopBody]) -> Result<Compiled, CodegenError> {
+        self.compile_batch(kernels, bodies, None)
     }
 }
 
@@ -371,8 +457,8 @@ impl Backend for WideBackend {
         }
     }
 
-    fn compile(&self, kernels: &[&Kernel]) -> Result<Compiled, CodegenError> {
-        self.cranelift.compile_batch(kernels, Some(&self.target))
+    fn compile_with_loops(&self, kernels: &[&Kernel], bodies: &[LoopBody]) -> Result<Compiled, CodegenError> {
+        self.cranelift.compile_batch(kernels, bodies, Some(&self.target))
     }
 }
 

@@ -31,6 +31,12 @@ pub(crate) fn calls_of(kernel: &Kernel) -> Vec<(LibmFn, DType)> {
     calls
 }
 
+/// See [`Emitter::loads_apart`].
+pub(crate) fn loads_apart(isa: &dyn TargetIsa) -> bool {
+    let has_avx = isa.isa_flags().iter().any(|flag| flag.name == "has_avx" && flag.as_bool() == Some(true));
+    cfg!(target_arch = "x86_64") && !has_avx
+}
+
 /// Fills `function`, whose signature is set, with the code of a verified kernel.
 pub(crate) fn translate(
     kernel: &Kernel,
@@ -39,13 +45,11 @@ pub(crate) fn translate(
     calls: HashMap<(LibmFn, DType), FuncRef>,
     isa: &dyn TargetIsa,
 ) {
-    let has_avx = isa.isa_flags().iter().any(|flag| flag.name == "has_avx" && flag.as_bool() == Some(true));
-    let loads_apart = cfg!(target_arch = "x86_64") && !has_avx;
     let b = FunctionBuilder::new(function, context);
     let accesses = Accesses::of(kernel);
     let plans: Vec<PhasePlan> =
         kernel.phases.iter().zip(accesses).map(|(phase, a)| PhasePlan::new(kernel, phase, a)).collect();
-    let mut emitter = Emitter { b, calls, loads_apart };
+    let mut emitter = Emitter { b, calls, loads_apart: loads_apart(isa) };
     let entry = emitter.b.create_block();
     emitter.b.append_block_params_for_function_params(entry);
     emitter.b.switch_to_block(entry);

@@ -9,6 +9,7 @@
 //! | `backend` | batches, sharing, the JIT module, what a caller can inspect |
 //! | `memory` | the only unsafe code: calling machine code and freeing it |
 //! | `function` | one kernel to one function: entry, rows, loops |
+//! | `iterate` | a loop around kernels to one function |
 //! | `row`, `column` | the phases of one work unit, reductions included |
 //! | `phase` | a scalar body: what varies along which dim, evaluation of several groups of lanes interleaved |
 //! | `access` | addresses, loads and stores |
@@ -27,6 +28,7 @@ mod backend;
 mod casts;
 mod column;
 mod function;
+mod iterate;
 mod lanes;
 mod memory;
 mod phase;
@@ -36,4 +38,5 @@ mod wide;
 pub use backend::{
     Backend, BackendChoice, CodegenError, Compiled, CraneliftBackend, MadeBy, Options, Stats, WideBackend,
 };
-pub use memory::KernelFn;
+pub use iterate::{Act, LoopBody};
+pub use memory::{KernelFn, LoopFn};

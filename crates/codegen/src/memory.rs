@@ -12,6 +12,9 @@ use cranelift_module::FuncId;
 /// The signature of a kernel's machine code.
 type Code = unsafe extern "C" fn(*const *mut u8, *const i64, i64, i64, i64, i64);
 
+/// The signature of a loop's machine code.
+type LoopCode = unsafe extern "C" fn(*mut *mut u8, i64);
+
 /// Owner of the memory that code lies in.
 pub(crate) struct JitMemory {
     module: Mutex<Option<JITModule>>,
@@ -89,5 +92,48 @@ impl KernelFn {
         // SAFETY: the code is alive because `self` holds its owner; it reads no more pointers and layout entries than
         // just checked, and the caller vouches that what they lead to may be accessed.
         unsafe { (self.code)(ptrs.as_ptr(), layout.as_ptr(), row0, row1, col0, col1) }
+    }
+}
+
+/// The machine code of a loop around kernels; keeps the memory it lies in alive.
+#[derive(Clone)]
+pub struct LoopFn {
+    code: LoopCode,
+    n_pointers: usize,
+    /// Held, not read.
+    _memory: Arc<JitMemory>,
+}
+
+impl std::fmt::Debug for LoopFn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LoopFn({:p})", self.code as *const u8)
+    }
+}
+
+impl LoopFn {
+    /// The handle of code that Cranelift made, with the signature of loops, in a module that `memory` owns.
+    pub(crate) fn of_module(id: FuncId, n_pointers: usize, memory: &Arc<JitMemory>) -> Option<Self> {
+        let module = memory.module.lock().ok()?;
+        let address = module.as_ref()?.get_finalized_function(id);
+        // SAFETY: `backend` declares every loop it defines with the signature of `LoopCode`, and the module has finalized this one:
+        // `get_finalized_function` panics otherwise.
+        let code = unsafe { std::mem::transmute::<*const u8, LoopCode>(address) };
+        Some(LoopFn { code, n_pointers, _memory: memory.clone() })
+    }
+
+    /// Runs so many iterations, the first with the pointers as they stand in the table. Afterwards those that move stand where one
+    /// more iteration would have them.
+    ///
+    /// # Safety
+    /// In every iteration what [`KernelFn::call`] demands holds of all kernels of the body, for all of their rows and columns, with
+    /// the pointers and the layouts that the table has for them; and what is copied may be read and written, and is apart.
+    ///
+    /// # Panics
+    /// If the table has fewer pointers than the body.
+    pub unsafe fn call(&self, table: &mut [*mut u8], n: usize) {
+        assert!(table.len() >= self.n_pointers, "a loop is called with too few pointers");
+        // SAFETY: the code is alive because `self` holds its owner; it touches no more of the table than just checked, and the caller
+        // vouches that what that leads to may be accessed.
+        unsafe { (self.code)(table.as_mut_ptr(), n as i64) }
     }
 }

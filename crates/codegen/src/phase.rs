@@ -87,6 +87,12 @@ impl<'k> PhasePlan<'k> {
         PhasePlan { phase, accesses, levels, not_nan }
     }
 
+    /// The same of a kernel of one element, where nothing varies.
+    pub(crate) fn of_one_element(mut self) -> Self {
+        self.levels.fill(Level::default());
+        self
+    }
+
     pub(crate) fn level(&self, value: ValueId) -> Level {
         self.levels[value.index()]
     }

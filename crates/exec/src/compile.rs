@@ -22,6 +22,7 @@ use crate::needs::{Needs, all_buffers};
 use crate::place::Place;
 use crate::ready::{Ready, all_kernels};
 use crate::stages::StageView;
+use crate::turns::all_turns;
 
 /// Why a graph did not become a program.
 #[non_exhaustive]
@@ -278,11 +279,11 @@ impl Compiler {
         let (compiled, backend) = CompilerBug::guard("codegen", || {
             let options = cotangent_codegen::Options { keep_clif, ..Default::default() };
             let backend = self.backend.backend(&cost.target, options)?;
-            backend.compile(&kernels).map(|compiled| (compiled, backend.name()))
+            backend.compile_with_loops(&kernels, &all_turns(&plan, 0)).map(|compiled| (compiled, backend.name()))
         })??;
         let total = start.elapsed();
         let timings = Timings { passes, plan: planned - passes, codegen: total - planned, total };
-        let ready = Ready::of(&plan, Place::of_plan(&plan, &interface)?, 0, 1, &cost.target)?;
+        let ready = Ready::of(&plan, Place::of_plan(&plan, &interface)?, &cost.target)?;
         let executable = Executable {
             id: Identity::new(),
             source: graph.clone(),

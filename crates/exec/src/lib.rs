@@ -26,6 +26,7 @@ mod session;
 mod stages;
 mod store;
 mod tuning;
+mod turns;
 
 pub use cotangent_codegen::BackendChoice;
 pub use cotangent_gemm::{Candidate, Way};

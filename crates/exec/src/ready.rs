@@ -7,6 +7,7 @@ use cotangent_kernel::{Kernel, Plan, Step};
 
 use crate::place::Place;
 use crate::products::ProductPlan;
+use crate::turns::Turns;
 
 /// A plan made ready.
 #[derive(Debug)]
@@ -21,17 +22,24 @@ pub(crate) struct Ready {
     pub(crate) places: Vec<Place>,
     /// For each step its body, if it is a loop.
     pub(crate) bodies: Vec<Option<Ready>>,
+    /// Of a loop's body that is one function: what that is told, and its number among those of the program.
+    pub(crate) turns: Option<(Turns, usize)>,
 }
 
 impl Ready {
-    /// Of a plan whose buffers are in these places, whose kernels come after `first` others, and which runs `times` times in a step.
+    /// Of a program's plan whose buffers are in these places.
     ///
     /// # Errors
     /// A product that there is no way for, or a buffer of a body that does not fit.
-    pub(crate) fn of(
+    pub(crate) fn of(plan: &Plan, places: Vec<Place>, target: &Target) -> Result<Self, CompilerBug> {
+        Ready::behind(plan, places, (0, &mut 0), 1, target)
+    }
+
+    /// Of a plan whose kernels and loops come after so many others, and which runs `times` times in a step.
+    fn behind(
         plan: &Plan,
         places: Vec<Place>,
-        first: usize,
+        (first, next_loop): (usize, &mut usize),
         times: usize,
         target: &Target,
     ) -> Result<Self, CompilerBug> {
@@ -43,15 +51,17 @@ impl Ready {
         for step in &plan.steps {
             bodies.push(match step {
                 Step::Loop(step) => {
-                    let code =
-                        Ready::of(&step.body, Place::of_body(&step.body)?, next, times.saturating_mul(step.n), target)?;
+                    let turns = Turns::of(step, next).map(|turns| (turns, *next_loop));
+                    *next_loop += usize::from(turns.is_some());
+                    let (places, times) = (Place::of_body(&step.body)?, times.saturating_mul(step.n));
+                    let body = Ready::behind(&step.body, places, (next, &mut *next_loop), times, target)?;
                     next += n_kernels(&step.body);
-                    Some(code)
+                    Some(Ready { turns, ..body })
                 }
                 _ => None,
             });
         }
-        Ok(Ready { first, layouts, products, places, bodies })
+        Ok(Ready { first, layouts, products, places, bodies, turns: None })
     }
 
     /// Bytes of panels that the products need, on so many threads.
@@ -80,7 +90,7 @@ pub(crate) fn all_kernels(plan: &Plan) -> Vec<&Kernel> {
     kernels
 }
 
-fn n_kernels(plan: &Plan) -> usize {
+pub(crate) fn n_kernels(plan: &Plan) -> usize {
     plan.kernels.len() + bodies(plan).map(n_kernels).sum::<usize>()
 }
 

@@ -325,3 +325,90 @@ fn plans_and_decisions_show_the_body_once() {
     assert!(n_products(&text) > 1, "{text}");
     assert!(longer.predicted_ns(loops) > 50.0 * program.predicted_ns(loops));
 }
+
+/// How many loops of a program are one function each.
+fn n_whole(graph: &Graph) -> usize {
+    compiled(graph, BackendChoice::Auto).compiled().loops().len()
+}
+
+#[test]
+fn bodies_of_kernels_are_one_function_and_others_are_followed_step_by_step() {
+    type Body = for<'b> fn(&'b GraphBuilder, &Iteration<'b>) -> Made<'b>;
+    fn carried<'b>(next: cotangent_graph::Tensor<'b>) -> Made<'b> {
+        Made { carries: vec![next], outputs: vec![] }
+    }
+    let of = |shape: &[usize], body: Body| {
+        graph(|g| {
+            let x = g.input("x", F32, [[4].as_slice(), shape].concat());
+            let over = Loop::new().carry(g.input("h", F32, shape.to_vec())).slice(x);
+            g.output("h", g.scan("loop", over, body).carries[0]);
+        })
+    };
+    let tanh: Body = |_, i| carried((i.carries[0] + i.slices[0]).tanh());
+    assert_eq!(n_whole(&of(&[], tanh)), 1);
+    assert_eq!(n_whole(&of(&[40, 50], tanh)), 1);
+    let product: Body = |_, i| carried(i.carries[0].matmul(i.slices[0]));
+    assert_eq!(n_whole(&of(&[5, 5], product)), 0);
+    let random: Body = |g, i| carried(i.carries[0] + g.uniform("noise", F32, [5]) * i.slices[0]);
+    assert_eq!(n_whole(&of(&[5], random)), 0);
+    let sorted: Body = |_, i| carried((i.carries[0] + i.slices[0]).cumsum(0));
+    assert_eq!(n_whole(&of(&[5], sorted)), 0);
+    // What a loop around others does is their calls; those are functions.
+    let nested: Body = |g, i| {
+        let over = Loop::new().carry(i.carries[0]).times(3).capture(i.slices[0]);
+        carried(g.scan("inner", over, |_, i| carried((i.carries[0] * i.captures[0]).sin())).carries[0])
+    };
+    let mut next = numbers(9, 4);
+    for (shape, body) in
+        [(vec![], nested), (vec![3], nested), (vec![40, 50], tanh), (vec![5], random), (vec![5, 5], product)]
+    {
+        let graph = of(&shape, body);
+        let mut values = |shape: &[usize]| ndarray::ArrayD::from_shape_simple_fn(shape, &mut next);
+        let (x, h) = (values(&[&[4], &shape[..]].concat()), values(&shape));
+        agree(&graph, &Env::default().with("x", x).with("h", h));
+    }
+    assert_eq!(n_whole(&of(&[3], nested)), 1);
+}
+
+#[test]
+fn loops_in_one_function_carry_keep_swap_and_differentiate_as_the_interpreter_does() {
+    // Sizes of one element, whose code the loop holds, and of more, which it calls; forwards and backwards.
+    for (dtype, size) in [(F32, vec![]), (F64, vec![]), (F32, vec![1]), (F32, vec![3]), (F64, vec![19]), (F32, vec![0])]
+    {
+        for (n, reverse) in [(0, false), (1, true), (2, false), (9, true)] {
+            let source = graph(|g| {
+                let x = g.input("x", dtype, [&[n], &size[..]].concat());
+                let [a, b, c] = ["a", "b", "c"].map(|name| g.input(name, dtype, size.clone()));
+                let count = g.input("count", I64, size.clone());
+                let over = Loop::new().carry(a).carry(b).carry(count).slice(x).capture(c);
+                let made = g.scan("all", if reverse { over.reversed() } else { over }, |_, i| {
+                    let ([a, b, count], x, c) =
+                        ([i.carries[0], i.carries[1], i.carries[2]], i.slices[0], i.captures[0]);
+                    let large = a.gt(x);
+                    let next = (c * b + x).tanh() + large.select(a.sin(), a.pow(x.square()));
+                    // The carries change places, and old ones and new ones are kept.
+                    let count = count * 3 + large.cast(I64);
+                    Made { carries: vec![b, next, count], outputs: vec![a, next * x, large.cast(F32)] }
+                });
+                for (k, value) in made.carries.iter().chain(&made.outputs).enumerate() {
+                    g.output(&format!("y{k}"), *value);
+                }
+                let loss = made.carries[1].sum() + made.outputs[1].square().sum();
+                for (name, value) in ["da", "db", "dc", "dx"].iter().zip(g.grad(loss, &[a, b, c, x])) {
+                    g.output(name, value);
+                }
+            });
+            assert!(n_whole(&source) >= 2, "{}", compiled(&source, BackendChoice::Auto).plan_text());
+            let mut next = numbers(n, 8);
+            let mut values = |shape: &[usize]| {
+                let array = ndarray::ArrayD::from_shape_simple_fn(shape, || next() + 0.75);
+                let data = TensorData::from(array);
+                if dtype == F64 { cotangent_graph::samples::wide_data(&data) } else { data }
+            };
+            let env = Env::default().with("x", values(&[&[n], &size[..]].concat()));
+            let env = ["a", "b", "c"].into_iter().fold(env, |env, name| env.with(name, values(&size)));
+            let count = ndarray::ArrayD::from_elem(size.clone(), 5i64);
+            agree(&source, &env.with("count", count));
+        }
+    }
+}

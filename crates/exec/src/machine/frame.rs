@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::slice;
 
+use cotangent_codegen::LoopFn;
 use cotangent_gemm::Workspace;
 use cotangent_graph::interp::in_iteration;
 use cotangent_graph::{Code, Counters, Diag, Element, Elements, ElementsMut, Loc, NodeId, OpRef, Origin, Type};
@@ -22,6 +23,7 @@ use crate::place::{COUNTERS_BYTES, Place};
 use crate::products::{AnyEngine, Engine};
 use crate::ready::{Ready, bodies};
 use crate::tuning::Turn;
+use crate::turns::{Extra, moves};
 
 /// A plan bound to memory.
 #[derive(Debug)]
@@ -42,6 +44,16 @@ pub(super) struct Frame {
     splits: Vec<Split>,
     /// For each step its body, if it is a loop.
     loops: Vec<Option<Frame>>,
+    /// Of a loop's body: what runs all of its iterations, if that is one function.
+    whole: Option<Whole>,
+}
+
+/// The function that runs all iterations of a loop, and where `pointers` holds the places that the loop's results go to: (place,
+/// number of the result).
+#[derive(Debug)]
+struct Whole {
+    function: LoopFn,
+    results: SmallVec<[(usize, usize); 2]>,
 }
 
 /// How a kernel is divided.
@@ -120,7 +132,7 @@ impl Frame {
             let start = pointers.len();
             for part in 0..n_parts {
                 for (position, buffer) in args.iter().enumerate() {
-                    if matches!(ready.places[buffer.index()], Place::Input(_) | Place::Given) {
+                    if is_patched(&ready.places[buffer.index()]) {
                         patches.push((pointers.len(), buffer.index()));
                     }
                     let row = kept.iter().find(|(k, _)| *k == position);
@@ -137,18 +149,44 @@ impl Frame {
                     let missing = |_: usize, _: &Place| Ok(std::ptr::null_mut());
                     let arena = buffers[step.frame.index()];
                     let mut inner = Frame::new(site, &step.body, ready, arena, &mut { missing })?;
-                    let moves = |buffer: usize| {
-                        let given = step.inputs.iter().any(|given| given.moves && given.to.index() == buffer);
-                        given || step.body.buffers[buffer].home == Home::Output
-                    };
-                    inner.moving = inner.patches.iter().copied().filter(|&(_, buffer)| moves(buffer)).collect();
+                    inner.whole = inner.as_a_whole(site, ready);
+                    let moves = |&(_, buffer): &(usize, usize)| moves(step, BufferId(buffer as u32));
+                    inner.moving = inner.patches.iter().copied().filter(moves).collect();
                     Some(inner)
                 }
                 _ => None,
             });
         }
         let moving = Vec::new();
-        Ok(Frame { counters, constants, buffers, calls, pointers, patches, moving, splits, loops })
+        Ok(Frame { counters, constants, buffers, calls, pointers, patches, moving, splits, loops, whole: None })
+    }
+
+    /// The function that runs all iterations of the loop whose body this is, if there is one and nothing of the body is divided. Then
+    /// what the function needs beside the arguments of kernels joins `pointers`.
+    fn as_a_whole(&mut self, site: &Site<'_>, ready: &Ready) -> Option<Whole> {
+        let (turns, number) = ready.turns.as_ref()?;
+        if self.splits.iter().any(|split| *split != Split::Whole) {
+            return None;
+        }
+        let mut results = SmallVec::new();
+        for extra in &turns.extras {
+            let place = self.pointers.len();
+            self.pointers.push(match *extra {
+                Extra::Buffer(id) => {
+                    if is_patched(&ready.places[id.index()]) {
+                        self.patches.push((place, id.index()));
+                    }
+                    self.buffers[id.index()]
+                }
+                Extra::Result(number) => {
+                    results.push((place, number));
+                    std::ptr::null_mut()
+                }
+                // Read only, and as long there as the program.
+                Extra::Layout(kernel) => ready.layouts[kernel].as_ptr().cast_mut().cast(),
+            });
+        }
+        Some(Whole { function: site.program.compiled.loops()[*number].clone(), results })
     }
 
     /// Takes addresses over that have changed since the last step.
@@ -449,8 +487,7 @@ fn repeat(
     for given in step.inputs.iter().filter(|given| !given.moves) {
         inner.buffers[given.to.index()] = start(given);
     }
-    inner.patch();
-    for i in step.iterations() {
+    let aim = |inner: &mut Frame, i: usize| {
         for given in step.inputs.iter().filter(|given| given.moves) {
             inner.buffers[given.to.index()] = start(given).wrapping_add(i * of(given.to).n_bytes());
         }
@@ -460,6 +497,24 @@ fn repeat(
                 inner.buffers[output.buffer.index()] = place;
             }
         }
+    };
+    if let (Some(whole), Some(first)) = (inner.whole.take(), step.iterations().next()) {
+        aim(inner, first);
+        inner.patch();
+        for &(place, number) in &whole.results {
+            let n_bytes = of(body.outputs[number].buffer).n_bytes();
+            inner.pointers[place] = buffers[step.outputs[number].index()].wrapping_add(first * n_bytes);
+        }
+        // SAFETY: *instructions*; for each kernel *bounds* and that the layouts are theirs, whole, with the pointers of its arguments
+        // (*slices*, *places*), in every iteration (*iterations*), and nothing else runs. Copies go from a buffer of the body to
+        // another or to one around it, of the same elements.
+        unsafe { whole.function.call(&mut inner.pointers, step.n) }
+        inner.whole = Some(whole);
+        return Ok(());
+    }
+    inner.patch();
+    for i in step.iterations() {
+        aim(inner, i);
         for &(pointer, buffer) in &inner.moving {
             inner.pointers[pointer] = inner.buffers[buffer];
         }
@@ -479,6 +534,11 @@ fn repeat(
         }
     }
     Ok(())
+}
+
+/// Whether a buffer's address is known only when a step runs.
+fn is_patched(place: &Place) -> bool {
+    matches!(place, Place::Input(_) | Place::Given)
 }
 
 /// Pointers that the parts of one kernel share.
