@@ -30,6 +30,7 @@
 mod pictures;
 
 use std::fmt;
+use std::panic::resume_unwind;
 use std::thread;
 
 use cotangent_graph::TensorData;
@@ -48,6 +49,9 @@ use crate::table::{Examples, Field};
 const AUGMENT_STREAM: u64 = u64::from_be_bytes(*b"augment\0");
 /// The stream of who is mixed with whom.
 const MIXUP_STREAM: u64 = u64::from_be_bytes(*b"mixup\0\0\0");
+
+/// The largest picture that is made: what becomes of a mistake in a size should be an error before it is a lack of memory.
+const MOST_ELEMENTS: usize = 1 << 30;
 
 /// The random numbers of one example in one epoch.
 pub type Draw = PhiloxRng;
@@ -81,7 +85,8 @@ pub struct Augmented<'a> {
     /// The place of the field of pictures.
     at: usize,
     seed: u64,
-    changes: Vec<Box<dyn Augment>>,
+    /// Changes, and the shapes of what they make.
+    changes: Vec<(Box<dyn Augment>, [usize; 3])>,
     /// The shapes before and after the changes.
     given: [usize; 3],
     made: [usize; 3],
@@ -131,9 +136,14 @@ impl<'a> Augmented<'a> {
     /// # Errors
     /// [`DataError::Mismatch`] if its settings have no meaning, for pictures of this shape.
     pub fn then(mut self, change: impl Augment + 'static) -> Result<Self, DataError> {
-        self.made =
-            change.shape(self.made).map_err(|(required, got)| mismatch("augmentation of pictures", required, got))?;
-        self.changes.push(Box::new(change));
+        let refused = |(required, got)| mismatch("augmentation of pictures", required, got);
+        let made = change.shape(self.made).map_err(refused)?;
+        let size = made.iter().try_fold(1usize, |size, &extent| size.checked_mul(extent));
+        if size.is_none_or(|size| size > MOST_ELEMENTS) {
+            return Err(refused((format!("pictures of at most {MOST_ELEMENTS} elements"), format!("{made:?}"))));
+        }
+        self.made = made;
+        self.changes.push((Box::new(change), made));
         Ok(self)
     }
 
@@ -187,21 +197,29 @@ impl<'a> Augmented<'a> {
                     picture.values.clear();
                     picture.values.extend_from_slice(from);
                     let mut draw = self.draw(AUGMENT_STREAM, epoch, place);
-                    self.changes.iter().for_each(|change| change.apply(&mut picture, &mut draw));
+                    for (change, made) in &self.changes {
+                        change.apply(&mut picture, &mut draw);
+                        if picture.shape != *made || picture.values.len() != size(*made) {
+                            let got = format!("{} elements of shape {:?}", picture.values.len(), picture.shape);
+                            let required = format!("{} elements of shape {made:?}, as its `shape` says", size(*made));
+                            return Err(mismatch("picture that a change made", required, got));
+                        }
+                    }
                     to.copy_from_slice(&picture.values);
                 }
-            });
+                Ok(())
+            })
         };
         let share = places.len().div_ceil(self.n_threads).max(1);
         if share >= places.len() {
-            work(places, rows, &mut result);
+            work(places, rows, &mut result)?;
         } else {
             let parts = places.chunks(share).zip(rows.chunks(share * given)).zip(result.chunks_mut(share * made));
             thread::scope(|scope| {
-                for ((places, from), to) in parts {
-                    scope.spawn(move || work(places, from, to));
-                }
-            });
+                let started: Vec<_> =
+                    parts.map(|((places, from), to)| scope.spawn(move || work(places, from, to))).collect();
+                started.into_iter().try_for_each(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            })?;
         }
         let shape: Vec<usize> = [places.len()].into_iter().chain(self.row_shape()).collect();
         let array = ArrayD::from_shape_vec(IxDyn(&shape), result);

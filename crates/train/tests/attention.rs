@@ -128,9 +128,13 @@ fn array(value: &TensorData) -> ArrayD<f64> {
 #[test]
 fn values_are_those_of_loops() {
     for (dtype, tolerance) in [(F32, 2e-5), (F64, 1e-13)] {
-        for (heads, kv_heads, queries, keys, causal) in
-            [(2, 2, 3, 7, false), (4, 2, 37, 37, true), (3, 1, 1, 70, false), (2, 2, 65, 65, true), (6, 3, 5, 1, false)]
-        {
+        for (heads, kv_heads, queries, keys, causal) in [
+            (2, 2, 3, 7, false),
+            (4, 2, 37, 37, true),
+            (3, 1, 1, 70, false),
+            (2, 2, 192, 192, true),
+            (6, 3, 5, 1, false),
+        ] {
             let mut s = Sampler::new(dtype, 5);
             let (b, d, width) = (2, 5, 3);
             let q = s.float_in(-2.0..2.0, [b, heads, queries, d]);
@@ -155,12 +159,13 @@ fn values_are_those_of_loops() {
     }
 }
 
-/// Elements of `[2, 2, 4, 3]` with those of some keys (and of one batch) replaced.
+/// Elements of `[batch, 2, keys, 3]` with those of some keys of the last example replaced.
 fn with(value: &TensorData, keys: &[usize], by: f64) -> TensorData {
     let mut array = array(value);
+    let last = array.shape()[0] - 1;
     for &key in keys {
         for ((h, c), n) in (0..2).flat_map(|h| (0..3).map(move |c| (h, c))).zip(0..) {
-            array[[1, h, key, c]] = if n % 2 == 0 { by } else { -by };
+            array[[last, h, key, c]] = if n % 2 == 0 { by } else { -by };
         }
     }
     let values: Vec<u64> = array.iter().map(|&v| value.dtype().bits_of_f64(v)).collect();
@@ -242,6 +247,44 @@ fn what_comes_later_changes_nothing_before_it_unless_it_is_not_finite() {
             // Its probability is 0, which a product multiplies all the same: see docs/limits.md.
             false => assert!(values.iter().all(|v| v.is_nan())),
         }
+    }
+}
+
+#[test]
+fn a_causal_mask_leaves_out_later_ranges_of_keys() {
+    let (shape, width) = ([1, 4, 192, 5], 3);
+    let mut s = Sampler::new(F32, 14);
+    let q = s.float_in(-2.0..2.0, shape);
+    let [k, v] = [5, width].map(|n| s.float_in(-2.0..2.0, [1, 2, 192, n]));
+    let dy = s.float_in(-1.0..1.0, [1, 4, 192, width]);
+    let (mask, bias) = (s.bools([1, 1, 1, 192]), s.float_in(-1.0..1.0, [4, 192, 192]));
+    let graph = |causal: bool, more: bool| {
+        program([&q.shape(), &k.shape(), &v.shape()], F32, move |g| {
+            let (how, place) = (Attention::new(), |axis| g.iota(DType::I32, [192, 192], axis));
+            let how = if more { how.bias(g.input("bias", F32, [4, 192, 192])) } else { how };
+            let mask = if more { Some(g.input("mask", Bool, [1, 1, 1, 192])) } else { None };
+            match (causal, mask) {
+                (true, Some(mask)) => how.causal().mask(mask),
+                (true, None) => how.causal(),
+                (false, Some(mask)) => how.mask(mask & place(1).le(place(0)).broadcast_to([1, 1, 192, 192])),
+                (false, None) => how.mask(place(1).le(place(0))),
+            }
+        })
+    };
+    for more in [false, true] {
+        let mut inputs = vec![("q", q.clone()), ("k", k.clone()), ("v", v.clone()), ("dy", dy.clone())];
+        if more {
+            inputs.extend([("mask", mask.clone()), ("bias", bias.clone())]);
+        }
+        let [ranges, whole] = [true, false].map(|causal| run(&graph(causal, more), &inputs));
+        for ((name, a), (_, b)) in ranges.iter().zip(&whole) {
+            close(name, a, &b.to_f64(), 1e-5);
+        }
+        // The last of three ranges is nothing to the first two.
+        inputs[2].1 = with(&v, &[191], f64::NAN);
+        let bad = run(&graph(true, more), &inputs);
+        let early = |y: &TensorData| -> Vec<f64> { y.to_f64().chunks(width).take(128).flatten().copied().collect() };
+        assert_eq!(early(&bad[0].1), early(&ranges[0].1));
     }
 }
 

@@ -40,11 +40,13 @@ impl Picture {
     /// Draws every element from a place between others, bilinearly.
     fn resampled(&mut self, background: f32, mut from: impl FnMut(usize, usize) -> (f32, f32)) {
         let mut last = (usize::MAX, usize::MAX, (0.0, 0.0));
+        // However far outside, it is the background.
+        let [height, width, _] = self.shape.map(|extent| extent as f32 + 1.0);
         self.remade(self.shape, |old, row, column, channel| {
             if (last.0, last.1) != (row, column) {
                 last = (row, column, from(row, column));
             }
-            let (y, x) = last.2;
+            let (y, x) = (last.2.0.clamp(-2.0, height), last.2.1.clamp(-2.0, width));
             let (top, left) = (y.floor(), x.floor());
             let (down, right) = (y - top, x - left);
             let at = |dy: isize, dx: isize| old.at(top as isize + dy, left as isize + dx, channel, background);

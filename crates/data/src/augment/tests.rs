@@ -182,3 +182,54 @@ fn what_has_no_meaning_is_refused() {
     let augmented = Augmented::new(&empty, "x", 1).unwrap().then(Noise::of(1.0)).unwrap().mixup(&["x"]).unwrap();
     augmented.gather(0, &[], &mut Vec::new()).unwrap();
 }
+
+/// A change that does not make what it says.
+struct Cut;
+
+impl Augment for Cut {
+    fn shape(&self, shape: [usize; 3]) -> Result<[usize; 3], (String, String)> {
+        Ok(shape)
+    }
+
+    fn apply(&self, picture: &mut Picture, _: &mut Draw) {
+        picture.values.truncate(3);
+    }
+}
+
+/// A change that says what cannot be.
+struct Endless;
+
+impl Augment for Endless {
+    fn shape(&self, _: [usize; 3]) -> Result<[usize; 3], (String, String)> {
+        Ok([usize::MAX, 2, 1])
+    }
+
+    fn apply(&self, _: &mut Picture, _: &mut Draw) {}
+}
+
+#[test]
+fn a_change_of_ones_own_that_is_wrong_is_an_error() {
+    let set = set(4);
+    for threads in [1, 2] {
+        let augmented = Augmented::new(&set, "x", 1).unwrap().then(Cut).unwrap().then(Flip::vertical(1.0)).unwrap();
+        let error = augmented.threads(threads).gather(0, &[0, 1, 2], &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("3 elements") && error.contains("70 elements"), "{error}");
+    }
+    let error = Augmented::new(&set, "x", 1).unwrap().then(Endless).unwrap_err().to_string();
+    assert!(error.contains("at most"), "{error}");
+}
+
+#[test]
+fn what_lies_very_far_outside_is_background() {
+    let set = set(2);
+    for change in [Elastic::of(f32::MAX, 2), Elastic::of(1e30, usize::MAX)] {
+        let augmented = Augmented::new(&set, "x", 1).unwrap().then(change).unwrap();
+        let mut batch = Vec::new();
+        augmented.gather(0, &[0, 1], &mut batch).unwrap();
+        assert!(batch[0].to_f64().iter().all(|x| x.is_finite()));
+    }
+    let small = Augmented::new(&set, "x", 1).unwrap().then(Rescale::between(1e-45, 1e-45)).unwrap();
+    let mut batch = Vec::new();
+    small.gather(0, &[0], &mut batch).unwrap();
+    assert_eq!(batch[0].to_f64().iter().filter(|x| **x != 0.0).count(), 2, "the middle alone, of two channels");
+}

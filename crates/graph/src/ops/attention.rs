@@ -4,20 +4,23 @@
 //! and strips whose bodies are the same steps; the derivative makes them again. Rows do not depend on each other, so no bit of the value
 //! depends on strips.
 
+mod strips;
+
 use cotangent_scalar::DType;
 use smallvec::{SmallVec, smallvec};
 
+use self::strips::{Strips, ranges, strip_of};
 use crate::attrs::{AttrKind, AttrSpec, Attrs};
 use crate::builder::{GraphBuilder, Tensor};
 use crate::diag::{Code, Diag};
 use crate::eval;
 use crate::op::{Arity, Cotangents, Fault, InferCx, Lower, OpDef, OpTraits, Vjp};
 use crate::ops::activation::DROPOUT;
-use crate::ops::scan::{Loop, Made};
 use crate::samples::{Sample, Sampler};
 use crate::types::{Shape, Type};
 
 /// The extents of an attention's operands.
+#[derive(Clone)]
 struct Extents {
     /// The axes in front of the heads.
     lead: Shape,
@@ -77,7 +80,9 @@ impl Extents {
     }
 }
 
-/// What forward and derivative have in common; equal nodes are one node, so that nothing is made twice.
+/// What forward and derivative have in common, of all queries or of some that follow each other; equal nodes are one node, so that
+/// nothing is made twice.
+#[derive(Clone)]
 struct Parts<'g> {
     extents: Extents,
     /// Queries times the scale.
@@ -113,6 +118,49 @@ impl<'g> Parts<'g> {
         });
         let kept = |x: Tensor<'g>, i: usize| live.map_or(x, |live| live[i].select(x, x.constant_like(0.0)));
         Parts { q: q * attrs.float("scale"), k: kept(k, 0), v: kept(v, 1), extents, live, allowed, bias }
+    }
+
+    /// The ranges that queries are divided into: with a causal mask the later keys are nothing to the earlier ranges. With dropout there
+    /// is one, for the mask of random numbers is one.
+    fn ranges(&self, attrs: &Attrs) -> Vec<Range> {
+        let Extents { queries, keys, .. } = self.extents;
+        let n = match attrs.bool("causal") && attrs.float("p") == 0.0 {
+            true => (2..=RANGES).rev().find(|&n| queries.is_multiple_of(n) && queries / n >= LEAST_RANGE).unwrap_or(1),
+            false => 1,
+        };
+        ranges_of(n, queries, keys)
+    }
+
+    /// What concerns a range of queries.
+    fn of_range(&self, range: Range) -> Self {
+        if (range.from, range.to, range.keys) == (0, self.extents.queries, self.extents.keys) {
+            return self.clone();
+        }
+        let keys = |x: Tensor<'g>| rows(x, 0, range.keys);
+        let scores = |x: Tensor<'g>| {
+            let some = rows(x, range.from, range.to);
+            let mut end = some.shape().to_vec();
+            *end.last_mut().expect("scores have axes") = range.keys;
+            some.slice(&vec![0; end.len()], &end)
+        };
+        Parts {
+            extents: Extents { queries: range.to - range.from, keys: range.keys, ..self.extents.clone() },
+            q: rows(self.q, range.from, range.to),
+            k: keys(self.k),
+            v: keys(self.v),
+            live: self.live.map(|live| live.map(keys)),
+            allowed: self.allowed.map(scores),
+            bias: self.bias.map(scores),
+        }
+    }
+
+    fn value(&self, attrs: &Attrs) -> Tensor<'g> {
+        let value = |range: Range| {
+            let parts = self.of_range(range);
+            let p = dropped(parts.probabilities(), attrs);
+            parts.extents.ungrouped(parts.extents.grouped(p).matmul(parts.v))
+        };
+        joined(&self.ranges(attrs).into_iter().map(value).collect::<Vec<_>>())
     }
 
     /// Softmax of the scores over the keys that a query may see; zeros where it sees none.
@@ -162,38 +210,10 @@ fn some_query<'g>(mask: Tensor<'g>, causal: Option<Tensor<'g>>, extents: &Extent
     seen.reshape(lead.iter().copied().chain([heads / group, keys, 1]).collect::<Shape>())
 }
 
-/// Scores up to which all of them are made at once.
-const MOST_AT_ONCE: usize = 1 << 21;
-/// The most scores of a strip, unless it would be fewer than [`LEAST_ROWS`]: half a MiB of f32, in the caches of any core.
-const MOST_OF_A_STRIP: usize = 1 << 17;
-const LEAST_ROWS: usize = 16;
-/// With a causal mask queries are divided into so many ranges, each of which meets the keys up to its end.
+/// With a causal mask queries are divided into so many ranges, each of which meets the keys up to its end; without strips into fewer
+/// if they would have fewer queries than this.
 const RANGES: usize = 8;
-
-/// The rows of a strip for these extents, or 0 if there are no strips.
-fn strip_of(extents: &Extents, causal: bool) -> usize {
-    let scores = extents.scores().iter().try_fold(1usize, |n, &extent| n.checked_mul(extent));
-    if scores.is_some_and(|n| n <= MOST_AT_ONCE) || extents.keys == 0 {
-        return 0;
-    }
-    let range = extents.queries / ranges(extents.queries, causal);
-    let most = (MOST_OF_A_STRIP / extents.keys).clamp(LEAST_ROWS, range.max(LEAST_ROWS));
-    (LEAST_ROWS / 2..=most).rev().find(|&rows| range.is_multiple_of(rows)).unwrap_or(0)
-}
-
-fn ranges(queries: usize, causal: bool) -> usize {
-    if causal && queries.is_multiple_of(RANGES) { RANGES } else { 1 }
-}
-
-/// Attention by strips.
-struct Strips<'g> {
-    extents: Extents,
-    /// Heads of all examples: queries, keys and values `[n, rows, _]`.
-    operands: [Tensor<'g>; 3],
-    strip: usize,
-    causal: bool,
-    scale: f64,
-}
+const LEAST_RANGE: usize = 64;
 
 /// A range of queries and the keys that it meets.
 #[derive(Clone, Copy)]
@@ -203,150 +223,44 @@ struct Range {
     keys: usize,
 }
 
-impl<'g> Strips<'g> {
-    fn of(inputs: &[Tensor<'g>], attrs: &Attrs) -> Option<Self> {
-        let strip = attrs.size("strip");
-        if strip == 0 {
-            return None;
-        }
-        let extents = Extents::of(&inputs[0].shape(), &inputs[1].shape());
-        let q = Strips::flat(inputs[0]);
-        let [k, v] = [inputs[1], inputs[2]].map(|x| Strips::flat(extents.for_each_head(x)));
-        let (causal, scale) = (attrs.bool("causal"), attrs.float("scale"));
-        Some(Strips { extents, operands: [q, k, v], strip, causal, scale })
-    }
-
-    /// `[.., heads, rows, n]` as `[all heads, rows, n]`.
-    fn flat(x: Tensor<'g>) -> Tensor<'g> {
-        let shape = x.shape();
-        let (heads, last) = shape.split_at(shape.rank() - 2);
-        x.reshape([heads.iter().product(), last[0], last[1]])
-    }
-
-    fn ranges(&self) -> Vec<Range> {
-        let (queries, keys) = (self.extents.queries, self.extents.keys);
-        let n = ranges(queries, self.causal);
-        let range = |i: usize| {
-            let (from, to) = (i * queries / n, (i + 1) * queries / n);
-            Range { from, to, keys: if self.causal { to } else { keys } }
-        };
-        (0..n).map(range).collect()
-    }
-
-    /// A loop over all heads of what a range meets, with further operands `[all heads, queries, _]`.
-    fn heads(&self, range: Range, others: &[Tensor<'g>]) -> Loop<'g> {
-        let [q, k, v] = self.operands;
-        let over = Loop::new().slice(rows(k, 0, range.keys)).slice(rows(v, 0, range.keys));
-        std::iter::once(&q).chain(others).fold(over, |over, &x| over.slice(rows(x, range.from, range.to)))
-    }
-
-    fn value(&self) -> Tensor<'g> {
-        let mut parts = Vec::new();
-        for range in self.ranges() {
-            let strip = self.strip(range);
-            let made = self.builder().scan("heads", self.heads(range, &[]), |g, head| {
-                let over = head.slices.iter().fold(Loop::new(), |over, &x| over.capture(x));
-                let made = g.fori("strips", strip.n, over, |_, number, i| {
-                    let [k, v] = [i.captures[0], i.captures[1]];
-                    let p = strip.probabilities(strip.of(i.captures[2], number), k, number);
-                    Made { carries: Vec::new(), outputs: vec![p.matmul(v)] }
-                });
-                Made { carries: Vec::new(), outputs: made.outputs }
-            });
-            parts.push(made.outputs[0]);
-        }
-        self.joined(&parts)
-    }
-
-    fn cotangents(&self, output: Tensor<'g>, dy: Tensor<'g>) -> [Tensor<'g>; 3] {
-        let others = [dy, (dy * output).sum_keep([dy.rank() - 1])].map(Strips::flat);
-        let (mut of_q, mut of_kv) = (Vec::new(), Vec::new());
-        for range in self.ranges() {
-            let strip = self.strip(range);
-            let made = self.builder().scan("heads", self.heads(range, &others), |g, head| {
-                let [k, v] = [head.slices[0], head.slices[1]];
-                let over = Loop::new().carry(k.constant_like(0.0)).carry(v.constant_like(0.0));
-                let over = head.slices.iter().fold(over, |over, &x| over.capture(x));
-                let made = g.fori("strips", strip.n, over, |_, number, i| {
-                    let [k, v] = [i.captures[0], i.captures[1]];
-                    let [q, dy, mean] = [2, 3, 4].map(|operand| strip.of(i.captures[operand], number));
-                    let p = strip.probabilities(q, k, number);
-                    let mut ds = p * (dy.matmul_with(v, false, true) - mean);
-                    if strip.causal {
-                        ds = strip.seen(number, ds.shape()).select(ds, ds.constant_like(0.0));
-                    }
-                    let dk = i.carries[0] + ds.matmul_with(q * strip.scale, true, false);
-                    let dv = i.carries[1] + p.matmul_with(dy, true, false);
-                    Made { carries: vec![dk, dv], outputs: vec![ds.matmul(k) * strip.scale] }
-                });
-                Made { carries: Vec::new(), outputs: [made.outputs, made.carries].concat() }
-            });
-            of_q.push(made.outputs[0]);
-            of_kv.push([made.outputs[1], made.outputs[2]]);
-        }
-        let total = |which: usize| {
-            let whole = |x: Tensor<'g>| x.pad(&[0; 3], &[0, self.extents.keys - x.dim(1), 0], 0.0);
-            let sum = of_kv.iter().map(|of| whole(of[which])).reduce(|sum, part| sum + part);
-            self.extents.of_kv_heads(sum.unwrap_or_else(|| self.builder().poisoned()))
-        };
-        [self.joined(&of_q), total(0), total(1)]
-    }
-
-    /// What the strips `[all heads, strips, rows, n]` of all ranges made, as queries are.
-    fn joined(&self, parts: &[Tensor<'g>]) -> Tensor<'g> {
-        let rows = |x: &Tensor<'g>| x.reshape([x.dim(0), x.dim(1) * x.dim(2), x.dim(3)]);
-        let parts: Vec<Tensor<'g>> = parts.iter().map(rows).collect();
-        self.extents.ungrouped(if parts.len() == 1 { parts[0] } else { self.builder().concat(&parts, 1) })
-    }
-
-    fn builder(&self) -> &'g GraphBuilder {
-        self.operands[0].builder()
-    }
-
-    fn strip(&self, range: Range) -> Strip {
-        let (rows, n) = (self.strip, (range.to - range.from) / self.strip);
-        Strip { n, rows, from: range.from, causal: self.causal, scale: self.scale }
-    }
+/// `n` equal ranges of queries: one that meets all keys, or several of which each meets the keys up to its end.
+fn ranges_of(n: usize, queries: usize, keys: usize) -> Vec<Range> {
+    let range = |i: usize| {
+        let (from, to) = (i * queries / n, (i + 1) * queries / n);
+        Range { from, to, keys: if n > 1 { to } else { keys } }
+    };
+    (0..n).map(range).collect()
 }
 
-/// The strips of a range of queries.
-#[derive(Clone, Copy)]
-struct Strip {
-    n: usize,
-    rows: usize,
-    /// The range's first query.
-    from: usize,
-    causal: bool,
-    scale: f64,
-}
-
-impl Strip {
-    /// The rows of a strip, of `[rows of the range, n]`. By its number, not as slices of the loop: what a loop makes of slices and
-    /// captures alone leaves it, as one product for all strips.
-    fn of<'g>(self, x: Tensor<'g>, number: Tensor<'g>) -> Tensor<'g> {
-        let start = number * self.rows as i64;
-        x.dynamic_slice(&[start, x.builder().scalar(0, DType::I64)], [self.rows, x.dim(1)])
-    }
-
-    /// Which keys the queries of a strip may see, of the shape of their scores.
-    fn seen<'g>(self, number: Tensor<'g>, scores: Shape) -> Tensor<'g> {
-        let first = (number * self.rows as i64 + self.from as i64).cast(DType::I32);
-        let place = |axis: usize| number.builder().iota(DType::I32, scores.clone(), axis);
-        place(1).le(place(0) + first)
-    }
-
-    fn probabilities<'g>(self, q: Tensor<'g>, k: Tensor<'g>, number: Tensor<'g>) -> Tensor<'g> {
-        let mut scores = (q * self.scale).matmul_with(k, false, true);
-        if self.causal {
-            scores = self.seen(number, scores.shape()).select(scores, scores.constant_like(f64::NEG_INFINITY));
-        }
-        scores.softmax(1)
-    }
-}
-
-/// Rows of `[heads, rows, n]`.
+/// Some of the rows of `[.., rows, n]`.
 fn rows<'g>(x: Tensor<'g>, from: usize, to: usize) -> Tensor<'g> {
-    if (from, to) == (0, x.dim(1)) { x } else { x.slice(&[0, from, 0], &[x.dim(0), to, x.dim(2)]) }
+    let (mut start, mut end, axis) = (vec![0; x.rank()], x.shape().to_vec(), x.rank() - 2);
+    if (from, to) == (0, end[axis]) {
+        return x;
+    }
+    (start[axis], end[axis]) = (from, to);
+    x.slice(&start, &end)
+}
+
+/// The rows `[.., rows, n]` of all ranges.
+fn joined<'g>(parts: &[Tensor<'g>]) -> Tensor<'g> {
+    if let [part] = parts { *part } else { parts[0].builder().concat(parts, parts[0].rank() - 2) }
+}
+
+/// With zeros behind, up to an extent.
+fn padded<'g>(x: Tensor<'g>, axis: usize, extent: usize) -> Tensor<'g> {
+    if x.dim(axis as isize) == extent {
+        return x;
+    }
+    let mut behind = vec![0; x.rank()];
+    behind[axis] = extent - x.dim(axis as isize);
+    x.pad(&vec![0; x.rank()], &behind, 0.0)
+}
+
+/// The sum of `[.., rows, n]` of several ranges, of which the shorter ones lack the last rows.
+fn sum_of_all<'g>(parts: &[Tensor<'g>], n_rows: usize) -> Tensor<'g> {
+    let whole = parts.iter().map(|&part| padded(part, part.rank() - 2, n_rows));
+    whole.reduce(|sum, part| sum + part).unwrap_or_else(|| parts[0])
 }
 
 fn dropped<'g>(x: Tensor<'g>, attrs: &Attrs) -> Tensor<'g> {
@@ -442,24 +356,34 @@ fn vjp<'g>(cx: &crate::op::VjpCx<'g, '_>) -> Cotangents<'g> {
     if let Some(strips) = Strips::of(&cx.inputs, cx.attrs) {
         return strips.cotangents(cx.output, cx.dy).into_iter().map(Some).collect();
     }
-    let parts = Parts::of(&cx.inputs, cx.attrs);
-    let (extents, p) = (&parts.extents, parts.probabilities());
-    let dy = extents.grouped(cx.dy);
-    let dv = extents.grouped(dropped(p, cx.attrs)).matmul_with(dy, true, false);
-    let dp = dropped(extents.ungrouped(dy.matmul_with(parts.v, false, true)), cx.attrs);
+    let whole = Parts::of(&cx.inputs, cx.attrs);
     // Σ p·dp over the keys is dy·y: it is known before the scores' gradients are.
-    let axis = p.rank() - 1;
-    let mean = (cx.dy * cx.output).sum_over([axis]).repeat_along(&p.shape(), [axis]);
-    let mut ds = p * (dp - mean);
-    if let Some(allowed) = parts.allowed {
-        ds = allowed.select(ds, ds.constant_like(0.0));
+    let mean = (cx.dy * cx.output).sum_keep([cx.dy.rank() - 1]);
+    let (mut dq, mut of_scores) = (Vec::new(), Vec::new());
+    let (mut dk, mut dv) = (Vec::new(), Vec::new());
+    for range in whole.ranges(cx.attrs) {
+        let parts = whole.of_range(range);
+        let (extents, p) = (&parts.extents, parts.probabilities());
+        let [dy, mean] = [cx.dy, mean].map(|x| rows(x, range.from, range.to));
+        let dy = extents.grouped(dy);
+        dv.push(extents.grouped(dropped(p, cx.attrs)).matmul_with(dy, true, false));
+        let dp = dropped(extents.ungrouped(dy.matmul_with(parts.v, false, true)), cx.attrs);
+        let mut ds = p * (dp - mean.broadcast_to(p.shape()));
+        if let Some(allowed) = parts.allowed {
+            ds = allowed.select(ds, ds.constant_like(0.0));
+        }
+        let grouped = extents.grouped(ds);
+        dq.push(extents.ungrouped(grouped.matmul(parts.k)) * cx.attrs.float("scale"));
+        dk.push(grouped.matmul_with(extents.grouped(parts.q), true, false));
+        of_scores.push(ds);
     }
-    let of_scores = extents.grouped(ds);
-    let dq = extents.ungrouped(of_scores.matmul(parts.k)) * cx.attrs.float("scale");
-    let dk = of_scores.matmul_with(extents.grouped(parts.q), true, false);
-    let kept = |dx: Tensor<'g>, i: usize| parts.live.map_or(dx, |live| live[i].select(dx, dx.constant_like(0.0)));
-    let mut cotangents: Cotangents<'g> = smallvec![Some(dq), Some(kept(dk, 0)), Some(kept(dv, 1))];
-    cotangents.extend(cx.inputs[3..].iter().map(|x| x.is_float().then_some(ds)));
+    let kept = |dx: Tensor<'g>, i: usize| whole.live.map_or(dx, |live| live[i].select(dx, dx.constant_like(0.0)));
+    let keys = whole.extents.keys;
+    let mut cotangents: Cotangents<'g> =
+        smallvec![Some(joined(&dq)), Some(kept(sum_of_all(&dk, keys), 0)), Some(kept(sum_of_all(&dv, keys), 1))];
+    let padded = |ds: &Tensor<'g>| padded(*ds, ds.rank() - 1, keys);
+    let of_bias = |x: &Tensor<'g>| x.is_float().then(|| joined(&of_scores.iter().map(padded).collect::<Vec<_>>()));
+    cotangents.extend(cx.inputs[3..].iter().map(of_bias));
     cotangents
 }
 
@@ -525,9 +449,7 @@ pub static ATTENTION: OpDef = OpDef {
         if let Some(strips) = Strips::of(&cx.inputs, cx.attrs) {
             return smallvec![strips.value()];
         }
-        let parts = Parts::of(&cx.inputs, cx.attrs);
-        let p = dropped(parts.probabilities(), cx.attrs);
-        smallvec![parts.extents.ungrouped(parts.extents.grouped(p).matmul(parts.v))]
+        smallvec![Parts::of(&cx.inputs, cx.attrs).value(cx.attrs)]
     }),
     samples,
 };
@@ -622,7 +544,8 @@ impl<'g> Tensor<'g> {
             let known = [self, k, bias].iter().all(|x| g.owns(*x)) && self.rank() >= 3 && k.rank() == self.rank();
             let scores = known.then(|| Extents::of(&self.shape(), &k.shape()).scores());
             let fits = scores.filter(|scores| scores.broadcast(&bias.shape()).as_ref() == Some(scores));
-            operands.push(fits.map_or(bias, |scores| bias.broadcast_to(scores)));
+            // Not in a closure: what is made here is made at the caller's line.
+            operands.push(if let Some(scores) = fits { bias.broadcast_to(scores) } else { bias });
         }
         let known = operands.len() == 3 && p == 0.0 && self.rank() >= 3 && k.rank() == self.rank();
         let strip = if known { strip_of(&Extents::of(&self.shape(), &k.shape()), how.causal) } else { 0 };
