@@ -3,7 +3,8 @@
 //! Why it exists: what a net should not look at (where a digit stands, how bright a picture is) can be told to it by examples
 //! that differ in just that. What is changed too far becomes another example: a 6 that is turned around is a 9.
 //!
-//! Pictures are channels last, `[height, width]` or `[height, width, channels]`. What is drawn from beyond a border is the
+//! Pictures are channels last, `[height, width]` or `[height, width, channels]`; a sound, `[samples]`, is a picture of height 1 to
+//! the same changes, and has some of its own. Words are changed by [`Synonyms`]. What is drawn from beyond a border is the
 //! background, 0 unless told otherwise. Promises: what becomes of an example is a function of (seed, epoch, place), whatever
 //! the batch and the number of threads; with the same examples, bit for bit.
 //!
@@ -28,6 +29,8 @@
 //! ```
 
 mod pictures;
+mod sounds;
+mod words;
 
 use std::fmt;
 use std::panic::resume_unwind;
@@ -40,7 +43,11 @@ use cotangent_scalar::{DType, plain};
 use ndarray::{ArrayD, IxDyn};
 use rand::RngExt;
 
-pub use self::pictures::{Brightness, Contrast, Crop, Cutout, Elastic, Flip, Noise, Rescale, Rotate, Shift};
+pub use self::pictures::{
+    Brightness, Contrast, Crop, Cutout, Elastic, Flip, Lens, Noise, Palette, Rescale, Rotate, Shift,
+};
+pub use self::sounds::{Pitch, TimeShift};
+pub use self::words::Synonyms;
 use crate::DataError;
 use crate::batches::Order;
 use crate::table::{Examples, Field};
@@ -90,7 +97,8 @@ pub struct Augmented<'a> {
     /// The shapes before and after the changes.
     given: [usize; 3],
     made: [usize; 3],
-    has_channels: bool,
+    /// Axes of a row: 1 of sounds, 2 or 3 of pictures.
+    rank: usize,
     /// The places of the fields that are mixed.
     mixed: Vec<usize>,
     n_threads: usize,
@@ -107,7 +115,7 @@ fn mismatch(of: &str, required: impl Into<String>, got: impl Into<String>) -> Da
         of: of.to_owned(),
         required: required.into(),
         got: got.into(),
-        fix: "pictures are f32, [n, height, width] or [n, height, width, channels]".to_owned(),
+        fix: "pictures are f32, [n, height, width] or [n, height, width, channels], sounds [n, samples], words ids of i64".to_owned(),
     }
 }
 
@@ -119,16 +127,17 @@ impl<'a> Augmented<'a> {
     pub fn new(set: &'a dyn Examples, field: &str, seed: u64) -> Result<Self, DataError> {
         let fields = set.fields();
         let at = position(&fields, field)?;
-        let (given, has_channels) = match (&fields[at].shape[..], fields[at].dtype) {
-            (&[height, width], DType::F32) => ([height, width, 1], false),
-            (&[height, width, channels], DType::F32) => ([height, width, channels], true),
+        let (given, rank) = match (&fields[at].shape[..], fields[at].dtype) {
+            (&[samples], DType::F32) => ([1, samples, 1], 1),
+            (&[height, width], DType::F32) => ([height, width, 1], 2),
+            (&[height, width, channels], DType::F32) => ([height, width, channels], 3),
             (shape, dtype) => {
                 let of = format!("field `{}` to augment", plain(field));
-                return Err(mismatch(&of, "pictures of f32", format!("{dtype} rows of shape {shape:?}")));
+                return Err(mismatch(&of, "pictures or sounds of f32", format!("{dtype} rows of shape {shape:?}")));
             }
         };
         let (changes, mixed) = (Vec::new(), Vec::new());
-        Ok(Augmented { set, at, seed, changes, given, made: given, has_channels, mixed, n_threads: 1 })
+        Ok(Augmented { set, at, seed, changes, given, made: given, rank, mixed, n_threads: 1 })
     }
 
     /// Makes another change, after those before.
@@ -172,7 +181,7 @@ impl<'a> Augmented<'a> {
     }
 
     fn draw(&self, stream: u64, epoch: u64, place: usize) -> Draw {
-        PhiloxRng::new(self.seed, stream.wrapping_add(epoch << 40).wrapping_add(place as u64))
+        drawn_for(self.seed, stream, epoch, place)
     }
 
     /// The rows at places, with their pictures changed, and not mixed.
@@ -230,8 +239,16 @@ impl<'a> Augmented<'a> {
 
     /// The shape of a row of pictures.
     fn row_shape(&self) -> Vec<usize> {
-        self.made[..if self.has_channels { 3 } else { 2 }].to_vec()
+        match self.rank {
+            1 => vec![self.made[1]],
+            rank => self.made[..rank].to_vec(),
+        }
     }
+}
+
+/// The random numbers of an example in an epoch.
+fn drawn_for(seed: u64, stream: u64, epoch: u64, place: usize) -> Draw {
+    PhiloxRng::new(seed, stream.wrapping_add(epoch << 40).wrapping_add(place as u64))
 }
 
 fn position(fields: &[Field], name: &str) -> Result<usize, DataError> {

@@ -8,16 +8,16 @@ use rand::RngExt;
 
 use super::{Augment, Draw, Picture};
 
-type Shaped = Result<[usize; 3], (String, String)>;
+pub(super) type Shaped = Result<[usize; 3], (String, String)>;
 
 /// The shape as it is, if a setting is in a range.
-fn kept(shape: [usize; 3], what: &str, value: f32, is_fine: bool) -> Shaped {
+pub(super) fn kept(shape: [usize; 3], what: &str, value: f32, is_fine: bool) -> Shaped {
     if is_fine { Ok(shape) } else { Err((what.to_owned(), value.to_string())) }
 }
 
 impl Picture {
     /// Makes another picture of this one: of a shape, where the element at (row, column, channel) comes from `f`.
-    fn remade(&mut self, shape: [usize; 3], mut f: impl FnMut(&Picture, usize, usize, usize) -> f32) {
+    pub(super) fn remade(&mut self, shape: [usize; 3], mut f: impl FnMut(&Picture, usize, usize, usize) -> f32) {
         let mut spare = mem::take(&mut self.spare);
         spare.clear();
         spare.reserve(shape.iter().product());
@@ -329,6 +329,66 @@ impl Augment for Contrast {
         let factor = self.least + (self.most - self.least) * draw.random::<f32>();
         let mean = picture.values.iter().sum::<f32>() / picture.values.len() as f32;
         picture.values.iter_mut().for_each(|value| *value = mean + factor * (*value - mean));
+    }
+}
+
+/// Changes the palette: each channel is multiplied by a factor of its own and moved by a number of its own, as light of another
+/// color and another film do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Palette {
+    most: f32,
+}
+
+impl Palette {
+    /// Factors of `1 - most` to `1 + most`, numbers of half that size.
+    pub fn by(most: f32) -> Self {
+        Palette { most }
+    }
+}
+
+impl Augment for Palette {
+    fn shape(&self, shape: [usize; 3]) -> Shaped {
+        kept(shape, "a change from 0 to 1", self.most, (0.0..=1.0).contains(&self.most))
+    }
+
+    fn apply(&self, picture: &mut Picture, draw: &mut Draw) {
+        let mut drawn = || (2.0 * draw.random::<f32>() - 1.0) * self.most;
+        let channels: Vec<(f32, f32)> = (0..picture.shape[2]).map(|_| (1.0 + drawn(), 0.5 * drawn())).collect();
+        for place in picture.values.chunks_mut(channels.len().max(1)) {
+            place.iter_mut().zip(&channels).for_each(|(value, (factor, number))| *value = *value * factor + number);
+        }
+    }
+}
+
+/// Distorts pictures as a lens does: what is seen at a distance r from the middle, of 1 in the corners, comes from `r · (1 + k · r²)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lens {
+    least: f32,
+    most: f32,
+}
+
+impl Lens {
+    /// A strength k between these two: above 0 a barrel, below 0 a pincushion, which from -1/3 on would fold.
+    pub fn between(least: f32, most: f32) -> Self {
+        Lens { least, most }
+    }
+}
+
+impl Augment for Lens {
+    fn shape(&self, shape: [usize; 3]) -> Shaped {
+        let is_fine = -1.0 / 3.0 < self.least && self.least <= self.most && self.most.is_finite();
+        kept(shape, "two strengths in order, above -1/3", self.least, is_fine)
+    }
+
+    fn apply(&self, picture: &mut Picture, draw: &mut Draw) {
+        let strength = self.least + (self.most - self.least) * draw.random::<f32>();
+        let (y, x) = picture.middle();
+        let corner = (y * y + x * x).max(f32::MIN_POSITIVE);
+        picture.resampled(0.0, |row, column| {
+            let (down, right) = (row as f32 - y, column as f32 - x);
+            let factor = 1.0 + strength * (down * down + right * right) / corner;
+            (y + factor * down, x + factor * right)
+        });
     }
 }
 

@@ -162,8 +162,9 @@ fn what_has_no_meaning_is_refused() {
     let set = set(3);
     let new = || Augmented::new(&set, "x", 1).unwrap();
     assert!(Augmented::new(&set, "z", 1).is_err() && Augmented::new(&set, "place", 1).is_err());
-    let error = Augmented::new(&set, "y", 1).unwrap_err().to_string();
-    assert!(error.contains("pictures of f32") && error.contains("[2]"), "{error}");
+    let films = Table::new().with("x", ndarray::Array5::<f32>::zeros((3, 2, 2, 2, 1))).unwrap();
+    let error = Augmented::new(&films, "x", 1).unwrap_err().to_string();
+    assert!(error.contains("pictures or sounds of f32") && error.contains("[2, 2, 2, 1]"), "{error}");
     for bad in [f32::NAN, -1.0, f32::INFINITY] {
         assert!(new().then(Noise::of(bad)).is_err() && new().then(Brightness::by(bad)).is_err());
         assert!(new().then(Contrast::between(bad, 1.0)).is_err() && new().then(Rescale::between(bad, 1.0)).is_err());
@@ -232,4 +233,115 @@ fn what_lies_very_far_outside_is_background() {
     let mut batch = Vec::new();
     small.gather(0, &[0], &mut batch).unwrap();
     assert_eq!(batch[0].to_f64().iter().filter(|x| **x != 0.0).count(), 2, "the middle alone, of two channels");
+}
+
+#[test]
+fn palettes_change_channels_and_lenses_bend() {
+    let set = set(1);
+    let old = picture(&set, 0);
+    for new in results(&Palette::by(0.5)) {
+        // Each channel is a linear function of what it was.
+        for channel in 0..2 {
+            let pairs: Vec<(f32, f32)> =
+                old.values.iter().zip(&new.values).skip(channel).step_by(2).map(|(a, b)| (*a, *b)).collect();
+            let slope = (pairs[34].1 - pairs[0].1) / (pairs[34].0 - pairs[0].0);
+            assert!((0.5..=1.5).contains(&slope), "{slope}");
+            assert!(pairs.iter().all(|(a, b)| (b - pairs[0].1 - slope * (a - pairs[0].0)).abs() < 1e-3));
+        }
+    }
+    assert_eq!(results(&Palette::by(0.0))[0].values, old.values);
+    assert_eq!(results(&Lens::between(0.0, 0.0))[0].values, old.values);
+    // A barrel shows in the corner what is beyond it: nothing. The middle stays.
+    let middle = |picture: &Picture| picture.at(2, 3, 1, -1.0);
+    for new in results(&Lens::between(0.3, 0.6)) {
+        assert!(new.at(0, 0, 0, -1.0) < old.at(0, 0, 0, -1.0) && middle(&new) == middle(&old));
+    }
+    // A pincushion shows in the corner what is nearer to the middle.
+    for new in results(&Lens::between(-0.3, -0.1)) {
+        assert!(new.at(0, 0, 0, -1.0) > old.at(0, 0, 0, -1.0) && middle(&new) == middle(&old));
+    }
+    for strengths in [(-0.4, 0.0), (0.2, 0.1), (0.0, f32::NAN), (f32::NAN, 0.0)] {
+        assert!(Lens::between(strengths.0, strengths.1).shape([5, 7, 2]).is_err());
+    }
+    assert!(Palette::by(1.5).shape([5, 7, 2]).is_err() && Palette::by(f32::NAN).shape([5, 7, 2]).is_err());
+}
+
+#[test]
+fn sounds_are_moved_and_made_higher() {
+    let n = 512;
+    let wave = |i: usize| libm::sinf(i as f32 * std::f32::consts::TAU / 32.0);
+    let set = Table::new().with("x", Array2::from_shape_fn((3, n), |(_, i)| wave(i))).unwrap();
+    let rows = |augmented: &Augmented<'_>, epoch| {
+        let mut batch = Vec::new();
+        augmented.gather(epoch, &[0, 1, 2], &mut batch).unwrap();
+        let TensorData::F32(x) = &batch[0] else { panic!("f32") };
+        assert_eq!(x.shape(), [3, n]);
+        x.clone()
+    };
+    let shifted = Augmented::new(&set, "x", 1).unwrap().then(TimeShift::by(100)).unwrap();
+    for row in rows(&shifted, 0).outer_iter() {
+        let shift = (-100..=100).find(|shift: &isize| {
+            (0..n as isize).all(|i| {
+                let from = i - shift;
+                let value = if (0..n as isize).contains(&from) { wave(from as usize) } else { 0.0 };
+                row[i as usize] == value
+            })
+        });
+        assert!(shift.is_some());
+    }
+    let crossings = |row: ndarray::ArrayViewD<'_, f32>| {
+        // Per sample, before the silence at the end.
+        let row: Vec<f32> = row.iter().copied().collect();
+        let end = row.iter().rposition(|v| *v != 0.0).unwrap();
+        (1..end).filter(|&i| row[i - 1] < 0.0 && row[i] >= 0.0).count() as f32 / end as f32
+    };
+    let pitched = Augmented::new(&set, "x", 1).unwrap().then(Pitch::by(12.0)).unwrap();
+    let mut seen = Vec::new();
+    for epoch in 0..10 {
+        seen.extend(rows(&pitched, epoch).outer_iter().map(|row| crossings(row) * 32.0));
+    }
+    assert!(seen.iter().all(|f| (0.4..2.2).contains(f)), "{seen:?}");
+    assert!(seen.iter().any(|f| *f < 0.8) && seen.iter().any(|f| *f > 1.3), "{seen:?}");
+    let same = Augmented::new(&set, "x", 1).unwrap().then(Pitch::by(0.0)).unwrap();
+    assert_eq!(rows(&same, 0).as_slice().unwrap()[..n], (0..n).map(wave).collect::<Vec<_>>());
+    assert!(rows(&Augmented::new(&set, "x", 1).unwrap().then(Noise::of(0.1)).unwrap(), 0)[[0, 0]] != 0.0);
+    // What is for sounds is not for pictures, and settings have limits.
+    let refused = |change: &dyn Augment, shape| change.shape(shape).is_err();
+    assert!(refused(&TimeShift::by(3), [5, 7, 1]) && refused(&Pitch::by(1.0), [5, 7, 1]));
+    assert!(
+        refused(&TimeShift::by(7), [1, 7, 1])
+            && refused(&Pitch::by(-1.0), [1, 7, 1])
+            && refused(&Pitch::by(f32::NAN), [1, 7, 1])
+    );
+}
+
+#[test]
+fn words_are_replaced_by_those_of_the_table() {
+    let words = crate::Vocabulary::new(["a", "big", "large", "huge", "dog"]).unwrap();
+    let ids = Array2::from_shape_fn((200, 5), |(_, k)| k as i64);
+    let set = Table::new().with("x", ids).unwrap().with("f", Array1::from_elem(200, 0.5f32)).unwrap();
+    let synonyms = |seed| Synonyms::new(&set, "x", &words, seed).unwrap();
+    let table = "big, large huge\n\n";
+    let changed = synonyms(3).groups(table).unwrap().probability(0.5).unwrap();
+    let rows = |set: &Synonyms<'_>, epoch| {
+        let mut batch = Vec::new();
+        set.gather(epoch, &(0..200).collect::<Vec<_>>(), &mut batch).unwrap();
+        batch[0].to_f64()
+    };
+    let first = rows(&changed, 0);
+    let mut counts = [0; 5];
+    for row in first.chunks(5) {
+        assert!((row[0], row[4]) == (0.0, 4.0) && row[1..4].iter().all(|id| (1.0..=3.0).contains(id)));
+        counts[row[1] as usize] += 1;
+    }
+    assert!((70..130).contains(&counts[1]) && counts[2] > 25 && counts[3] > 25, "{counts:?}");
+    assert_eq!(rows(&changed, 0), first);
+    assert_ne!(rows(&changed, 1), first);
+    let mut one = Vec::new();
+    changed.gather(0, &[17], &mut one).unwrap();
+    assert_eq!(one[0].to_f64(), first[85..90]);
+    let error = synonyms(3).groups("big tiny").unwrap_err().to_string();
+    assert!(error.contains("\"tiny\""), "{error}");
+    assert!(Synonyms::new(&set, "f", &words, 0).is_err() && Synonyms::new(&set, "z", &words, 0).is_err());
+    assert!(synonyms(0).probability(1.5).is_err() && synonyms(0).probability(f32::NAN).is_err());
 }
