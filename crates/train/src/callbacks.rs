@@ -16,6 +16,7 @@ use cotangent_graph::{DType, Diag};
 use crate::TrainError;
 use crate::checkpoint::{put, tensors_of, tensors_under};
 use crate::history::Epoch;
+use crate::statistics::Statistics;
 
 /// Whether training goes on.
 pub type Flow = Result<ControlFlow<()>, TrainError>;
@@ -60,6 +61,8 @@ pub struct Context<'a> {
     pub model: &'a [String],
     /// Whether the call of `fit` goes on with one that was interrupted; what a callback counts goes on then, too.
     pub resumed: bool,
+    /// What layers did in the epoch, if the options ask for it: of steps before the epoch's end, so far.
+    pub statistics: &'a Statistics,
 }
 
 /// Something that is told of steps and epochs. Every method does nothing unless it is written.

@@ -33,6 +33,12 @@ impl Fnv {
     }
 }
 
+impl Fnv {
+    pub(crate) fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 impl fmt::Display for Fnv {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

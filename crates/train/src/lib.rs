@@ -14,6 +14,10 @@
 //! | [`metrics`] | figures that a trainer works out: F1, AUC, perplexity, the user's own; confusion matrix, ensembles |
 //! | [`named`] | tensors by name: fields of a batch, outputs of a model |
 //! | [`objective`] | what is minimized: [`CrossEntropy`], [`BinaryCrossEntropy`], [`MeanSquared`], a function ([`loss()`]), or the user's own |
+//! | [`diagnosis`] | what is wrong with a run, in plain words: data, layers, curves |
+//! | [`statistics`] | what layers do while they are trained, worked out by the compiled program |
+//! | [`search`] | hyper-parameters: random search, successive halving, grids; resumable |
+//! | [`tensorboard`] | event files of a run for TensorBoard |
 //! | [`plot`] | charts as SVG |
 //! | [`workloads`] | named networks, expressions and products, in one table |
 //! | [`bench`](mod@bench) | how a workload is timed, and the report |
@@ -27,6 +31,7 @@ pub mod bench;
 pub mod callbacks;
 pub mod checkpoint;
 pub mod checksum;
+pub mod diagnosis;
 mod error;
 pub mod history;
 pub mod metrics;
@@ -35,12 +40,16 @@ pub mod named;
 pub mod objective;
 pub mod plot;
 mod predictor;
+pub mod search;
+pub mod statistics;
+pub mod tensorboard;
 pub mod trainer;
 pub mod workloads;
 
 pub use callbacks::{Callback, Context, EarlyStopping, Flow, ReduceOnPlateau, Snapshots, Step};
 pub use checkpoint::{Checkpoint, Checkpoints, Load, Loaded};
 pub use checksum::{checksum, checksum_all};
+pub use diagnosis::{Diagnosis, Problem};
 pub use error::TrainError;
 pub use history::{Epoch, History};
 pub use metrics::{Confusion, Ensemble, Metric};
@@ -49,4 +58,7 @@ pub use named::{Named, Net};
 pub use objective::{BinaryCrossEntropy, CrossEntropy, MeanSquared, Objective, WeightedCrossEntropy, loss};
 pub use plot::Plot;
 pub use predictor::Predictor;
-pub use trainer::{Evaluation, NonFinite, Options, Resumed, Trainer};
+pub use search::{Search, Space};
+pub use statistics::Statistics;
+pub use tensorboard::TensorBoard;
+pub use trainer::{Evaluation, NonFinite, Options, Overfit, RateRange, RateTest, Resumed, Trainer};

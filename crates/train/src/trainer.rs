@@ -36,6 +36,8 @@ mod cursor;
 pub(crate) mod evaluate;
 mod feed;
 mod finite;
+mod observed;
+mod probe;
 pub(crate) mod programs;
 mod progress;
 pub(crate) mod task;
@@ -60,6 +62,8 @@ use self::cursor::Cursor;
 use self::feed::each_batch;
 pub use self::finite::NonFinite;
 use self::finite::check_weights;
+use self::observed::Observed;
+pub use self::probe::{Overfit, RateRange, RateTest};
 use self::programs::Programs;
 use self::progress::Progress;
 use self::task::{Mode, Training};
@@ -92,6 +96,9 @@ pub struct Options {
     pub eval_batch_size: usize,
     /// Everything random follows from it.
     pub seed: Seed,
+    /// Of every so many steps of an epoch, from its first on, one also works out what layers do
+    /// ([`statistics`](crate::statistics)); the weights have the same bits with it and without.
+    pub statistics: Option<u64>,
     /// Whether a progress bar is drawn on the standard error, if that is a terminal: examples a second, and the time left.
     /// There is none without the feature `progress`.
     pub progress: bool,
@@ -113,6 +120,7 @@ impl Default for Options {
             non_finite: NonFinite::Refuse,
             eval_batch_size: 256,
             seed: Seed(0),
+            statistics: None,
             progress: true,
             checkpoints: None,
             compiler: Compiler::new(),
@@ -168,6 +176,8 @@ pub struct Trainer<M, L, O> {
     unchecked: Option<Load>,
     /// Parameters, and the states that the model reads at test time.
     model_names: Vec<String>,
+    /// What was seen of the call of `fit` under way.
+    observed: Observed,
 }
 
 impl<M, L, O> fmt::Debug for Trainer<M, L, O> {
@@ -253,6 +263,7 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
             newest: None,
             unchecked: None,
             model_names: Vec::new(),
+            observed: Observed::default(),
         }
     }
 
@@ -291,6 +302,7 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
         if !resumed {
             self.cursor.base = self.cursor.epochs;
             self.cursor.stopped = false;
+            self.observed = Observed::default();
         }
         self.check_resumed(train)?;
         self.prepare_all(train, validation)?;
@@ -333,6 +345,7 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
         let number = self.cursor.epochs + 1;
         let size = self.options.batch_size_in(number);
         self.cursor.begin(train, size, self.options.order)?;
+        self.observed.begin(self.options.statistics, size.min(train.len()));
         let fields = train.fields();
         let places = train.places(self.options.order, self.options.seed.0, self.cursor.epochs)?;
         let epoch = self.cursor.epochs;
@@ -382,6 +395,7 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
         };
         self.cursor.history.push(epoch.clone());
         self.cursor.end_epoch();
+        self.observed.end_epoch();
         let flow = bar.after_epoch(&epoch, || callback.on_epoch(&epoch, &mut self.context(resumed)))?;
         self.cursor.stopped |= flow.is_break();
         self.save(writer)
@@ -390,7 +404,11 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
     /// One step on a batch, or one gradient of several that a step takes the mean of: the loss, `None` if it was passed over.
     fn train_on(&mut self, batch: &[TensorData], n_rows: usize, fields: &[Field]) -> Result<Option<f64>, TrainError> {
         let completes = self.cursor.pending + 1 >= self.programs.task.gradients_per_step();
-        let mode = if completes { Mode::Train } else { Mode::Accumulate };
+        let mode = match completes {
+            true if self.observed.wants(n_rows) => Mode::Observe,
+            true => Mode::Train,
+            false => Mode::Accumulate,
+        };
         let program = self.programs.program(mode, n_rows, fields)?;
         let out = match self.programs.run(&program, batch) {
             Ok(out) => out,
@@ -398,11 +416,18 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
                 if self.options.non_finite == NonFinite::Skip && diag.code == Code::NotFinite =>
             {
                 self.cursor.skipped += n_rows;
+                self.observed.note_not_finite();
                 return Ok(None);
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                if matches!(&error, TrainError::Step(diag) if diag.code == Code::NotFinite) {
+                    self.observed.note_not_finite();
+                }
+                return Err(error);
+            }
         };
         let loss = out.scalar("loss")?;
+        self.observed.note(loss, if mode == Mode::Observe { Some(&out) } else { None })?;
         let has_weight = out.iter().any(|(name, _)| name == "weight");
         let weight = if has_weight { out.scalar("weight")? } else { n_rows as f64 };
         // What no weight is in has no mean.
@@ -510,7 +535,8 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
     }
 
     fn context(&mut self, resumed: bool) -> Context<'_> {
-        Context { store: self.programs.store_mut(), model: &self.model_names, resumed }
+        let statistics = self.observed.statistics();
+        Context { store: self.programs.store_mut(), model: &self.model_names, resumed, statistics }
     }
 
     fn check_weights(&self) -> Result<(), TrainError> {

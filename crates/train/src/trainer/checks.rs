@@ -19,6 +19,7 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
         validation: Option<&dyn Examples>,
     ) -> Result<(), TrainError> {
         check_metrics(&self.programs.task.metrics)?;
+        self.options.statistics.map_or(Ok(0), |every| positive("statistics", every as usize))?;
         let first = self.cursor.epochs + 1;
         let last = first.max(self.until());
         let begun = self.options.batch_sizes.iter().filter(|(from, _)| (first..=last).contains(from));
@@ -29,6 +30,9 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
             let accumulates = self.programs.task.gradients_per_step() > 1;
             for rows in [size.min(train.len()), train.len() % size] {
                 self.prepare(Mode::Train, train, rows)?;
+                if self.options.statistics.is_some() && rows == size.min(train.len()) {
+                    self.prepare(Mode::Observe, train, rows)?;
+                }
                 if accumulates {
                     self.prepare(Mode::Accumulate, train, rows)?;
                 }

@@ -50,6 +50,13 @@ pub(crate) struct Built {
     inputs: Vec<(String, String)>,
 }
 
+impl Built {
+    /// The shapes of the model's outputs.
+    pub(crate) fn outputs(&self) -> &[(String, Shape)] {
+        &self.outputs
+    }
+}
+
 /// A task, and what was compiled of it.
 pub(crate) struct Programs<T> {
     pub(crate) task: T,

@@ -6,6 +6,7 @@ use cotangent_nn::{Minimize, Optimizer, Recipe};
 use crate::metrics::Metric;
 use crate::named::{Named, Net};
 use crate::objective::Objective;
+use crate::statistics;
 
 /// What a program is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,6 +14,8 @@ pub(crate) enum Mode {
     /// Gradients are added up for a step to come.
     Accumulate,
     Train,
+    /// As `Train`, and works statistics out.
+    Observe,
     Evaluate,
     Predict,
 }
@@ -20,7 +23,7 @@ pub(crate) enum Mode {
 impl Mode {
     /// Whether layers behave as in training.
     pub(crate) fn trains(self) -> bool {
-        matches!(self, Mode::Accumulate | Mode::Train)
+        matches!(self, Mode::Accumulate | Mode::Train | Mode::Observe)
     }
 }
 
@@ -70,6 +73,7 @@ impl<M, L, O: Optimizer> Training<M, L, O> {
 impl<M: Net, L: Objective, O: Optimizer> Task for Training<M, L, O> {
     fn build<'g>(&self, g: &'g GraphBuilder, mode: Mode, batch: &Named<'g>) -> Named<'g> {
         let outputs = self.model.outputs(g, batch);
+        let n_nodes = g.with_graph(|graph| graph.nodes().len());
         if mode == Mode::Predict {
             outputs.tensors().into_iter().for_each(|(name, tensor)| g.output(&name, tensor));
             return outputs;
@@ -83,10 +87,13 @@ impl<M: Net, L: Objective, O: Optimizer> Task for Training<M, L, O> {
         let is_ok = g.is_ok();
         match mode {
             Mode::Accumulate => g.accumulate(loss, &self.optimizer),
-            Mode::Train => g.minimize(loss, &self.optimizer),
+            Mode::Train | Mode::Observe => g.minimize(loss, &self.optimizer),
             // A mistake that the loss has reported would be reported again.
             _ if is_ok => self.observe(g, &outputs, batch),
             _ => (),
+        }
+        if mode == Mode::Observe && g.is_ok() {
+            statistics::observe(g, n_nodes, loss, &outputs);
         }
         if is_ok && let Some(weight) = self.objective.weight(&outputs, batch) {
             g.output("weight", weight);
