@@ -9,10 +9,12 @@ use clap::{Args, ValueEnum};
 use cotangent::data::ReadLimits;
 use cotangent::data::npz::NpzArray;
 use cotangent::exec::{Threads, Tuning, Ways};
-use cotangent_train::bench::{BenchOptions, Field, FusionTimes, Protocol, Report, bench, bench_fusions};
+use cotangent_explore::chart;
+use cotangent_train::bench::{BenchOptions, Field, FusionTimes, Protocol, Report, Variant, bench, bench_fusions};
 use cotangent_train::workloads::{Kind, SPECS, What, Workload, names};
 use serde_json::{Map, Value, json};
 
+use crate::opt::write_or_print;
 use crate::program::{Backend, FusionArgs, ReadArgs};
 use crate::{Failure, arrays, print};
 
@@ -23,6 +25,27 @@ enum WhatArg {
     Value,
     /// The sum of the expression, and its gradients
     Gradient,
+}
+
+/// What `--compare` compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CompareArg {
+    /// As it is
+    Fused,
+    /// Without each kind of fusion that it uses
+    Each,
+    /// Nothing fused
+    Unfused,
+}
+
+impl CompareArg {
+    fn variant(self) -> Variant {
+        match self {
+            CompareArg::Fused => Variant::Fused,
+            CompareArg::Each => Variant::Each,
+            CompareArg::Unfused => Variant::Unfused,
+        }
+    }
 }
 
 /// What `bench` takes.
@@ -37,9 +60,12 @@ pub(crate) struct BenchArgs {
     threads: Option<u16>,
     #[command(flatten)]
     fusion: FusionArgs,
-    /// Time it with every kind of fusion, without each kind that it uses, and without any, in turn
-    #[arg(long, conflicts_with = "json")]
-    each_fusion: bool,
+    /// Time it in turn as it is fused, without each kind of fusion that it uses, and without any
+    #[arg(long, value_name = "WHAT,…", value_enum, value_delimiter = ',', conflicts_with = "json")]
+    compare: Vec<CompareArg>,
+    /// --compare: also write the medians to this file, as bars in SVG
+    #[arg(long, value_name = "FILE.svg", requires = "compare")]
+    chart: Option<PathBuf>,
     /// The code generator
     #[arg(long, value_enum, default_value_t)]
     backend: Backend,
@@ -113,8 +139,17 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         arrays: args.load.as_ref().map(|path| load(path, &workload, args.read.limits())).transpose()?,
         seed: args.seed,
     };
-    if args.each_fusion {
-        return print(&fusion_table(&bench_fusions(&workload, &options).map_err(Failure::error)?));
+    if !args.compare.is_empty() {
+        let variants: Vec<Variant> = args.compare.iter().map(|compared| compared.variant()).collect();
+        let rows = bench_fusions(&workload, &options, &variants).map_err(Failure::error)?;
+        if let Some(file) = &args.chart {
+            let bar =
+                |row: &FusionTimes| (fusion_name(row), row.times.median_ms, format!("{:.3} ms", row.times.median_ms));
+            let title = format!("{}: a step, median", args.workload);
+            let bars: Vec<(String, f64, String)> = rows.iter().map(bar).collect();
+            write_or_print(&chart::bars(&title, &bars), Some(file))?;
+        }
+        return print(&fusion_table(&rows));
     }
     let report = bench(&workload, &options).map_err(Failure::error)?;
     // Of a trial that was not over nothing is known.
@@ -184,6 +219,15 @@ fn json_line(report: &Report) -> String {
     format!("{}\n", Value::Object(object))
 }
 
+/// What was forbidden, in words.
+fn fusion_name(row: &FusionTimes) -> String {
+    match row.without.as_deref() {
+        None => "as it is".to_owned(),
+        Some([kind]) => format!("without {kind}"),
+        Some(_) => "nothing fused".to_owned(),
+    }
+}
+
 fn fusion_table(rows: &[FusionTimes]) -> String {
     let mut text = String::new();
     let first = rows.first().map_or(0.0, |row| row.times.median_ms);
@@ -193,11 +237,7 @@ fn fusion_table(rows: &[FusionTimes]) -> String {
         "", "median ms", "against", "min ms", "steps", "moved MiB", "arena MiB"
     );
     for row in rows {
-        let name = match row.without.as_deref() {
-            None => "as it is".to_owned(),
-            Some([kind]) => format!("without {kind}"),
-            Some(_) => "nothing fused".to_owned(),
-        };
+        let name = fusion_name(row);
         let mib = |bytes: f64| bytes / (1024.0 * 1024.0);
         let _ = writeln!(
             text,

@@ -1,54 +1,59 @@
-//! `explore` and `why`: a program on a page to look at, and questions about it.
+//! `explore`, `profile` and `why`: a program on a page to look at, what its steps take, and questions about it.
 
 use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use cotangent_explore::{Inside, QUESTIONS, Question, measured};
+use cotangent_explore::{Inside, MEASURED_STEPS, QUESTIONS, Question, measured};
 
 use crate::opt::write_or_print;
-use crate::program::{Backend, FusionArgs, LimitArgs};
+use crate::program::{LookArgs, ProgramArgs};
 use crate::{Failure, print};
 
 /// What `explore` takes.
 #[derive(Debug, Args)]
 pub(crate) struct ExploreArgs {
-    /// A graph in text form (`-`: the standard input), or the name of a workload: its training step, or with `@N` behind it what its
-    /// network predicts for N examples
-    #[arg(value_name = "FILE|WORKLOAD")]
-    source: String,
+    #[command(flatten)]
+    look: LookArgs,
+    /// Also compute every value once, on random inputs, and show its range, mean and deviation; slow for large programs
+    #[arg(long)]
+    values: bool,
+    /// Also show the code of every kernel: CLIF where Cranelift made it, and the machine code
+    #[arg(long)]
+    code: bool,
+    /// Write the charts into this folder, as SVG, and no page: roofline, memory, and with --measure the timeline of the threads
+    #[arg(long, value_name = "FOLDER", conflicts_with = "output")]
+    svg: Option<PathBuf>,
     /// Write the page to this file instead of the standard output
     #[arg(short, long, value_name = "FILE.html")]
     output: Option<PathBuf>,
+}
+
+/// What `profile` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ProfileArgs {
     #[command(flatten)]
-    fusion: FusionArgs,
-    /// The code generator
-    #[arg(long, value_enum, default_value_t)]
-    backend: Backend,
-    /// Also run it on random inputs and show the time of every step of the plan
-    #[arg(long)]
-    measure: bool,
-    /// Threads to measure with
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    threads: usize,
-    #[command(flatten)]
-    limits: LimitArgs,
+    program: ProgramArgs,
+    /// Threads to run it with
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: u16,
+    /// Steps that are timed
+    #[arg(long, default_value_t = MEASURED_STEPS as u32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Write the last steps to this file, in the trace event format that Perfetto and `chrome://tracing` open
+    #[arg(long, value_name = "FILE.json")]
+    trace: Option<PathBuf>,
 }
 
 /// What `why` takes.
 #[derive(Debug, Args)]
 #[command(after_help = questions_help())]
 pub(crate) struct WhyArgs {
-    /// A graph in text form (`-`: the standard input), or the name of a workload
-    #[arg(value_name = "FILE|WORKLOAD")]
-    source: String,
+    #[command(flatten)]
+    program: ProgramArgs,
     /// What is asked, one of the questions below
     #[arg(value_name = "QUESTION", required = true, num_args = 1..)]
     question: Vec<String>,
-    #[command(flatten)]
-    fusion: FusionArgs,
-    #[command(flatten)]
-    limits: LimitArgs,
 }
 
 fn questions_help() -> String {
@@ -61,18 +66,32 @@ fn questions_help() -> String {
 }
 
 pub(crate) fn explore(args: &ExploreArgs) -> Result<(), Failure> {
-    let graph = args.limits.graph(&args.source)?;
-    let compiler = if args.measure { args.limits.compiler() } else { args.limits.onlooker() };
-    let mut inside = Inside::of(&compiler.backend(args.backend.into()), args.fusion.choices()?, &graph)?;
-    if args.measure {
-        inside.measured = Some(measured(&inside.program, args.threads).map_err(Failure::error)?);
+    let LookArgs { program, measure, threads } = &args.look;
+    let mut inside = Inside::of(&program.compiler(*measure)?, &program.graph()?)?;
+    if *measure {
+        inside.measured = Some(measured(&inside.program, *threads, MEASURED_STEPS).map_err(Failure::error)?);
     }
+    if let Some(folder) = &args.svg {
+        return inside.charts().iter().try_for_each(|(name, svg)| write_or_print(svg, Some(&folder.join(name))));
+    }
+    if args.values {
+        inside.compute_values().map_err(Failure::error)?;
+    }
+    inside.with_code = args.code;
     write_or_print(&inside.page(), args.output.as_deref())
+}
+
+pub(crate) fn profile(args: &ProfileArgs) -> Result<(), Failure> {
+    let program = args.program.compiler(true)?.compile(&args.program.graph()?)?;
+    let measured = measured(&program, args.threads.into(), args.steps as usize).map_err(Failure::error)?;
+    if let Some(file) = &args.trace {
+        write_or_print(&measured.trace(&program), Some(file))?;
+    }
+    print(&measured.table(&program))
 }
 
 pub(crate) fn why(args: &WhyArgs) -> Result<(), Failure> {
     let question = Question::of(&args.question).map_err(Failure::Usage)?;
-    let graph = args.limits.graph(&args.source)?;
-    let inside = Inside::of(&args.limits.onlooker(), args.fusion.choices()?, &graph)?;
+    let inside = Inside::of(&args.program.compiler(false)?, &args.program.graph()?)?;
     print(&inside.why(&question).map_err(Failure::error)?)
 }

@@ -7,6 +7,7 @@
 
 mod arrays;
 mod bench;
+mod calibrate;
 mod check;
 mod failure;
 mod inside;
@@ -41,6 +42,8 @@ struct Cli {
 enum Command {
     /// Time a workload: every step by itself, after a warm-up
     Bench(bench::BenchArgs),
+    /// Measure what things cost on this machine, for predictions and rooflines
+    Calibrate(calibrate::CalibrateArgs),
     /// Check the gradient of a graph against central differences
     Check(check::CheckArgs),
     /// Draw a program in Graphviz form
@@ -53,6 +56,8 @@ enum Command {
     Ops(show::OpsArgs),
     /// Print a graph after the passes, in text form
     Opt(opt::OptArgs),
+    /// Tell what every step of a program takes, and how near that is to what the machine can do
+    Profile(inside::ProfileArgs),
     /// Make a graph that fails small, such that it still fails
     Reduce(reduce::ReduceArgs),
     /// Run a graph on arrays
@@ -81,12 +86,14 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let command = || match &cli.command {
         Command::Bench(args) => bench::run(args),
+        Command::Calibrate(args) => calibrate::run(args),
         Command::Check(args) => check::check(args),
         Command::Dot(args) => show::dot(args),
         Command::Explain(args) => show::explain(args),
         Command::Explore(args) => inside::explore(args),
         Command::Ops(args) => show::ops(args),
         Command::Opt(args) => opt::opt(args),
+        Command::Profile(args) => inside::profile(args),
         Command::Reduce(args) => reduce::reduce(args),
         Command::Run(args) => run::run(args),
         Command::Why(args) => inside::why(args),

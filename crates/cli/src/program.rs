@@ -4,17 +4,19 @@
 //! A file that is called like a workload is reached as `./name`.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use cotangent::data::reading::{read_file_or_pipe, read_stream};
 use cotangent::data::{DataError, ReadLimits};
+use cotangent::exec::Target;
 use cotangent::graph::diag::nearest;
 use cotangent::graph::text::parse;
 use cotangent::graph::{Graph, Limits, Registry};
 use cotangent::passes::PassOptions;
 use cotangent::prelude::{BackendChoice, Choice, Compiler, Fusion, Fusions};
+use cotangent::scalar::plain;
 use cotangent_train::workloads::{Workload, names};
 
 use crate::Failure;
@@ -130,6 +132,78 @@ impl LimitArgs {
     pub(crate) fn pass_options(&self) -> PassOptions {
         PassOptions { reproducer: Some(REPRODUCER.into()), limits: self.limits(), ..PassOptions::default() }
     }
+}
+
+/// A machine that is not this one, or this one as it was measured.
+#[derive(Debug, Args)]
+pub(crate) struct TargetArgs {
+    /// Compile for the machine that this file describes, as `cotangent calibrate` writes it; for this one unless given
+    #[arg(long, value_name = "FILE")]
+    target: Option<PathBuf>,
+}
+
+impl TargetArgs {
+    /// The target, if one is given.
+    pub(crate) fn target(&self) -> Result<Option<Target>, Failure> {
+        let Some(file) = &self.target else { return Ok(None) };
+        let bytes = read_file_or_pipe(file, ReadLimits::default()).map_err(Failure::error)?;
+        let name = plain(&file.display().to_string()).to_string();
+        let text = String::from_utf8(bytes).map_err(|_| Failure::Error(format!("{name}: it is no text in UTF-8")))?;
+        Target::parse(&text).map(Some).map_err(|bad| Failure::Error(format!("{name}: {bad}")))
+    }
+}
+
+/// A program, and what it is compiled for.
+#[derive(Debug, Args)]
+pub(crate) struct ProgramArgs {
+    /// A graph in text form (`-`: the standard input), or the name of a workload: its training step, or with `@N` behind it what its
+    /// network predicts for N examples
+    #[arg(value_name = "FILE|WORKLOAD")]
+    source: String,
+    #[command(flatten)]
+    fusion: FusionArgs,
+    /// The code generator
+    #[arg(long, value_enum, default_value_t)]
+    backend: Backend,
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+impl ProgramArgs {
+    /// The graph.
+    pub(crate) fn graph(&self) -> Result<Graph, Failure> {
+        self.limits.graph(&self.source)
+    }
+
+    /// The choice of fusions.
+    pub(crate) fn fusions(&self) -> Result<Fusions, Failure> {
+        self.fusion.choices()
+    }
+
+    /// The compiler, with everything that was chosen. What is looked at and not run may need more memory than there is.
+    pub(crate) fn compiler(&self, runs: bool) -> Result<Compiler, Failure> {
+        let compiler = if runs { self.limits.compiler() } else { self.limits.onlooker() };
+        let compiler = compiler.backend(self.backend.into()).fuse(self.fusions()?);
+        Ok(match self.target.target()? {
+            Some(target) => compiler.target(target),
+            None => compiler,
+        })
+    }
+}
+
+/// A program that is looked at, and perhaps measured.
+#[derive(Debug, Args)]
+pub(crate) struct LookArgs {
+    #[command(flatten)]
+    pub(crate) program: ProgramArgs,
+    /// Also run it on random inputs and show the time of every step of the plan
+    #[arg(long)]
+    pub(crate) measure: bool,
+    /// Threads to measure with
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) threads: usize,
 }
 
 /// The graph that `source` stands for: a workload's training step, or behind `@` what its network predicts for so many examples

@@ -376,7 +376,8 @@ impl CraneliftBackend {
             .iter()
             .zip(&distinct)
             .map(|(kernel, &number)| {
-                KernelFn::of_module(ids[number], kernel.args.len(), kernel.layout().len(), &memory)
+                let code = (ids[number], stats[number].code_bytes);
+                KernelFn::of_module(code, kernel.args.len(), kernel.layout().len(), &memory)
             })
             .collect();
         let loops = bodies.iter().zip(&loop_ids);

@@ -30,6 +30,7 @@ mod column;
 mod function;
 mod iterate;
 mod lanes;
+mod listing;
 mod memory;
 mod phase;
 mod row;

@@ -45,6 +45,7 @@ impl Drop for JitMemory {
 #[derive(Clone)]
 pub struct KernelFn {
     code: Code,
+    n_bytes: usize,
     n_args: usize,
     layout_len: usize,
     /// Held, not read.
@@ -58,19 +59,36 @@ impl std::fmt::Debug for KernelFn {
 }
 
 impl KernelFn {
-    /// The handle of code that Cranelift made, with the signature of kernels, in a module that `memory` owns.
-    pub(crate) fn of_module(id: FuncId, n_args: usize, layout_len: usize, memory: &Arc<JitMemory>) -> Option<Self> {
+    /// The handle of code of so many bytes, with the signature of kernels, in a module that `memory` owns.
+    pub(crate) fn of_module(
+        (id, n_bytes): (FuncId, usize),
+        n_args: usize,
+        layout_len: usize,
+        memory: &Arc<JitMemory>,
+    ) -> Option<Self> {
         let module = memory.module.lock().ok()?;
         let address = module.as_ref()?.get_finalized_function(id);
         // SAFETY: `backend` declares every function it defines with the signature of `Code`, and the module has
         // finalized this one: `get_finalized_function` panics otherwise.
         let code = unsafe { std::mem::transmute::<*const u8, Code>(address) };
-        Some(KernelFn { code, n_args, layout_len, _memory: memory.clone() })
+        Some(KernelFn { code, n_bytes, n_args, layout_len, _memory: memory.clone() })
+    }
+
+    /// Where the code lies, for tools that look at running programs.
+    pub fn address(&self) -> usize {
+        self.code as usize
+    }
+
+    /// The machine code, constants behind it included.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `backend` hands over the size of the function that it defined; the code is alive because `self` holds its owner,
+        // readable since it is run, and written no more since the module is final.
+        unsafe { std::slice::from_raw_parts(self.address() as *const u8, self.n_bytes) }
     }
 
     /// Whether two handles run the same machine code.
     pub fn same_code(&self, other: &KernelFn) -> bool {
-        self.code as usize == other.code as usize
+        self.address() == other.address()
     }
 
     /// Runs some rows and some of the inner range (`Row` sweeps take whole rows whatever `cols` says).

@@ -76,8 +76,24 @@ pub mod prelude {
 mod pages {
     #[doc = include_str!("../../../README.md")]
     struct Readme;
-    #[doc = include_str!("../../../docs/tour.md")]
-    struct Tour;
+    #[doc = include_str!("../../../docs/tour/graph.md")]
+    struct TourGraph;
+    #[doc = include_str!("../../../docs/tour/derivative.md")]
+    struct TourDerivative;
+    #[doc = include_str!("../../../docs/tour/rules.md")]
+    struct TourRules;
+    #[doc = include_str!("../../../docs/tour/fusion.md")]
+    struct TourFusion;
+    #[doc = include_str!("../../../docs/tour/kernels.md")]
+    struct TourKernels;
+    #[doc = include_str!("../../../docs/tour/memory.md")]
+    struct TourMemory;
+    #[doc = include_str!("../../../docs/tour/threads.md")]
+    struct TourThreads;
+    #[doc = include_str!("../../../docs/tour/loops.md")]
+    struct TourLoops;
+    #[doc = include_str!("../../../docs/tour/training.md")]
+    struct TourTraining;
     #[doc = include_str!("../../../docs/training.md")]
     struct Training;
     #[doc = include_str!("../../../docs/inference.md")]

@@ -105,6 +105,7 @@ pub struct Compiler {
     limits: Option<Limits>,
     memory: Memory,
     reproducer: PathBuf,
+    keep_clif: bool,
 }
 
 impl Default for Compiler {
@@ -126,6 +127,7 @@ impl Compiler {
             limits: None,
             memory: Memory::default(),
             reproducer,
+            keep_clif: false,
         }
     }
 
@@ -205,6 +207,12 @@ impl Compiler {
         self
     }
 
+    /// Keeps the intermediate code of the kernels that Cranelift makes, to be looked at.
+    pub fn keep_clif(mut self, keep: bool) -> Self {
+        self.keep_clif = keep;
+        self
+    }
+
     /// What a graph may grow to: more is `E0116`, in a second or two instead of never. Unless given, those of
     /// [`PassOptions::limits`].
     pub fn limits(mut self, limits: Limits) -> Self {
@@ -273,7 +281,7 @@ impl Compiler {
             return Err(CompilerBug::new("plan", errors.join("\n")).into());
         }
         let planned = start.elapsed();
-        let keep_clif = self.passes.dump.is_some();
+        let keep_clif = self.keep_clif || self.passes.dump.is_some();
         let kernels = all_kernels(&plan);
         let cost = options.cost;
         let (compiled, backend) = CompilerBug::guard("codegen", || {
@@ -284,6 +292,7 @@ impl Compiler {
         let total = start.elapsed();
         let timings = Timings { passes, plan: planned - passes, codegen: total - planned, total };
         let ready = Ready::of(&plan, Place::of_plan(&plan, &interface)?, &cost.target)?;
+        let predicted = cost.step_times(&plan, &|step| ready.product_nanos(&plan, step));
         let executable = Executable {
             id: Identity::new(),
             source: graph.clone(),
@@ -294,6 +303,7 @@ impl Compiler {
             ready,
             interface,
             cost,
+            predicted,
             memory: self.memory,
             timings,
             backend,
@@ -305,6 +315,7 @@ impl Compiler {
                 .dump(dir)
                 .map_err(|error| CompileError::Environment(format!("the dump: {}", plain(&error.to_string()))))?;
         }
+        executable.tell_perf();
         Ok(Arc::new(executable))
     }
 }
@@ -387,6 +398,8 @@ pub struct Executable {
     pub(crate) interface: Interface,
     /// The machine that it was compiled for.
     pub(crate) cost: CostModel,
+    /// For each step of the plan, how long it is predicted to take, in nanoseconds.
+    predicted: Vec<f64>,
     /// What a session may take.
     pub(crate) memory: Memory,
     timings: Timings,
@@ -556,8 +569,7 @@ impl Executable {
 
     /// How long a step of the plan is predicted to take on one thread, in nanoseconds; 0 for one that does not exist.
     pub fn predicted_ns(&self, step: usize) -> f64 {
-        let product = self.ready.product_nanos(&self.plan, step);
-        self.plan.steps.get(step).map_or(0.0, |step| self.cost.step_time(&self.plan, step, product))
+        self.predicted.get(step).copied().unwrap_or(0.0)
     }
 
     /// Which way the matrix product of a step goes, why, and how long that is predicted to take; `None` for a step that is

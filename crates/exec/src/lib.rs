@@ -18,8 +18,10 @@ mod input;
 mod machine;
 mod memory;
 mod needs;
+mod perf;
 mod place;
 mod products;
+mod profile;
 mod ready;
 mod runtime;
 mod session;
@@ -35,6 +37,7 @@ pub use cotangent_kernel::{Choice, Fusion, Fusions};
 
 pub use compile::{CompileError, Compiler, Executable, Timings};
 pub use input::{AsInput, Each, InputId, InputKey, InputView, StepInputs};
+pub use profile::{Profile, Span, Times, Work};
 pub use runtime::{Runtime, Threads};
 pub use session::{Outputs, ProgramId, Session};
 pub use stages::StageView;

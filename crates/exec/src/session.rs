@@ -1,7 +1,6 @@
 //! Sessions: programs, their store and their arenas, step by step.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use cotangent_graph::{Code, Diag, Element, Env, TensorData, Type};
 use ndarray::ArrayViewD;
@@ -31,9 +30,9 @@ pub struct ProgramId {
 pub struct Session {
     id: Identity,
     // Programs hold addresses into the store, so they are declared, and dropped, first.
-    programs: Vec<Machine>,
-    store: Store,
-    runtime: Runtime,
+    pub(crate) programs: Vec<Machine>,
+    pub(crate) store: Store,
+    pub(crate) runtime: Runtime,
     checked: bool,
     tuning: Tuning,
 }
@@ -115,7 +114,7 @@ impl Session {
 
     /// Where a program of this session is.
     #[track_caller]
-    fn position(&self, program: ProgramId) -> Result<usize, Diag> {
+    pub(crate) fn position(&self, program: ProgramId) -> Result<usize, Diag> {
         if program.session == self.id && program.at < self.programs.len() {
             return Ok(program.at);
         }
@@ -261,48 +260,6 @@ impl Session {
     #[track_caller]
     pub fn step<'a>(&mut self, inputs: impl StepInputs<'a>) -> Result<Outputs<'_>, Diag> {
         self.run(self.main(), inputs)
-    }
-
-    /// Runs `n` steps of a program on the same inputs and measures each step of its plan: the median time of each, in plan
-    /// order. These are steps like any other: they update parameters and states. More come first while the
-    /// program still tries which cores and ways are faster.
-    ///
-    /// # Errors
-    /// As [`Session::step`], and `E0308` if the program is of another session.
-    #[track_caller]
-    pub fn profile<'a>(
-        &mut self,
-        program: ProgramId,
-        inputs: impl StepInputs<'a>,
-        n: usize,
-    ) -> Result<Vec<Duration>, Diag> {
-        let at = self.position(program)?;
-        let machine = &mut self.programs[at];
-        let executable = Arc::clone(machine.program());
-        let mut inputs = Inputs::new(&executable, inputs)?;
-        inputs.in_order(&executable)?;
-        let mut times: Vec<Vec<Duration>> = vec![Vec::with_capacity(n.min(1 << 16)); executable.plan.steps.len()];
-        let mut left = n;
-        while left > 0 {
-            let counts = machine.is_settled();
-            left -= usize::from(counts);
-            let mut last = Instant::now();
-            let mut observe = |_: &Machine, s: usize| {
-                let now = Instant::now();
-                if counts {
-                    times[s].push(now - last);
-                }
-                last = now;
-                Ok(())
-            };
-            machine.run(&inputs, self.store.counters(&executable)?, Some(&mut observe))?;
-            self.store.advance(&executable);
-        }
-        let median = |mut t: Vec<Duration>| {
-            t.sort_unstable();
-            t.get(t.len() / 2).copied().unwrap_or_default()
-        };
-        Ok(times.into_iter().map(median).collect())
     }
 
     /// Where infinities or NaNs start in a step with these inputs: the first op, in order of computation, that makes one from

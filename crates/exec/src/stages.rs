@@ -1,9 +1,14 @@
 //! A program at its stages: as text, as Graphviz text, as a picture.
 
+use std::fmt;
+
 use cotangent_graph::dot::{DotOptions, dot};
+use cotangent_graph::notebook::{display, is_drawn};
 use cotangent_graph::picture::svg;
 use cotangent_graph::text::print::{Style, print};
 use cotangent_graph::{Graph, NodeId};
+use cotangent_host::Bytes;
+use cotangent_scalar::plain;
 
 use crate::compile::Executable;
 
@@ -17,6 +22,28 @@ pub enum StageView {
     Optimized,
     /// After the passes, with boxes around what runs in one kernel.
     Fused,
+}
+
+/// A line: what it takes, gives and changes in a step, and how.
+impl fmt::Display for Executable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let figures = self.plan.figures();
+        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let stored = self.stored().map(|(_, ty)| ty.n_bytes()).sum();
+        write!(
+            f,
+            "@{}: {} in, {} out, {} of parameters and states; {} ({}, {}), arena {}, {} code",
+            plain(self.source.name()),
+            count(self.inputs().count(), "input"),
+            count(self.plan.outputs.len(), "result"),
+            Bytes(stored),
+            count(self.plan.steps.len(), "step"),
+            count(figures.n_kernels, "kernel"),
+            count(figures.n_products, "product"),
+            Bytes(figures.arena_bytes),
+            self.backend(),
+        )
+    }
 }
 
 impl Executable {
@@ -42,6 +69,12 @@ impl Executable {
                 (&self.optimized, DotOptions { clusters, ..DotOptions::default() })
             }
         }
+    }
+
+    /// Shows the program in a notebook: its figures, and after the passes as a picture in which what shares a kernel has one color.
+    pub fn evcxr_display(&self) {
+        let picture = is_drawn(&self.optimized).then(|| self.svg(StageView::Fused));
+        print!("{}", display(&format!("{self}\n{}", self.plan_text()), picture.as_deref()));
     }
 
     /// The graph at a stage in text form, with the user's lines as comments.

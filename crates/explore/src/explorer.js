@@ -266,6 +266,11 @@ const panels = {
     add(to, "p", node[TYPE]);
     if (node[ATTRS]) add(to, "p", node[ATTRS]);
     if (node[LINES].length > 0) add(to, "p", `at ${node[LINES].join(", ")}`);
+    const values = data.values && look.stage === FUSED && look.sheet === 0 && data.values[number];
+    if (values) {
+      const [least, mean, most, deviation, zero, wild, n] = values, short = x => x === null ? "none" : Number(x.toPrecision(4));
+      add(to, "p", `${n} elements from ${short(least)} to ${short(most)}, mean ${short(mean)}, deviation ${short(deviation)}; ${zero} are zero, ${wild} infinite or NaN`);
+    }
     const first = data.stages.findIndex(s => s.sheets.some(of => of.nodes.some(other => other[UID] === row[UID])));
     add(to, "p", first === 0 ? "of the source" : `first seen after ${data.stages[first].pass} (stage ${first})${node[RULE] ? `, made by ${node[RULE]}` : ""}`);
     list(to, "operands", row[OPERANDS], n => p => link(p, n));
@@ -310,12 +315,25 @@ const panels = {
     if (data.tried) { add(to, "h3", "ways tried"); add(to, "pre", data.tried); }
   },
 
+  Roofline(to) {
+    const isMeasured = data.threads !== null;
+    add(to, "p", `Each circle is a step, its area the step's share of the time, which is ${isMeasured ? `measured on ${data.threads} thread${data.threads === 1 ? "" : "s"}` : "predicted"}. The lines are what the target allows on one thread. A click leads to the step.`);
+    chart(to, data.roofline);
+  },
+
+  Timeline(to) {
+    if (data.timeline === null) { add(to, "p", "Nothing was measured: `cotangent explore --measure`."); return; }
+    add(to, "p", "One run of the program: above what the caller went through step by step, in the rows below it each thread's shares of steps that are divided.");
+    chart(to, data.timeline);
+  },
+
   Kernels(to) {
     const p = part();
     p.kernels.forEach((text, k) => {
       const callers = p.steps.map((step, s) => step.calls.includes(k) ? s : null).filter(s => s !== null);
       add(to, "p", `called by step ${callers.join(", ")}`);
       add(to, "pre", text);
+      codeOf(to, p.code[k]);
     });
   },
 
@@ -329,27 +347,9 @@ const panels = {
   },
 
   Memory(to) {
-    const p = part(), n = Math.max(1, p.steps.length);
+    const p = part();
     add(to, "p", `arena ${bytes(p.arena)}, without sharing ${bytes(p.figures.unshared)}; most is in use at step ${p.peak.step}: ${bytes(p.peak.bytes)}`);
-    const svg = document.createElementNS(svgSpace(), "svg");
-    svg.setAttribute("class", "memory");
-    svg.setAttribute("viewBox", "0 0 1000 320");
-    svg.setAttribute("preserveAspectRatio", "none");
-    const rect = (x, y, w, h, fill, text) => {
-      const made = document.createElementNS(svgSpace(), "rect");
-      for (const [name, value] of Object.entries({ x, y, width: w, height: h, fill, stroke: "#555555", "stroke-width": 0.3 })) made.setAttribute(name, value);
-      made.appendChild(document.createElementNS(svgSpace(), "title")).textContent = text;
-      svg.appendChild(made);
-    };
-    const live = new Set(p.peak.live);
-    p.buffers.forEach((buffer, b) => {
-      if (buffer.offset === null || buffer.live[1] <= buffer.live[0]) return;
-      const [from, to] = buffer.live, scale = 320 / Math.max(1, p.arena);
-      rect(from * 1000 / n, buffer.offset * scale, (to - from) * 1000 / n, Math.max(0.5, buffer.bytes * scale), live.has(b) ? "#f5b7b1" : "#aed6f1",
-        `b${b} ${buffer.name}: ${buffer.type} = ${bytes(buffer.bytes)}, steps ${from}..${to}`);
-    });
-    rect(p.peak.step * 1000 / n, 0, 1000 / n, 320, "rgba(176, 58, 46, 0.15)", `the peak, step ${p.peak.step}`);
-    to.appendChild(svg);
+    chart(to, p.memory);
     add(to, "p", "From left to right the steps, from top to bottom the arena; alive at the peak: red.", { class: "faint" });
     add(to, "h3", "alive at the peak");
     table(to, ["", "buffer", "size"], p.peak.live.map(b => [`b${b}`, p.buffers[b].name, bytes(p.buffers[b].bytes)]));
@@ -368,11 +368,24 @@ const panels = {
   },
 };
 
-// The name space of SVG elements, asked of one that the parser made: no address stands in this file.
-function svgSpace() {
-  const probe = document.createElement("div");
-  probe.innerHTML = "<svg></svg>";
-  return probe.firstChild.namespaceURI;
+// Who made a kernel's code, and the code, folded.
+function codeOf(to, code) {
+  add(to, "p", `${bytes(code.bytes)} of machine code, ${code.by}`, { class: "faint" });
+  for (const [name, text] of [["CLIF", code.clif], ["machine code", code.listing]]) {
+    if (text === null) continue;
+    const folded = add(to, "details");
+    add(folded, "summary", name);
+    add(folded, "pre", text);
+  }
+}
+
+// A chart that the exporter drew, its text escaped there; a click on a step's mark leads to the step.
+function chart(to, svg) {
+  const made = add(to, "div", undefined, { class: "chart" });
+  made.innerHTML = svg;
+  for (const mark of made.querySelectorAll("[data-step]")) {
+    mark.onclick = () => { show(PLAN, look.sheet); select(Number(mark.dataset.step)); };
+  }
 }
 
 function list(to, title, items, make) {
@@ -397,19 +410,26 @@ function stepLink(s) {
   };
 }
 
+// What a step computes and moves in a second, by the measured time or else by the predicted one.
+function rates(step) {
+  const time = step.measured || step.predicted, giga = amount => (amount / time * 1e-3).toFixed(1);
+  return `${giga(step.flop)} GFLOP/s, ${giga(step.bytes)} GB/s, ${(100 * step.least / time).toFixed(0)} % of the roofline`;
+}
+
 function stepPanel(to) {
   if (look.step === null) { add(to, "p", "Each box is a step of the plan: a kernel, a product with the kernel that finishes it, a loop. Click one; move the slider to see the graph and what each pass did."); return; }
   const p = part(), s = look.step, step = p.steps[s];
   add(to, "h3", `step ${s}`);
   add(to, "p", step.text);
   add(to, "p", `${bytes(step.bytes)}${step.predicted === null ? "" : `, predicted ${micros(step.predicted)}`}${step.measured === null ? "" : `, measured ${micros(step.measured)}`}`);
+  if (step.flop !== undefined) add(to, "p", rates(step));
   if (step.product !== null) add(to, "pre", step.product);
   const members = step.kernel === null ? [step.node] : p.clusters[step.kernel];
   list(to, step.kernel === null ? "node" : `kernel ${step.kernel}`, members.filter(n => n !== null), n => q => link(q, n, FUSED));
   const buffer = b => q => add(q, "span", `b${b} ${p.buffers[b].name}: ${p.buffers[b].type}, ${p.buffers[b].home}`);
   list(to, "reads", step.reads, buffer);
   list(to, "writes", step.writes, buffer);
-  step.calls.forEach(k => add(to, "pre", p.kernels[k]));
+  step.calls.forEach(k => { add(to, "pre", p.kernels[k]); codeOf(to, p.code[k]); });
 }
 
 // Where each uid of a stage is: [sheet, number].
@@ -433,7 +453,7 @@ function show(at, on) {
     look.step = null;
   }
   $("slider").value = at;
-  $("stage").textContent = at === PLAN ? `plan: ${part().steps.length} steps` : `${at} ${stage().pass}: ${sheet().nodes.length} nodes`;
+  $("stage").textContent = at === PLAN ? `plan: ${part().steps.length} steps` : `${at} ${stage().pass}: ${look.sheet === 0 ? `${stage().n_nodes} nodes, ${sheet().nodes.length} of them needed` : `${sheet().nodes.length} nodes`}`;
   const choice = $("sheet");
   choice.replaceChildren();
   sheets.forEach((of, k) => { if (at !== PLAN || partOf(k)) add(choice, "option", k === 0 ? `@${of.name}` : `body @${of.name}`, { value: k }); });

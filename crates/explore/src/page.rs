@@ -14,10 +14,10 @@ use cotangent_scalar::plain;
 use cotangent_scalar::plain::is_hidden;
 use serde_json::{Value, json};
 
-use crate::Inside;
 use crate::find::Part;
 use crate::memory::{Peak, offset};
 use crate::trace::{Sheet, StageOf};
+use crate::{Inside, Statistics, chart};
 
 const PAGE: &str = include_str!("explorer.html");
 const STYLE: &str = include_str!("explorer.css");
@@ -31,16 +31,38 @@ impl Inside {
         PAGE.replacen("/* style */", STYLE, 1).replacen("/* code */", CODE, 1).replacen("/* data */", &data, 1)
     }
 
+    /// The charts of the page as SVG, each with the name of a file.
+    pub fn charts(&self) -> Vec<(&'static str, String)> {
+        let profile = self.measured.as_ref().map(|measured| &measured.profile);
+        let program = self.parts()[0];
+        let mut charts = vec![
+            ("roofline.svg", chart::roofline(&self.program, profile)),
+            ("memory.svg", chart::arena(program.plan, |id| program.buffer_name(id))),
+        ];
+        charts.extend(profile.map(|profile| ("timeline.svg", chart::timeline(&self.program, profile))));
+        charts
+    }
+
     /// What the page shows.
     pub fn data(&self) -> Value {
         let stages: Vec<Value> = self.trace.stages.iter().map(stage).collect();
-        let parts: Vec<Value> = self.parts().iter().map(|part| self.part(part)).collect();
+        // Machine code is numbered through the program and the bodies of its loops, in the order of the parts.
+        let mut first = 0;
+        let mut parts: Vec<Value> = Vec::new();
+        for part in self.parts() {
+            parts.push(self.part(&part, first));
+            first += part.plan.kernels.len();
+        }
         let plan = self.unfused.plan();
         let predicted = |step: usize| self.unfused.predicted_ns(step) * 1e-3;
         let unfused: Vec<Value> =
             plan.steps.iter().enumerate().map(|(s, step)| step_row(plan, step, predicted(s))).collect();
         let measured = self.measured.as_ref();
+        let profile = measured.map(|measured| &measured.profile);
         json!({
+            "roofline": inner(&chart::roofline(&self.program, profile)),
+            "timeline": profile.map(|profile| inner(&chart::timeline(&self.program, profile))),
+            "values": self.values.as_ref().map(|values| values.iter().map(statistics).collect::<Vec<_>>()),
             "name": plain(self.program.source().name()).to_string(),
             "target": self.program.target().to_string(),
             "backend": self.program.backend(),
@@ -48,7 +70,7 @@ impl Inside {
             "stages": stages,
             "parts": parts,
             "unfused": { "steps": unfused, "figures": figures(plan) },
-            "threads": measured.map(|measured| measured.n_threads),
+            "threads": measured.map(|measured| measured.profile.n_threads),
             "tried": measured.map(|measured| measured.tried.as_str()),
         })
     }
@@ -72,8 +94,19 @@ impl Inside {
         rows
     }
 
+    /// What a kernel became: who made its code, how large it is, and in print if that is asked for.
+    fn code(&self, kernel: usize) -> Value {
+        let compiled = self.program.compiled();
+        let stats = compiled.stats(kernel);
+        let shown = |text: Option<String>| text.filter(|_| self.with_code);
+        json!({
+            "by": stats.made_by.to_string(), "bytes": stats.code_bytes,
+            "clif": shown(stats.clif.clone()), "listing": shown(compiled.functions()[kernel].listing()),
+        })
+    }
+
     /// A plan with what was decided on its sheet.
-    fn part(&self, part: &Part<'_>) -> Value {
+    fn part(&self, part: &Part<'_>, first: usize) -> Value {
         let plan = part.plan;
         let number = |id: NodeId| part.sheet.number.get(&id).copied();
         let is_program = part.depth == 0;
@@ -84,7 +117,13 @@ impl Inside {
         for (s, step) in plan.steps.iter().enumerate() {
             let predicted = if is_program { self.program.predicted_ns(s) * 1e-3 } else { f64::NAN };
             let mut row = step_row(plan, step, predicted);
-            row["measured"] = measured.and_then(|m| m.times.get(s)).map(|time| time.as_secs_f64() * 1e6).into();
+            row["measured"] =
+                measured.and_then(|m| m.profile.steps.get(s)).map(|times| times.median.as_secs_f64() * 1e6).into();
+            if is_program {
+                let work = self.program.work(s);
+                row["flop"] = work.flop.into();
+                row["least"] = (work.least_nanos * 1e-3).into();
+            }
             row["product"] = self.program.product_text(s).filter(|_| is_program).into();
             row["node"] = number(plan.step_nodes[s]).into();
             row["kernel"] = kernel_of.get(&plan.step_nodes[s]).copied().into();
@@ -119,12 +158,24 @@ impl Inside {
             "steps": steps,
             "picture": step_picture(plan),
             "kernels": plan.kernels.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "code": (0..plan.kernels.len()).map(|k| self.code(first + k)).collect::<Vec<_>>(),
+            "memory": inner(&chart::arena(plan, |id| part.buffer_name(id))),
             "buffers": buffers(part),
             "arena": plan.arena_bytes,
             "peak": { "step": peak.step, "bytes": peak.n_bytes, "live": peak.live.iter().map(|id| id.0).collect::<Vec<_>>() },
             "figures": figures(plan),
         })
     }
+}
+
+/// A chart to stand in a page, whose parser knows its elements without the address of their name space.
+fn inner(svg: &str) -> String {
+    svg.replacen(" xmlns=\"http://www.w3.org/2000/svg\"", "", 1)
+}
+
+/// The numbers of a value, if it has some; of what is not finite JSON knows nothing.
+fn statistics(of: &Option<Statistics>) -> Value {
+    of.map_or(Value::Null, |s| json!([s.least, s.mean, s.most, s.deviation, s.n_zero, s.n_wild, s.n]))
 }
 
 /// JSON that can stand in a script element: nothing in it ends the element, and no character is invisible.
@@ -146,6 +197,7 @@ fn stage(stage: &StageOf) -> Value {
     let numbers = |uids: &[crate::Uid]| uids.iter().map(|uid| uid.0).collect::<Vec<_>>();
     json!({
         "pass": stage.pass,
+        "n_nodes": stage.sheets[0].graph.n_nodes(),
         "added": numbers(&stage.change.added),
         "removed": numbers(&stage.change.removed),
         "replaced": stage.change.replaced.iter().map(|(old, new)| [old.0, new.0]).collect::<Vec<_>>(),

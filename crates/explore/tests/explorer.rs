@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use cotangent_exec::{Compiler, Fusions};
+use cotangent_exec::Compiler;
 use cotangent_explore::{Inside, measured};
 use cotangent_graph::DType::F32;
 use cotangent_graph::{Graph, build};
@@ -11,7 +11,7 @@ use cotangent_train::workloads::Workload;
 use serde_json::Value;
 
 fn inside(graph: &Graph) -> Inside {
-    Inside::of(&Compiler::new(), Fusions::auto(), graph).unwrap()
+    Inside::of(&Compiler::new(), graph).unwrap()
 }
 
 fn workload(name: &str) -> Inside {
@@ -165,12 +165,55 @@ fn hostile_names_stay_text() {
 #[test]
 fn measured_times_are_beside_predicted_ones() {
     let mut inside = workload("xor");
-    inside.measured = Some(measured(&inside.program, 1).unwrap());
+    inside.measured = Some(measured(&inside.program, 1, 50).unwrap());
     let data = data(&inside.page());
     for step in array(&data["parts"][0], "steps") {
         assert!(step["measured"].as_f64().unwrap() >= 0.0 && step["predicted"].as_f64().unwrap() > 0.0, "{step}");
     }
     assert_eq!(data["threads"], 1);
+    assert!(data["timeline"].as_str().unwrap().contains("data-step=\"0\""));
+    assert_eq!(inside.charts().len(), 3);
+}
+
+/// Values, and machine code of the kernels of the program and of its loops, each beside its own kernel.
+#[test]
+fn values_and_code_are_shown_when_asked_for() {
+    let mut inside = workload("lstm-char");
+    let without = data(&inside.page());
+    assert!(without["values"].is_null() && without["timeline"].is_null());
+    assert!(array(&without["parts"][0], "code").iter().all(|code| code["listing"].is_null()));
+    inside.with_code = true;
+    let with = data(&inside.page());
+    let mut first = 0;
+    for part in array(&with, "parts") {
+        let code = array(part, "code");
+        assert_eq!(code.len(), array(part, "kernels").len());
+        for (k, code) in code.iter().enumerate() {
+            let stats = inside.program.compiled().stats(first + k);
+            assert_eq!(code["bytes"], stats.code_bytes);
+            assert_eq!(code["clif"].is_string(), stats.clif.is_some());
+            if cfg!(target_arch = "x86_64") {
+                assert!(code["listing"].as_str().unwrap().contains("ret"), "{code}");
+            }
+        }
+        first += code.len();
+    }
+    let mut inside = workload("xor");
+    inside.compute_values().unwrap();
+    let data = data(&inside.page());
+    let values = array(&data, "values");
+    assert_eq!(values.len(), inside.trace.last().sheets[0].order.len());
+    assert!(values.iter().any(|value| value[6].as_u64() == Some(1)), "the loss is one number: {values:?}");
+}
+
+/// The last stage has as many nodes as the reports of the passes say.
+#[test]
+fn nodes_are_counted_as_in_reports() {
+    let inside = workload("mlp-s");
+    let (data, reports) = (inside.data(), inside.program.pass_reports());
+    let stages = array(&data, "stages");
+    assert_eq!(stages[stages.len() - 1]["n_nodes"], reports[reports.len() - 1].after);
+    assert_eq!(stages[0]["n_nodes"], reports[0].before);
 }
 
 /// Uses every part of the page as a user does, and says in the title what went wrong.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cotangent_exec::{Compiler, Fusions, Target};
+use cotangent_exec::{Compiler, Target};
 use cotangent_explore::{Inside, Question};
 use cotangent_graph::Registry;
 use cotangent_graph::text::parse;
@@ -31,8 +31,21 @@ fn answers_are_as_expected() {
     check_files("tests/why", "why", |_, input| {
         let (questions, text): (Vec<&str>, Vec<&str>) = input.lines().partition(|line| line.starts_with('?'));
         let graph = parse(&text.join("\n"), "g.ct", &Registry::builtin()).unwrap();
-        let inside = Inside::of(&compiler(), Fusions::auto(), &graph).unwrap();
+        let inside = Inside::of(&compiler(), &graph).unwrap();
         questions.iter().map(|question| format!("{question}\n{}\n", ask(&inside, &question[1..]))).collect()
+    });
+}
+
+/// The same of training steps that are too long to stand in a file: the first line names the workload.
+#[test]
+fn answers_about_workloads_are_as_expected() {
+    check_files("tests/why", "workload", |_, input| {
+        let (name, questions) = input.split_once('\n').unwrap();
+        // Through the text form, so that lines are those of the text and not of the source that builds it.
+        let text = Workload::named(name).unwrap().build().unwrap().to_string();
+        let graph = parse(&text, &format!("{name}.ct"), &Registry::builtin()).unwrap();
+        let inside = Inside::of(&compiler(), &graph).unwrap();
+        questions.lines().map(|question| format!("{question}\n{}\n", ask(&inside, &question[1..]))).collect()
     });
 }
 
@@ -41,7 +54,7 @@ fn answers_are_as_expected() {
 fn every_question_has_an_answer_and_it_stays() {
     for name in ["xor", "mlp-s", "lstm-char"] {
         let graph = Workload::named(name).unwrap().build().unwrap();
-        let [first, second] = [0, 1].map(|_| Inside::of(&compiler(), Fusions::auto(), &graph).unwrap());
+        let [first, second] = [0, 1].map(|_| Inside::of(&compiler(), &graph).unwrap());
         let mut questions = vec!["peak".to_owned()];
         questions.extend(graph.params().filter_map(|(_, node)| Some(format!("gradient {}", node.name()?))));
         questions.extend((0..first.program.plan().buffers.len()).map(|b| format!("copied b{b}")));
@@ -60,7 +73,7 @@ fn every_question_has_an_answer_and_it_stays() {
 #[test]
 fn gradients_lead_to_the_updates() {
     let graph = Workload::named("mlp-s").unwrap().build().unwrap();
-    let inside = Inside::of(&compiler(), Fusions::auto(), &graph).unwrap();
+    let inside = Inside::of(&compiler(), &graph).unwrap();
     for (_, node) in graph.params() {
         let name = node.name().unwrap();
         let answer = ask(&inside, &format!("gradient {name}"));
@@ -71,7 +84,7 @@ fn gradients_lead_to_the_updates() {
 
 #[test]
 fn what_is_not_known_is_met_with_the_nearest() {
-    let inside = Inside::of(&compiler(), Fusions::auto(), &Workload::named("xor").unwrap().build().unwrap()).unwrap();
+    let inside = Inside::of(&compiler(), &Workload::named("xor").unwrap().build().unwrap()).unwrap();
     for (question, expected) in [
         ("fused %9999", "has no node `%9999`; its nodes are %0 to %"),
         ("fused %", "has no node `%`"),
@@ -105,7 +118,7 @@ fn the_pages_answers_are_real() {
     let (_, graph) = commands.split_once("```text\n").unwrap();
     let (graph, _) = graph.split_once("```").unwrap();
     let graph = parse(graph, "step.ct", &Registry::builtin()).unwrap();
-    let inside = Inside::of(&compiler(), Fusions::auto(), &graph).unwrap();
+    let inside = Inside::of(&compiler(), &graph).unwrap();
     const COMMAND: &str = "$ cotangent why step.ct ";
     let (mut written, mut inside_block, mut n_questions) = (String::new(), false, 0);
     for line in page.lines() {

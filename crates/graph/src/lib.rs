@@ -14,6 +14,7 @@ pub mod interp;
 pub mod ir;
 pub mod limits;
 pub mod memory;
+pub mod notebook;
 pub mod number;
 pub mod op;
 pub mod ops;

@@ -8,6 +8,9 @@ use std::sync::OnceLock;
 
 use crate::memory::Bytes;
 
+#[path = "target_text.rs"]
+mod text;
+
 /// An instruction set that there are kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
@@ -96,16 +99,28 @@ pub struct Caches {
 pub struct Costs {
     /// A scalar operation on an element, for each byte of the element: vectors hold fewer of the wide ones.
     pub op_ns: f64,
+    /// A division or a root of an element, for each byte of the element.
+    pub divide_ns: f64,
+    /// What the reduction of a row takes beside its elements.
+    pub row_ns: f64,
     /// An operation of a step that computes one element after the other.
     pub single_ns: f64,
     /// A multiply-add of a matrix product, for each byte of an element.
     pub fma_ns: f64,
-    /// A byte read from or written to a cache.
+    /// A byte read from or written to the first-level cache.
+    pub first_byte_ns: f64,
+    /// A byte read from or written to the second-level cache; what decisions take for all that is near.
     pub near_byte_ns: f64,
+    /// A byte read from or written to the third-level cache.
+    pub third_byte_ns: f64,
     /// A byte read from or written to memory.
     pub far_byte_ns: f64,
     /// What a step takes beside its elements.
     pub step_ns: f64,
+    /// What a step takes more in a program that touches more than stays near: its code and small operands come from afar.
+    pub cold_ns: f64,
+    /// An element that is read or written by itself, because its neighbors lie elsewhere.
+    pub strided_ns: f64,
     /// A call of a kernel that makes one tile of a matrix product.
     pub tile_ns: f64,
     /// A step that is no product is divided between threads if it is taken to last so long, at the next three prices: dearer
@@ -129,32 +144,49 @@ pub struct Costs {
 
 impl Costs {
     /// The times, with their names.
-    fn times(&self) -> [(&'static str, f64); 11] {
+    fn times(&self) -> [(&'static str, f64); N_TIMES] {
+        { *self }.times_mut().map(|(name, value)| (name, *value))
+    }
+
+    fn times_mut(&mut self) -> [(&'static str, &mut f64); N_TIMES] {
         [
-            ("op_ns", self.op_ns),
-            ("single_ns", self.single_ns),
-            ("fma_ns", self.fma_ns),
-            ("near_byte_ns", self.near_byte_ns),
-            ("far_byte_ns", self.far_byte_ns),
-            ("step_ns", self.step_ns),
-            ("tile_ns", self.tile_ns),
-            ("split_ns", self.split_ns),
-            ("split_op_ns", self.split_op_ns),
-            ("split_access_ns", self.split_access_ns),
-            ("split_byte_ns", self.split_byte_ns),
+            ("op_ns", &mut self.op_ns),
+            ("divide_ns", &mut self.divide_ns),
+            ("row_ns", &mut self.row_ns),
+            ("single_ns", &mut self.single_ns),
+            ("fma_ns", &mut self.fma_ns),
+            ("first_byte_ns", &mut self.first_byte_ns),
+            ("near_byte_ns", &mut self.near_byte_ns),
+            ("third_byte_ns", &mut self.third_byte_ns),
+            ("far_byte_ns", &mut self.far_byte_ns),
+            ("step_ns", &mut self.step_ns),
+            ("cold_ns", &mut self.cold_ns),
+            ("strided_ns", &mut self.strided_ns),
+            ("tile_ns", &mut self.tile_ns),
+            ("split_ns", &mut self.split_ns),
+            ("split_op_ns", &mut self.split_op_ns),
+            ("split_access_ns", &mut self.split_access_ns),
+            ("split_byte_ns", &mut self.split_byte_ns),
         ]
     }
 
     /// The numbers of multiply-adds and bytes, with their names.
-    fn counts(&self) -> [(&'static str, usize); 4] {
+    fn counts(&self) -> [(&'static str, usize); N_COUNTS] {
+        { *self }.counts_mut().map(|(name, value)| (name, *value))
+    }
+
+    fn counts_mut(&mut self) -> [(&'static str, &mut usize); N_COUNTS] {
         [
-            ("split_product", self.split_product),
-            ("split_vector", self.split_vector),
-            ("long_piece", self.long_piece),
-            ("stream_bytes", self.stream_bytes),
+            ("split_product", &mut self.split_product),
+            ("split_vector", &mut self.split_vector),
+            ("long_piece", &mut self.long_piece),
+            ("stream_bytes", &mut self.stream_bytes),
         ]
     }
 }
+
+const N_TIMES: usize = 17;
+const N_COUNTS: usize = 4;
 
 /// The variable that names another instruction set than the best.
 const ISA_VARIABLE: &str = "COTANGENT_ISA";
@@ -186,11 +218,17 @@ const USUAL: Caches = Caches { l1: 32 << 10, l2: 1 << 20, l3: 32 << 20, l1_perio
 /// See [`Costs`].
 const FITTED: Costs = Costs {
     op_ns: 0.0075,
+    divide_ns: 0.06,
+    row_ns: 8.0,
     single_ns: 1.0,
     fma_ns: 0.0065,
+    first_byte_ns: 0.008,
     near_byte_ns: 0.015,
+    third_byte_ns: 0.04,
     far_byte_ns: 0.08,
     step_ns: 100.0,
+    cold_ns: 800.0,
+    strided_ns: 0.3,
     tile_ns: 8.0,
     split_ns: 8_000.0,
     split_op_ns: 0.06,
@@ -291,6 +329,32 @@ impl Target {
     /// What things cost.
     pub fn costs(&self) -> &Costs {
         &self.costs
+    }
+
+    /// The same machine with other costs.
+    ///
+    /// # Errors
+    /// As [`Target::new`].
+    pub fn with_costs(self, costs: Costs) -> Result<Target, BadTarget> {
+        Target::new(self.isa, self.caches, self.cores, costs)
+    }
+
+    /// The least nanoseconds of so many operations on elements of so many bytes: two to a multiply-add.
+    pub fn flop_time(&self, flop: f64, element_bytes: usize) -> f64 {
+        0.5 * flop * element_bytes as f64 * self.costs.fma_ns
+    }
+
+    /// What a byte costs where so many bytes stay: in the smallest cache that holds them, or in memory.
+    pub fn byte_ns(&self, n_bytes: u64) -> f64 {
+        let Caches { l1, l2, l3, .. } = self.caches;
+        let Costs { first_byte_ns, near_byte_ns, third_byte_ns, far_byte_ns, .. } = self.costs;
+        let levels = [(l1, first_byte_ns), (l2, near_byte_ns), (l3, third_byte_ns)];
+        levels.into_iter().find(|(size, _)| n_bytes <= *size as u64).map_or(far_byte_ns, |(_, ns)| ns)
+    }
+
+    /// The nanoseconds of reading and writing so many bytes from the smallest cache that holds them, or from memory.
+    pub fn bytes_time(&self, n_bytes: u64) -> f64 {
+        n_bytes as f64 * self.byte_ns(n_bytes)
     }
 }
 

@@ -62,30 +62,41 @@ impl Plan {
 
     /// Bytes that one step reads and writes.
     pub fn step_bytes(&self, step: &Step) -> u64 {
+        self.touched(step).into_iter().map(|(_, n_bytes)| n_bytes).sum()
+    }
+
+    /// The buffers that a step touches, and how many bytes of each it reads and writes. What a step that is not loops touches counts as
+    /// of the largest of its operands.
+    pub(crate) fn touched(&self, step: &Step) -> Vec<(BufferId, u64)> {
         let whole = |id: BufferId| self.buffers[id.index()].n_bytes() as u64;
         match step {
-            Step::Kernel(call) => self.call_bytes(call, None),
+            Step::Kernel(call) => self.touched_by(call, None).collect(),
             Step::Product { factors, dtype, c, .. } => {
                 let operands = match factors {
                     Factors::Matrices { dims, a, b } => {
                         let batch = |view: &MatrixView| if view.batch_stride == 0 { 1 } else { dims.batch };
-                        batch(a) * dims.m * dims.k + batch(b) * dims.k * dims.n
+                        [batch(a) * dims.m * dims.k, batch(b) * dims.k * dims.n]
                     }
-                    Factors::Conv { conv, direction, .. } if conv.is_sound() => conv.operands(*direction).iter().sum(),
-                    Factors::Conv { .. } => 0,
+                    Factors::Conv { conv, direction, .. } if conv.is_sound() => conv.operands(*direction),
+                    Factors::Conv { .. } => [0, 0],
                 };
-                let result = if self.buffers[c.index()].home == Home::Rows { 0 } else { whole(*c) };
-                let finished: u64 = step.calls().map(|call| self.call_bytes(call, Some(*c))).sum();
-                (operands * dtype.size_bytes()) as u64 + result + finished
+                let bytes = operands.map(|n| (n * dtype.size_bytes()) as u64);
+                let mut touched: Vec<(BufferId, u64)> = factors.buffers().into_iter().zip(bytes).collect();
+                if self.buffers[c.index()].home != Home::Rows {
+                    touched.push((*c, whole(*c)));
+                }
+                touched.extend(step.calls().flat_map(|call| self.touched_by(call, Some(*c))));
+                touched
             }
             Step::Op(op) => {
                 let copied =
                     if op.start().is_some_and(|from| !self.in_one_place(from, op.out)) { 2 * whole(op.out) } else { 0 };
-                copied + op.how().map_or(0, |how| how.n_bytes(&op.cx()))
+                let largest = op.operands.iter().map(|(id, _)| *id).max_by_key(|id| whole(*id)).unwrap_or(op.out);
+                vec![(op.out, copied), (largest, op.how().map_or(0, |how| how.n_bytes(&op.cx())))]
             }
-            Step::Loop(step) => step.n_bytes(self),
-            Step::Copy { from, to, .. } => whole(*from) + whole(*to),
-            Step::Check { values, .. } => whole(*values),
+            Step::Loop(step) => vec![(step.frame, step.n_bytes(self))],
+            Step::Copy { from, to, .. } => vec![(*from, whole(*from)), (*to, whole(*to))],
+            Step::Check { values, .. } => vec![(*values, whole(*values))],
         }
     }
 
@@ -98,22 +109,18 @@ impl Plan {
         a == b || offset(a).is_some() && offset(a) == offset(b)
     }
 
-    /// Bytes that a kernel touches; `in_cache` is a buffer that need not be counted.
-    pub(crate) fn call_bytes(&self, call: &KernelCall, in_cache: Option<BufferId>) -> u64 {
+    /// The buffers that a kernel touches, with bytes; `in_cache` is a buffer that need not be counted.
+    fn touched_by(&self, call: &KernelCall, in_cache: Option<BufferId>) -> impl Iterator<Item = (BufferId, u64)> {
         let kernel = &self.kernels[call.kernel];
-        let mut bytes = 0;
-        for (k, (arg, &id)) in kernel.args.iter().zip(&call.args).enumerate() {
-            if Some(id) == in_cache {
-                continue;
-            }
+        let args = kernel.args.iter().zip(&call.args).enumerate();
+        args.filter_map(move |(k, (arg, &id))| {
             let decl = &self.buffers[id.index()];
-            if decl.home == Home::Rows {
-                continue;
+            if Some(id) == in_cache || decl.home == Home::Rows {
+                return None;
             }
             let touched = elements_touched(kernel, k).min(decl.n_elements) * decl.dtype.size_bytes();
-            bytes += touched as u64 * (u64::from(arg.read) + u64::from(arg.written));
-        }
-        bytes
+            Some((id, touched as u64 * (u64::from(arg.read) + u64::from(arg.written))))
+        })
     }
 
     /// The clusters, each with the views, constants and recomputed values that it alone reads; `graph` is the one that was planned.

@@ -16,6 +16,7 @@
 //! parts compute under the default floating-point environment, whatever that of the caller is, or was when the pool was made.
 
 mod cores;
+mod record;
 mod sync;
 
 use std::any::Any;
@@ -30,6 +31,8 @@ use cotangent_host::float::in_default;
 use crate::cores::ThreadNumber;
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, JoinHandle, Mutex, UnsafeCell};
 use crate::sync::{elapsed, mpsc, pause, yield_now};
+
+pub use crate::record::Span;
 
 /// How long an idle worker looks for work before it parks. A model does not wait: it parks after each look that was in vain.
 const SPIN: Duration = if cfg!(loom) { Duration::ZERO } else { Duration::from_micros(50) };
@@ -92,6 +95,8 @@ struct Shared {
     n_threads: AtomicUsize,
     /// There are more threads than cores, so that spinning keeps the others from working.
     oversubscribed: bool,
+    /// When threads worked.
+    recorder: record::Recorder,
 }
 
 // SAFETY: `job` is the only field that is not `Sync` by itself. The caller (exclusive through `Pool::busy`)
@@ -152,6 +157,7 @@ impl Pool {
             panicked: AtomicBool::new(false),
             n_threads: AtomicUsize::new(1),
             oversubscribed: wanted > n_cores,
+            recorder: record::Recorder::default(),
         });
         let mut workers = Vec::with_capacity(wanted - 1);
         for id in 1..wanted {
@@ -188,6 +194,12 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// From now on notes when each thread works on its parts of a run, or no longer; gives what was noted until now, in the order
+    /// of the ends. Runs on one thread are not noted.
+    pub fn record(&self, on: bool) -> Vec<Span> {
+        self.shared.recorder.turn(on)
+    }
+
     /// Calls `f(part)` for every part of `0..n_parts` exactly once and returns when all calls have returned.
     ///
     /// Part `p` runs on thread `p % n_threads`, or on thread 0, the caller, if that is done with its own parts before
@@ -219,12 +231,12 @@ impl Pool {
         if shared.n_parked.0.load(Ordering::SeqCst) > 0 {
             self.wake(n_active);
         }
-        run_parts(shared, f, 0, n_threads, n_parts);
+        run_parts(shared, f, (0, 0), n_threads, n_parts);
         // A worker that sleeps, or whose core is taken, may begin later than this thread could be done with its parts.
         let mut late = false;
         for id in 1..n_active {
             if shared.n_running.0.load(Ordering::Acquire) != 0 && claim(shared, id, number) {
-                run_parts(shared, f, id, n_threads, n_parts);
+                run_parts(shared, f, (id, 0), n_threads, n_parts);
                 shared.n_running.0.fetch_sub(1, Ordering::Relaxed);
                 late = true;
             }
@@ -327,8 +339,9 @@ fn run_inline(n_parts: usize, f: &(dyn Fn(usize) + Sync)) {
     }
 }
 
-/// The parts of one thread; panics are kept for the caller, because unwinding here would free what others use.
-fn run_parts(shared: &Shared, f: &(dyn Fn(usize) + Sync), id: usize, n_threads: usize, n_parts: usize) {
+/// The parts of thread `id`, on thread `by`; panics are kept for the caller, because unwinding here would free what others use.
+fn run_parts(shared: &Shared, f: &(dyn Fn(usize) + Sync), (id, by): (usize, usize), n_threads: usize, n_parts: usize) {
+    let start = shared.recorder.start();
     for part in (id..n_parts).step_by(n_threads) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| in_default(|| f(part)))) {
             let mut first = shared.panic.lock().unwrap_or_else(PoisonError::into_inner);
@@ -340,6 +353,7 @@ fn run_parts(shared: &Shared, f: &(dyn Fn(usize) + Sync), id: usize, n_threads: 
             shared.panicked.store(true, Ordering::Relaxed);
         }
     }
+    shared.recorder.end(by, start);
 }
 
 #[cold]
@@ -389,7 +403,7 @@ fn work(shared: &Shared, id: usize) {
             // SAFETY: the caller is inside `run` until this worker has counted itself out below, so the closure
             // it lent us is alive.
             let f = unsafe { &*job.f };
-            run_parts(shared, f, id, shared.n_threads.load(Ordering::Relaxed), job.n_parts);
+            run_parts(shared, f, (id, id), shared.n_threads.load(Ordering::Relaxed), job.n_parts);
         }
         shared.n_running.0.fetch_sub(1, Ordering::Release);
     }

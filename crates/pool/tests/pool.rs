@@ -213,3 +213,21 @@ fn spin_for(time: Duration) {
         std::hint::spin_loop();
     }
 }
+
+/// While it is asked for, every thread's share of a run is noted, on the thread that did it.
+#[test]
+fn shares_are_noted_while_asked_for() {
+    let pool = Pool::new(2);
+    pool.run(2, &|_| {});
+    assert_eq!(pool.record(true), [], "nobody asked before");
+    let before = std::time::Instant::now();
+    let both = std::sync::Barrier::new(2);
+    pool.run(2, &|_| _ = both.wait());
+    let after = std::time::Instant::now();
+    let mut spans = pool.record(false);
+    spans.sort_by_key(|span| span.thread);
+    assert_eq!(spans.iter().map(|span| span.thread).collect::<Vec<_>>(), [0, 1]);
+    assert!(spans.iter().all(|span| before <= span.start && span.start <= span.end && span.end <= after), "{spans:?}");
+    pool.run(2, &|_| {});
+    assert_eq!(pool.record(false), [], "nobody asks any more");
+}

@@ -19,7 +19,7 @@ use cotangent_exec::{
 use cotangent_graph::Diag;
 use cotangent_nn::product_flops;
 
-pub use self::fusions::{FusionTimes, bench_fusions};
+pub use self::fusions::{FusionTimes, Variant, bench_fusions};
 use crate::TrainError;
 use crate::workloads::{Feed, Kind, What, Workload};
 

@@ -152,12 +152,20 @@ fn what_a_network_predicts_is_a_graph_too() {
 
 #[test]
 fn bench_compares_kinds_of_fusion() {
-    let output = run(&["bench", "-w", "xor", "-t", "1", "--steps", "3", "--each-fusion"]);
-    check_success(&output);
-    let text = String::from_utf8_lossy(&output.stdout);
-    for name in ["as it is", "without epilogue", "without update", "nothing fused"] {
-        assert!(text.lines().any(|line| line.starts_with(name)), "{text}");
+    let chart = Scratch::new("fusions.svg");
+    let args = ["bench", "-w", "xor", "-t", "1", "--steps", "3", "--chart", chart.path(), "--compare"];
+    let names = ["as it is", "without epilogue", "without update", "nothing fused"];
+    for (what, shown) in [("fused,each,unfused", &[0, 1, 2, 3][..]), ("unfused,fused", &[0, 3])] {
+        let output = run(&[&args[..], &[what]].concat());
+        let text = check_success(&output);
+        let picture = std::fs::read_to_string(&chart.0).unwrap();
+        for (k, name) in names.into_iter().enumerate() {
+            assert_eq!(text.lines().any(|line| line.starts_with(name)), shown.contains(&k), "{text}");
+            assert_eq!(picture.contains(name), shown.contains(&k), "{picture}");
+        }
     }
+    check_failure(&run(&["bench", "-w", "xor", "--compare", "fused,unfuse"]), 2, "'unfused'");
+    check_failure(&run(&["bench", "-w", "xor", "--chart", chart.path()]), 2, "--compare");
 }
 
 #[test]

@@ -107,6 +107,40 @@ fn explore_writes_a_page_and_why_answers() {
 }
 
 #[test]
+fn profile_tells_every_step_and_writes_a_trace() {
+    let trace = Scratch::new("trace.json");
+    let output = run(&["profile", "xor", "--threads", "2", "--steps", "3", "--trace", trace.path()]);
+    let table = check_success(&output);
+    assert!(table.contains("roofline") && table.contains("medians of 3 steps"), "{table}");
+    let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&trace.0).unwrap()).unwrap();
+    assert!(written["traceEvents"].as_array().unwrap().len() > 3);
+    check_failure(&run(&["profile", "xor", "--steps", "0"]), 2, "--steps");
+    check_failure(&run(&["profile", "xor", "--threads", "0"]), 2, "--threads");
+    check_failure(&run(&["profile", "xro"]), 1, "did you mean `xor`?");
+    check_failure(&run(&["profile", "xor", "--trace", "no/such/folder/t.json"]), 1, "could not write");
+}
+
+/// A file of a target is what programs are compiled for, and one with a mistake is named with its line.
+#[test]
+fn targets_come_from_files() {
+    let file = Scratch::new("slow.target");
+    let target = cotangent::exec::Target::usual().to_text();
+    std::fs::write(&file.0, target.replace("step_ns = 100", "step_ns = 123456")).unwrap();
+    let output = run(&["explain", "xor", "--target", file.path()]);
+    assert!(check_success(&output).contains("step_ns 123456"));
+    let told = run(&["calibrate", "--report", "xor", "--target", file.path()]);
+    assert_eq!(told.status.code(), Some(0));
+    assert!(text(&told.stdout).contains("within 2.5 times") && text(&told.stderr).contains("GFLOP/s"), "{told:?}");
+    std::fs::write(&file.0, target.replace("cores = 1", "cores = none")).unwrap();
+    check_failure(
+        &run(&["explain", "xor", "--target", file.path()]),
+        1,
+        "line 3 of a target: `cores` must be a whole number",
+    );
+    check_failure(&run(&["explain", "xor", "--target", "no-such.target"]), 1, "no-such.target");
+}
+
+#[test]
 fn check_reports_a_gradient_and_fails_unless_it_is_confirmed() {
     let output = run(&["check", "xor", "--order", "2", "--elements", "3"]);
     let stdout = check_success(&output);

@@ -18,6 +18,22 @@ const N_TURNS: usize = 12;
 /// Such a turn lasts at least this long, and one step.
 const TURN: Duration = Duration::from_millis(50);
 
+/// A choice of fusions that is compared with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// Every kind that the options allow.
+    Fused,
+    /// Without each of the kinds that the fused program uses, one after the other.
+    Each,
+    /// Without any.
+    Unfused,
+}
+
+impl Variant {
+    /// All of them, in the order of a table.
+    pub const ALL: [Variant; 3] = [Variant::Fused, Variant::Each, Variant::Unfused];
+}
+
 /// A program and its figures.
 #[derive(Clone, Debug)]
 pub struct FusionTimes {
@@ -33,29 +49,47 @@ pub struct FusionTimes {
     pub times: StepTimes,
 }
 
-/// Times a workload with every kind of fusion that the options allow, without each of those that it uses, and without any.
+/// Times a workload by the choices of fusions that are asked for, in the order of [`Variant::ALL`].
 /// If the protocol has an exact number of steps, each program gets so many turns of one step.
 ///
 /// # Errors
 /// As [`super::bench`].
-pub fn bench_fusions(workload: &Workload, options: &BenchOptions) -> Result<Vec<FusionTimes>, TrainError> {
+pub fn bench_fusions(
+    workload: &Workload,
+    options: &BenchOptions,
+    variants: &[Variant],
+) -> Result<Vec<FusionTimes>, TrainError> {
     let graph = workload.build()?;
     let compile = |fusions| Compiler::new().fuse(fusions).backend(options.backend).compile(&graph);
     let whole = compile(options.fusions)?;
-    let used = whole.plan().fusions();
+    let mut choices: Vec<(Option<Vec<Fusion>>, Fusions)> = Vec::new();
+    for variant in Variant::ALL.into_iter().filter(|variant| variants.contains(variant)) {
+        match variant {
+            Variant::Fused => choices.push((None, options.fusions)),
+            Variant::Each => {
+                let used = whole.plan().fusions().into_iter();
+                choices.extend(used.map(|kind| (Some(vec![kind]), options.fusions.without(kind))));
+            }
+            Variant::Unfused => choices.push((Some(Fusion::ALL.to_vec()), Fusions::none())),
+        }
+    }
     let runtime = Runtime::new(options.threads);
     let mut session = Session::new(&runtime, whole.clone(), Seed(options.seed))?;
     session.set_tuning(options.tuning.clone());
     if let Some(arrays) = &options.arrays {
         workload.load_params(session.store_mut(), &graph, arrays)?;
     }
-    let mut programs = vec![(None, whole, session.main())];
-    for kind in used {
-        let program = compile(options.fusions.without(kind))?;
-        programs.push((Some(vec![kind]), program.clone(), session.load(program)?));
+    let mut programs = Vec::new();
+    for (without, fusions) in choices {
+        let (program, id) = match without {
+            None => (whole.clone(), session.main()),
+            Some(_) => {
+                let program = compile(fusions)?;
+                (program.clone(), session.load(program)?)
+            }
+        };
+        programs.push((without, program, id));
     }
-    let program = compile(Fusions::none())?;
-    programs.push((Some(Fusion::ALL.to_vec()), program.clone(), session.load(program)?));
     let feeds = workload.batches(&graph, options.arrays.as_ref(), options.seed)?;
     let mut runner = Runner::new(session, feeds);
     let mut times: Vec<Vec<Duration>> = vec![Vec::new(); programs.len()];
