@@ -11,7 +11,7 @@ use smallvec::{SmallVec, smallvec};
 
 use self::strips::{Strips, ranges, strip_of};
 use crate::attrs::{AttrKind, AttrSpec, Attrs};
-use crate::builder::{GraphBuilder, Tensor};
+use crate::builder::Tensor;
 use crate::diag::{Code, Diag};
 use crate::eval;
 use crate::op::{Arity, Cotangents, Fault, InferCx, Lower, OpDef, OpTraits, Vjp};
