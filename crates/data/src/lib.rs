@@ -12,6 +12,7 @@
 //! | [`cifar`] | the two splits of CIFAR-10, pictures in color with channels last |
 //! | [`csv`] | tables of text: typed columns, missing values, categories whose ids stay |
 //! | `images` | folders of pictures, one for each class (feature `images`) |
+//! | `sounds` | sounds in WAV files (feature `sounds`) |
 //! | [`text`] | vocabularies of characters and words; pieces of a long text |
 //! | [`reading`] | paths opened with care: what is no file, what would expand too far |
 //! | [`files`] | files written whole or not at all; folders with one writer |
@@ -41,6 +42,8 @@ pub mod normalize;
 pub mod npz;
 pub mod reading;
 pub mod safetensors;
+#[cfg(feature = "sounds")]
+pub mod sounds;
 pub mod synthetic;
 pub mod table;
 pub mod text;
