@@ -190,13 +190,16 @@ pub fn roofline(program: &Executable, profile: Option<&Profile>) -> String {
         ("third-level cache", costs.third_byte_ns),
         ("memory", costs.far_byte_ns),
     ];
+    let mut label = y.to;
     for (name, ns) in levels {
         let bytes = 1.0 / ns;
         // Where the roof leaves the chart at the bottom, it begins.
         let start = left.max(10f64.powi(y.first) / bytes);
         let end = (peak / bytes).min(right);
         svg.line([x.place(start), y.place(start * bytes), x.place(end), y.place(end * bytes)], "#888888");
-        svg.text(x.place(start) + 4.0, y.place(start * bytes) - 5.0, "start", &format!("{name} {bytes:.0} GB/s"));
+        // Levels that are about as fast have their names below each other.
+        label = f64::max(label + 12.0, y.place(start * bytes) - 5.0);
+        svg.text(x.place(start) + 4.0, label, "start", &format!("{name} {bytes:.0} GB/s"));
     }
     svg.line([x.place((peak * costs.first_byte_ns).max(left)), y.place(peak), x.to, y.place(peak)], "#888888");
     svg.text(x.to, y.place(peak) - 5.0, "end", &format!("multiply-adds {peak:.0} GFLOP/s"));
