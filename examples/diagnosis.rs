@@ -17,7 +17,7 @@ use cotangent::data::Dataset;
 use cotangent::data::synthetic::two_moons;
 use cotangent::prelude::*;
 use cotangent::train::diagnosis::correlated;
-use cotangent::train::{CrossEntropy, Options, Plot, RateRange, Search, Space, Trainer, plot};
+use cotangent::train::{CrossEntropy, Options, Plot, RateRange, Search, Space, TensorBoard, Trainer, plot};
 use ndarray::Array2;
 
 /// What a net of the table below is like.
@@ -114,7 +114,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let curve = test.rates.iter().copied().zip(test.losses.iter().copied());
     let rates = Plot::new("The range test").log_x().x_label("learning rate").y_label("loss").line("smoothed", curve);
     let mut trainer = fresh(0.2);
-    let history = trainer.fit(train, Some(validation))?;
+    let history = trainer.fit_with(train, Some(validation), TensorBoard::new(out.join("events")))?;
     let of = |f: fn(&cotangent::train::Epoch) -> Option<f64>| {
         history.iter().filter_map(|e| Some((e.number as f64, f(e)?))).collect::<Vec<_>>()
     };
