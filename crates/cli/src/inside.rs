@@ -72,6 +72,8 @@ pub(crate) fn explore(args: &ExploreArgs) -> Result<(), Failure> {
         inside.measured = Some(measured(&inside.program, *threads, MEASURED_STEPS).map_err(Failure::error)?);
     }
     if let Some(folder) = &args.svg {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| Failure::error(format!("{}: could not make the folder: {error}", folder.display())))?;
         return inside.charts().iter().try_for_each(|(name, svg)| write_or_print(svg, Some(&folder.join(name))));
     }
     if args.values {

@@ -12,7 +12,8 @@ use crate::plan::{BufferId, Home, OpStep, Plan, Step};
 impl Plan {
     /// Operations on numbers in one step: two for each multiply-add of a product, and those of kernels' bodies for each element.
     pub fn step_flop(&self, step: &Step) -> f64 {
-        let finished: f64 = step.calls().map(|call| kernel_ops(&self.kernels[call.kernel])).sum();
+        // A sum of nothing is -0 otherwise.
+        let finished = step.calls().fold(0.0, |sum, call| sum + kernel_ops(&self.kernels[call.kernel]));
         match step {
             Step::Product { factors, .. } => 2.0 * factors.multiply_adds() as f64 + finished,
             Step::Op(op) => op.how().map_or(0.0, |how| how.n_ops(&op.cx())),
