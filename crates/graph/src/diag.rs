@@ -5,6 +5,7 @@
 //! message contains the values of a tensor beyond the single offending index or label.
 
 use std::any::Any;
+use std::cmp::Reverse;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -132,6 +133,8 @@ codes! {
     OutOfSteps = "E0310";
     /// The program is for a machine whose instruction set this CPU lacks.
     OtherMachine = "E0311";
+    /// A configuration is no TOML, or has a key or value that is not known or out of range, or layers that do not fit.
+    Config = "E0401";
     /// Not supported yet; listed in `docs/limits.md`.
     Unsupported = "E0901";
 }
@@ -359,7 +362,7 @@ impl fmt::Debug for CompilerBug {
 
 impl std::error::Error for CompilerBug {}
 
-/// The known name nearest to a misspelled one, for help texts.
+/// The known name nearest to a misspelled one, for help texts; of equally near ones the one that begins most like it.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |a: &str, b: &str| {
         let b: Vec<char> = b.chars().collect();
@@ -375,6 +378,7 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         }
         row[b.len()]
     };
-    let best = known.into_iter().map(|k| (distance(name, k), k)).min()?;
-    (best.0 <= 1 + name.chars().count() / 3).then_some(best.1)
+    let alike = |known: &str| name.chars().zip(known.chars()).take_while(|(a, b)| a == b).count();
+    let (distance, _, best) = known.into_iter().map(|k| (distance(name, k), Reverse(alike(k)), k)).min()?;
+    (distance <= 1 + name.chars().count() / 3).then_some(best)
 }

@@ -94,6 +94,10 @@ impl Augment for Flip {
         let [height, width, channels] = picture.shape;
         if self.is_horizontal {
             for row in picture.values.chunks_mut(width * channels) {
+                if channels == 1 {
+                    row.reverse();
+                    continue;
+                }
                 for left in 0..width / 2 {
                     let right = width - 1 - left;
                     (0..channels).for_each(|k| row.swap(left * channels + k, right * channels + k));
