@@ -47,9 +47,9 @@ fn about(code: Code) -> About {
         Code::InputType | Code::IndexOutOfRange | Code::StoreMismatch | Code::NoMemory => (BOTH, NO),
         // The line of the op; `find_non_finite` adds those of its operands.
         Code::NotFinite => (BOTH, NO),
-        // About the graph, the compiler or the machine as a whole; about ids, which have no lines.
+        // About the graph, the compiler or the machine as a whole; about ids, which have no lines; about configurations.
         Code::NoOutputs | Code::TooManyNodes | Code::BadVersion | Code::Diverged | Code::Unsupported => (NO, NO),
-        Code::ForeignId | Code::OutOfSteps | Code::OtherMachine => (NO, NO),
+        Code::ForeignId | Code::OutOfSteps | Code::OtherMachine | Code::Config => (NO, NO),
         // About the record of an op, and a graph that was put together node by node.
         Code::BadOp | Code::IllFormed => (NO, NO),
         _ => panic!("{code:?} is a new code: say here what it is about"),

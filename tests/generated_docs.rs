@@ -1,4 +1,5 @@
-//! The generated pages under `docs/` are what the code says: `ops.md` from the registry, `rules.md` from the passes.
+//! The generated pages under `docs/` are what the code says: `ops.md` from the registry, `rules.md` from the passes,
+//! `config.md` from the keys of configurations.
 //!
 //! A page that is out of date fails its test with the lines that differ. `COTANGENT_BLESS=1 cargo test -p cotangent --test
 //! generated_docs` rewrites it. Nothing here looks at how the pages are written, only that they are fresh.
@@ -18,6 +19,11 @@ fn the_op_reference_is_fresh() {
 #[test]
 fn the_rule_reference_is_fresh() {
     check_page("docs/rules.md", &rule_reference());
+}
+
+#[test]
+fn the_configuration_reference_is_fresh() {
+    check_page("docs/config.md", &cotangent_config::reference());
 }
 
 /// Compares a page with what it should be, or rewrites it when asked to.

@@ -12,6 +12,7 @@ mod check;
 mod failure;
 mod inside;
 mod last;
+mod learn;
 mod opt;
 mod program;
 mod reduce;
@@ -52,16 +53,26 @@ enum Command {
     Explain(show::ExplainArgs),
     /// Write a page that shows a program from the graph to its steps, to look at in a browser
     Explore(inside::ExploreArgs),
+    /// Check the gradient of a configuration's loss on its first examples against central differences
+    Gradcheck(learn::GradcheckArgs),
     /// Print the reference of all ops, or of one
     Ops(show::OpsArgs),
     /// Print a graph after the passes, in text form
     Opt(opt::OptArgs),
+    /// Find a learning rate for a configuration: train with a rate that grows, and tell how the loss goes
+    LrFind(learn::LrFindArgs),
+    /// Say what a model makes of rows
+    Predict(learn::PredictArgs),
     /// Tell what every step of a program takes, and how near that is to what the machine can do
     Profile(inside::ProfileArgs),
     /// Make a graph that fails small, such that it still fails
     Reduce(reduce::ReduceArgs),
     /// Run a graph on arrays
     Run(run::RunArgs),
+    /// Print the layers of a configuration: shapes, parameters, operations
+    Summary(learn::SummaryArgs),
+    /// Train by a configuration, and write the model and a report
+    Train(learn::TrainArgs),
     /// Answer why a program is as it is: what is fused, copied, largest, in a gradient, made by which rule
     Why(inside::WhyArgs),
 }
@@ -91,11 +102,16 @@ fn main() -> ExitCode {
         Command::Dot(args) => show::dot(args),
         Command::Explain(args) => show::explain(args),
         Command::Explore(args) => inside::explore(args),
+        Command::Gradcheck(args) => learn::gradcheck(args),
         Command::Ops(args) => show::ops(args),
         Command::Opt(args) => opt::opt(args),
+        Command::LrFind(args) => learn::lr_find(args),
+        Command::Predict(args) => learn::predict(args),
         Command::Profile(args) => inside::profile(args),
         Command::Reduce(args) => reduce::reduce(args),
         Command::Run(args) => run::run(args),
+        Command::Summary(args) => learn::summary(args),
+        Command::Train(args) => learn::train(args),
         Command::Why(args) => inside::why(args),
     };
     let Err(failure) = guarded(command) else { return ExitCode::SUCCESS };

@@ -43,7 +43,8 @@ fn a_profile_is_of_the_steps_that_ran() {
             assert_eq!(whole.iter().filter(inside).map(|step| step.step).collect::<Vec<_>>(), [part.step]);
         }
         let n_parts = profile.spans.iter().filter(|span| span.is_part).count();
-        assert_eq!(n_parts > 0, n_threads > 1, "{n_parts}");
+        // On several threads there may be none: a session that is faster on one core stays there.
+        assert!(n_parts == 0 || n_threads > 1, "{n_parts}");
     }
 }
 

@@ -88,13 +88,41 @@ pub const PROBABILITIES: &str = "probabilities";
 /// ```
 #[derive(Debug)]
 pub struct Model {
-    about: About,
+    interface: Interface,
     weights: Tensors,
     /// Ascending numbers of rows.
     programs: Vec<Program>,
+    session: Session,
+}
+
+/// What a model takes and gives, without its program: for whoever reads rows and writes answers on other threads.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    about: About,
     /// In the order of the graphs' inputs.
     fields: Vec<Field>,
-    session: Session,
+}
+
+impl Interface {
+    /// The fields that examples must have.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    /// What rows are made of.
+    pub fn form(&self) -> &Form {
+        &self.about.form
+    }
+
+    /// The names of classes, none for a model that does not classify.
+    pub fn labels(&self) -> &[String] {
+        &self.about.labels
+    }
+
+    /// What its maker noted.
+    pub fn notes(&self) -> &BTreeMap<String, String> {
+        &self.about.notes
+    }
 }
 
 /// A graph for a number of rows, compiled and loaded.
@@ -163,27 +191,32 @@ impl Model {
             let id = if at == 0 { session.main() } else { session.load(program)? };
             programs.push(Program { rows, graph, id, inputs });
         }
-        Ok(Model { about, weights, programs, fields, session })
+        Ok(Model { interface: Interface { about, fields }, weights, programs, session })
+    }
+
+    /// What it takes and gives.
+    pub fn interface(&self) -> &Interface {
+        &self.interface
     }
 
     /// The fields that examples must have.
     pub fn fields(&self) -> &[Field] {
-        &self.fields
+        self.interface.fields()
     }
 
     /// What rows are made of.
     pub fn form(&self) -> &Form {
-        &self.about.form
+        self.interface.form()
     }
 
     /// The names of classes, none for a model that does not classify.
     pub fn labels(&self) -> &[String] {
-        &self.about.labels
+        self.interface.labels()
     }
 
     /// What its maker noted.
     pub fn notes(&self) -> &BTreeMap<String, String> {
-        &self.about.notes
+        self.interface.notes()
     }
 
     /// The weights: parameters, and states that the program reads.
@@ -234,7 +267,7 @@ impl Model {
                 Err(TrainError::invalid("examples", format!("a field `{}`", field.name), format!("{names:?}")))
             }
         };
-        self.fields.iter().map(place).collect()
+        self.fields().iter().map(place).collect()
     }
 
     fn predicted(&mut self, set: &impl Examples, places: &[usize]) -> Result<BTreeMap<String, TensorData>, TrainError> {

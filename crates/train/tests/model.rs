@@ -84,7 +84,7 @@ fn labels_come_with_probabilities() {
         let expected = 1.0 / (1.0 + f64::from(z[1] - z[0]).exp());
         assert!((f64::from(p[0]) - expected).abs() < 1e-6 && (p[0] + p[1] - 1.0).abs() < 1e-6);
     }
-    let answers = model.answers(&outputs).unwrap();
+    let answers = model.interface().answers(&outputs).unwrap();
     assert!(answers.iter().zip(logits.outer_iter()).all(|(&k, z)| (k == 1) == (z[1] > z[0])));
     // One logit says which of two.
     let one = cotangent_nn::model(|_, x| x.dense("out", 1));
@@ -100,7 +100,7 @@ fn labels_come_with_probabilities() {
 
 /// What is wrong with a request.
 fn refused(model: &Model, request: &str) -> String {
-    model.rows_of_json(request.as_bytes()).unwrap_err().to_string()
+    model.interface().rows_of_json(request.as_bytes()).unwrap_err().to_string()
 }
 
 #[test]
@@ -119,16 +119,21 @@ fn named_fields_come_as_json_and_numbers_keep_their_bits() {
     let mut model = Export::named(net, &set).model(&runtime(), trainer.weights().unwrap()).unwrap();
     // Labels are no input of it.
     assert_eq!(model.fields().iter().map(|field| field.name.as_str()).collect::<Vec<_>>(), ["words", "facts"]);
-    let rows = model.rows_of_json(br#"{"facts": [[1, 2, 3], [4, 5, 6.5]], "words": [[0, 1, 2], [[4], [4], [4]]]}"#);
+    let rows = model
+        .interface()
+        .rows_of_json(br#"{"facts": [[1, 2, 3], [4, 5, 6.5]], "words": [[0, 1, 2], [[4], [4], [4]]]}"#);
     assert!(
         rows.unwrap_err()
             .to_string()
             .contains("row 1 of `words`: required i64 of shape [3], got lists that nest deeper")
     );
-    let rows = model.rows_of_json(br#"{"facts": [[1, 2, 3], [4, 5, 6.5]], "words": [[0, 1, 2], [4, 4, 4]]}"#).unwrap();
+    let rows = model
+        .interface()
+        .rows_of_json(br#"{"facts": [[1, 2, 3], [4, 5, 6.5]], "words": [[0, 1, 2], [4, 4, 4]]}"#)
+        .unwrap();
     assert_eq!(rows.get("facts").unwrap().to_f64(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.5]);
     let outputs = model.predict_named(&rows).unwrap();
-    let json = model.to_json(&outputs).unwrap();
+    let json = model.interface().to_json(&outputs).unwrap();
     assert!(json.starts_with("{\"price\":[[") && !json.contains("labels"), "{json}");
     for (wrong, says) in [
         ("", "a JSON object with [\"words\", \"facts\"]"),
@@ -146,12 +151,13 @@ fn named_fields_come_as_json_and_numbers_keep_their_bits() {
         let error = refused(&model, wrong);
         assert!(error.contains(says), "{wrong}: {error}");
     }
-    assert!(model.rows_of_json("[".repeat(100_000).as_bytes()).is_err());
+    assert!(model.interface().rows_of_json("[".repeat(100_000).as_bytes()).is_err());
     // Numbers go out and come in with their bits.
     let x = TensorData::from(Array2::from_shape_fn((4, 3), |(i, j)| (0.1f32 + i as f32).sqrt() / (j as f32 + 0.3)));
     let words = TensorData::from(Array2::<i64>::zeros((4, 3)));
-    let text = model.to_json(&[("facts".to_owned(), x.clone()), ("words".to_owned(), words)].into()).unwrap();
-    assert!(model.rows_of_json(text.as_bytes()).unwrap().get("facts").unwrap().same_bits(&x), "{text}");
+    let text =
+        model.interface().to_json(&[("facts".to_owned(), x.clone()), ("words".to_owned(), words)].into()).unwrap();
+    assert!(model.interface().rows_of_json(text.as_bytes()).unwrap().get("facts").unwrap().same_bits(&x), "{text}");
     assert!(model.predict(Array2::<f32>::zeros((1, 3)).into_dyn().view()).is_err());
 }
 
@@ -172,11 +178,11 @@ fn a_model_of_a_table_reads_rows_as_the_training_file_was_read() {
     model.save(&path).unwrap();
     let mut model = Model::load(&path, &runtime()).unwrap();
     let text = r#"{"rows": [{"age": 20, "city": "Rome"}, {"city": "Oslo"}, {"city": "Santa \"Fe\", New", "age": 30, "more": true}]}"#;
-    let rows = model.rows_of_json(text.as_bytes()).unwrap();
+    let rows = model.interface().rows_of_json(text.as_bytes()).unwrap();
     let expected = set.select(&[0, 1, 3]).unwrap();
     assert!(rows.get("x").unwrap().same_bits(expected.get("x").unwrap()));
     let outputs = model.predict_named(&rows).unwrap();
-    let json = model.to_json(&outputs).unwrap();
+    let json = model.interface().to_json(&outputs).unwrap();
     assert!(json.starts_with("{\"labels\":[\"") && json.contains("\"probabilities\":[["), "{json}");
     for (wrong, says) in [
         (r#"{"x": [[1, 2, 3]]}"#, "a JSON object with [\"rows\"]"),

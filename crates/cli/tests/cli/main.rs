@@ -1,6 +1,7 @@
 //! The command line as a user meets it: exit codes, what goes where, JSON keys, closed pipes.
 
 mod anything;
+mod learn;
 mod memory;
 mod run;
 mod tools;

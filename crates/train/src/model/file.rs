@@ -30,7 +30,7 @@ pub(super) fn of(model: &Model) -> SafeTensors {
     for program in &model.programs {
         metadata.insert(format!("{GRAPH}{}", program.rows), program.graph.to_string());
     }
-    metadata.insert(ABOUT.to_owned(), serde_json::to_string(&model.about).unwrap_or_default());
+    metadata.insert(ABOUT.to_owned(), serde_json::to_string(&model.interface.about).unwrap_or_default());
     metadata.insert(MADE_BY.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     FILE.seal(metadata, model.weights.clone())
 }

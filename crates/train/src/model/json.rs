@@ -9,7 +9,7 @@ use cotangent_graph::{Shape, TensorData, with_array};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Form, Model, PROBABILITIES};
+use super::{Form, Interface, PROBABILITIES};
 use crate::TrainError;
 
 /// Answers for rows: a label each, if the model has labels, and every output, a list of numbers a row.
@@ -36,7 +36,7 @@ impl Serialize for Rows<'_> {
     }
 }
 
-impl Model {
+impl Interface {
     /// The place of the most probable label of each row.
     ///
     /// # Errors
