@@ -56,7 +56,7 @@ impl Interface {
     /// Outputs as JSON: `{"labels": ["7"], "outputs": [[0.1, 2.5]], "probabilities": [[0.08, 0.92]]}`, a flat list for each row.
     ///
     /// # Errors
-    /// As [`Model::answers`], of a model with labels.
+    /// As [`Interface::answers`], of a model with labels.
     pub fn to_json(&self, outputs: &BTreeMap<String, TensorData>) -> Result<String, TrainError> {
         let labels = match self.labels() {
             [] => Vec::new(),
