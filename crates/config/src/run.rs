@@ -3,7 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `model.safetensors` | the [model](cotangent_train::Model) |
-//! | `report.html` | the [report](crate::report) |
+//! | `report.html` | the page of [`report`](crate::report::page) |
 //! | `history.csv`, `history.json`, `curves.svg` | a line for each epoch |
 //! | `checkpoints/` | what an interrupted training goes on from |
 
