@@ -8,7 +8,7 @@
 
 use std::time::Instant;
 
-use cotangent::exec::{Each, InputView};
+use cotangent::exec::{Each, HostTensor};
 use cotangent::prelude::*;
 use ndarray::Array4;
 
@@ -37,7 +37,7 @@ fn line(runtime: &Runtime, batch: usize, time: usize, causal: bool, gradients: b
     let (began, mut n) = (Instant::now(), 0);
     while n < 5 || began.elapsed().as_secs_f64() < 0.5 {
         let start = Instant::now();
-        session.step(Each(inputs.iter().map(|(name, value)| (*name, InputView::from(value))))).expect("it runs");
+        session.step(Each(inputs.iter().map(|(name, value)| (*name, HostTensor::from(value))))).expect("it runs");
         best = best.min(start.elapsed().as_secs_f64() * 1e3);
         n += 1;
     }

@@ -21,7 +21,7 @@ use cotangent::data::files::write_text;
 use cotangent::data::{Cifar10, Dataset, Mnist};
 use cotangent::prelude::*;
 use cotangent::train::{CrossEntropy, Options, Trainer};
-use ndarray::{Array4, ArrayD, ArrayView3, s};
+use ndarray::{Array4, ArrayView3, s};
 
 const SIDE: usize = 32;
 const BATCH: usize = 128;
@@ -114,7 +114,7 @@ fn augmented(set: &Dataset, mirror: bool, seed: u64) -> Result<Dataset, Box<dyn 
     let features = set.features().into_dimensionality::<ndarray::Ix4>()?;
     // Three numbers for each picture: the picture's number in a stream of the epoch.
     let draw = Init::uniform(0.0, 1.0).sample(seed, "shifts", F32, &Shape::new(&[set.len(), 3]));
-    let draw: &ArrayD<f32> = draw.array().ok_or("they are f32")?;
+    let draw = draw.array::<f32>().ok_or("they are f32")?;
     let mut moved = Array4::zeros(features.dim());
     for (i, (from, mut to)) in features.outer_iter().zip(moved.outer_iter_mut()).enumerate() {
         let offset = |k: usize| (draw[[i, k]] * (2 * REACH + 1) as f32) as usize;

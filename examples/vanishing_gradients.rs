@@ -40,8 +40,8 @@ const KINDS: [Kind; 5] = [
 fn measure<'a>(
     kind: &Kind,
     depth: usize,
-    pictures: InputView<'a>,
-    digits: InputView<'a>,
+    pictures: HostTensor<'a>,
+    digits: HostTensor<'a>,
 ) -> Result<[Vec<f64>; 2], Box<dyn Error>> {
     let graph = build(|g| {
         let mut x = g.input("x", F32, [BATCH, 784]);

@@ -436,11 +436,11 @@ const CASES: &[Case] = cases! {
     InputNames Rust Lines: {
         let line = line!() + 1;
         let graph = build(|g| g.output("y", g.input("x", F32, [2]) * 2.0)).expect("well formed");
-        let none: [(&str, InputView<'_>); 0] = [];
+        let none: [(&str, HostTensor<'_>); 0] = [];
         met(&compiled(&graph).step(none).expect_err("a mistake"), vec![here(line)])
     };
     InputNames Text Lines: {
-        let none: [(&str, InputView<'_>); 0] = [];
+        let none: [(&str, HostTensor<'_>); 0] = [];
         let mut session = session("  %0 = input \"x\" : f32[2]\n  output \"y\" = %0");
         met(&session.step(none).expect_err("a mistake"), at(&[3]))
     };

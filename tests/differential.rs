@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cotangent::exec::InputView;
+use cotangent::graph::HostTensor;
 use cotangent::graph::interp::interpret_named;
 use cotangent::graph::{Env, Graph, TensorData};
 use cotangent::passes::PassOptions;
@@ -35,7 +35,7 @@ fn execute(program: &Arc<Executable>, runtime: &Runtime, env: &Env) -> Result<Ou
     for name in &names {
         session.store_mut().set(name, env.values[name].clone())?;
     }
-    let inputs: Vec<(&str, InputView<'_>)> =
+    let inputs: Vec<(&str, HostTensor<'_>)> =
         program.inputs().map(|(name, _)| (name, (&env.values[name]).into())).collect();
     let results = match session.step(inputs) {
         Ok(results) => results,

@@ -1,7 +1,7 @@
 //! Mistakes of the user: each is an error with a stable code, the user's line and advice, never a panic, and a step that
 //! returns one has changed nothing.
 
-use cotangent::exec::InputView;
+use cotangent::graph::HostTensor;
 use cotangent::graph::{Code, Loc};
 use cotangent::prelude::*;
 use ndarray::{Array1, Array2, Array3, ShapeBuilder, array, s};
@@ -256,7 +256,7 @@ fn snapshot(session: &Session) -> (Vec<(String, TensorData)>, u32) {
 
 /// The error of a step that must fail, at the caller's line unless it says otherwise, and change nothing.
 #[track_caller]
-fn failure<'a>(session: &mut Session, inputs: &[(&'a str, InputView<'a>)]) -> Diag {
+fn failure<'a>(session: &mut Session, inputs: &[(&'a str, HostTensor<'a>)]) -> Diag {
     let before = snapshot(session);
     let error = session.step(inputs.to_vec()).expect_err("the step must fail");
     assert_eq!(snapshot(session), before, "a failed step changed something: {error}");
@@ -318,7 +318,7 @@ fn a_class_out_of_range_changes_nothing_and_names_row_value_and_line() {
             assert!(error.message.contains(&format!("0..3, got {bad} at element {row}")), "{error}");
             assert_eq!(error.at.to_string(), format!("{}:{line}", file!()), "{error}");
 
-            let works = [("x", InputView::from(&x)), ("labels", (&y).into())];
+            let works = [("x", HostTensor::from(&x)), ("labels", (&y).into())];
             let loss = session.step(works.clone()).unwrap().scalar("loss").unwrap();
             let expected = reference.step(works.clone()).unwrap().scalar("loss").unwrap();
             assert_eq!(loss.to_bits(), expected.to_bits(), "the failed step left a trace");
@@ -396,7 +396,7 @@ fn the_mean_of_no_rows_is_an_error() {
 
 #[test]
 fn arrays_in_any_layout_are_the_same_input() {
-    let run = |view: InputView<'_>| {
+    let run = |view: HostTensor<'_>| {
         let graph = build(|g| {
             let x = g.input("x", F32, [3, 4, 5]);
             g.output("y", x.sum_over([1]) + x.slice(&[0, 0, 0], &[3, 1, 5]).reshape([3, 5]));

@@ -14,7 +14,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use cotangent::exec::{BackendChoice, InputView};
+use cotangent::exec::{BackendChoice, HostTensor};
 use cotangent::graph::interp::interpret_named;
 use cotangent::graph::{Env, Graph};
 use cotangent::prelude::*;
@@ -123,7 +123,7 @@ fn check(graph: &Graph, env: &Env, runtimes: &[Runtime]) {
         for runtime in runtimes {
             let mut session = Session::with_env(runtime, program.clone(), env).unwrap();
             // Arrays of exactly their elements, which the step borrows.
-            let inputs: Vec<(&str, InputView<'_>)> = program.inputs_of(env);
+            let inputs: Vec<(&str, HostTensor<'_>)> = program.inputs_of(env);
             let results = match (session.step(inputs), &expected) {
                 (Ok(results), Ok(_)) => results,
                 (Err(got), Err(expected)) if got.code == expected.code => continue,

@@ -1,7 +1,7 @@
 //! The numbers of the lecture behind this project: formulas, tables and small nets, compiled.
 
 use cotangent::data::synthetic;
-use cotangent::exec::InputView;
+use cotangent::graph::HostTensor;
 use cotangent::prelude::*;
 use ndarray::{Array1, Array2, ArrayD, arr0, array};
 
@@ -120,7 +120,7 @@ fn the_example_of_backpropagation() {
             }
         });
         let (narrow, wide) = ([1.0f32, 2.0, 3.0].map(arr0), [1.0f64, 2.0, 3.0].map(arr0));
-        let at = |k: usize| if dtype == F32 { InputView::from(&narrow[k]) } else { (&wide[k]).into() };
+        let at = |k: usize| if dtype == F32 { HostTensor::from(&narrow[k]) } else { (&wide[k]).into() };
         let results = session.step([("x", at(0)), ("y", at(1)), ("z", at(2))]).unwrap();
         let printed = [("g", 3.0), ("h", -1.0), ("f", -3.0), ("dx", -1.0), ("dy", 2.0), ("dz", -3.0)];
         for (name, value) in printed.into_iter().chain([("dg", -1.0), ("dh", 3.0)]) {

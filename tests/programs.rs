@@ -191,7 +191,7 @@ fn states_are_carried_and_updates_are_simultaneous() {
     )
     .unwrap();
     let fibonacci: Vec<f64> =
-        (0..12).map(|_| session.step(Vec::<(&str, InputView<'_>)>::new()).unwrap().scalar("a").unwrap()).collect();
+        (0..12).map(|_| session.step(Vec::<(&str, HostTensor<'_>)>::new()).unwrap().scalar("a").unwrap()).collect();
     assert_eq!(fibonacci, [0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 55.0, 89.0]);
 }
 
@@ -209,9 +209,9 @@ fn two_parameters_are_exchanged() {
         let mut session = Session::new(&one_thread(), program, Seed(0)).unwrap();
         let (a, b) = (session.store().get("a").unwrap(), session.store().get("b").unwrap());
         assert_ne!(a, b);
-        session.step(Vec::<(&str, InputView<'_>)>::new()).unwrap();
+        session.step(Vec::<(&str, HostTensor<'_>)>::new()).unwrap();
         assert_eq!((session.store().get("a").unwrap(), session.store().get("b").unwrap()), (b.clone(), a.clone()));
-        session.step(Vec::<(&str, InputView<'_>)>::new()).unwrap();
+        session.step(Vec::<(&str, HostTensor<'_>)>::new()).unwrap();
         assert_eq!((session.store().get("a").unwrap(), session.store().get("b").unwrap()), (a, b));
     }
 }

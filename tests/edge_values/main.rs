@@ -13,7 +13,7 @@ mod views;
 
 use std::collections::BTreeMap;
 
-use cotangent::exec::InputView;
+use cotangent::graph::HostTensor;
 use cotangent::graph::interp::interpret_named;
 use cotangent::graph::{Env, TensorData};
 use cotangent::prelude::*;
@@ -36,7 +36,7 @@ pub fn run(f: impl Fn(&GraphBuilder), inputs: &[(&str, TensorData)]) -> BTreeMap
         let program = compiler.compile(&graph).unwrap_or_else(|error| panic!("{error}\n{graph}"));
         let expected = interpret_named(program.optimized(), &env).unwrap_or_else(|diag| panic!("{diag}"));
         let mut session = Session::new(&runtime, program.clone(), Seed(0)).unwrap_or_else(|diag| panic!("{diag}"));
-        let views: Vec<(&str, InputView<'_>)> = inputs.iter().map(|(name, value)| (*name, value.into())).collect();
+        let views: Vec<(&str, HostTensor<'_>)> = inputs.iter().map(|(name, value)| (*name, value.into())).collect();
         let outputs = session.step(views).unwrap_or_else(|diag| panic!("{diag}"));
         for (name, value) in &expected {
             let got = outputs.tensor(name).unwrap_or_else(|diag| panic!("{diag}"));

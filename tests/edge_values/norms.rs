@@ -18,7 +18,7 @@ fn change(dtype: DType, start: &[f64], gradient: &[f64], optimizer: &dyn Fn() ->
     let mut session = Session::new(&runtime, program, Seed(0)).unwrap_or_else(|diag| panic!("{diag}"));
     let before = floats(dtype, &[n, 1], start);
     session.store_mut().set("w", before.clone()).unwrap_or_else(|diag| panic!("{diag}"));
-    let none: [(&str, InputView<'_>); 0] = [];
+    let none: [(&str, HostTensor<'_>); 0] = [];
     session.step(none).unwrap_or_else(|diag| panic!("{diag}"));
     let after = session.store().get("w").unwrap_or_else(|diag| panic!("{diag}"));
     after.to_f64().iter().zip(before.to_f64()).map(|(a, b)| a - b).collect()

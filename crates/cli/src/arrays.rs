@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, Seek};
 use std::path::Path;
 
-use cotangent::data::npz::{Npz, NpzArray, write_npz};
+use cotangent::data::npz::Npz;
 use cotangent::data::reading::{Kind, read_file_or_pipe, read_stream};
 use cotangent::data::{DataError, ReadLimits};
 use cotangent::graph::TensorData;
@@ -20,7 +20,7 @@ use crate::program::STDIN;
 #[derive(Debug, Default)]
 pub(crate) struct Given {
     /// The arrays asked for, by name.
-    pub(crate) arrays: BTreeMap<String, NpzArray>,
+    pub(crate) arrays: BTreeMap<String, TensorData>,
     /// The names of the others.
     pub(crate) others: BTreeSet<String>,
 }
@@ -47,36 +47,6 @@ pub(crate) fn read(path: &str, limits: ReadLimits, is_wanted: impl Fn(&str) -> b
         Npz::open(path).and_then(|npz| given(npz, limits, is_wanted))
     };
     read.map_err(Failure::error)
-}
-
-/// Writes an archive: a file when all is written, a device or a pipe as it is.
-pub(crate) fn write(path: &str, tensors: BTreeMap<String, TensorData>) -> Result<(), Failure> {
-    let arrays = tensors.into_iter().map(|(name, tensor)| (name, array(tensor))).collect();
-    write_npz(path, &arrays).map_err(Failure::written)
-}
-
-/// An array as a tensor.
-pub(crate) fn tensor(array: NpzArray) -> TensorData {
-    // By way of `From`, which puts arrays in Fortran order into row-major order.
-    match array {
-        NpzArray::F32(array) => array.into(),
-        NpzArray::F64(array) => array.into(),
-        NpzArray::I32(array) => array.into(),
-        NpzArray::I64(array) => array.into(),
-        NpzArray::U8(array) => array.into(),
-        NpzArray::Bool(array) => array.into(),
-    }
-}
-
-fn array(tensor: TensorData) -> NpzArray {
-    match tensor {
-        TensorData::F32(array) => NpzArray::F32(array),
-        TensorData::F64(array) => NpzArray::F64(array),
-        TensorData::I32(array) => NpzArray::I32(array),
-        TensorData::I64(array) => NpzArray::I64(array),
-        TensorData::U8(array) => NpzArray::U8(array),
-        TensorData::Bool(array) => NpzArray::Bool(array),
-    }
 }
 
 /// The first elements as text.

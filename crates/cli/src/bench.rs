@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use cotangent::data::ReadLimits;
-use cotangent::data::npz::NpzArray;
 use cotangent::exec::{Threads, Tuning, Ways};
+use cotangent::graph::TensorData;
 use cotangent_explore::chart;
 use cotangent_train::bench::{BenchOptions, Field, FusionTimes, Protocol, Report, Variant, bench, bench_fusions};
 use cotangent_train::workloads::{Kind, SPECS, What, Workload, names};
@@ -169,7 +169,7 @@ fn tuning(args: &BenchArgs) -> Result<Tuning, Failure> {
 }
 
 /// The arrays that a workload takes from an archive.
-fn load(path: &str, workload: &Workload, limits: ReadLimits) -> Result<BTreeMap<String, NpzArray>, Failure> {
+fn load(path: &str, workload: &Workload, limits: ReadLimits) -> Result<BTreeMap<String, TensorData>, Failure> {
     let names = workload.array_names(&workload.build().map_err(Failure::error)?);
     Ok(arrays::read(path, limits, |name| names.contains(name))?.arrays)
 }

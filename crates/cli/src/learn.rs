@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use cotangent::data::npz::write_npz;
 use cotangent::graph::{Counters, Env, TensorData};
 use cotangent::passes::{GradCheck, PassError, Wrt, check_gradients};
 use cotangent::prelude::{Runtime, Threads};
@@ -12,7 +13,7 @@ use cotangent::train::{Model, TrainError};
 use cotangent_config::Run;
 use cotangent_config::predict::{Rows, rows};
 
-use crate::{Failure, arrays, print, tell};
+use crate::{Failure, print, tell};
 
 /// What `train` takes.
 #[derive(Debug, Args)]
@@ -158,7 +159,7 @@ pub(crate) fn predict(args: &PredictArgs) -> Result<(), Failure> {
         print(&lines)?;
     }
     match &args.output {
-        Some(path) => arrays::write(path, outputs),
+        Some(path) => write_npz(path, &outputs).map_err(Failure::written),
         None => Ok(()),
     }
 }

@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use clap::{Args, ValueEnum};
+use cotangent::data::npz::write_npz;
 use cotangent::exec::Each;
 use cotangent::graph::interp::interpret;
 use cotangent::graph::memory;
 use cotangent::graph::{Code, CompilerBug, Counters, DType, Diag, Diags, Env, Graph, Loc, Node, Role, TensorData};
 use cotangent::kernel::{ClusterOptions, PlanMachine, RunError, plan, verify_plan};
 use cotangent::passes::{PassOptions, optimize};
-use cotangent::prelude::{BackendChoice, InputView, Runtime, Seed, Session, Threads};
+use cotangent::prelude::{BackendChoice, HostTensor, Runtime, Seed, Session, Threads};
 use cotangent::scalar::plain;
 
 use crate::opt::validator;
@@ -93,7 +94,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         compiled(args, &graph, &mut values)?
     };
     if let Some(path) = &args.outputs {
-        arrays::write(path, archive(results.clone(), values.stored))?;
+        write_npz(path, &archive(results.clone(), values.stored)).map_err(Failure::written)?;
     }
     let lines =
         results.iter().map(|(name, value)| format!("{} : {} = {}\n", plain(name), value.ty(), arrays::preview(value)));
@@ -118,7 +119,7 @@ impl Values {
         let mut values = Values { inputs: HashMap::new(), stored: HashMap::new() };
         let mut diags = Vec::new();
         for (name, node) in named(graph) {
-            let value = match (given.arrays.remove(name).map(arrays::tensor), node.init()) {
+            let value = match (given.arrays.remove(name), node.init()) {
                 (Some(value), _) if value.ty() == node.ty => value,
                 (Some(value), _) => {
                     diags.push(wrong_type(node, name, &value));
@@ -223,7 +224,7 @@ fn compiled(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Result
     }
     let mut results = Vec::new();
     for step in 1..=args.steps {
-        let inputs = || values.inputs.iter().map(|(name, value)| (name.as_str(), InputView::from(value)));
+        let inputs = || values.inputs.iter().map(|(name, value)| (name.as_str(), HostTensor::from(value)));
         let outputs = match session.step(Each(inputs())) {
             Ok(outputs) => outputs,
             Err(diag) if diag.code == Code::NotFinite => {

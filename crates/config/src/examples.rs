@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use cotangent_data::csv::Column;
-use cotangent_data::idx::{IdxArray, read_idx};
-use cotangent_data::npz::{NpzArray, read_npz};
+use cotangent_data::idx::read_idx;
+use cotangent_data::npz::read_npz;
 use cotangent_data::{
     Cifar10, Csv, DataError, Dataset, Examples, Field, ImageFolder, Mnist, Order, Standardizer, Table,
 };
-use cotangent_graph::{Code, Diag, TensorData};
+use cotangent_graph::{Code, Diag, HostTensor, TensorData};
 use cotangent_train::TrainError;
 use cotangent_train::model::Form;
 use ndarray::{Array1, ArrayD, ArrayViewD, Axis, Ix1};
@@ -256,12 +256,12 @@ fn set_of(table: &Table, path: &Path) -> Result<Set, TrainError> {
     let wrong = || invalid(path, "labels, one for each row", shape("y"));
     match table.get("y").cloned() {
         Some(TensorData::I64(y)) => {
-            let y = y.into_dimensionality::<Ix1>().map_err(|_| wrong())?;
-            Ok(Set::Classes(Dataset::new(features, y)?))
+            let y = y.into_owned().into_dimensionality::<Ix1>().map_err(|_| wrong())?;
+            Ok(Set::Classes(Dataset::new(features.into_owned(), y)?))
         }
         Some(TensorData::F32(y)) => {
-            let y = y.into_dimensionality::<Ix1>().map_err(|_| wrong())?;
-            Ok(Set::Numbers(Dataset::new(features, y)?))
+            let y = y.into_owned().into_dimensionality::<Ix1>().map_err(|_| wrong())?;
+            Ok(Set::Numbers(Dataset::new(features.into_owned(), y)?))
         }
         _ => Err(wrong()),
     }
@@ -288,20 +288,17 @@ fn invalid(path: &Path, required: &str, got: String) -> TrainError {
 fn idx(examples: &Path, labels: &Path) -> Result<Set, TrainError> {
     let array = read_idx(examples)?;
     let features: ArrayD<f32> = match array {
-        IdxArray::U8(bytes) => bytes.mapv(|byte| f32::from(byte) / 255.0),
-        IdxArray::I8(a) => a.mapv(f32::from),
-        IdxArray::I16(a) => a.mapv(f32::from),
-        IdxArray::F32(a) => a,
-        IdxArray::F64(a) => a.mapv(|v| v as f32),
-        other => return Err(invalid(examples, "examples of bytes, 16 bits or floats", other.dtype().to_owned())),
+        HostTensor::U8(bytes) => bytes.mapv(|byte| f32::from(byte) / 255.0),
+        HostTensor::I32(a) => a.mapv(|v| v as f32),
+        HostTensor::F32(a) => a.into_owned(),
+        HostTensor::F64(a) => a.mapv(|v| v as f32),
+        other => return Err(invalid(examples, "examples of bytes, i32 or floats", other.dtype().to_string())),
     };
     let array = read_idx(labels)?;
     let classes: ArrayD<i64> = match array {
-        IdxArray::U8(a) => a.mapv(i64::from),
-        IdxArray::I8(a) => a.mapv(i64::from),
-        IdxArray::I16(a) => a.mapv(i64::from),
-        IdxArray::I32(a) => a.mapv(i64::from),
-        other => return Err(invalid(labels, "labels of whole numbers", other.dtype().to_owned())),
+        HostTensor::U8(a) => a.mapv(i64::from),
+        HostTensor::I32(a) => a.mapv(i64::from),
+        other => return Err(invalid(labels, "labels of whole numbers", other.dtype().to_string())),
     };
     Ok(Set::Classes(Dataset::new(features, classes_of(classes, labels)?)?))
 }
@@ -326,10 +323,10 @@ fn npz(path: &Path) -> Result<Set, TrainError> {
         arrays.remove(name).ok_or_else(|| invalid(path, &required, names.clone()))
     };
     let features: ArrayD<f32> = match array("x")? {
-        NpzArray::F32(a) => a,
-        NpzArray::F64(a) => a.mapv(|v| v as f32),
-        NpzArray::U8(a) => a.mapv(|v| f32::from(v) / 255.0),
-        other => return Err(invalid(path, "`x` of floats or bytes", other.dtype().to_owned())),
+        HostTensor::F32(a) => a.into_owned(),
+        HostTensor::F64(a) => a.mapv(|v| v as f32),
+        HostTensor::U8(a) => a.mapv(|v| f32::from(v) / 255.0),
+        other => return Err(invalid(path, "`x` of floats or bytes", other.dtype().to_string())),
     };
     if features.ndim() == 0 || features.len_of(Axis(0)) == 0 {
         return Err(invalid(path, "`x` [n, ..] with at least one example", format!("{:?}", features.shape())));
@@ -339,12 +336,12 @@ fn npz(path: &Path) -> Result<Set, TrainError> {
         y.into_dimensionality::<Ix1>().map_err(|_| invalid(path, "`y` [n]", shape))
     };
     Ok(match array("y")? {
-        NpzArray::I64(a) => Set::Classes(Dataset::new(features, classes_of(a, path)?)?),
-        NpzArray::I32(a) => Set::Classes(Dataset::new(features, classes_of(a.mapv(i64::from), path)?)?),
-        NpzArray::U8(a) => Set::Classes(Dataset::new(features, classes_of(a.mapv(i64::from), path)?)?),
-        NpzArray::Bool(a) => Set::Classes(Dataset::new(features, classes_of(a.mapv(i64::from), path)?)?),
-        NpzArray::F32(a) => Set::Numbers(Dataset::new(features, numbers(a)?)?),
-        NpzArray::F64(a) => Set::Numbers(Dataset::new(features, numbers(a.mapv(|v| v as f32))?)?),
+        HostTensor::I64(a) => Set::Classes(Dataset::new(features, classes_of(a.into_owned(), path)?)?),
+        HostTensor::I32(a) => Set::Classes(Dataset::new(features, classes_of(a.mapv(i64::from), path)?)?),
+        HostTensor::U8(a) => Set::Classes(Dataset::new(features, classes_of(a.mapv(i64::from), path)?)?),
+        HostTensor::Bool(a) => Set::Classes(Dataset::new(features, classes_of(a.mapv(i64::from), path)?)?),
+        HostTensor::F32(a) => Set::Numbers(Dataset::new(features, numbers(a.into_owned())?)?),
+        HostTensor::F64(a) => Set::Numbers(Dataset::new(features, numbers(a.mapv(|v| v as f32))?)?),
     })
 }
 

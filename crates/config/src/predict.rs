@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use cotangent_data::idx::{IdxArray, read_idx};
+use cotangent_data::idx::read_idx;
 use cotangent_data::images::read_image;
-use cotangent_data::npz::{NpzArray, read_npz};
+use cotangent_data::npz::read_npz;
 use cotangent_data::reading::read_file_or_pipe;
 use cotangent_data::{Examples, ReadLimits, Table};
 use cotangent_graph::{DType, TensorData};
@@ -56,8 +56,8 @@ pub fn rows(model: &Model, path: &Path) -> Result<Rows, TrainError> {
         }
         _ => {
             let features: ArrayD<f32> = match read_idx(path)? {
-                IdxArray::U8(bytes) => bytes.mapv(|byte| f32::from(byte) / 255.0),
-                IdxArray::F32(a) => a,
+                TensorData::U8(bytes) => bytes.mapv(|byte| f32::from(byte) / 255.0),
+                TensorData::F32(a) => a.into_owned(),
                 other => return refuse(&format!("IDX of bytes or f32, not {}", other.dtype())),
             };
             Ok(numbered(Table::new().with("x", features)?))
@@ -66,16 +66,11 @@ pub fn rows(model: &Model, path: &Path) -> Result<Rows, TrainError> {
 }
 
 /// An array as trainings take it: bytes for a field of f32 are shares of 255, f64 is rounded.
-fn converted(array: NpzArray, dtype: DType) -> TensorData {
+fn converted(array: TensorData, dtype: DType) -> TensorData {
     match array {
-        NpzArray::U8(a) if dtype == DType::F32 => a.mapv(|v| f32::from(v) / 255.0).into(),
-        NpzArray::F64(a) if dtype == DType::F32 => a.mapv(|v| v as f32).into(),
-        NpzArray::F32(a) => a.into(),
-        NpzArray::F64(a) => a.into(),
-        NpzArray::I32(a) => a.into(),
-        NpzArray::I64(a) => a.into(),
-        NpzArray::U8(a) => a.into(),
-        NpzArray::Bool(a) => a.into(),
+        TensorData::U8(a) if dtype == DType::F32 => a.mapv(|v| f32::from(v) / 255.0).into(),
+        TensorData::F64(a) if dtype == DType::F32 => a.mapv(|v| v as f32).into(),
+        other => other,
     }
 }
 

@@ -5,12 +5,11 @@
 
 use std::fmt::Write;
 
-use cotangent_data::safetensors::{RawTensor, Tensors};
-use cotangent_graph::DType;
+use cotangent_data::safetensors::Tensors;
 use cotangent_train::model::Form;
 use cotangent_train::plot::grid;
 use cotangent_train::{Confusion, Evaluation, History, Plot, TrainError, metrics};
-use ndarray::{Array3, ArrayD, ArrayViewD, Axis};
+use ndarray::{Array3, ArrayViewD, Axis};
 
 use crate::examples::{Set, Sets};
 
@@ -201,13 +200,13 @@ fn filters(out: &mut String, judge: &Set, weights: &Tensors) {
         _ => return,
     };
     let of_shape = |fits: &dyn Fn(&[usize]) -> bool| {
-        weights.iter().find(|(_, tensor)| tensor.dtype == DType::F32 && fits(&tensor.shape))
+        let mut arrays = weights.iter().filter_map(|(name, tensor)| Some((name, tensor.array::<f32>()?)));
+        arrays.find(|(_, array)| fits(array.shape()))
     };
     let conv = of_shape(&|shape| matches!(*shape, [_, _, c, _] if c == channels));
     let dense = of_shape(&|shape| matches!(*shape, [n, _] if n == height * width * channels));
-    let Some((name, tensor)) = conv.or(dense) else { return };
-    let Some(values) = array(tensor) else { return };
-    let n = tensor.shape.last().copied().unwrap_or(0).min(FILTERS);
+    let Some((name, values)) = conv.or(dense) else { return };
+    let n = values.shape().last().copied().unwrap_or(0).min(FILTERS);
     let _ = writeln!(
         out,
         "<h2>What the first neurons look for</h2>\n<p>The first {n} of <code>{}</code>; gray is zero.</p>",
@@ -230,11 +229,6 @@ fn filters(out: &mut String, judge: &Set, weights: &Tensors) {
         }
     }
     out.push('\n');
-}
-
-fn array(tensor: &RawTensor) -> Option<ArrayD<f32>> {
-    let values = tensor.bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    ArrayD::from_shape_vec(tensor.shape.clone(), values).ok()
 }
 
 /// A picture `[height, width]` or with 1 or 3 channels of values from 0 to 1, as a data address of the BMP format, which is
@@ -298,6 +292,6 @@ mod tests {
             let n = 54 + (3 * width).next_multiple_of(4) * height;
             assert_eq!(source.len() - "data:image/bmp;base64,".len(), n.div_ceil(3) * 4, "{height} {width} {channels}");
         }
-        assert_eq!(picture(ArrayD::zeros(vec![2, 2, 2]).view()), None);
+        assert_eq!(picture(ndarray::ArrayD::zeros(vec![2, 2, 2]).view()), None);
     }
 }

@@ -16,7 +16,7 @@ use std::time::Instant;
 use cotangent_data::files::write_text;
 use cotangent_data::{DataError, Examples};
 use cotangent_exec::{Runtime, Seed, Threads};
-use cotangent_graph::{Diags, Graph, GraphBuilder, Shape, Tensor, TensorData, build};
+use cotangent_graph::{Diags, Graph, GraphBuilder, Tensor, TensorData, build};
 use cotangent_nn::optim::Optimizer;
 use cotangent_nn::{Minimize, Summary, Tuned, summary};
 use cotangent_train::callbacks::{Context, Flow, Step, after_epoch};
@@ -239,10 +239,7 @@ impl Run {
         })?;
         let mut values: HashMap<String, TensorData> =
             fields.iter().map(|field| field.name.clone()).zip(batch).collect();
-        for (name, tensor) in sets.standardizer.iter().flat_map(|standardizer| statistics("x", standardizer)) {
-            let bits: Vec<u64> = tensor.bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
-            values.insert(name, TensorData::from_bits(tensor.dtype, &Shape::new(&tensor.shape), &bits));
-        }
+        values.extend(sets.standardizer.iter().flat_map(|standardizer| statistics("x", standardizer)));
         Ok((graph, values))
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use cotangent_config::examples::Sets;
 use cotangent_config::predict::rows;
 use cotangent_config::{Config, Run};
-use cotangent_data::npz::{NpzArray, write_npz};
+use cotangent_data::npz::write_npz;
 use cotangent_exec::{Runtime, Threads};
 use cotangent_graph::TensorData;
 use cotangent_train::Model;
@@ -86,7 +86,7 @@ fn archive(path: &Path, n: usize) {
         let bright = (c < 3) == (y[i] == 0);
         f32::from(u8::from(bright)) * 0.8 + ((i * 7 + r * 5 + c * 3) % 10) as f32 / 50.0
     });
-    let arrays = [("x".to_owned(), NpzArray::F32(x.into_dyn())), ("y".to_owned(), NpzArray::I64(y.into_dyn()))];
+    let arrays = [("x".to_owned(), TensorData::from(x.into_dyn())), ("y".to_owned(), TensorData::from(y.into_dyn()))];
     write_npz(path, &BTreeMap::from(arrays)).unwrap();
 }
 
@@ -218,7 +218,7 @@ fn layers_that_do_not_fit_are_errors_at_their_lines() {
     assert!(load(&format!("{data}[preparation]\nvalidate_on_test = true\n")).contains("requires a test set"));
     let vectors = Array2::<f32>::zeros((8, 3)).into_dyn();
     let y = Array1::<i64>::zeros(8).into_dyn();
-    let arrays = [("x".to_owned(), NpzArray::F32(vectors)), ("y".to_owned(), NpzArray::I64(y))];
+    let arrays = [("x".to_owned(), TensorData::from(vectors)), ("y".to_owned(), TensorData::from(y))];
     write_npz(folder.join("vectors.npz"), &BTreeMap::from(arrays)).unwrap();
     let error = load("[[augmentation]]\nkind = \"shift\"\nby = 1\n[data]\nkind = \"npz\"\nfile = \"vectors.npz\"\n");
     assert!(error.contains("a shift of less than") && error.contains("c.toml:4:1"), "{error}");

@@ -54,7 +54,7 @@ pub use ndarray;
 /// What most programs need.
 pub mod prelude {
     pub use cotangent_exec::{
-        BackendChoice, Choice, CompileError, Compiler, Executable, Fusion, Fusions, InputView, Outputs, ProgramId,
+        BackendChoice, Choice, CompileError, Compiler, Executable, Fusion, Fusions, HostTensor, Outputs, ProgramId,
         Runtime, Seed, Session, StageView, Store, StoreMut, Threads, Tuning, Ways, inputs,
     };
     pub use cotangent_graph::DType::{self, Bool, F32, F64, I32, I64, U8};

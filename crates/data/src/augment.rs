@@ -232,8 +232,7 @@ impl<'a> Augmented<'a> {
         }
         let shape: Vec<usize> = [places.len()].into_iter().chain(self.row_shape()).collect();
         let array = ArrayD::from_shape_vec(IxDyn(&shape), result);
-        batch[self.at] =
-            TensorData::F32(array.map_err(|e| mismatch("augmented pictures", "their shape", e.to_string()))?);
+        batch[self.at] = array.map_err(|e| mismatch("augmented pictures", "their shape", e.to_string()))?.into();
         Ok(())
     }
 

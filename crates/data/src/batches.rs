@@ -219,10 +219,10 @@ impl<T: Element + PartialOrd> Examples for Dataset<T> {
         check_places(places, self.len())?;
         batch.resize_with(2, nothing);
         let old = match mem::replace(&mut batch[0], nothing()) {
-            TensorData::F32(old) => recycle(old),
+            TensorData::F32(old) => recycle(old.into_owned()),
             _ => Vec::new(),
         };
-        batch[0] = TensorData::F32(rows_at(&self.features, places, old));
+        batch[0] = rows_at(&self.features, places, old).into();
         batch[1] = TensorData::from(places.iter().map(|&place| self.labels[place]).collect::<Array1<T>>());
         Ok(())
     }

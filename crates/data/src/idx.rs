@@ -2,7 +2,7 @@
 //!
 //! Layout: two zero bytes, a type code, the number of axes, one big-endian `u32` per axis, then the elements in
 //! row-major order, big endian. The file may be gzip-compressed; that is recognized by its first two bytes, not by its
-//! name.
+//! name. Integers of 8 bits with a sign and of 16 bits are read as i32, exactly.
 //!
 //! Assumes: the elements fit into memory.
 //! Promises: no panic on any input; the element buffer grows with the bytes that arrive and never beyond what the
@@ -12,6 +12,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
+use cotangent_graph::{Element, TensorData};
 use flate2::bufread::MultiGzDecoder;
 use ndarray::{ArrayD, IxDyn};
 
@@ -25,56 +26,12 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// What to do about a file that is not what it should be.
 const FETCH_AGAIN: &str = "check that this is the right file and fetch it again";
 
-/// The contents of an IDX file: one variant per element type of the format, each a row-major array.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum IdxArray {
-    /// Type code 0x08.
-    U8(ArrayD<u8>),
-    /// Type code 0x09.
-    I8(ArrayD<i8>),
-    /// Type code 0x0B.
-    I16(ArrayD<i16>),
-    /// Type code 0x0C.
-    I32(ArrayD<i32>),
-    /// Type code 0x0D.
-    F32(ArrayD<f32>),
-    /// Type code 0x0E.
-    F64(ArrayD<f64>),
-}
-
-impl IdxArray {
-    /// The length of every axis.
-    pub fn shape(&self) -> &[usize] {
-        match self {
-            Self::U8(array) => array.shape(),
-            Self::I8(array) => array.shape(),
-            Self::I16(array) => array.shape(),
-            Self::I32(array) => array.shape(),
-            Self::F32(array) => array.shape(),
-            Self::F64(array) => array.shape(),
-        }
-    }
-
-    /// The name of the element type, as Rust spells it.
-    pub fn dtype(&self) -> &'static str {
-        match self {
-            Self::U8(_) => "u8",
-            Self::I8(_) => "i8",
-            Self::I16(_) => "i16",
-            Self::I32(_) => "i32",
-            Self::F32(_) => "f32",
-            Self::F64(_) => "f64",
-        }
-    }
-}
-
 /// Reads the IDX file at `path`, gzip-compressed or plain.
 ///
 /// # Errors
 /// [`DataError::Missing`], [`DataError::NotAFile`] or [`DataError::Io`] if the file cannot be read, [`DataError::Malformed`]
 /// if it is not IDX, [`DataError::TooLarge`] if it expands to more than [`ReadLimits::default`] allow.
-pub fn read_idx(path: impl AsRef<Path>) -> Result<IdxArray, DataError> {
+pub fn read_idx(path: impl AsRef<Path>) -> Result<TensorData, DataError> {
     read_idx_within(path, ReadLimits::default())
 }
 
@@ -82,7 +39,7 @@ pub fn read_idx(path: impl AsRef<Path>) -> Result<IdxArray, DataError> {
 ///
 /// # Errors
 /// As [`read_idx`].
-pub fn read_idx_within(path: impl AsRef<Path>, limits: ReadLimits) -> Result<IdxArray, DataError> {
+pub fn read_idx_within(path: impl AsRef<Path>, limits: ReadLimits) -> Result<TensorData, DataError> {
     let path = path.as_ref();
     let (file, length) = reading::open(path)?;
     parse_stream(BufReader::new(file), length, limits, &path.display().to_string())
@@ -92,7 +49,7 @@ pub fn read_idx_within(path: impl AsRef<Path>, limits: ReadLimits) -> Result<Idx
 ///
 /// # Errors
 /// [`DataError::Malformed`], with the part of the file that is wrong; [`DataError::TooLarge`] as for [`read_idx`].
-pub fn parse_idx(bytes: &[u8], name: &str) -> Result<IdxArray, DataError> {
+pub fn parse_idx(bytes: &[u8], name: &str) -> Result<TensorData, DataError> {
     parse_idx_within(bytes, ReadLimits::default(), name)
 }
 
@@ -100,11 +57,11 @@ pub fn parse_idx(bytes: &[u8], name: &str) -> Result<IdxArray, DataError> {
 ///
 /// # Errors
 /// As [`parse_idx`].
-pub fn parse_idx_within(bytes: &[u8], limits: ReadLimits, name: &str) -> Result<IdxArray, DataError> {
+pub fn parse_idx_within(bytes: &[u8], limits: ReadLimits, name: &str) -> Result<TensorData, DataError> {
     parse_stream(bytes, bytes.len() as u64, limits, name)
 }
 
-fn parse_stream(mut file: impl BufRead, length: u64, limits: ReadLimits, name: &str) -> Result<IdxArray, DataError> {
+fn parse_stream(mut file: impl BufRead, length: u64, limits: ReadLimits, name: &str) -> Result<TensorData, DataError> {
     let start = file.fill_buf().map_err(|error| broken(name, "magic", error))?;
     if start.starts_with(&GZIP_MAGIC) {
         // Several members in a row are legal gzip; reading them all also turns garbage after the stream into an error.
@@ -156,7 +113,7 @@ fn parse(
     mut reader: impl Read,
     name: &str,
     check: impl FnOnce(u64) -> Result<(), DataError>,
-) -> Result<IdxArray, DataError> {
+) -> Result<TensorData, DataError> {
     let magic: [u8; 4] = read_array(&mut reader, name, "magic")?;
     let [0, 0, code_byte, n_axes] = magic else {
         return Err(malformed(
@@ -184,12 +141,12 @@ fn parse(
     check(n_bytes as u64)?;
     let bytes = read_exactly(reader, n_bytes, name)?;
     let array = match code {
-        Code::U8 => array(shape, bytes).map(IdxArray::U8),
-        Code::I8 => array(shape, from_be(&bytes, i8::from_be_bytes)).map(IdxArray::I8),
-        Code::I16 => array(shape, from_be(&bytes, i16::from_be_bytes)).map(IdxArray::I16),
-        Code::I32 => array(shape, from_be(&bytes, i32::from_be_bytes)).map(IdxArray::I32),
-        Code::F32 => array(shape, from_be(&bytes, f32::from_be_bytes)).map(IdxArray::F32),
-        Code::F64 => array(shape, from_be(&bytes, f64::from_be_bytes)).map(IdxArray::F64),
+        Code::U8 => array(shape, bytes),
+        Code::I8 => array(shape, from_be(&bytes, |b| i32::from(i8::from_be_bytes(b)))),
+        Code::I16 => array(shape, from_be(&bytes, |b| i32::from(i16::from_be_bytes(b)))),
+        Code::I32 => array(shape, from_be(&bytes, i32::from_be_bytes)),
+        Code::F32 => array(shape, from_be(&bytes, f32::from_be_bytes)),
+        Code::F64 => array(shape, from_be(&bytes, f64::from_be_bytes)),
     };
     array.map_err(|error| malformed(name, "axis lengths", "a shape that an array can have", error))
 }
@@ -230,8 +187,8 @@ fn from_be<T, const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> T) -> V
     bytes.as_chunks::<N>().0.iter().map(|&chunk| convert(chunk)).collect()
 }
 
-fn array<T>(shape: Vec<usize>, elements: Vec<T>) -> Result<ArrayD<T>, ndarray::ShapeError> {
-    ArrayD::from_shape_vec(IxDyn(&shape), elements)
+fn array<T: Element>(shape: Vec<usize>, elements: Vec<T>) -> Result<TensorData, ndarray::ShapeError> {
+    ArrayD::from_shape_vec(IxDyn(&shape), elements).map(Into::into)
 }
 
 fn malformed(name: &str, part: &'static str, required: impl Into<String>, got: impl ToString) -> DataError {
@@ -259,6 +216,7 @@ fn broken(name: &str, part: &'static str, error: io::Error) -> DataError {
 mod tests {
     use std::io::Write;
 
+    use cotangent_graph::{DType, Type};
     use flate2::Compression;
     use flate2::write::GzEncoder;
 
@@ -283,28 +241,20 @@ mod tests {
 
     #[test]
     fn every_element_type_is_read_big_endian() {
-        fn check(code: u8, elements: &[u8], dtype: &str, expected: [f64; 2]) {
+        fn check(code: u8, elements: &[u8], dtype: DType, expected: [f64; 2]) {
             let plain = idx(code, &[2, 1], elements);
             for bytes in [plain.clone(), gzip(&plain)] {
                 let parsed = parse_idx(&bytes, "t.idx").unwrap();
-                assert_eq!((parsed.dtype(), parsed.shape()), (dtype, &[2, 1][..]));
-                let values: Vec<f64> = match parsed {
-                    IdxArray::U8(a) => a.iter().map(|&v| f64::from(v)).collect(),
-                    IdxArray::I8(a) => a.iter().map(|&v| f64::from(v)).collect(),
-                    IdxArray::I16(a) => a.iter().map(|&v| f64::from(v)).collect(),
-                    IdxArray::I32(a) => a.iter().map(|&v| f64::from(v)).collect(),
-                    IdxArray::F32(a) => a.iter().map(|&v| f64::from(v)).collect(),
-                    IdxArray::F64(a) => a.iter().copied().collect(),
-                };
-                assert_eq!(values, expected);
+                assert_eq!(parsed.ty(), Type::tensor(dtype, [2, 1]));
+                assert_eq!(parsed.to_f64(), expected);
             }
         }
-        check(0x08, &[1, 255], "u8", [1.0, 255.0]);
-        check(0x09, &[1, 255], "i8", [1.0, -1.0]);
-        check(0x0b, &[1, 2, 0xff, 0xfe], "i16", [258.0, -2.0]);
-        check(0x0c, &[0, 0, 1, 2, 0xff, 0xff, 0xff, 0xfe], "i32", [258.0, -2.0]);
-        check(0x0d, &[1.5f32.to_be_bytes(), (-0.25f32).to_be_bytes()].concat(), "f32", [1.5, -0.25]);
-        check(0x0e, &[1.5f64.to_be_bytes(), (-0.1f64).to_be_bytes()].concat(), "f64", [1.5, -0.1]);
+        check(0x08, &[1, 255], DType::U8, [1.0, 255.0]);
+        check(0x09, &[1, 255], DType::I32, [1.0, -1.0]);
+        check(0x0b, &[1, 2, 0xff, 0xfe], DType::I32, [258.0, -2.0]);
+        check(0x0c, &[0, 0, 1, 2, 0xff, 0xff, 0xff, 0xfe], DType::I32, [258.0, -2.0]);
+        check(0x0d, &[1.5f32.to_be_bytes(), (-0.25f32).to_be_bytes()].concat(), DType::F32, [1.5, -0.25]);
+        check(0x0e, &[1.5f64.to_be_bytes(), (-0.1f64).to_be_bytes()].concat(), DType::F64, [1.5, -0.1]);
     }
 
     #[test]
@@ -314,7 +264,7 @@ mod tests {
         assert!(bytes.len() < 200_000);
         let error = parse_idx(&bytes, "t.gz").unwrap_err();
         assert!(matches!(error, DataError::TooLarge { expansion: Some((_, to)), .. } if to == u64::from(n)), "{error}");
-        assert_eq!(parse_idx_within(&bytes, ReadLimits::bytes(n.into()), "t.gz").unwrap().shape(), [n as usize]);
+        assert_eq!(parse_idx_within(&bytes, ReadLimits::bytes(n.into()), "t.gz").unwrap().shape()[..], [n as usize]);
         assert!(parse_idx_within(&gzip(&idx(0x08, &[8], &[0; 8])), ReadLimits::bytes(7), "t.gz").is_err());
         // A header that promises little ends the stream there, whatever comes.
         let more = gzip(&idx(0x08, &[4], &vec![0; 80 << 20]));
@@ -392,7 +342,7 @@ mod tests {
 
     #[test]
     fn empty_axes_are_legal() {
-        assert_eq!(parse_idx(&idx(0x0d, &[0, 28], &[]), "t").unwrap().shape(), [0, 28]);
+        assert_eq!(parse_idx(&idx(0x0d, &[0, 28], &[]), "t").unwrap().shape()[..], [0, 28]);
     }
 
     #[test]

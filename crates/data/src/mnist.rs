@@ -9,12 +9,13 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use cotangent_graph::TensorData;
 use cotangent_host::float::in_default;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use crate::DataError;
 use crate::batches::{Batches, Dataset};
-use crate::idx::{self, IdxArray};
+use crate::idx;
 
 /// Pixels per picture: 28 × 28.
 pub const N_PIXELS: usize = 784;
@@ -94,15 +95,15 @@ impl Split {
 
     /// Joins two parsed files, each with the name that errors call it.
     fn from_idx(
-        (images, images_name): (IdxArray, &str),
-        (labels, labels_name): (IdxArray, &str),
+        (images, images_name): (TensorData, &str),
+        (labels, labels_name): (TensorData, &str),
     ) -> Result<Self, DataError> {
         let images = match images {
-            IdxArray::U8(array) if matches!(array.shape(), [_, SIDE, SIDE]) => array,
+            TensorData::U8(array) if matches!(array.shape(), [_, SIDE, SIDE]) => array,
             other => return Err(wrong_kind(images_name, "u8[n, 28, 28]", &other)),
         };
         let labels = match labels {
-            IdxArray::U8(array) if array.ndim() == 1 => array,
+            TensorData::U8(array) if array.ndim() == 1 => array,
             other => return Err(wrong_kind(labels_name, "u8[n]", &other)),
         };
         let n_images = images.shape()[0];
@@ -211,12 +212,12 @@ fn find(folder: &Path, stem: &str) -> Result<PathBuf, DataError> {
     }
 }
 
-fn wrong_kind(name: &str, required: &str, got: &IdxArray) -> DataError {
+fn wrong_kind(name: &str, required: &str, got: &TensorData) -> DataError {
     DataError::Malformed {
         name: name.to_owned(),
         part: "array",
         required: required.to_owned(),
-        got: format!("{}{:?}", got.dtype(), got.shape()),
+        got: got.ty().to_string(),
         fix: "check that the file is the one its name says".to_owned(),
     }
 }
@@ -227,11 +228,11 @@ mod tests {
 
     use super::*;
 
-    fn bytes(shape: &[usize], value: u8) -> IdxArray {
-        IdxArray::U8(ArrayD::from_elem(IxDyn(shape), value))
+    fn bytes(shape: &[usize], value: u8) -> TensorData {
+        ArrayD::from_elem(IxDyn(shape), value).into()
     }
 
-    fn message(images: IdxArray, labels: IdxArray) -> String {
+    fn message(images: TensorData, labels: TensorData) -> String {
         Split::from_idx((images, "images"), (labels, "labels")).unwrap_err().to_string()
     }
 
@@ -266,7 +267,7 @@ mod tests {
         assert!(message(bytes(&[3, 28, 27], 0), bytes(&[3], 0)).contains("required u8[n, 28, 28], got u8[3, 28, 27]"));
         assert!(message(bytes(&[3, 28, 28], 0), bytes(&[3, 1], 0)).contains("labels: array: required u8[n]"));
         assert!(
-            message(IdxArray::I8(ArrayD::zeros(IxDyn(&[3, 28, 28]))), bytes(&[3], 0)).contains("got i8[3, 28, 28]")
+            message(ArrayD::<i32>::zeros(IxDyn(&[3, 28, 28])).into(), bytes(&[3], 0)).contains("got i32[3, 28, 28]")
         );
     }
 

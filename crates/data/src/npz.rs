@@ -6,7 +6,7 @@
 //!
 //! Assumes: an archive below 4 GiB, and arrays that fit into memory twice.
 //! Promises: no panic on any input; only the arrays asked for are expanded, and never beyond [`ReadLimits`]; memory grows with
-//! the bytes that arrive, not with the sizes stated; C and Fortran order and both byte orders are read; an archive is written beside its destination and then renamed, so that a reader
+//! the bytes that arrive, not with the sizes stated; C and Fortran order and both byte orders are read, and arrays are in row-major order then; an archive is written beside its destination and then renamed, so that a reader
 //! never meets half of one.
 
 use std::collections::BTreeMap;
@@ -14,9 +14,11 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Seek, Write};
 use std::path::Path;
 
+use cotangent_graph::{Element, TensorData, with_array};
+use cotangent_scalar::DType;
 use ndarray::ArrayD;
 use ndarray_npy::npy::header::Header;
-use ndarray_npy::{NpzWriter, ReadNpyExt, ReadableElement, WriteNpyExt, WriteNpzError};
+use ndarray_npy::{NpzWriter, ReadNpyExt, ReadableElement, WriteNpzError};
 
 use crate::DataError;
 use crate::files::write_durably;
@@ -36,61 +38,6 @@ const MAX_NAME: usize = 4096;
 const PREFIX_LEN: usize = 8;
 /// What to do about a file that is not what it should be.
 const MAKE_AGAIN: &str = "save the array again with numpy.savez or write_npz";
-
-/// An array of an archive: one variant per supported element type.
-#[derive(Debug, Clone, PartialEq)]
-pub enum NpzArray {
-    /// `float32`
-    F32(ArrayD<f32>),
-    /// `float64`
-    F64(ArrayD<f64>),
-    /// `int32`
-    I32(ArrayD<i32>),
-    /// `int64`
-    I64(ArrayD<i64>),
-    /// `uint8`
-    U8(ArrayD<u8>),
-    /// `bool`
-    Bool(ArrayD<bool>),
-}
-
-impl NpzArray {
-    /// The length of every axis.
-    pub fn shape(&self) -> &[usize] {
-        match self {
-            Self::F32(array) => array.shape(),
-            Self::F64(array) => array.shape(),
-            Self::I32(array) => array.shape(),
-            Self::I64(array) => array.shape(),
-            Self::U8(array) => array.shape(),
-            Self::Bool(array) => array.shape(),
-        }
-    }
-
-    /// The name of the element type, as Cotangent spells it.
-    pub fn dtype(&self) -> &'static str {
-        match self {
-            Self::F32(_) => "f32",
-            Self::F64(_) => "f64",
-            Self::I32(_) => "i32",
-            Self::I64(_) => "i64",
-            Self::U8(_) => "u8",
-            Self::Bool(_) => "bool",
-        }
-    }
-}
-
-/// Makes `NpzArray: From<ArrayD<T>>` for each element type, a line each.
-macro_rules! from_array {
-    ($($variant:ident($element:ty)),+ $(,)?) => {
-        $(impl From<ArrayD<$element>> for NpzArray {
-            fn from(array: ArrayD<$element>) -> Self {
-                Self::$variant(array)
-            }
-        })+
-    };
-}
-from_array!(F32(f32), F64(f64), I32(i32), I64(i64), U8(u8), Bool(bool));
 
 /// An archive whose arrays are read one by one, when they are asked for.
 ///
@@ -162,7 +109,7 @@ impl<R: BufRead + Seek> Npz<R> {
     /// # Errors
     /// [`DataError::Mismatch`] if there is none of this name, [`DataError::TooLarge`] if it would expand to more than the
     /// limits allow, [`DataError::Malformed`] if it is damaged, [`DataError::Unsupported`] for other element types.
-    pub fn array(&mut self, name: &str) -> Result<NpzArray, DataError> {
+    pub fn array(&mut self, name: &str) -> Result<TensorData, DataError> {
         const SHOWN: usize = 12;
         self.arrays(|other| other == name)?.remove(name).ok_or_else(|| {
             let mut names: Vec<&str> = self.names().take(SHOWN + 1).collect();
@@ -183,7 +130,10 @@ impl<R: BufRead + Seek> Npz<R> {
     ///
     /// # Errors
     /// As [`Npz::array`]; none if there are no such arrays.
-    pub fn arrays(&mut self, mut is_wanted: impl FnMut(&str) -> bool) -> Result<BTreeMap<String, NpzArray>, DataError> {
+    pub fn arrays(
+        &mut self,
+        mut is_wanted: impl FnMut(&str) -> bool,
+    ) -> Result<BTreeMap<String, TensorData>, DataError> {
         let entries = self.archive.entries().iter().enumerate();
         let wanted: Vec<usize> = entries.filter(|(_, entry)| is_wanted(short(&entry.name))).map(|(k, _)| k).collect();
         let expanded = wanted.iter().map(|&k| self.archive.entries()[k].expanded()).sum();
@@ -212,7 +162,7 @@ fn short(entry: &str) -> &str {
 ///
 /// # Errors
 /// As [`Npz::open`] and [`Npz::array`].
-pub fn read_npz(path: impl AsRef<Path>) -> Result<BTreeMap<String, NpzArray>, DataError> {
+pub fn read_npz(path: impl AsRef<Path>) -> Result<BTreeMap<String, TensorData>, DataError> {
     Npz::open(path)?.arrays(|_| true)
 }
 
@@ -220,7 +170,7 @@ pub fn read_npz(path: impl AsRef<Path>) -> Result<BTreeMap<String, NpzArray>, Da
 ///
 /// # Errors
 /// As [`read_npz`], without those of the file system.
-pub fn parse_npz(bytes: &[u8], name: &str) -> Result<BTreeMap<String, NpzArray>, DataError> {
+pub fn parse_npz(bytes: &[u8], name: &str) -> Result<BTreeMap<String, TensorData>, DataError> {
     Npz::of_bytes(bytes, name)?.arrays(|_| true)
 }
 
@@ -228,12 +178,12 @@ pub fn parse_npz(bytes: &[u8], name: &str) -> Result<BTreeMap<String, NpzArray>,
 ///
 /// # Errors
 /// [`DataError::Mismatch`] for a name that the format cannot hold, [`DataError::Io`] if the system refuses.
-pub fn write_npz(path: impl AsRef<Path>, arrays: &BTreeMap<String, NpzArray>) -> Result<(), DataError> {
+pub fn write_npz(path: impl AsRef<Path>, arrays: &BTreeMap<String, TensorData>) -> Result<(), DataError> {
     check_names(arrays)?;
     write_durably(path, |file| write_arrays(file, arrays).map(|_| ()).map_err(into_io))
 }
 
-fn check_names(arrays: &BTreeMap<String, NpzArray>) -> Result<(), DataError> {
+fn check_names(arrays: &BTreeMap<String, TensorData>) -> Result<(), DataError> {
     for name in arrays.keys() {
         if name.is_empty() || name.len() > MAX_NAME || name.contains('\0') {
             return Err(DataError::Mismatch {
@@ -256,20 +206,10 @@ fn check_names(arrays: &BTreeMap<String, NpzArray>) -> Result<(), DataError> {
     Ok(())
 }
 
-fn write_arrays<W: Write + Seek>(writer: W, arrays: &BTreeMap<String, NpzArray>) -> Result<W, WriteNpzError> {
-    fn add<W: Write + Seek>(npz: &mut NpzWriter<W>, name: &str, array: &impl WriteNpyExt) -> Result<(), WriteNpzError> {
-        npz.add_array(name, array)
-    }
+fn write_arrays<W: Write + Seek>(writer: W, arrays: &BTreeMap<String, TensorData>) -> Result<W, WriteNpzError> {
     let mut npz = NpzWriter::new(writer);
     for (name, array) in arrays {
-        match array {
-            NpzArray::F32(array) => add(&mut npz, name, array),
-            NpzArray::F64(array) => add(&mut npz, name, array),
-            NpzArray::I32(array) => add(&mut npz, name, array),
-            NpzArray::I64(array) => add(&mut npz, name, array),
-            NpzArray::U8(array) => add(&mut npz, name, array),
-            NpzArray::Bool(array) => add(&mut npz, name, array),
-        }?;
+        with_array!(array, a => npz.add_array(name.as_str(), a))?;
     }
     npz.finish()
 }
@@ -283,24 +223,24 @@ fn into_io(error: WriteNpzError) -> std::io::Error {
 }
 
 /// Decodes one `.npy` file whose header has passed [`check_header`].
-fn parse_npy(bytes: &[u8], name: &str) -> Result<NpzArray, DataError> {
-    match check_header(bytes, name)? {
-        "f32" => decode(bytes, name).map(NpzArray::F32),
-        "f64" => decode(bytes, name).map(NpzArray::F64),
-        "i32" => decode(bytes, name).map(NpzArray::I32),
-        "i64" => decode(bytes, name).map(NpzArray::I64),
-        "u8" => decode(bytes, name).map(NpzArray::U8),
-        _ => decode(bytes, name).map(NpzArray::Bool),
+fn parse_npy(bytes: &[u8], name: &str) -> Result<TensorData, DataError> {
+    fn decode<T: ReadableElement + Element>(bytes: &[u8], name: &str) -> Result<TensorData, DataError> {
+        let array = ArrayD::<T>::read_npy(bytes);
+        array.map(Into::into).map_err(|error| malformed(name, "array", "legal elements", error))
     }
-}
-
-fn decode<T: ReadableElement>(bytes: &[u8], name: &str) -> Result<ArrayD<T>, DataError> {
-    ArrayD::read_npy(bytes).map_err(|error| malformed(name, "array", "legal elements", error))
+    match check_header(bytes, name)? {
+        DType::F32 => decode::<f32>(bytes, name),
+        DType::F64 => decode::<f64>(bytes, name),
+        DType::I32 => decode::<i32>(bytes, name),
+        DType::I64 => decode::<i64>(bytes, name),
+        DType::U8 => decode::<u8>(bytes, name),
+        DType::Bool => decode::<bool>(bytes, name),
+    }
 }
 
 /// Checks all that the decoder would trust: the length of the header, its characters and nesting (the decoder's parser
 /// is recursive), the element type, and that exactly as many bytes follow as the shape needs. Returns the element type.
-fn check_header(bytes: &[u8], name: &str) -> Result<&'static str, DataError> {
+fn check_header(bytes: &[u8], name: &str) -> Result<DType, DataError> {
     let cut_off = || malformed(name, "array header", "a complete header", "the end of the entry");
     let (prefix, rest) = bytes.split_first_chunk::<PREFIX_LEN>().ok_or_else(cut_off)?;
     if !prefix.starts_with(b"\x93NUMPY") {
@@ -321,13 +261,13 @@ fn check_header(bytes: &[u8], name: &str) -> Result<&'static str, DataError> {
     let header = Header::from_reader(&mut &bytes[..])
         .map_err(|error| malformed(name, "array header", "a dictionary of descr, fortran_order and shape", error))?;
     let descr = header.type_descriptor.as_string().map_or("a structured type", |descr| descr.as_str());
-    let (dtype, size) = match descr {
-        "<f4" | ">f4" => ("f32", 4),
-        "<f8" | ">f8" => ("f64", 8),
-        "<i4" | ">i4" => ("i32", 4),
-        "<i8" | ">i8" => ("i64", 8),
-        "|u1" | "u1" => ("u8", 1),
-        "|b1" => ("bool", 1),
+    let dtype = match descr {
+        "<f4" | ">f4" => DType::F32,
+        "<f8" | ">f8" => DType::F64,
+        "<i4" | ">i4" => DType::I32,
+        "<i8" | ">i8" => DType::I64,
+        "|u1" | "u1" => DType::U8,
+        "|b1" => DType::Bool,
         other => {
             return Err(DataError::Unsupported {
                 name: name.to_owned(),
@@ -339,7 +279,7 @@ fn check_header(bytes: &[u8], name: &str) -> Result<&'static str, DataError> {
     if header.shape.len() > MAX_AXES {
         return Err(malformed(name, "array header", format!("at most {MAX_AXES} axes"), header.shape.len()));
     }
-    match checked_n_bytes(&header.shape, size) {
+    match checked_n_bytes(&header.shape, dtype.size_bytes()) {
         Some(n_bytes) if n_bytes == payload.len() => Ok(dtype),
         Some(n_bytes) => {
             let required = format!("{n_bytes} bytes of elements for {dtype}{:?}", header.shape);

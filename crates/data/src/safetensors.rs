@@ -13,8 +13,10 @@ use std::fmt;
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
+use cotangent_graph::{Element, TensorData};
 use cotangent_host::refusable;
 use cotangent_scalar::DType;
+use ndarray::{ArrayD, IxDyn};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, json};
@@ -29,24 +31,13 @@ const MAX_HEADER: u64 = 100_000_000;
 const MAX_AXES: usize = 32;
 /// The entry of the header that is no tensor.
 const METADATA: &str = "__metadata__";
-/// Elements are written in pieces of so many bytes.
-const PIECE: usize = 1 << 20;
+/// Elements are read in pieces of so many bytes.
+const PIECE: usize = 1 << 14;
 /// What to do about a file that is not what it should be.
 const MAKE_AGAIN: &str = "fetch or write the file again";
 
-/// A tensor as bytes: the elements in row-major order, little-endian; `bool` as bytes of 0 and 1.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawTensor {
-    /// The element type.
-    pub dtype: DType,
-    /// The length of every axis.
-    pub shape: Vec<usize>,
-    /// The elements; as many bytes as type and shape ask for.
-    pub bytes: Vec<u8>,
-}
-
 /// Tensors by name.
-pub type Tensors = BTreeMap<String, RawTensor>;
+pub type Tensors = BTreeMap<String, TensorData>;
 
 /// The contents of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -55,45 +46,6 @@ pub struct SafeTensors {
     pub metadata: BTreeMap<String, String>,
     /// The tensors.
     pub tensors: Tensors,
-}
-
-impl RawTensor {
-    /// The tensor with its axes in another order: axis `k` of the result is axis `order[k]` of this one.
-    ///
-    /// # Errors
-    /// [`DataError::Mismatch`] if `order` is not each axis once, or the bytes do not fit the shape.
-    pub fn transposed(&self, order: &[usize]) -> Result<RawTensor, DataError> {
-        let (rank, size) = (self.shape.len(), self.dtype.size_bytes());
-        let mismatch = |required: String, got: String| {
-            let (of, fix) =
-                (format!("transposed tensor of shape {:?}", self.shape), "hand in what is required".to_owned());
-            DataError::Mismatch { of, required, got, fix }
-        };
-        let mut sorted = order.to_vec();
-        sorted.sort_unstable();
-        if !sorted.into_iter().eq(0..rank) {
-            return Err(mismatch(format!("each of {rank} axes once"), format!("{order:?}")));
-        }
-        if n_bytes(self.dtype, self.shape.iter().map(|&n| n as u64)) != Some(self.bytes.len() as u64) {
-            return Err(mismatch("as many bytes as its shape has".to_owned(), self.bytes.len().to_string()));
-        }
-        let shape: Vec<usize> = order.iter().map(|&axis| self.shape[axis]).collect();
-        let from: Vec<usize> = order.iter().map(|&axis| self.shape[axis + 1..].iter().product()).collect();
-        let mut bytes = Vec::with_capacity(self.bytes.len());
-        let mut index = vec![0; rank];
-        for _ in 0..self.bytes.len() / size {
-            let at: usize = index.iter().zip(&from).map(|(i, stride)| i * stride).sum();
-            bytes.extend_from_slice(&self.bytes[at * size..][..size]);
-            for axis in (0..rank).rev() {
-                index[axis] += 1;
-                if index[axis] < shape[axis] {
-                    break;
-                }
-                index[axis] = 0;
-            }
-        }
-        Ok(RawTensor { dtype: self.dtype, shape, bytes })
-    }
 }
 
 /// How elements stand in a file.
@@ -125,19 +77,15 @@ impl Stored {
         if matches!(self, Stored::Whole) { n } else { n / 2 }
     }
 
-    /// The elements, exactly.
-    fn widened(self, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
-        let widen = match self {
-            Stored::Whole => return Ok(bytes),
-            Stored::Upper => |bits: u16| u32::from(bits) << 16,
-            Stored::Half => f32_of_half,
-        };
-        let mut wide = Vec::new();
-        refusable(|| wide.try_reserve_exact(bytes.len() * 2))
-            .map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
-        let halves = bytes.as_chunks().0.iter().map(|half| widen(u16::from_le_bytes(*half)));
-        wide.extend(halves.flat_map(u32::to_le_bytes));
-        Ok(wide)
+    /// The bits of an element, exactly.
+    fn bits(self, bytes: &[u8]) -> u64 {
+        let mut word = [0; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        match self {
+            Stored::Whole => u64::from_le_bytes(word),
+            Stored::Upper => u64::from_le_bytes(word) << 16,
+            Stored::Half => u64::from(f32_of_half(u16::from_le_bytes([word[0], word[1]]))),
+        }
     }
 }
 
@@ -231,7 +179,7 @@ impl SafeTensors {
     /// Writes a file, durably: see [`write_durably`].
     ///
     /// # Errors
-    /// [`DataError::Io`] if the system refuses, or a tensor is called `__metadata__`, or its bytes do not fit its shape.
+    /// [`DataError::Io`] if the system refuses, or a tensor is called `__metadata__`.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<(), DataError> {
         write_durably(path, |mut file| self.write_to(&mut file))
     }
@@ -239,35 +187,31 @@ impl SafeTensors {
     /// Writes the contents of a file.
     ///
     /// # Errors
-    /// The writer's; `InvalidInput` if a tensor is called `__metadata__` or its bytes do not fit its shape.
+    /// The writer's; `InvalidInput` if a tensor is called `__metadata__`.
     pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
         // Larger elements first, so that every tensor stands at a multiple of its element's size.
-        let mut order: Vec<(&String, &RawTensor)> = self.tensors.iter().collect();
-        order.sort_by_key(|(name, tensor)| (std::cmp::Reverse(tensor.dtype.size_bytes()), *name));
+        let mut order: Vec<(&String, &TensorData)> = self.tensors.iter().collect();
+        order.sort_by_key(|(name, tensor)| (std::cmp::Reverse(tensor.dtype().size_bytes()), *name));
         let mut header = Map::new();
         if !self.metadata.is_empty() {
             header.insert(METADATA.to_owned(), json!(self.metadata));
         }
         let mut end = 0;
         for (name, tensor) in &order {
-            let n_bytes = n_bytes(tensor.dtype, tensor.shape.iter().map(|&n| n as u64));
-            if *name == METADATA || n_bytes != Some(tensor.bytes.len() as u64) {
-                let text = format!("a tensor needs another name than {METADATA} and as many bytes as its shape has");
+            if *name == METADATA {
+                let text = format!("a tensor needs another name than {METADATA}");
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
-            let begin = end;
-            end += tensor.bytes.len();
-            let entry = json!({"dtype": dtype_name(tensor.dtype), "shape": tensor.shape, "data_offsets": [begin, end]});
+            let (dtype, shape, begin) = (dtype_name(tensor.dtype()), tensor.shape(), end);
+            end += tensor.ty().n_bytes();
+            let entry = json!({"dtype": dtype, "shape": shape[..], "data_offsets": [begin, end]});
             header.insert((*name).clone(), entry);
         }
         let mut header = serde_json::to_vec(&header)?;
         header.resize(header.len().next_multiple_of(8), b' ');
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
-        for piece in order.iter().flat_map(|(_, tensor)| tensor.bytes.chunks(PIECE)) {
-            out.write_all(piece)?;
-        }
-        Ok(())
+        order.iter().try_for_each(|(_, tensor)| tensor.try_each_le(|piece| out.write_all(piece)))
     }
 }
 
@@ -324,12 +268,15 @@ impl<'a, R: Read> Opened<'a, R> {
     fn tensors(mut self) -> Result<SafeTensors, DataError> {
         let mut tensors = Tensors::new();
         for TensorPlace { name, dtype, stored, shape, begin, end } in self.places {
-            let bytes = self.at.bytes(&mut self.rest, end - begin, "elements")?;
-            let bytes = stored.widened(bytes).map_err(|error| self.at.broken("elements", error))?;
-            if dtype == DType::Bool && bytes.iter().any(|&byte| byte > 1) {
-                return Err(self.at.malformed("elements", "truth values of 0 or 1", "another byte"));
-            }
-            tensors.insert(name, RawTensor { dtype, shape, bytes });
+            let read = match dtype {
+                DType::F32 => Place::elements::<f32>,
+                DType::F64 => Place::elements::<f64>,
+                DType::I32 => Place::elements::<i32>,
+                DType::I64 => Place::elements::<i64>,
+                DType::U8 => Place::elements::<u8>,
+                DType::Bool => Place::elements::<bool>,
+            };
+            tensors.insert(name, read(self.at, &mut self.rest, end - begin, stored, &shape)?);
         }
         Ok(SafeTensors { metadata: self.metadata, tensors })
     }
@@ -468,6 +415,35 @@ impl Place<'_> {
         Ok(bytes)
     }
 
+    /// The elements of a tensor, in so many bytes of a file that has them.
+    fn elements<T: Element>(
+        self,
+        file: &mut impl Read,
+        n_bytes: u64,
+        stored: Stored,
+        shape: &[usize],
+    ) -> Result<TensorData, DataError> {
+        let size = stored.n_bytes(T::DTYPE.size_bytes() as u64) as usize;
+        let n: usize = shape.iter().product();
+        let no_memory = |error| self.broken("elements", io::Error::new(io::ErrorKind::OutOfMemory, error));
+        reading::ask(self.name, n_bytes)?;
+        let mut elements: Vec<T> = Vec::new();
+        refusable(|| elements.try_reserve_exact(n)).map_err(no_memory)?;
+        let mut piece = [0; PIECE];
+        while elements.len() < n {
+            let bytes = &mut piece[..PIECE.min((n - elements.len()) * size)];
+            file.read_exact(bytes).map_err(|error| self.broken("elements", error))?;
+            if T::DTYPE == DType::Bool && bytes.iter().any(|&byte| byte > 1) {
+                return Err(self.malformed("elements", "truth values of 0 or 1", "another byte"));
+            }
+            elements.extend(bytes.chunks_exact(size).map(|element| T::from_bits(stored.bits(element))));
+        }
+        let array = ArrayD::from_shape_vec(IxDyn(shape), elements);
+        array
+            .map(Into::into)
+            .map_err(|error| self.malformed("header", "a shape that an array can have", error.to_string()))
+    }
+
     fn broken(self, part: &'static str, error: io::Error) -> DataError {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => self.malformed(part, "as many bytes as the file had", "its end"),
@@ -488,12 +464,16 @@ impl Place<'_> {
 
 #[cfg(test)]
 mod tests {
+    use cotangent_graph::Shape;
+    use ndarray::array;
+
     use super::*;
 
     fn sample() -> SafeTensors {
         let tensor = |dtype: DType, shape: &[usize]| {
             let n = shape.iter().product::<usize>() * dtype.size_bytes();
-            RawTensor { dtype, shape: shape.to_vec(), bytes: (0..n).map(|i| (i % 2) as u8).collect() }
+            let bytes: Vec<u8> = (0..n).map(|i| (i % 2) as u8).collect();
+            TensorData::from_native_bytes(dtype, &Shape::new(shape), &bytes)
         };
         let tensors = [
             ("b", tensor(DType::Bool, &[3])),
@@ -539,8 +519,8 @@ mod tests {
         let header = r#"{"n":{"dtype":"I64","shape":[],"data_offsets":[0,8]},"w":{"dtype":"F32","shape":[1,2],"data_offsets":[8,16]}}    "#;
         let data = [7i64.to_le_bytes(), [0, 0, 0x80, 0x3f, 0, 0, 0, 0x40]].concat();
         let read = SafeTensors::parse(&file(header, &data), "f").unwrap();
-        assert_eq!(read.tensors["n"].bytes, 7i64.to_le_bytes());
-        assert_eq!((&read.tensors["w"].shape[..], read.tensors["w"].bytes.len()), (&[1usize, 2][..], 8));
+        assert_eq!(read.tensors["n"], 7i64.into());
+        assert_eq!(read.tensors["w"], array![[1f32, 2.0]].into());
     }
 
     #[test]
@@ -600,10 +580,8 @@ mod tests {
             let header = format!("{{\"w\":{{\"dtype\":\"{dtype}\",\"shape\":[65536],\"data_offsets\":[0,131072]}}}}");
             let read = SafeTensors::parse(&file(&header, &data), "f").unwrap();
             let again = SafeTensors::parse(&bytes_of(&read), "f").unwrap();
-            assert_eq!((read.tensors["w"].dtype, &again), (DType::F32, &read));
-            let (values, rest) = read.tensors["w"].bytes.as_chunks::<4>();
-            assert!(rest.is_empty());
-            values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<_>>()
+            assert_eq!(again, read);
+            read.tensors["w"].array::<f32>().unwrap().iter().copied().collect::<Vec<_>>()
         };
         for (bits, (short, brain)) in (0..=u16::MAX).zip(read("F16").into_iter().zip(read("BF16"))) {
             let wanted = half(bits);
@@ -617,30 +595,26 @@ mod tests {
     }
 
     #[test]
-    fn transposed_tensors_have_each_element_at_its_new_place() {
-        let tensor = RawTensor { dtype: DType::I32, shape: vec![2, 3, 4], bytes: (0..96).collect() };
-        let turned = tensor.transposed(&[2, 0, 1]).unwrap();
-        assert_eq!(turned.shape, [4, 2, 3]);
-        for (i, j, k) in (0..24).map(|n| (n / 12, n / 4 % 3, n % 4)) {
-            let (old, new) = (i * 12 + j * 4 + k, k * 6 + i * 3 + j);
-            assert_eq!(turned.bytes[new * 4..][..4], tensor.bytes[old * 4..][..4]);
-        }
-        assert_eq!(turned.transposed(&[1, 2, 0]).unwrap(), tensor);
-        for order in [&[0, 1][..], &[0, 1, 1], &[0, 1, 3]] {
-            assert!(tensor.transposed(order).unwrap_err().to_string().contains("each of 3 axes once"));
-        }
-        let short = RawTensor { bytes: vec![0; 95], ..tensor };
-        assert!(short.transposed(&[0, 1, 2]).is_err());
-        let empty = RawTensor { dtype: DType::F32, shape: vec![0, 3], bytes: Vec::new() };
-        assert_eq!(empty.transposed(&[1, 0]).unwrap().shape, [3, 0]);
+    fn what_the_format_cannot_hold_is_refused() {
+        let file = SafeTensors { tensors: [(METADATA.to_owned(), 1f32.into())].into(), ..SafeTensors::default() };
+        assert!(file.write_to(&mut Vec::new()).is_err());
     }
 
+    /// More than a piece, of every size of elements, in other orders than row-major too.
     #[test]
-    fn what_the_format_cannot_hold_is_refused() {
-        for (name, n_bytes) in [(METADATA, 4), ("short", 3)] {
-            let tensor = RawTensor { dtype: DType::F32, shape: vec![1], bytes: vec![0; n_bytes] };
-            let file = SafeTensors { tensors: [(name.to_owned(), tensor)].into(), ..SafeTensors::default() };
-            assert!(file.write_to(&mut Vec::new()).is_err());
-        }
+    fn long_tensors_come_back() {
+        let long = ArrayD::from_shape_fn(vec![3, 7000], |i| (i[0] * 7000 + i[1]) as i64 * 0x0123_4567_89ab);
+        let tensors: [(&str, TensorData); 5] = [
+            ("i64", long.clone().into()),
+            ("i32", long.mapv(|v| v as i32).into()),
+            ("f64", long.mapv(|v| v as f64).into()),
+            ("u8", long.mapv(|v| v as u8).into()),
+            ("turned", TensorData::I64(long.reversed_axes().into())),
+        ];
+        let file = SafeTensors {
+            tensors: tensors.map(|(name, value)| (name.to_owned(), value)).into(),
+            ..SafeTensors::default()
+        };
+        assert_eq!(SafeTensors::parse(&bytes_of(&file), "f").unwrap(), file);
     }
 }

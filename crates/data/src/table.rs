@@ -21,9 +21,9 @@
 
 use std::mem;
 
-use cotangent_graph::{Element, TensorData, with_array};
+use cotangent_graph::{Element, HostTensor, TensorData, with_array};
 use cotangent_scalar::{DType, plain};
-use ndarray::{ArrayD, Axis, IxDyn};
+use ndarray::{ArrayBase, ArrayD, Axis, Data, IxDyn};
 
 use crate::DataError;
 use crate::batches::{Order, places_in_epoch};
@@ -91,7 +91,7 @@ impl Table {
     /// # Errors
     /// [`DataError::Mismatch`] for a second field of a name, a name of other characters than letters, digits, `_`, `-` and
     /// `.`, a scalar, or another number of rows than the fields before have.
-    pub fn with(mut self, name: &str, values: impl Into<TensorData>) -> Result<Self, DataError> {
+    pub fn with<'a>(mut self, name: &str, values: impl Into<HostTensor<'a>>) -> Result<Self, DataError> {
         let mismatch = |required: String, got: String| DataError::Mismatch {
             of: format!("field `{}` of a table", plain(name)),
             required,
@@ -105,7 +105,7 @@ impl Table {
         if self.fields.iter().any(|(known, _)| known == name) {
             return Err(mismatch("a name that no field has yet".to_owned(), format!("{name:?} again")));
         }
-        let values = with_array!(values.into(), a => TensorData::from(a));
+        let values = values.into().into_owned();
         let Some(&rows) = values.shape().first() else {
             return Err(mismatch("at least one axis".to_owned(), "a scalar".to_owned()));
         };
@@ -200,7 +200,7 @@ impl Examples for Table {
 
 /// A tensor of no elements, to be replaced.
 pub(crate) fn nothing() -> TensorData {
-    TensorData::U8(ArrayD::from_shape_simple_fn(IxDyn(&[0]), || 0))
+    Vec::<u8>::new().into()
 }
 
 /// That there are examples at all of these places.
@@ -222,10 +222,10 @@ fn gather_rows(from: &TensorData, places: &[usize], to: &mut TensorData) {
             match from {
                 $(TensorData::$variant(rows) => {
                     let old = match mem::replace(to, nothing()) {
-                        TensorData::$variant(old) => old.into_raw_vec_and_offset().0,
+                        TensorData::$variant(old) => old.into_owned().into_raw_vec_and_offset().0,
                         _ => Vec::new(),
                     };
-                    *to = TensorData::$variant(rows_at(rows, places, old));
+                    *to = rows_at(rows, places, old).into();
                 })*
             }
         };
@@ -234,7 +234,11 @@ fn gather_rows(from: &TensorData, places: &[usize], to: &mut TensorData) {
 }
 
 /// The rows at these places, in a buffer.
-pub(crate) fn rows_at<T: Element>(from: &ArrayD<T>, places: &[usize], mut buffer: Vec<T>) -> ArrayD<T> {
+pub(crate) fn rows_at<T: Element>(
+    from: &ArrayBase<impl Data<Elem = T>, IxDyn>,
+    places: &[usize],
+    mut buffer: Vec<T>,
+) -> ArrayD<T> {
     const INVARIANT: &str = "fields are row-major, and places were checked";
     let mut shape = from.shape().to_vec();
     let row_len: usize = shape[1..].iter().product();

@@ -20,7 +20,7 @@ pub(crate) fn environment(program: &Executable, store: &Store, inputs: &Inputs<'
         env.values.insert(name.to_owned(), store.get(name)?);
     }
     let names = &program.interface.input_names;
-    env.values.extend(inputs.iter().map(|(at, view)| (names[at].clone(), view.to_tensor())));
+    env.values.extend(inputs.iter().map(|(at, view)| (names[at].clone(), view.clone().into_owned())));
     env.counters = store.counters(program)?;
     Ok(env)
 }
@@ -119,7 +119,9 @@ mod tests {
     use cotangent_scalar::{ReduceOp, ScalarOp};
     use ndarray::Array2;
 
-    use crate::{CompileError, Compiler, Executable, InputView, Runtime, Seed, Session, Threads};
+    use cotangent_graph::HostTensor;
+
+    use crate::{CompileError, Compiler, Executable, Runtime, Seed, Session, Threads};
 
     /// The lines of the graph below on which the two ops stand that are planted bugs.
     struct Lines {
@@ -193,7 +195,7 @@ mod tests {
         }
         let x = Array2::from_shape_fn((4, 6), |(i, j)| (i * 7 + j * 3) as f32 / 20.0);
         let before = session.store().get("w")?;
-        let result = session.step([("x", InputView::from(&x))]).map(|_| ());
+        let result = session.step([("x", HostTensor::from(&x))]).map(|_| ());
         let unchanged = session.store().get("w")?.same_bits(&before);
         assert_eq!(unchanged, result.is_err(), "a step that is an error changes nothing, another one everything");
         result

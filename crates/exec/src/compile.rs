@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use cotangent_codegen::{BackendChoice, CodegenError, Compiled, MadeBy};
 use cotangent_gemm::Candidate;
-use cotangent_graph::{Code, CompilerBug, Diag, Diags, Env, Graph, Init, Limits, Loc, Lower, Node, Role, Source, Type};
+use cotangent_graph::{
+    Code, CompilerBug, Diag, Diags, Env, Graph, HostTensor, Init, Limits, Loc, Lower, Node, Role, Source, Type,
+};
 use cotangent_host::files::{WriteError, write_report};
 use cotangent_host::float::in_default;
 use cotangent_host::{Memory, Target};
@@ -17,7 +19,7 @@ use cotangent_kernel::{Choice, ClusterOptions, CostModel, Fusion, Fusions, Home,
 use cotangent_passes::{PassError, PassOptions, PassReport, ValidateHook, optimize};
 use cotangent_scalar::plain;
 
-use crate::input::{InputId, InputView};
+use crate::input::InputId;
 use crate::needs::{Needs, all_buffers};
 use crate::place::Place;
 use crate::ready::{Ready, all_kernels};
@@ -467,8 +469,8 @@ impl Executable {
     }
 
     /// The inputs of a step whose values stand in an environment; one that it does not name is left out.
-    pub fn inputs_of<'a>(&self, env: &'a Env) -> Vec<(&str, InputView<'a>)> {
-        self.inputs().filter_map(|(name, _)| Some((name, InputView::from(env.values.get(name)?)))).collect()
+    pub fn inputs_of<'a>(&self, env: &'a Env) -> Vec<(&str, HostTensor<'a>)> {
+        self.inputs().filter_map(|(name, _)| Some((name, HostTensor::from(env.values.get(name)?)))).collect()
     }
 
     /// The id of an input, for steps that should not look names up.
@@ -485,13 +487,12 @@ impl Executable {
 
     /// Whether a value has the element type and shape that the input of this position is declared with.
     #[track_caller]
-    pub(crate) fn check_input(&self, at: usize, view: &InputView<'_>) -> Result<(), Diag> {
+    pub(crate) fn check_input(&self, at: usize, view: &HostTensor<'_>) -> Result<(), Diag> {
         let (name, ty) = (&self.interface.input_names[at], &self.interface.input_types[at]);
-        if view.dtype() == ty.dtype() && view.has_shape(ty.shape()) {
+        if view.dtype() == ty.dtype() && view.shape() == *ty.shape() {
             return Ok(());
         }
-        let got = Type::tensor(view.dtype(), view.shape());
-        let diag = Diag::new(Code::InputType, format!("input `{name}` requires {ty}, got {got}"))
+        let diag = Diag::new(Code::InputType, format!("input `{name}` requires {ty}, got {}", view.ty()))
             .note("the input was declared", self.declared_at(name));
         Err(if view.dtype() == ty.dtype() && view.shape().rank() == ty.shape().rank() {
             diag.help("shapes are static: compile a program for each batch size on the same store")

@@ -1,10 +1,10 @@
-//! Inputs of a step: borrowed views of the caller's arrays, by name or by an id resolved once; and all of them together,
+//! Inputs of a step: tensors of the caller's, by name or by an id resolved once; and all of them together,
 //! checked, as a step takes them.
 
-use cotangent_graph::{Code, Diag, Element, Shape, TensorData};
+use cotangent_graph::{Code, Diag, Element, HostTensor, with_array};
 use cotangent_host::{Block, Refused};
 use cotangent_scalar::DType;
-use ndarray::{ArrayBase, ArrayView, Data, Dimension, IxDyn};
+use ndarray::{ArrayBase, Data, Dimension};
 use smallvec::SmallVec;
 
 use crate::compile::{Executable, Identity};
@@ -62,73 +62,18 @@ impl InputKey for &str {}
 impl InputKey for String {}
 impl InputKey for InputId {}
 
-/// A tensor handed to a step, made from any array by `into()`, whatever the order of its elements in memory. Arrays in
+/// The address of the first element, and the number of elements, if they follow each other in row-major order.
+fn in_order(tensor: &HostTensor<'_>) -> Option<(*const u8, usize)> {
+    with_array!(tensor, a => a.as_slice().map(|elements| (elements.as_ptr().cast(), elements.len())))
+}
+
+/// A copy of the elements in row-major order.
+fn copied(tensor: &HostTensor<'_>) -> Result<Block, Refused> {
+    with_array!(tensor, a => block_of(a.iter().copied(), a.len()))
+}
+
+/// The inputs of a step: names (or [`InputId`]s) with arrays, or anything else that a [`HostTensor`] is made from. Elements in
 /// row-major order are read where they are; others are copied by the step.
-#[derive(Clone, Debug)]
-pub struct InputView<'a>(View<'a>);
-
-#[derive(Clone, Debug)]
-enum View<'a> {
-    F32(ArrayView<'a, f32, IxDyn>),
-    F64(ArrayView<'a, f64, IxDyn>),
-    I32(ArrayView<'a, i32, IxDyn>),
-    I64(ArrayView<'a, i64, IxDyn>),
-    U8(ArrayView<'a, u8, IxDyn>),
-    Bool(ArrayView<'a, bool, IxDyn>),
-}
-
-macro_rules! each {
-    ($view:expr, $a:ident => $body:expr) => {
-        match &$view.0 {
-            View::F32($a) => $body,
-            View::F64($a) => $body,
-            View::I32($a) => $body,
-            View::I64($a) => $body,
-            View::U8($a) => $body,
-            View::Bool($a) => $body,
-        }
-    };
-}
-
-impl InputView<'_> {
-    /// The element type.
-    pub fn dtype(&self) -> DType {
-        match self.0 {
-            View::F32(_) => DType::F32,
-            View::F64(_) => DType::F64,
-            View::I32(_) => DType::I32,
-            View::I64(_) => DType::I64,
-            View::U8(_) => DType::U8,
-            View::Bool(_) => DType::Bool,
-        }
-    }
-
-    /// The extents.
-    pub fn shape(&self) -> Shape {
-        each!(self, a => Shape::new(a.shape()))
-    }
-
-    pub(crate) fn has_shape(&self, shape: &Shape) -> bool {
-        each!(self, a => a.shape() == &shape[..])
-    }
-
-    /// A copy of the elements.
-    pub fn to_tensor(&self) -> TensorData {
-        each!(self, a => TensorData::from(a.view()))
-    }
-
-    /// The address of the first element, and the number of elements, if they follow each other in row-major order.
-    fn in_order(&self) -> Option<(*const u8, usize)> {
-        each!(self, a => a.as_slice().map(|elements| (elements.as_ptr().cast(), elements.len())))
-    }
-
-    /// A copy of the elements in row-major order.
-    fn copied(&self) -> Result<Block, Refused> {
-        each!(self, a => block_of(a.iter().copied(), a.len()))
-    }
-}
-
-/// The inputs of a step: names (or [`InputId`]s) with arrays, or anything else that an [`InputView`] is made from.
 ///
 /// | written | for |
 /// |---|---|
@@ -136,7 +81,7 @@ impl InputView<'_> {
 /// | `("x", &x)` | one input |
 /// | `(("x", &x), ("labels", &labels))` | two to eight, of any types |
 /// | `inputs![x, labels, "mask" => &m]` | any number, named by the variables |
-/// | an array or `Vec` of pairs of a name and an [`InputView`], or an iterator over such in [`Each`] | what is put together while the program runs |
+/// | an array or `Vec` of pairs of a name and a [`HostTensor`], or an iterator over such in [`Each`] | what is put together while the program runs |
 pub trait StepInputs<'a>: Give<'a> {}
 
 /// The part of [`StepInputs`] that is not for others.
@@ -148,14 +93,14 @@ pub trait Give<'a> {
 
 impl<'a, T: Give<'a>> StepInputs<'a> for T {}
 
-impl<'a, K: InputKey, const N: usize> Give<'a> for [(K, InputView<'a>); N] {
+impl<'a, K: InputKey, const N: usize> Give<'a> for [(K, HostTensor<'a>); N] {
     #[track_caller]
     fn give(self, program: &Executable, to: &mut Inputs<'a>) -> Result<(), Diag> {
         Each(self).give(program, to)
     }
 }
 
-impl<'a, K: InputKey> Give<'a> for Vec<(K, InputView<'a>)> {
+impl<'a, K: InputKey> Give<'a> for Vec<(K, HostTensor<'a>)> {
     #[track_caller]
     fn give(self, program: &Executable, to: &mut Inputs<'a>) -> Result<(), Diag> {
         Each(self).give(program, to)
@@ -166,7 +111,7 @@ impl<'a, K: InputKey> Give<'a> for Vec<(K, InputView<'a>)> {
 #[derive(Clone, Debug)]
 pub struct Each<I>(pub I);
 
-impl<'a, K: InputKey, I: IntoIterator<Item = (K, InputView<'a>)>> Give<'a> for Each<I> {
+impl<'a, K: InputKey, I: IntoIterator<Item = (K, HostTensor<'a>)>> Give<'a> for Each<I> {
     #[track_caller]
     fn give(self, program: &Executable, to: &mut Inputs<'a>) -> Result<(), Diag> {
         for (key, value) in self.0 {
@@ -176,7 +121,7 @@ impl<'a, K: InputKey, I: IntoIterator<Item = (K, InputView<'a>)>> Give<'a> for E
     }
 }
 
-impl<'a, K: InputKey, V: Into<InputView<'a>>> Give<'a> for (K, V) {
+impl<'a, K: InputKey, V: Into<HostTensor<'a>>> Give<'a> for (K, V) {
     #[track_caller]
     fn give(self, program: &Executable, to: &mut Inputs<'a>) -> Result<(), Diag> {
         to.add(program, self.0, self.1.into())
@@ -191,7 +136,7 @@ impl<'a> Give<'a> for () {
 
 macro_rules! give_tuples {
     ($($($k:ident $v:ident $pair:ident),*;)*) => {
-        $(impl<'a, $($k: InputKey, $v: Into<InputView<'a>>),*> Give<'a> for ($(($k, $v),)*) {
+        $(impl<'a, $($k: InputKey, $v: Into<HostTensor<'a>>),*> Give<'a> for ($(($k, $v),)*) {
             #[track_caller]
             fn give(self, program: &Executable, to: &mut Inputs<'a>) -> Result<(), Diag> {
                 let ($($pair,)*) = self;
@@ -234,74 +179,52 @@ macro_rules! inputs {
     ($($all:tt)*) => { $crate::inputs!(@done [] $($all)*) };
 }
 
-/// What can be viewed as an input: arrays, tensors and references to them.
+/// What can be viewed as an input: arrays, tensors, vectors, slices and references to them.
 pub trait AsInput {
     /// The view.
-    fn as_input(&self) -> InputView<'_>;
+    fn as_input(&self) -> HostTensor<'_>;
 }
 
-impl<T: ViewElement, S: Data<Elem = T>, D: Dimension> AsInput for ArrayBase<S, D> {
-    fn as_input(&self) -> InputView<'_> {
+impl<T: Element, S: Data<Elem = T>, D: Dimension> AsInput for ArrayBase<S, D> {
+    fn as_input(&self) -> HostTensor<'_> {
         self.into()
     }
 }
 
-impl AsInput for TensorData {
-    fn as_input(&self) -> InputView<'_> {
+impl<T: Element> AsInput for [T] {
+    fn as_input(&self) -> HostTensor<'_> {
         self.into()
+    }
+}
+
+impl<T: Element, const N: usize> AsInput for [T; N] {
+    fn as_input(&self) -> HostTensor<'_> {
+        self.into()
+    }
+}
+
+impl<T: Element> AsInput for Vec<T> {
+    fn as_input(&self) -> HostTensor<'_> {
+        self.into()
+    }
+}
+
+impl AsInput for HostTensor<'_> {
+    fn as_input(&self) -> HostTensor<'_> {
+        self.view()
     }
 }
 
 impl<T: AsInput + ?Sized> AsInput for &T {
-    fn as_input(&self) -> InputView<'_> {
+    fn as_input(&self) -> HostTensor<'_> {
         (**self).as_input()
-    }
-}
-
-/// An element type that views can have.
-pub trait ViewElement: Element {
-    #[doc(hidden)]
-    fn view(array: ArrayView<'_, Self, IxDyn>) -> InputView<'_>;
-}
-
-macro_rules! view_elements {
-    ($($t:ty, $variant:ident;)*) => {
-        $(impl ViewElement for $t {
-            fn view(array: ArrayView<'_, Self, IxDyn>) -> InputView<'_> { InputView(View::$variant(array)) }
-        })*
-    };
-}
-view_elements! { f32, F32; f64, F64; i32, I32; i64, I64; u8, U8; bool, Bool; }
-
-impl<'a, T: ViewElement, D: Dimension> From<ArrayView<'a, T, D>> for InputView<'a> {
-    fn from(array: ArrayView<'a, T, D>) -> Self {
-        T::view(array.into_dyn())
-    }
-}
-
-impl<'a, T: ViewElement, S: Data<Elem = T>, D: Dimension> From<&'a ArrayBase<S, D>> for InputView<'a> {
-    fn from(array: &'a ArrayBase<S, D>) -> Self {
-        array.view().into()
-    }
-}
-
-impl<'a> From<&'a TensorData> for InputView<'a> {
-    fn from(tensor: &'a TensorData) -> Self {
-        match tensor {
-            TensorData::F32(a) => a.into(),
-            TensorData::F64(a) => a.into(),
-            TensorData::I32(a) => a.into(),
-            TensorData::I64(a) => a.into(),
-            TensorData::U8(a) => a.into(),
-            TensorData::Bool(a) => a.into(),
-        }
     }
 }
 
 /// The inputs of a step of a program, in its order: all of them, each of the type that the program declares.
 #[derive(Debug)]
 pub struct Inputs<'a> {
-    views: SmallVec<[Option<InputView<'a>>; 4]>,
+    views: SmallVec<[Option<HostTensor<'a>>; 4]>,
     /// Copies in row-major order of those that are in another one, with their positions.
     copies: Vec<(usize, Block)>,
 }
@@ -324,7 +247,7 @@ impl<'a> Inputs<'a> {
     }
 
     #[track_caller]
-    fn add(&mut self, program: &Executable, key: impl InputKey, view: InputView<'a>) -> Result<(), Diag> {
+    fn add(&mut self, program: &Executable, key: impl InputKey, view: HostTensor<'a>) -> Result<(), Diag> {
         let at = key.position(program)?;
         program.check_input(at, &view)?;
         if self.views[at].is_some() {
@@ -343,8 +266,8 @@ impl<'a> Inputs<'a> {
     #[track_caller]
     pub(crate) fn in_order(&mut self, program: &Executable) -> Result<(), Diag> {
         for (at, view) in self.views.iter().enumerate() {
-            let Some(view) = view.as_ref().filter(|view| view.in_order().is_none()) else { continue };
-            match view.copied() {
+            let Some(view) = view.as_ref().filter(|view| in_order(view).is_none()) else { continue };
+            match copied(view) {
                 Ok(copy) => self.copies.push((at, copy)),
                 Err(refused) => {
                     let what = format!("a copy of input `{}` in row-major order", program.interface.input_names[at]);
@@ -356,7 +279,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// The views with their positions.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &InputView<'a>)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &HostTensor<'a>)> {
         self.views.iter().enumerate().filter_map(|(at, view)| Some((at, view.as_ref()?)))
     }
 
@@ -367,7 +290,7 @@ impl<'a> Inputs<'a> {
         let copy = self.copies.iter().find(|(copied, _)| *copied == at);
         let (address, n) = match copy {
             Some((_, copy)) => (copy.as_ptr().cast_const(), copy.n_bytes() / view.dtype().size_bytes()),
-            None => view.in_order()?,
+            None => in_order(view)?,
         };
         Some((address, view.dtype(), n))
     }

@@ -32,11 +32,12 @@ mod turns;
 
 pub use cotangent_codegen::BackendChoice;
 pub use cotangent_gemm::{Candidate, Way};
+pub use cotangent_graph::HostTensor;
 pub use cotangent_host::{BadTarget, Caches, Costs, Isa, Target};
 pub use cotangent_kernel::{Choice, Fusion, Fusions};
 
 pub use compile::{CompileError, Compiler, Executable, Timings};
-pub use input::{AsInput, Each, InputId, InputKey, InputView, StepInputs};
+pub use input::{AsInput, Each, InputId, InputKey, StepInputs};
 pub use profile::{Profile, Span, Times, Work};
 pub use runtime::{Runtime, Threads};
 pub use session::{Outputs, ProgramId, Session};

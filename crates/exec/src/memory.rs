@@ -35,10 +35,3 @@ pub(crate) fn block_of_tensor(tensor: &TensorData) -> Result<Block, Refused> {
     tensor.write_native_bytes(block.bytes_mut());
     Ok(block)
 }
-
-/// All bytes, elements of `size` bytes turned to little-endian, or back.
-pub(crate) fn in_le(bytes: &mut [u8], size: usize) {
-    if cfg!(target_endian = "big") {
-        bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
-    }
-}

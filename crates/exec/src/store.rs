@@ -5,16 +5,15 @@
 //! put another store in the place of.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::ops::Deref;
 
 use cotangent_graph::tensor::write_native_bits;
-use cotangent_graph::{Code, Counters, DType, Diag, Init, TensorData, Type};
+use cotangent_graph::{Code, Counters, Diag, HostTensor, Init, TensorData, Type};
 use cotangent_host::Block;
 
 use crate::compile::Executable;
 use crate::initial;
-use crate::memory::{ask_for_copy, in_le, no_memory};
+use crate::memory::{ask_for_copy, no_memory};
 use crate::runtime::Runtime;
 
 /// The seed of a run: everything random follows from it.
@@ -123,16 +122,13 @@ impl Store {
     /// # Errors
     /// `E0304` if there is none of this name, `E0302` if the type differs; the old value stays.
     #[track_caller]
-    pub fn set(&mut self, name: &str, value: impl Into<TensorData>) -> Result<(), Diag> {
+    pub fn set<'a>(&mut self, name: &str, value: impl Into<HostTensor<'a>>) -> Result<(), Diag> {
         let value = value.into();
         if !self.slots.contains_key(name) {
             return Err(self.unknown(name));
         }
+        self.check(name, &value.ty())?;
         let Some(slot) = self.slots.get_mut(name) else { return Ok(()) };
-        if value.ty() != slot.ty {
-            let text = format!("`{name}` requires {}, got {}", slot.ty, value.ty());
-            return Err(Diag::new(Code::InputType, text));
-        }
         value.write_native_bytes(slot.data.bytes_mut());
         slot.version += 1;
         Ok(())
@@ -143,69 +139,31 @@ impl Store {
         self.slots.get(name).map(|slot| &slot.ty)
     }
 
-    /// A copy of a value as bytes: the elements in row-major order, little-endian; `bool` as bytes of 0 and 1.
-    ///
-    /// # Errors
-    /// `E0304` if there is none of this name, `E0309` if there is no memory for it.
-    #[track_caller]
-    pub fn to_bytes(&self, name: &str) -> Result<Vec<u8>, Diag> {
-        let Some(slot) = self.slots.get(name) else { return Err(self.unknown(name)) };
-        ask_for_copy(name, &slot.ty)?;
-        let mut bytes = slot.data.bytes().to_vec();
-        in_le(&mut bytes, slot.ty.dtype().size_bytes());
-        Ok(bytes)
-    }
-
-    /// Replaces a value, or makes one if the name is new, from bytes as [`Store::to_bytes`] gives them. Programs that are
-    /// loaded later find it there.
-    ///
-    /// # Errors
-    /// `E0302` if there is a value of another type, if the type is no tensor, or if the bytes are not those of such a
-    /// value; `E0309` if there is no memory for a new one. Nothing has changed then.
-    #[track_caller]
-    pub fn insert_bytes(&mut self, name: &str, ty: &Type, bytes: &[u8]) -> Result<(), Diag> {
-        self.check_bytes(name, ty, bytes)?;
-        let slot = match self.slots.entry(name.to_owned()) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Slot::zeroed(name, ty)?),
-        };
-        slot.data.bytes_mut().copy_from_slice(bytes);
-        in_le(slot.data.bytes_mut(), ty.dtype().size_bytes());
-        slot.version += 1;
-        Ok(())
-    }
-
-    /// Whether [`Store::insert_bytes`] would take this: for whoever replaces several values, or none.
+    /// Whether [`Store::insert`] would take a value of this type: for whoever replaces several values, or none.
     ///
     /// # Errors
     /// `E0302`, as there.
     #[track_caller]
-    pub fn check_bytes(&self, name: &str, ty: &Type, bytes: &[u8]) -> Result<(), Diag> {
-        let wrong = |required: String, got: String| {
-            Err(Diag::new(Code::InputType, format!("`{name}` requires {required}, got {got}")))
+    pub fn check(&self, name: &str, ty: &Type) -> Result<(), Diag> {
+        let required = match self.slots.get(name) {
+            Some(slot) if slot.ty != *ty => slot.ty.to_string(),
+            None if ty.as_tensor().is_none_or(|(_, shape)| shape.checked_elements().is_none()) => {
+                "a tensor that can be addressed".to_owned()
+            }
+            _ => return Ok(()),
         };
-        let Some((dtype, _)) = ty.as_tensor().filter(|(_, shape)| shape.checked_elements().is_some()) else {
-            return wrong("a tensor that can be addressed".to_owned(), ty.to_string());
-        };
-        if let Some(slot) = self.slots.get(name).filter(|slot| slot.ty != *ty) {
-            return wrong(slot.ty.to_string(), ty.to_string());
-        }
-        if bytes.len() != ty.n_bytes() {
-            return wrong(format!("{} bytes for {ty}", ty.n_bytes()), bytes.len().to_string());
-        }
-        if dtype == DType::Bool && bytes.iter().any(|&byte| byte > 1) {
-            return wrong("truth values of 0 and 1".to_owned(), "another byte".to_owned());
-        }
-        Ok(())
+        Err(Diag::new(Code::InputType, format!("`{name}` requires {required}, got {ty}")))
     }
 
     /// Replaces a value, or makes one if the name is new: [`Store::set`] for states of the caller's own.
     ///
     /// # Errors
-    /// `E0302` if there is a value of another type, `E0309` if there is no memory for a new one.
+    /// `E0302` if there is a value of another type, or the new one is too large to be addressed; `E0309` if there is no memory for
+    /// a new one. Nothing has changed then.
     #[track_caller]
-    pub fn insert(&mut self, name: &str, value: impl Into<TensorData>) -> Result<(), Diag> {
+    pub fn insert<'a>(&mut self, name: &str, value: impl Into<HostTensor<'a>>) -> Result<(), Diag> {
         let value = value.into();
+        self.check(name, &value.ty())?;
         if !self.slots.contains_key(name) {
             self.slots.insert(name.to_owned(), Slot::zeroed(name, &value.ty())?);
         }
@@ -311,7 +269,7 @@ impl StoreMut<'_> {
     /// # Errors
     /// As [`Store::set`].
     #[track_caller]
-    pub fn set(&mut self, name: &str, value: impl Into<TensorData>) -> Result<(), Diag> {
+    pub fn set<'a>(&mut self, name: &str, value: impl Into<HostTensor<'a>>) -> Result<(), Diag> {
         self.0.set(name, value)
     }
 
@@ -320,17 +278,8 @@ impl StoreMut<'_> {
     /// # Errors
     /// As [`Store::insert`].
     #[track_caller]
-    pub fn insert(&mut self, name: &str, value: impl Into<TensorData>) -> Result<(), Diag> {
+    pub fn insert<'a>(&mut self, name: &str, value: impl Into<HostTensor<'a>>) -> Result<(), Diag> {
         self.0.insert(name, value)
-    }
-
-    /// [`Store::insert_bytes`].
-    ///
-    /// # Errors
-    /// As [`Store::insert_bytes`].
-    #[track_caller]
-    pub fn insert_bytes(&mut self, name: &str, ty: &Type, bytes: &[u8]) -> Result<(), Diag> {
-        self.0.insert_bytes(name, ty, bytes)
     }
 
     /// [`Store::set_step`].

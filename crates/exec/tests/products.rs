@@ -12,7 +12,7 @@ fn array(shape: &[usize], salt: usize) -> TensorData {
         k = (k * 1_103 + 12_345) % 65_521;
         k as f32 / 32_760.0 - 1.0
     };
-    TensorData::F32(ArrayD::from_shape_simple_fn(IxDyn(shape), value))
+    ArrayD::from_shape_simple_fn(IxDyn(shape), value).into()
 }
 
 /// A product with its gradients, of operands of these shapes; `apart` writes the repetition of `b` down, so that nothing is shared.

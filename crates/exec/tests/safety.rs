@@ -5,7 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use cotangent_exec::{CompileError, Compiler, Each, Executable, InputView, Runtime, Seed, Session, Store, Threads};
+use cotangent_exec::{CompileError, Compiler, Each, Executable, HostTensor, Runtime, Seed, Session, Store, Threads};
 use cotangent_graph::{Code, DType, Init, TensorData, Type, build};
 use ndarray::{Array, Array1, Array2, ArrayD, Axis, Ix2, ShapeBuilder, arr0, array, s};
 
@@ -30,7 +30,7 @@ fn a_bound_store_takes_new_values_and_never_moves_old_ones() {
     let mut session = session(counting(3));
     for k in 0..1000 {
         session.store_mut().insert(&format!("extra.{k}"), k as f32).unwrap();
-        session.store_mut().insert_bytes(&format!("bytes.{k}"), &Type::tensor(DType::U8, [2]), &[1, 2]).unwrap();
+        session.store_mut().insert(&format!("bytes.{k}"), &[1u8, 2]).unwrap();
     }
     session.store_mut().set("w", array![5.0f32, 6.0, 7.0]).unwrap();
     let x = array![1.0f32, 1.0, 1.0];
@@ -38,12 +38,12 @@ fn a_bound_store_takes_new_values_and_never_moves_old_ones() {
     assert_eq!(y, array![6.0f32, 7.0, 8.0].into());
     assert_eq!(session.store().get("w").unwrap(), array![6.0f32, 7.0, 8.0].into());
     // Refused: another type, or too many elements to be addressed.
-    for ty in [Type::tensor(DType::F32, [4]), Type::tensor(DType::F64, [3]), Type::tensor(DType::F32, [usize::MAX, 2])]
-    {
-        assert_eq!(session.store_mut().insert_bytes("w", &ty, &[0; 12]).unwrap_err().code, Code::InputType);
+    for value in [HostTensor::from(&[0f32; 4]), HostTensor::from(&[0f64; 3]), HostTensor::from(0f32)] {
+        assert_eq!(session.store_mut().insert("w", &value).unwrap_err().code, Code::InputType);
+        assert_eq!(session.store_mut().set("w", value).unwrap_err().code, Code::InputType);
     }
     let huge = Type::tensor(DType::F32, [usize::MAX, usize::MAX]);
-    assert_eq!(session.store_mut().insert_bytes("new", &huge, &[0; 4]).unwrap_err().code, Code::InputType);
+    assert_eq!(session.store().check("new", &huge).unwrap_err().code, Code::InputType);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn sessions_of_one_runtime_run_on_many_threads() {
 // ---- inputs ----------------------------------------------------------------------------------------------------------
 
 /// What `x * 1` makes of an input of this shape.
-fn identity(program: &Arc<Executable>, view: InputView<'_>) -> TensorData {
+fn identity(program: &Arc<Executable>, view: HostTensor<'_>) -> TensorData {
     let mut session = session(program.clone());
     session.step([("x", view)]).unwrap().tensor("y").unwrap()
 }
@@ -142,13 +142,13 @@ fn inputs_of_every_layout_are_read_in_order() {
         let expected = TensorData::from(view.to_owned());
         let program = program(view.shape());
         assert!(identity(&program, view.clone().into()).same_bits(&expected), "{:?}", view.strides());
-        assert_eq!(InputView::from(view.clone()).to_tensor(), expected);
+        assert_eq!(HostTensor::from(view.clone()).into_owned(), expected);
         // Arrays of one's own, in whatever order, are no different.
         let owned: ArrayD<f32> = view.to_owned();
         assert!(identity(&program, (&owned).into()).same_bits(&expected));
     }
     // So do tensors whose array is not in row-major order, which anybody may make.
-    let turned = TensorData::F32(base.clone().into_dyn().reversed_axes());
+    let turned = TensorData::F32(base.clone().into_dyn().reversed_axes().into());
     assert_eq!(identity(&program(&[8, 6]), (&turned).into()), base.t().to_owned().into());
 }
 
@@ -169,11 +169,11 @@ fn truth_values_and_bytes_are_read_in_order_too() {
 fn inputs_of_another_type_or_shape_are_errors() {
     let mut session = session(counting(3));
     let (short, wide, empty) = (array![1.0f32], array![[1.0f32, 2.0, 3.0]], Array1::<f32>::zeros(0));
-    for view in [InputView::from(&short), (&wide).into(), (&empty).into()] {
+    for view in [HostTensor::from(&short), (&wide).into(), (&empty).into()] {
         assert_eq!(session.step([("x", view)]).unwrap_err().code, Code::InputType);
     }
     assert_eq!(session.step([("x", (&array![1i32, 2, 3]).into())]).unwrap_err().code, Code::InputType);
-    let none: [(&str, InputView<'_>); 0] = [];
+    let none: [(&str, HostTensor<'_>); 0] = [];
     assert_eq!(session.step(none).unwrap_err().code, Code::InputNames);
     assert_eq!(session.store().step(), 0);
 }
@@ -224,7 +224,7 @@ fn a_panic_while_inputs_are_handed_in_leaves_nothing_behind() {
     for _ in 0..3 {
         let result = catch_unwind(AssertUnwindSafe(|| {
             let x = Array1::from_elem(4, 5.0f32);
-            let inputs = (0..2).map(|k| if k == 0 { ("x", InputView::from(&x)) } else { panic!("on purpose") });
+            let inputs = (0..2).map(|k| if k == 0 { ("x", HostTensor::from(&x)) } else { panic!("on purpose") });
             session.step(Each(inputs)).map(|_| ())
         }));
         assert!(result.is_err());

@@ -59,7 +59,7 @@ fn bits_do_not_depend_on_the_machine() {
     let mut env = Env::default();
     let value = |shape: &[usize]| {
         let mut k = 7usize;
-        TensorData::F32(ArrayD::from_shape_simple_fn(IxDyn(shape), || {
+        TensorData::from(ArrayD::from_shape_simple_fn(IxDyn(shape), || {
             k = (k * 1_103 + 12_345) % 65_521;
             k as f32 / 32_760.0 - 1.0
         }))

@@ -5,7 +5,7 @@
 
 use cotangent_scalar::eval::Registers;
 use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId, order};
-use ndarray::{ArrayD, Axis, IxDyn, Slice};
+use ndarray::{ArrayD, Axis, CowArray, IxDyn, Slice};
 use smallvec::SmallVec;
 
 use crate::diag::Code;
@@ -168,7 +168,7 @@ pub fn pad(cx: &EvalCx<'_>, inputs: &[&TensorData]) -> Result<TensorData, Fault>
 
 /// Copies `part` into `whole` at a corner.
 fn place(whole: &mut TensorData, part: &TensorData, corner: &[(Axis, usize)]) {
-    fn copy<T: Element>(whole: &mut ArrayD<T>, part: &TensorData, corner: &[(Axis, usize)]) {
+    fn copy<T: Element>(whole: &mut CowArray<'_, T, IxDyn>, part: &TensorData, corner: &[(Axis, usize)]) {
         let Some(part) = part.array::<T>() else { return };
         let mut view = whole.view_mut();
         for &(axis, start) in corner {
@@ -182,8 +182,8 @@ fn place(whole: &mut TensorData, part: &TensorData, corner: &[(Axis, usize)]) {
 /// `C = A·B` in the last two axes, leading axes equal, optionally transposed, in the order of [`order::product_lanes`].
 pub fn matmul(cx: &EvalCx<'_>, inputs: &[&TensorData]) -> Result<TensorData, Fault> {
     fn product<T: Element + std::ops::Add<Output = T>>(
-        a: &ArrayD<T>,
-        b: &ArrayD<T>,
+        a: &CowArray<'_, T, IxDyn>,
+        b: &CowArray<'_, T, IxDyn>,
         shape: &Shape,
         fma: impl Fn(T, T, T) -> T,
     ) -> TensorData {
@@ -192,7 +192,7 @@ pub fn matmul(cx: &EvalCx<'_>, inputs: &[&TensorData]) -> Result<TensorData, Fau
         let k = a.shape()[rank - 1];
         let n_lanes = order::product_lanes([m, n, k], T::DTYPE);
         let batch: usize = shape[..rank - 2].iter().product();
-        let flat = |x: &ArrayD<T>| x.as_standard_layout().iter().copied().collect::<Vec<T>>();
+        let flat = |x: &CowArray<'_, T, IxDyn>| x.as_standard_layout().iter().copied().collect::<Vec<T>>();
         let (a, b) = (flat(a), flat(b));
         let mut out = Vec::with_capacity(shape.n_elements());
         for l in 0..batch {
@@ -206,7 +206,7 @@ pub fn matmul(cx: &EvalCx<'_>, inputs: &[&TensorData]) -> Result<TensorData, Fau
             }
         }
         let mut next = out.into_iter();
-        T::wrap(ArrayD::from_shape_simple_fn(IxDyn(shape), || next.next().unwrap_or_else(|| T::from_bits(0))))
+        ArrayD::from_shape_simple_fn(IxDyn(shape), || next.next().unwrap_or_else(|| T::from_bits(0))).into()
     }
     let turned = |t: &TensorData, flag: &str| {
         let rank = t.shape().rank();

@@ -44,6 +44,6 @@ pub use ops::arithmetic::Operand;
 pub use ops::attention::Attention;
 pub use ops::region::Body;
 pub use step::{Elements, ElementsMut, StepCx, StepOp};
-pub use tensor::{Element, TensorData};
+pub use tensor::{Element, HostTensor, TensorData};
 pub use types::{Shape, Type};
 pub use verify::{Stage, verify};

@@ -1,62 +1,82 @@
-//! Host tensors: what users hand in and get out, what constants hold, and what the interpreter computes with.
+//! Host tensors: what users hand in and get out, what files hold, what constants are, and what the interpreter computes with.
 //!
-//! [`TensorData`] is one `ndarray` array of a dynamic shape, of any element type. Its bits view ([`TensorData::bits`])
-//! is how scalar semantics are applied to it.
+//! [`HostTensor`] is one `ndarray` array of a dynamic shape, of any element type, owned or borrowed; there is no other type of
+//! tensors on the host. Its bits view ([`HostTensor::bits`]) is how scalar semantics are applied to it.
 
 use cotangent_host::float::in_default;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use cotangent_scalar::DType;
-use ndarray::{ArrayBase, ArrayD, Data, Dimension, IxDyn};
+use ndarray::{Array, ArrayBase, ArrayD, ArrayView, ArrayView1, CowArray, Data, Dimension, IxDyn};
 
 use crate::number::Number;
 use crate::step::Elements;
 use crate::types::{Shape, Type};
 
-/// A dense tensor on the host.
+/// A dense tensor on the host: its elements are its own, or borrowed from an array for `'a`.
+///
+/// | made from | elements |
+/// |---|---|
+/// | an array, a `Vec`, a number | its own, in row-major order (those of another order are copied) |
+/// | a reference to an array, vector or tensor, a slice, an array's view | borrowed, in whatever order they are |
+///
+/// ```
+/// use cotangent_graph::{DType, HostTensor, TensorData};
+/// use ndarray::array;
+///
+/// let rows = array![[1.0f32, 2.0, 3.0], [4.0, 5.0, 6.0]];
+/// let borrowed = HostTensor::from(rows.t());
+/// assert_eq!((borrowed.dtype(), &borrowed.shape()[..]), (DType::F32, &[3, 2][..]));
+/// let owned: TensorData = borrowed.into_owned();
+/// assert_eq!(owned.array::<f32>().unwrap().as_slice().unwrap(), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+/// assert_eq!(TensorData::from(vec![1i64, 2]), HostTensor::from(&[1i64, 2]));
+/// ```
 #[derive(Clone, Debug)]
-pub enum TensorData {
+pub enum HostTensor<'a> {
     /// Elements of type f32.
-    F32(ArrayD<f32>),
+    F32(CowArray<'a, f32, IxDyn>),
     /// Elements of type f64.
-    F64(ArrayD<f64>),
+    F64(CowArray<'a, f64, IxDyn>),
     /// Elements of type i32.
-    I32(ArrayD<i32>),
+    I32(CowArray<'a, i32, IxDyn>),
     /// Elements of type i64.
-    I64(ArrayD<i64>),
+    I64(CowArray<'a, i64, IxDyn>),
     /// Elements of type u8.
-    U8(ArrayD<u8>),
+    U8(CowArray<'a, u8, IxDyn>),
     /// Truth values.
-    Bool(ArrayD<bool>),
+    Bool(CowArray<'a, bool, IxDyn>),
 }
 
-/// Runs an expression on the array inside a [`TensorData`], whatever its element type.
+/// A tensor whose elements are its own.
+pub type TensorData = HostTensor<'static>;
+
+/// Runs an expression on the array inside a [`HostTensor`], whatever its element type.
 #[macro_export]
 macro_rules! with_array {
     ($data:expr, $a:ident => $body:expr) => {
         match $data {
-            $crate::TensorData::F32($a) => $body,
-            $crate::TensorData::F64($a) => $body,
-            $crate::TensorData::I32($a) => $body,
-            $crate::TensorData::I64($a) => $body,
-            $crate::TensorData::U8($a) => $body,
-            $crate::TensorData::Bool($a) => $body,
+            $crate::HostTensor::F32($a) => $body,
+            $crate::HostTensor::F64($a) => $body,
+            $crate::HostTensor::I32($a) => $body,
+            $crate::HostTensor::I64($a) => $body,
+            $crate::HostTensor::U8($a) => $body,
+            $crate::HostTensor::Bool($a) => $body,
         }
     };
 }
 
-/// Maps the array inside a [`TensorData`] to another array of the same element type.
+/// Maps the array inside a [`HostTensor`] to another array of the same element type.
 #[macro_export]
 macro_rules! map_array {
     ($data:expr, $a:ident => $body:expr) => {
         match $data {
-            $crate::TensorData::F32($a) => $crate::TensorData::F32($body),
-            $crate::TensorData::F64($a) => $crate::TensorData::F64($body),
-            $crate::TensorData::I32($a) => $crate::TensorData::I32($body),
-            $crate::TensorData::I64($a) => $crate::TensorData::I64($body),
-            $crate::TensorData::U8($a) => $crate::TensorData::U8($body),
-            $crate::TensorData::Bool($a) => $crate::TensorData::Bool($body),
+            $crate::HostTensor::F32($a) => $crate::HostTensor::F32($body.into()),
+            $crate::HostTensor::F64($a) => $crate::HostTensor::F64($body.into()),
+            $crate::HostTensor::I32($a) => $crate::HostTensor::I32($body.into()),
+            $crate::HostTensor::I64($a) => $crate::HostTensor::I64($body.into()),
+            $crate::HostTensor::U8($a) => $crate::HostTensor::U8($body.into()),
+            $crate::HostTensor::Bool($a) => $crate::HostTensor::Bool($body.into()),
         }
     };
 }
@@ -66,8 +86,8 @@ macro_rules! map_array {
 /// There are those that are here and no others, because memory of an element type is handed out as slices of the Rust type:
 ///
 /// ```compile_fail,E0277
-/// # use cotangent_graph::{DType, Element, Elements, TensorData};
-/// # use ndarray::ArrayD;
+/// # use cotangent_graph::{DType, Element, Elements, HostTensor, TensorData};
+/// # use ndarray::{CowArray, IxDyn};
 /// #[derive(Clone, Copy)]
 /// struct Text(&'static str);
 ///
@@ -75,8 +95,8 @@ macro_rules! map_array {
 ///     const DTYPE: DType = DType::I64;
 ///     fn to_bits(self) -> u64 { 0 }
 ///     fn from_bits(_: u64) -> Self { Text("") }
-///     fn wrap(_: ArrayD<Self>) -> TensorData { TensorData::scalar(DType::I64, 0) }
-///     fn unwrap(_: &TensorData) -> Option<&ArrayD<Self>> { None }
+///     fn wrap<'a>(_: CowArray<'a, Self, IxDyn>) -> HostTensor<'a> { TensorData::scalar(DType::I64, 0) }
+///     fn unwrap<'t, 'a>(_: &'t HostTensor<'a>) -> Option<&'t CowArray<'a, Self, IxDyn>> { None }
 ///     fn slice(_: Elements<'_>) -> Option<&[Self]> { None }
 /// }
 /// ```
@@ -88,9 +108,9 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
     /// The value of bits.
     fn from_bits(bits: u64) -> Self;
     /// Wraps an array.
-    fn wrap(array: ArrayD<Self>) -> TensorData;
+    fn wrap<'a>(array: CowArray<'a, Self, IxDyn>) -> HostTensor<'a>;
     /// The array inside, if it has this element type.
-    fn unwrap(data: &TensorData) -> Option<&ArrayD<Self>>;
+    fn unwrap<'t, 'a>(data: &'t HostTensor<'a>) -> Option<&'t CowArray<'a, Self, IxDyn>>;
     /// The slice inside, if it has this element type.
     fn slice(elements: Elements<'_>) -> Option<&[Self]>;
 }
@@ -108,9 +128,9 @@ macro_rules! element {
             const DTYPE: DType = DType::$variant;
             fn to_bits(self) -> u64 { let $v = self; $to }
             fn from_bits($b: u64) -> Self { $from }
-            fn wrap(array: ArrayD<Self>) -> TensorData { TensorData::$variant(array) }
-            fn unwrap(data: &TensorData) -> Option<&ArrayD<Self>> {
-                match data { TensorData::$variant(a) => Some(a), _ => None }
+            fn wrap<'a>(array: CowArray<'a, Self, IxDyn>) -> HostTensor<'a> { HostTensor::$variant(array) }
+            fn unwrap<'t, 'a>(data: &'t HostTensor<'a>) -> Option<&'t CowArray<'a, Self, IxDyn>> {
+                match data { HostTensor::$variant(a) => Some(a), _ => None }
             }
             fn slice(elements: Elements<'_>) -> Option<&[Self]> {
                 match elements { Elements::$variant(a) => Some(a), _ => None }
@@ -137,7 +157,7 @@ impl TensorData {
     /// A tensor of zeros.
     ///
     /// # Panics
-    /// As [`TensorData::from_bits`].
+    /// As [`HostTensor::from_bits`].
     pub fn zeros(dtype: DType, shape: &Shape) -> Self {
         TensorData::from_bits(dtype, shape, &[])
     }
@@ -149,7 +169,7 @@ impl TensorData {
     pub fn from_bits(dtype: DType, shape: &Shape, bits: &[u64]) -> Self {
         fn make<T: Element>(shape: &Shape, bits: &[u64]) -> TensorData {
             let mut next = bits.iter().copied().chain(std::iter::repeat(0));
-            T::wrap(ArrayD::from_shape_simple_fn(IxDyn(shape), || T::from_bits(next.next().unwrap_or(0))))
+            T::wrap(ArrayD::from_shape_simple_fn(IxDyn(shape), || T::from_bits(next.next().unwrap_or(0))).into())
         }
         match dtype {
             DType::F32 => make::<f32>(shape, bits),
@@ -165,13 +185,13 @@ impl TensorData {
     /// ignored.
     ///
     /// # Panics
-    /// As [`TensorData::from_bits`].
+    /// As [`HostTensor::from_bits`].
     pub fn from_native_bytes(dtype: DType, shape: &Shape, bytes: &[u8]) -> Self {
         fn read<T: Element>(shape: &Shape, bytes: &[u8]) -> TensorData {
             let mut elements =
                 bytes.chunks_exact(T::DTYPE.size_bytes()).map(|place| T::from_bits(bits_of_native(place)));
             let next = || elements.next().unwrap_or(T::from_bits(0));
-            T::wrap(ArrayD::from_shape_simple_fn(IxDyn(shape), next))
+            T::wrap(ArrayD::from_shape_simple_fn(IxDyn(shape), next).into())
         }
         match dtype {
             DType::F32 => read::<f32>(shape, bytes),
@@ -182,21 +202,58 @@ impl TensorData {
             DType::Bool => read::<bool>(shape, bytes),
         }
     }
+}
+
+impl<'a> HostTensor<'a> {
+    /// The same elements, borrowed.
+    pub fn view(&self) -> HostTensor<'_> {
+        map_array!(self, a => a.view())
+    }
+
+    /// The same elements, its own and in row-major order; copies them only where they are not so.
+    pub fn into_owned(self) -> TensorData {
+        with_array!(self, a => TensorData::from(a.into_owned()))
+    }
 
     /// Writes the elements' bytes in row-major order, in the machine's byte order, as far as there is room.
     pub fn write_native_bytes(&self, to: &mut [u8]) {
         with_array!(self, a => write_native(a.iter().copied(), to));
     }
 
+    /// Hands out the elements' bytes in row-major order, little-endian, some thousands at a time.
+    ///
+    /// # Errors
+    /// The first of `take`.
+    pub fn try_each_le<E>(&self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        const PIECE: usize = 1 << 14;
+        fn pieces<T: Element, E>(
+            mut elements: impl Iterator<Item = T>,
+            take: &mut dyn FnMut(&[u8]) -> Result<(), E>,
+        ) -> Result<(), E> {
+            let mut piece = [0; PIECE];
+            loop {
+                let places = piece.chunks_exact_mut(T::DTYPE.size_bytes());
+                let n = places.zip(&mut elements).map(|(place, value)| {
+                    place.copy_from_slice(&value.to_bits().to_le_bytes()[..place.len()]);
+                });
+                match n.count() * T::DTYPE.size_bytes() {
+                    0 => return Ok(()),
+                    n => take(&piece[..n])?,
+                }
+            }
+        }
+        with_array!(self, a => pieces(a.iter().copied(), &mut take))
+    }
+
     /// The element type.
     pub fn dtype(&self) -> DType {
         match self {
-            TensorData::F32(_) => DType::F32,
-            TensorData::F64(_) => DType::F64,
-            TensorData::I32(_) => DType::I32,
-            TensorData::I64(_) => DType::I64,
-            TensorData::U8(_) => DType::U8,
-            TensorData::Bool(_) => DType::Bool,
+            HostTensor::F32(_) => DType::F32,
+            HostTensor::F64(_) => DType::F64,
+            HostTensor::I32(_) => DType::I32,
+            HostTensor::I64(_) => DType::I64,
+            HostTensor::U8(_) => DType::U8,
+            HostTensor::Bool(_) => DType::Bool,
         }
     }
 
@@ -222,7 +279,7 @@ impl TensorData {
     }
 
     /// The array inside, if it has element type `T`.
-    pub fn array<T: Element>(&self) -> Option<&ArrayD<T>> {
+    pub fn array<T: Element>(&self) -> Option<&CowArray<'a, T, IxDyn>> {
         T::unwrap(self)
     }
 
@@ -232,8 +289,8 @@ impl TensorData {
     }
 
     /// Whether type and bits are equal, any NaN being equal to any other.
-    pub fn same_bits(&self, other: &TensorData) -> bool {
-        let canonical = |t: &TensorData| -> Vec<u64> {
+    pub fn same_bits(&self, other: &HostTensor<'_>) -> bool {
+        let canonical = |t: &HostTensor<'_>| -> Vec<u64> {
             let dtype = t.dtype();
             let nan = dtype.bits_of_f64(f64::NAN);
             let is_nan = |b: u64| dtype.is_float() && dtype.f64_of_bits(b).is_nan();
@@ -266,37 +323,85 @@ pub fn write_native<T: Element>(elements: impl Iterator<Item = T>, to: &mut [u8]
     places.zip(elements).for_each(|(place, value)| write_native_bits(value.to_bits(), place));
 }
 
-impl PartialEq for TensorData {
+impl PartialEq<HostTensor<'_>> for HostTensor<'_> {
     /// Equality of type and bits: `-0.0` differs from `0.0`, and a NaN equals itself.
-    fn eq(&self, other: &Self) -> bool {
+    fn eq(&self, other: &HostTensor<'_>) -> bool {
         self.ty() == other.ty() && self.bits() == other.bits()
     }
 }
 
-impl Eq for TensorData {}
+impl Eq for HostTensor<'_> {}
 
-impl Hash for TensorData {
+impl Hash for HostTensor<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.ty().hash(state);
         self.bits().hash(state);
     }
 }
 
-impl fmt::Display for TensorData {
+impl fmt::Display for HostTensor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         with_array!(self, a => write!(f, "{a}"))
     }
 }
 
-impl<T: Element, S: Data<Elem = T>, D: Dimension> From<ArrayBase<S, D>> for TensorData {
-    fn from(array: ArrayBase<S, D>) -> Self {
-        let array = array.into_owned().into_dyn();
-        T::wrap(if array.is_standard_layout() { array } else { array.as_standard_layout().into_owned() })
+impl<'a, T: Element, D: Dimension> From<CowArray<'a, T, D>> for HostTensor<'a> {
+    fn from(array: CowArray<'a, T, D>) -> Self {
+        let is_in_order = array.is_view() || array.is_standard_layout();
+        T::wrap(if is_in_order { array.into_dyn() } else { array.as_standard_layout().into_owned().into_dyn().into() })
     }
 }
 
-impl<T: Element> From<T> for TensorData {
+impl<T: Element, D: Dimension> From<Array<T, D>> for HostTensor<'_> {
+    fn from(array: Array<T, D>) -> Self {
+        CowArray::from(array).into()
+    }
+}
+
+impl<'a, T: Element, D: Dimension> From<ArrayView<'a, T, D>> for HostTensor<'a> {
+    fn from(array: ArrayView<'a, T, D>) -> Self {
+        CowArray::from(array).into()
+    }
+}
+
+impl<'a, T: Element, S: Data<Elem = T>, D: Dimension> From<&'a ArrayBase<S, D>> for HostTensor<'a> {
+    fn from(array: &'a ArrayBase<S, D>) -> Self {
+        array.view().into()
+    }
+}
+
+impl<'a> From<&'a HostTensor<'_>> for HostTensor<'a> {
+    fn from(tensor: &'a HostTensor<'_>) -> Self {
+        tensor.view()
+    }
+}
+
+impl<'a, T: Element> From<&'a [T]> for HostTensor<'a> {
+    fn from(elements: &'a [T]) -> Self {
+        ArrayView1::from(elements).into()
+    }
+}
+
+impl<'a, T: Element, const N: usize> From<&'a [T; N]> for HostTensor<'a> {
+    fn from(elements: &'a [T; N]) -> Self {
+        elements[..].into()
+    }
+}
+
+impl<'a, T: Element> From<&'a Vec<T>> for HostTensor<'a> {
+    fn from(elements: &'a Vec<T>) -> Self {
+        elements[..].into()
+    }
+}
+
+impl<T: Element> From<Vec<T>> for HostTensor<'_> {
+    fn from(elements: Vec<T>) -> Self {
+        Array::from_vec(elements).into()
+    }
+}
+
+impl<T: Element> From<T> for HostTensor<'_> {
     fn from(value: T) -> Self {
-        T::wrap(ArrayD::from_elem(IxDyn(&[]), value))
+        T::wrap(ArrayD::from_elem(IxDyn(&[]), value).into())
     }
 }

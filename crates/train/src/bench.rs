@@ -11,12 +11,11 @@ mod fusions;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use cotangent_data::npz::NpzArray;
 use cotangent_exec::{
     BackendChoice, Choice, Compiler, Each, Executable, Fusions, ProgramId, Runtime, Seed, Session, StepInputs, Threads,
     Tuning, Ways,
 };
-use cotangent_graph::Diag;
+use cotangent_graph::{Diag, TensorData};
 use cotangent_nn::product_flops;
 
 pub use self::fusions::{FusionTimes, Variant, bench_fusions};
@@ -80,7 +79,7 @@ pub struct BenchOptions {
     /// What is done about the ways of products.
     pub tuning: Tuning,
     /// Starting weights and batches; random if absent.
-    pub arrays: Option<BTreeMap<String, NpzArray>>,
+    pub arrays: Option<BTreeMap<String, TensorData>>,
     /// The seed of what is random.
     pub seed: u64,
 }

@@ -28,9 +28,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use cotangent_data::DataError;
-use cotangent_data::safetensors::{RawTensor, SafeTensors, Tensors};
+use cotangent_data::safetensors::{SafeTensors, Tensors};
 use cotangent_exec::{Seed, Store, StoreMut};
-use cotangent_graph::{DType, Diag, Shape, Type};
+use cotangent_graph::Diag;
 
 pub use self::folder::{Checkpoints, Found, Writer};
 pub use self::load::{Load, Loaded, load};
@@ -144,21 +144,13 @@ impl Checkpoint {
     }
 }
 
-/// The type of a tensor in a file.
-pub(crate) fn type_of(tensor: &RawTensor) -> Type {
-    Type::tensor(tensor.dtype, Shape::new(&tensor.shape))
-}
-
 /// Copies of the values of these names; names that the store has not are left out.
 ///
 /// # Errors
 /// `E0309` if there is no memory for them.
 pub fn tensors_of<'a>(store: &Store, names: impl IntoIterator<Item = &'a str>) -> Result<Tensors, Diag> {
-    let known = names.into_iter().filter_map(|name| Some((name, store.type_of(name)?.as_tensor()?)));
-    let copy = |(name, (dtype, shape)): (&str, (DType, &Shape))| {
-        Ok((name.to_owned(), RawTensor { dtype, shape: shape.to_vec(), bytes: store.to_bytes(name)? }))
-    };
-    known.map(copy).collect()
+    let known = names.into_iter().filter(|name| store.type_of(name).is_some());
+    known.map(|name| Ok((name.to_owned(), store.get(name)?))).collect()
 }
 
 /// Copies of the values whose names begin with `prefix.`, under the rest of their names: `tensors_under(store, "ema")`
@@ -192,10 +184,10 @@ pub fn renamed(tensors: Tensors, rename: impl Fn(&str) -> Option<String>) -> Res
 /// Puts values into a store; those of names that are new are made.
 ///
 /// # Errors
-/// `E0302` if the store has a value of a name with another type, or the bytes are not those of the type; nothing has changed
-/// then. `E0309` if there is no memory for a new one; others may have changed then.
+/// `E0302` if the store has a value of a name with another type; nothing has changed then. `E0309` if there is no memory for a new
+/// one; others may have changed then.
 pub fn put<'s>(tensors: &Tensors, store: impl Into<StoreMut<'s>>) -> Result<(), Diag> {
     let mut store = store.into();
-    tensors.iter().try_for_each(|(name, tensor)| store.check_bytes(name, &type_of(tensor), &tensor.bytes))?;
-    tensors.iter().try_for_each(|(name, tensor)| store.insert_bytes(name, &type_of(tensor), &tensor.bytes))
+    tensors.iter().try_for_each(|(name, tensor)| store.check(name, &tensor.ty()))?;
+    tensors.iter().try_for_each(|(name, tensor)| store.insert(name, tensor))
 }

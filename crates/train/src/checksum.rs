@@ -22,12 +22,6 @@ impl Fnv {
         Fnv(OFFSET)
     }
 
-    pub(crate) fn of(bytes: &[u8]) -> Self {
-        let mut hash = Fnv::new();
-        hash.write(bytes);
-        hash
-    }
-
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.0 = bytes.iter().fold(self.0, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
     }

@@ -15,7 +15,6 @@ mod networks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cotangent_data::npz::NpzArray;
 use cotangent_exec::StoreMut;
 use cotangent_graph::DType::{F32, I64};
 use cotangent_graph::diag::nearest;
@@ -420,7 +419,7 @@ impl Workload {
     pub fn batches(
         &self,
         graph: &Graph,
-        arrays: Option<&BTreeMap<String, NpzArray>>,
+        arrays: Option<&BTreeMap<String, TensorData>>,
         seed: u64,
     ) -> Result<Vec<Feed>, TrainError> {
         let inputs: Vec<(&str, &Type)> =
@@ -455,7 +454,7 @@ impl Workload {
         &self,
         store: impl Into<StoreMut<'s>>,
         graph: &Graph,
-        arrays: &BTreeMap<String, NpzArray>,
+        arrays: &BTreeMap<String, TensorData>,
     ) -> Result<(), TrainError> {
         let mut store = store.into();
         for (name, ty) in graph.params().filter_map(|(_, param)| Some((param.name()?, &param.ty))) {

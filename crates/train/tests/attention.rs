@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cotangent_data::safetensors::{SafeTensors, Tensors};
-use cotangent_exec::{Compiler, Each, InputView, Runtime, Seed, Session, Threads};
+use cotangent_exec::{Compiler, Each, HostTensor, Runtime, Seed, Session, Threads};
 use cotangent_graph::DType::{self, Bool, F32, F64, I64};
 use cotangent_graph::interp::interpret_named;
 use cotangent_graph::ops::attention::ATTENTION;
@@ -20,14 +20,7 @@ fn expected() -> Tensors {
 }
 
 fn data(tensors: &Tensors, name: &str) -> TensorData {
-    let tensor = &tensors[name];
-    let size = tensor.dtype.size_bytes();
-    let bits: Vec<u64> = tensor
-        .bytes
-        .chunks_exact(size)
-        .map(|bytes| bytes.iter().rev().fold(0, |bits, &byte| bits << 8 | u64::from(byte)))
-        .collect();
-    TensorData::from_bits(tensor.dtype, &tensor.shape[..].into(), &bits)
+    tensors[name].clone()
 }
 
 /// The results of a program on these inputs; those of the interpreter and of the program without fusion have the same bits.
@@ -39,7 +32,7 @@ fn run(graph: &Graph, inputs: &[(&str, TensorData)]) -> Vec<(String, TensorData)
     made.push(interpreted.iter().map(|(name, value)| (name.to_string(), value.clone())).collect());
     for program in [fused, Compiler::new().fuse(false).compile(graph).unwrap()] {
         let mut session = Session::new(&Runtime::new(Threads::Exactly(2)), program, Seed(0)).unwrap();
-        let out = session.step(Each(inputs.iter().map(|(name, value)| (*name, InputView::from(value))))).unwrap();
+        let out = session.step(Each(inputs.iter().map(|(name, value)| (*name, HostTensor::from(value))))).unwrap();
         made.push(made[0].iter().map(|(name, _)| (name.clone(), out.tensor(name).unwrap())).collect());
     }
     for other in &made[1..] {
@@ -84,8 +77,8 @@ fn values_and_gradients_are_those_of_pytorch() {
             let how = if ["causal", "grouped"].contains(&name) { Attention::new().causal() } else { Attention::new() };
             let how = if name == "causal" { how.scale(0.3) } else { how };
             match mask {
-                Some(mask) if mask.dtype == Bool => how.mask(g.input("mask", Bool, &mask.shape[..])),
-                Some(bias) => how.bias(g.input("mask", F32, &bias.shape[..])),
+                Some(mask) if mask.dtype() == Bool => how.mask(g.input("mask", Bool, mask.shape())),
+                Some(bias) => how.bias(g.input("mask", F32, bias.shape())),
                 None => how,
             }
         });
@@ -442,7 +435,7 @@ fn modules_of_pytorch_load_and_give_its_outputs() {
     let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(0)).unwrap();
     load(&translated(weights, &modules).unwrap(), Load::Strict, session.store_mut()).unwrap();
     let inputs: Vec<_> = ["x", "memory", "seen"].map(|name| (name, data(&tensors, name))).into();
-    let out = session.step(Each(inputs.iter().map(|(name, value)| (*name, InputView::from(value))))).unwrap();
+    let out = session.step(Each(inputs.iter().map(|(name, value)| (*name, HostTensor::from(value))))).unwrap();
     for name in ["self", "cross", "before", "after"] {
         close(name, &out.tensor(name).unwrap(), &data(&tensors, name).to_f64(), 1e-5);
     }

@@ -224,6 +224,7 @@ fn statistics_are_those_of_arrays() {
     trainer.predict(set.features()).unwrap();
     let value = |store: &Store, name: &str| -> Array2<f32> {
         let TensorData::F32(value) = store.get(name).unwrap() else { panic!("f32") };
+        let value = value.into_owned();
         match value.ndim() {
             1 => value.insert_axis(Axis(0)).into_dimensionality().unwrap(),
             _ => value.into_dimensionality().unwrap(),

@@ -4,17 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use cotangent_data::npz::NpzArray;
 use cotangent_exec::{Compiler, Each, Runtime, Seed, Session, Threads};
-use cotangent_graph::Graph;
+use cotangent_graph::{Graph, TensorData};
 use cotangent_train::bench::{BenchOptions, Protocol, bench};
 use cotangent_train::workloads::Workload;
 use ndarray::{Array, ArrayD, IxDyn};
 
-type Arrays = BTreeMap<String, NpzArray>;
+type Arrays = BTreeMap<String, TensorData>;
 
 /// An array of uniform numbers around 0 of this deviation, another one for each name.
-fn noise(name: &str, shape: &[usize], deviation: f64) -> NpzArray {
+fn noise(name: &str, shape: &[usize], deviation: f64) -> TensorData {
     let mut state = name.bytes().fold(1u64, |state, byte| state.wrapping_mul(31).wrapping_add(byte.into()));
     let value = |_| {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -87,10 +86,10 @@ static RESNET20: LazyLock<Arrays> = LazyLock::new(|| {
     arrays
 });
 
-fn values(array: &NpzArray) -> Vec<f64> {
+fn values(array: &TensorData) -> Vec<f64> {
     match array {
-        NpzArray::F32(array) => array.iter().map(|&x| x.into()).collect(),
-        NpzArray::I64(array) => array.iter().map(|&x| x as f64).collect(),
+        TensorData::F32(array) => array.iter().map(|&x| x.into()).collect(),
+        TensorData::I64(array) => array.iter().map(|&x| x as f64).collect(),
         _ => panic!("arrays are f32 or i64"),
     }
 }
@@ -121,8 +120,8 @@ impl Maps {
         self.map(|x| x.max(0.0))
     }
 
-    fn conv(&self, weight: &NpzArray, stride: usize, border: usize) -> Self {
-        let NpzArray::F32(shaped) = weight else { panic!("weights are f32") };
+    fn conv(&self, weight: &TensorData, stride: usize, border: usize) -> Self {
+        let TensorData::F32(shaped) = weight else { panic!("weights are f32") };
         let (o, size, w) = (shaped.shape()[0], shaped.shape()[2], values(weight));
         let h = (self.h + 2 * border - size) / stride + 1;
         let padded = self.h + 2 * border;
@@ -155,7 +154,7 @@ impl Maps {
         self.x.chunks_mut(self.h * self.h).enumerate().for_each(|(i, map)| f(i % c, map));
     }
 
-    fn plus_bias(mut self, bias: &NpzArray) -> Self {
+    fn plus_bias(mut self, bias: &TensorData) -> Self {
         let bias = values(bias);
         self.for_channels(|c, map| map.iter_mut().for_each(|x| *x += bias[c]));
         self
@@ -223,7 +222,7 @@ fn resnet20(arrays: &Arrays, x: &Maps, trains: bool) -> Vec<f64> {
 }
 
 /// The softmax of rows of 10, and the mean cross-entropy.
-fn softmax(logits: &[f64], labels: &NpzArray) -> (Vec<f64>, f64) {
+fn softmax(logits: &[f64], labels: &TensorData) -> (Vec<f64>, f64) {
     let mut loss = 0.0;
     let labels = values(labels);
     let row = |(row, &label): (&[f64], &f64)| {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cotangent_data::safetensors::{SafeTensors, Tensors};
-use cotangent_exec::{Compiler, Each, InputView, Runtime, Seed, Session, Threads};
+use cotangent_exec::{Compiler, Each, HostTensor, Runtime, Seed, Session, Threads};
 use cotangent_graph::DType::{F32, I64};
 use cotangent_graph::{Graph, Init, Tensor, build};
 use cotangent_nn::{BatchNorm, Conv, ConvTransposed, Embedding, Given, LayerNorm, Layers, Padding, Recurrent};
@@ -16,9 +16,7 @@ fn path(file: &str) -> PathBuf {
 }
 
 fn array(tensors: &Tensors, name: &str) -> ArrayD<f32> {
-    let tensor = &tensors[name];
-    let values = tensor.bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    ArrayD::from_shape_vec(&tensor.shape[..], values).unwrap()
+    tensors[name].array::<f32>().unwrap().to_owned()
 }
 
 /// The modules of `make.py`, and where this model has them.
@@ -91,14 +89,12 @@ fn outputs_are_those_of_pytorch() {
         // All that PyTorch saved has its place, and all that the model has came from there.
         let weights = translated(file.tensors, &modules).unwrap();
         load(&weights, Load::Strict, session.store_mut()).unwrap();
-        let letters = expected["in.letters"].bytes.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
-        let letters = ArrayD::from_shape_vec(&[2, 5][..], letters.collect()).unwrap();
         let [maps, h0, c0] = ["maps", "h0", "c0"].map(|name| array(&expected, &format!("in.{name}")));
         let inputs = [
-            ("letters", InputView::from(&letters)),
-            ("maps", InputView::from(&maps)),
-            ("h0", InputView::from(&h0)),
-            ("c0", InputView::from(&c0)),
+            ("letters", HostTensor::from(&expected["in.letters"])),
+            ("maps", HostTensor::from(&maps)),
+            ("h0", HostTensor::from(&h0)),
+            ("c0", HostTensor::from(&c0)),
         ];
         let step = session.step(Each(inputs)).unwrap();
         let start = format!("{kind}.");

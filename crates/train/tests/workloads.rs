@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cotangent_data::npz::NpzArray;
 use cotangent_exec::Threads;
 use cotangent_graph::DType::F32;
+use cotangent_graph::TensorData;
 use cotangent_train::TrainError;
 use cotangent_train::bench::{BenchOptions, Field, Protocol, Report, StepTimes, bench};
 use cotangent_train::workloads::{SPECS, Sizes, What, Workload};
@@ -20,7 +20,7 @@ fn field(report: &Report, name: &str) -> Field {
     report.fields().into_iter().find(|(n, _)| *n == name).unwrap_or_else(|| panic!("no field {name}")).1
 }
 
-fn array(shape: &[usize], value: impl Fn(usize) -> f32) -> NpzArray {
+fn array(shape: &[usize], value: impl Fn(usize) -> f32) -> TensorData {
     let n: usize = shape.iter().product();
     Array::from_iter((0..n).map(value)).into_shape_with_order(IxDyn(shape)).unwrap().into()
 }
@@ -134,7 +134,7 @@ fn elementwise_is_the_formula_and_its_gradient() {
         (name, (0..n).map(|i| ((i * 37 + name.len() * 11 + name.as_bytes()[0] as usize) % 41) as f64 / 10.0 - 2.0))
     });
     let inputs: Vec<(&str, Vec<f64>)> = inputs.into_iter().map(|(name, values)| (name, values.collect())).collect();
-    let arrays: BTreeMap<String, NpzArray> =
+    let arrays: BTreeMap<String, TensorData> =
         inputs.iter().map(|(name, values)| (name.to_string(), array(&[n], |i| values[i] as f32))).collect();
     let f = |a: [f64; 4]| {
         let [x, w, b, v] = a;
@@ -199,7 +199,7 @@ fn random_batches_are_normal_and_classes_cover_their_range() {
     let workload = Workload::named("mlp-s").unwrap();
     let feeds = workload.batches(&workload.build().unwrap(), None, 3).unwrap();
     assert_eq!(feeds.len(), 4);
-    let x: &ArrayD<f32> = feeds[0][0].1.array().unwrap();
+    let x = feeds[0][0].1.array::<f32>().unwrap();
     let (mean, var) = (x.mean().unwrap(), x.var(0.0));
     assert!(mean.abs() < 0.03 && (var - 1.0).abs() < 0.05, "{mean} {var}");
     assert_ne!(feeds[0][0].1, feeds[1][0].1);

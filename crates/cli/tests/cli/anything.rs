@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use cotangent::data::npz::{NpzArray, read_npz, write_npz};
+use cotangent::data::npz::{read_npz, write_npz};
 use cotangent::graph::op::{Lower, Vjp};
 use cotangent::graph::samples::Sampler;
 use cotangent::graph::{Env, Registry, interp};
@@ -11,39 +11,16 @@ use cotangent::prelude::*;
 
 use crate::{Scratch, check_success, cotangent, run, run_with_stdin};
 
-fn tensors(arrays: &BTreeMap<String, NpzArray>) -> BTreeMap<String, TensorData> {
-    let tensor = |array: &NpzArray| match array.clone() {
-        NpzArray::F32(a) => TensorData::from(a),
-        NpzArray::F64(a) => a.into(),
-        NpzArray::I32(a) => a.into(),
-        NpzArray::I64(a) => a.into(),
-        NpzArray::U8(a) => a.into(),
-        NpzArray::Bool(a) => a.into(),
-    };
-    arrays.iter().map(|(name, array)| (name.clone(), tensor(array))).collect()
-}
-
-fn array(tensor: TensorData) -> NpzArray {
-    match tensor {
-        TensorData::F32(a) => NpzArray::F32(a),
-        TensorData::F64(a) => NpzArray::F64(a),
-        TensorData::I32(a) => NpzArray::I32(a),
-        TensorData::I64(a) => NpzArray::I64(a),
-        TensorData::U8(a) => NpzArray::U8(a),
-        TensorData::Bool(a) => NpzArray::Bool(a),
-    }
-}
-
 /// Every way to run agrees by bits (NaNs being equal), the oracle closely; returns what they give.
 fn every_way(name: &str, graph: &Graph, inputs: BTreeMap<String, TensorData>) -> BTreeMap<String, TensorData> {
     let (text, npz) = (Scratch::new(&format!("{name}.ct")), Scratch::new(&format!("{name}.npz")));
     std::fs::write(&text.0, graph.to_string()).unwrap();
-    write_npz(&npz.0, &inputs.into_iter().map(|(name, x)| (name, array(x))).collect()).unwrap();
+    write_npz(&npz.0, &inputs).unwrap();
     let outputs = |way: &[&str]| {
         let out = Scratch::new(&format!("{name}-out.npz"));
         let output = run(&[&["run", text.path(), "-i", npz.path(), "-o", out.path(), "--seed", "3"], way].concat());
         assert_eq!(output.status.code(), Some(0), "{way:?}: {}", String::from_utf8_lossy(&output.stderr));
-        tensors(&read_npz(&out.0).unwrap())
+        read_npz(&out.0).unwrap()
     };
     let base = outputs(&["--verify", "--threads", "2"]);
     for way in [&["--no-fuse"][..], &["--backend", "interpreter"]] {
@@ -208,7 +185,7 @@ fn names_from_files_do_not_act_on_a_terminal() {
     ));
     let (file, npz) = (Scratch::new("names.ct"), Scratch::new("names.npz"));
     std::fs::write(&file.0, &good).unwrap();
-    let ones = NpzArray::F32(ndarray::ArrayD::ones(&[2][..]));
+    let ones = TensorData::from(ndarray::ArrayD::<f32>::ones(&[2][..]));
     write_npz(&npz.0, &BTreeMap::from([(name.to_owned(), ones.clone())])).unwrap();
     let (graph_path, values) = (file.path(), npz.path());
     for command in [

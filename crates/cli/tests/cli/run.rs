@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use cotangent::data::npz::{NpzArray, read_npz, write_npz};
+use cotangent::data::npz::{read_npz, write_npz};
 use cotangent::exec::Isa;
 use cotangent::prelude::*;
 use cotangent_testkit::archives::{Entry, npy_header, zip};
-use ndarray::{ArrayD, IxDyn, array};
+use ndarray::{CowArray, IxDyn, array};
 
 use crate::{GRAPH, Scratch, check_failure, check_success, cotangent as command, run, run_with_stdin};
 
@@ -23,26 +23,26 @@ fn mlp() -> Graph {
     .unwrap()
 }
 
-fn xor_arrays() -> BTreeMap<String, NpzArray> {
+fn xor_arrays() -> BTreeMap<String, TensorData> {
     let x = array![[0.0f32, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]].into_dyn();
     let y = array![[0.0f32], [1.0], [1.0], [0.0]].into_dyn();
     BTreeMap::from([("x".to_owned(), x.into()), ("y".to_owned(), y.into())])
 }
 
 /// A file of a graph and a file of arrays.
-fn files(name: &str, graph: &str, arrays: &BTreeMap<String, NpzArray>) -> (Scratch, Scratch) {
+fn files(name: &str, graph: &str, arrays: &BTreeMap<String, TensorData>) -> (Scratch, Scratch) {
     let (text, npz) = (Scratch::new(&format!("{name}.ct")), Scratch::new(&format!("{name}.npz")));
     std::fs::write(&text.0, graph).unwrap();
     write_npz(&npz.0, arrays).unwrap();
     (text, npz)
 }
 
-fn one(name: &str, array: impl Into<NpzArray>) -> BTreeMap<String, NpzArray> {
+fn one(name: &str, array: impl Into<TensorData>) -> BTreeMap<String, TensorData> {
     BTreeMap::from([(name.to_owned(), array.into())])
 }
 
 /// Runs a graph and reads what it writes.
-fn outputs(graph: &Scratch, inputs: &[&Scratch], more: &[&str]) -> BTreeMap<String, NpzArray> {
+fn outputs(graph: &Scratch, inputs: &[&Scratch], more: &[&str]) -> BTreeMap<String, TensorData> {
     let out = Scratch::new(&format!("out{}.npz", more.join("")));
     let mut args = vec!["run", graph.path(), "--outputs", out.path(), "--seed", "7"];
     inputs.iter().for_each(|input| args.extend(["--inputs", input.path()]));
@@ -52,9 +52,9 @@ fn outputs(graph: &Scratch, inputs: &[&Scratch], more: &[&str]) -> BTreeMap<Stri
     read_npz(&out.0).unwrap()
 }
 
-fn f32s(array: &NpzArray) -> &ArrayD<f32> {
+fn f32s(array: &TensorData) -> &CowArray<'static, f32, IxDyn> {
     match array {
-        NpzArray::F32(array) => array,
+        TensorData::F32(array) => array,
         other => panic!("{other:?}"),
     }
 }
@@ -69,7 +69,7 @@ fn a_graph_from_the_builder_goes_through_a_file_and_every_way_to_run_agrees() {
         let arrays = xor_arrays();
         let mut loss = 0.0;
         for _ in 0..5 {
-            let inputs = arrays.iter().map(|(name, a)| (name.as_str(), InputView::from(f32s(a))));
+            let inputs = arrays.iter().map(|(name, a)| (name.as_str(), HostTensor::from(f32s(a))));
             loss = session.step(cotangent::exec::Each(inputs)).unwrap().scalar("loss").unwrap();
         }
         (loss, session.store().get("hidden.weight").unwrap())
@@ -90,7 +90,7 @@ fn a_graph_from_the_builder_goes_through_a_file_and_every_way_to_run_agrees() {
     let oracle = outputs(&text, &[&npz], &["--steps", "5", "--interpret"]);
     assert!(oracle.keys().eq(base.keys()));
     for (name, value) in &base {
-        let NpzArray::F32(value) = value else {
+        let TensorData::F32(value) = value else {
             assert_eq!(value, &oracle[name], "{name}");
             continue;
         };
@@ -145,18 +145,18 @@ fn every_element_type_goes_in_and_out() {
       %0 = input \"a\" : f64[2] %1 = input \"b\" : i32[2] %2 = input \"c\" : i64[2] %3 = input \"d\" : u8[2]
       %4 = input \"e\" : bool[2] %5 = input \"f\" : f32[]
       output \"a2\" = %0 output \"b2\" = %1 output \"c2\" = %2 output \"d2\" = %3 output \"e2\" = %4 output \"f2\" = %5 }";
-    let arrays: BTreeMap<String, NpzArray> = BTreeMap::from([
+    let arrays: BTreeMap<String, TensorData> = BTreeMap::from([
         ("a".to_owned(), array![f64::MIN_POSITIVE, -0.0].into_dyn().into()),
         ("b".to_owned(), array![i32::MIN, i32::MAX].into_dyn().into()),
         ("c".to_owned(), array![i64::MIN, i64::MAX].into_dyn().into()),
         ("d".to_owned(), array![0u8, 255].into_dyn().into()),
         ("e".to_owned(), array![true, false].into_dyn().into()),
-        ("f".to_owned(), ArrayD::from_elem(IxDyn(&[]), 1.5f32).into()),
+        ("f".to_owned(), ndarray::ArrayD::from_elem(IxDyn(&[]), 1.5f32).into()),
     ]);
     let (text, npz) = files("types", graph, &arrays);
     for way in [&[][..], &["--interpret"], &["--backend", "interpreter"]] {
         let got = outputs(&text, &[&npz], way);
-        let expected: BTreeMap<String, NpzArray> = arrays.iter().map(|(n, a)| (format!("{n}2"), a.clone())).collect();
+        let expected: BTreeMap<String, TensorData> = arrays.iter().map(|(n, a)| (format!("{n}2"), a.clone())).collect();
         assert_eq!(got, expected, "{way:?}");
     }
     let printed = run(&["run", text.path(), "-i", npz.path()]);

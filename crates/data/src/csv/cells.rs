@@ -312,8 +312,8 @@ impl Buffers {
             };
             const INVARIANT: &str = "rows were pushed whole";
             match buffer {
-                Buffer::F32(v) => TensorData::F32(ArrayD::from_shape_vec(IxDyn(&rows(v.len())), v).expect(INVARIANT)),
-                Buffer::I64(v) => TensorData::I64(ArrayD::from_shape_vec(IxDyn(&rows(v.len())), v).expect(INVARIANT)),
+                Buffer::F32(v) => ArrayD::from_shape_vec(IxDyn(&rows(v.len())), v).expect(INVARIANT).into(),
+                Buffer::I64(v) => ArrayD::from_shape_vec(IxDyn(&rows(v.len())), v).expect(INVARIANT).into(),
             }
         };
         self.0.into_iter().zip(fields).map(tensor).collect()

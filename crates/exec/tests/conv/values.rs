@@ -118,7 +118,7 @@ fn a_transposed_convolution_is_the_adjoint() {
 
 fn vector(shape: &[usize], values: &[f64]) -> TensorData {
     let values = values.iter().map(|&v| v as f32).collect();
-    TensorData::F32(ArrayD::from_shape_vec(IxDyn(shape), values).unwrap())
+    ArrayD::from_shape_vec(IxDyn(shape), values).unwrap().into()
 }
 
 /// What is outside is a zero that takes part: times an infinity it is NaN, in values and in derivatives.

@@ -43,7 +43,7 @@ fn positions_are_their_formulas() {
 
 /// Attention with one head of keys and values for two of queries, rotary positions and a causal mask, by loops.
 fn by_loops(env: &Env, x: &Array3<f64>) -> Vec<f64> {
-    let of = |name: &str| -> ArrayD<f64> { env.values[name].array::<f64>().unwrap().clone() };
+    let of = |name: &str| -> ArrayD<f64> { env.values[name].array::<f64>().unwrap().to_owned() };
     let dense = |row: &[f64], name: &str| -> Vec<f64> {
         let (w, b) = (of(&format!("{name}.weight")), of(&format!("{name}.bias")));
         (0..b.len()).map(|j| b[j] + (0..row.len()).map(|i| row[i] * w[[i, j]]).sum::<f64>()).collect()

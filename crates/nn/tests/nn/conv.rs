@@ -48,7 +48,7 @@ fn values_are_those_of_the_definition() {
     let results = interpret_named(&graph, &env).unwrap();
     let get = |name: &str| -> Array4<f64> {
         let (_, value) = results.iter().find(|(found, _)| **found == *name).unwrap();
-        value.array::<f64>().unwrap().clone().into_dimensionality::<Ix4>().unwrap()
+        value.array::<f64>().unwrap().to_owned().into_dimensionality::<Ix4>().unwrap()
     };
     let at = |n: usize, h: isize, w: isize, c: usize| -> Option<f64> {
         let inside = (0..5).contains(&h) && (0..4).contains(&w);

@@ -32,7 +32,7 @@ fn applied(layer: impl Layer, x: &ArrayD<f64>) -> (ArrayD<f64>, Vec<ArrayD<f64>>
         parameters.push(value);
     }
     let results = interpret_named(&graph, &env).unwrap_or_else(|diag| panic!("{diag}"));
-    (results[0].1.array::<f64>().unwrap().clone(), parameters)
+    (results[0].1.array::<f64>().unwrap().to_owned(), parameters)
 }
 
 fn shape_of(layer: impl Layer, shape: &[usize]) -> Vec<usize> {

@@ -42,11 +42,11 @@ fn env(graph: &Graph) -> Env {
 }
 
 fn two(env: &Env, name: &str) -> Array2<f64> {
-    env.values[name].array::<f64>().unwrap().clone().into_dimensionality().unwrap()
+    env.values[name].array::<f64>().unwrap().to_owned().into_dimensionality().unwrap()
 }
 
 fn one(env: &Env, name: &str) -> Array1<f64> {
-    env.values[name].array::<f64>().unwrap().clone().into_dimensionality().unwrap()
+    env.values[name].array::<f64>().unwrap().to_owned().into_dimensionality().unwrap()
 }
 
 fn sigmoid(x: &Array2<f64>) -> Array2<f64> {
@@ -105,7 +105,7 @@ fn close(got: &TensorData, expected: &ArrayD<f64>, what: &str) {
 fn check(layer: Recurrent, masked: bool, expected: impl Fn(&Env, &Array3<f64>) -> (Array3<f64>, Vec<Array2<f64>>)) {
     let graph = graph(layer, masked);
     let env = env(&graph);
-    let x = env.values["x"].array::<f64>().unwrap().clone().into_dimensionality().unwrap();
+    let x = env.values["x"].array::<f64>().unwrap().to_owned().into_dimensionality().unwrap();
     let values = interpret_named(&graph, &env).unwrap_or_else(|diag| panic!("{diag}"));
     let (all, states) = expected(&env, &x);
     close(&values[1].1, &all.into_dyn(), "outputs");
@@ -196,12 +196,12 @@ fn norms_and_masks_inside_of_cells_are_their_formulas() {
         }
         let values = interpret_named(&graph, &env).unwrap();
         let mask = interpret_named(&of_mask, &env).unwrap();
-        let mask: Array2<f64> = mask[0].1.array::<f64>().unwrap().clone().into_dimensionality().unwrap();
+        let mask: Array2<f64> = mask[0].1.array::<f64>().unwrap().to_owned().into_dimensionality().unwrap();
         assert!(mask.iter().any(|v| *v == 0.0) && mask.iter().all(|v| *v == 0.0 || (v - 1.0 / 0.6).abs() < 1e-12));
         let [weight, u] = ["layer.weight", "layer.recurrent"].map(|name| two(&env, name));
         let [bias, of_x, of_h] =
             ["layer.bias", "layer.input_norm.gain", "layer.recurrent_norm.gain"].map(|name| one(&env, name));
-        let x: Array3<f64> = env.values["x"].array::<f64>().unwrap().clone().into_dimensionality().unwrap();
+        let x: Array3<f64> = env.values["x"].array::<f64>().unwrap().to_owned().into_dimensionality().unwrap();
         let (mut h, mut c) = (Array2::zeros((batch, n)), Array2::zeros((batch, n)));
         let columns = |from: usize, to: usize| s![.., from * n..to * n];
         for t in 0..time {
@@ -251,8 +251,8 @@ fn carried_states_go_on_where_they_were() {
     };
     let graph = whole(time, false);
     let env = env(&graph);
-    let all = value(&interpret_named(&graph, &env).unwrap(), "y").array::<f64>().unwrap().clone();
-    let x = env.values["x"].array::<f64>().unwrap().clone();
+    let all = value(&interpret_named(&graph, &env).unwrap(), "y").array::<f64>().unwrap().to_owned();
+    let x = env.values["x"].array::<f64>().unwrap().to_owned();
     let (mut at, mut env) = (0, env);
     for piece in [2, 3] {
         let part = s![.., at..at + piece, ..];

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cotangent_data::Dataset;
-use cotangent_data::safetensors::{RawTensor, Tensors};
+use cotangent_data::safetensors::Tensors;
 use cotangent_data::synthetic::two_moons;
 use cotangent_exec::{Runtime, Seed, Threads};
-use cotangent_graph::{DType, GraphBuilder, Tensor};
+use cotangent_graph::{DType, GraphBuilder, Shape, Tensor, TensorData};
 use cotangent_nn::{Layers, Sgd};
 use cotangent_testkit::Rng;
 use cotangent_train::{Checkpoint, Checkpoints, CrossEntropy, Load, Options, TrainError, Trainer};
@@ -129,7 +129,8 @@ fn random(rng: &mut Rng) -> Checkpoint {
         let dtype = *rng.pick(&[DType::F32, DType::F64, DType::I64, DType::U8]);
         let shape: Vec<usize> = (0..rng.below(3)).map(|_| *rng.pick(&[0, 1, 2, 5])).collect();
         let n = shape.iter().product::<usize>() * dtype.size_bytes();
-        RawTensor { dtype, shape, bytes: (0..n).map(|_| rng.bits() as u8).collect() }
+        let bytes: Vec<u8> = (0..n).map(|_| rng.bits() as u8).collect();
+        TensorData::from_native_bytes(dtype, &Shape::new(&shape), &bytes)
     };
     let names = ["w", "out.weight", "optimizer.t", "a\u{1b}[2J", ""];
     let tensors: Tensors = (0..rng.below(4)).map(|_| ((*rng.pick(&names)).to_owned(), tensor(rng))).collect();
@@ -202,7 +203,8 @@ fn forged(seed: u64, kit: &Kit, counts: &mut Counts) -> Result<(), Fault> {
             }
             3 => {
                 if let Some(value) = checkpoint.tensors.values_mut().next() {
-                    value.bytes.iter_mut().for_each(|byte| *byte = 0xff);
+                    *value =
+                        TensorData::from_native_bytes(value.dtype(), &value.shape(), &vec![0xff; value.ty().n_bytes()]);
                 }
             }
             4 => drop(checkpoint.notes.insert(format!("other.{text}"), String::new())),

@@ -13,7 +13,7 @@ use cotangent_graph::Type;
 use cotangent_graph::diag::nearest;
 use cotangent_scalar::plain;
 
-use super::{put, type_of};
+use super::put;
 use crate::TrainError;
 
 /// What is done about values that do not fit.
@@ -145,7 +145,7 @@ pub(crate) fn check(loaded: Loaded, how: Load, of: impl Into<String>) -> Result<
 
 /// The types of values.
 pub(crate) fn types_of(values: &Tensors) -> BTreeMap<&str, Type> {
-    values.iter().map(|(name, value)| (name.as_str(), type_of(value))).collect()
+    values.iter().map(|(name, value)| (name.as_str(), value.ty())).collect()
 }
 
 /// Hands values to a store, whose names and types say what is wanted: for a session,

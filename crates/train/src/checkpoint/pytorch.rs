@@ -6,10 +6,11 @@
 //! Promises: elements are copied; only the two biases of a cell that adds both are added up. What no module claims stays as it
 //! is, so that [`load`](super::load) tells of it.
 
-use cotangent_data::safetensors::{RawTensor, Tensors};
-use cotangent_graph::DType;
+use cotangent_data::safetensors::Tensors;
 use cotangent_graph::diag::nearest;
+use cotangent_graph::{HostTensor, TensorData, map_array};
 use cotangent_scalar::plain;
+use ndarray::{Axis, IxDyn, Slice};
 
 use crate::TrainError;
 
@@ -74,12 +75,17 @@ pub fn translated(mut weights: Tensors, modules: &[(&str, Module, &str)]) -> Res
     Ok(result)
 }
 
-/// The elements of `N` bytes of both, added.
-fn sums<const N: usize>(a: &[u8], b: &[u8], add: impl Fn([u8; N], [u8; N]) -> [u8; N]) -> Vec<u8> {
-    a.as_chunks().0.iter().zip(b.as_chunks().0).flat_map(|(a, b)| add(*a, *b)).collect()
+/// The tensor with its axes in another order, which names each of them once.
+fn turned(tensor: &TensorData, order: &[usize]) -> TensorData {
+    map_array!(tensor, a => a.view().permuted_axes(IxDyn(order))).into_owned()
 }
 
-fn insert(tensors: &mut Tensors, name: String, tensor: RawTensor) -> Result<(), TrainError> {
+/// Rows of a tensor from one place to another.
+fn rows(tensor: &TensorData, from: usize, to: usize) -> TensorData {
+    map_array!(tensor, a => a.slice_axis(Axis(0), Slice::from(from..to))).into_owned()
+}
+
+fn insert(tensors: &mut Tensors, name: String, tensor: TensorData) -> Result<(), TrainError> {
     match tensors.insert(name.clone(), tensor) {
         None => Ok(()),
         Some(_) => Err(TrainError::invalid("weights of modules", "a name for each", format!("`{name}` twice"))),
@@ -93,7 +99,7 @@ struct Own<'a> {
 }
 
 /// Tensors by what the layer calls them.
-type Parts = Vec<(String, RawTensor)>;
+type Parts = Vec<(String, TensorData)>;
 
 impl<'a> Own<'a> {
     /// Takes those of the module that stands at `at`.
@@ -122,7 +128,7 @@ impl<'a> Own<'a> {
             return Ok(parts);
         }
         for (name, tensor) in std::mem::take(&mut self.tensors) {
-            let rank = tensor.shape.len();
+            let rank = tensor.shape().rank();
             let part = match (module, name.as_str()) {
                 (Module::Attention | Module::CrossAttention, _) => {
                     self.projection(&name, tensor, module == Module::CrossAttention, &mut parts)?;
@@ -132,11 +138,11 @@ impl<'a> Own<'a> {
                     let least = if module == Module::Linear { 2..=2 } else { 3..=usize::MAX };
                     if !least.contains(&rank) {
                         let required = format!("a weight of rank {} of a {module:?}", least.start());
-                        return Err(self.invalid(&required, format!("shape {:?}", tensor.shape)));
+                        return Err(self.invalid(&required, format!("shape {}", tensor.shape())));
                     }
                     // Outputs and inputs change sides, behind what is spatial.
                     let order: Vec<usize> = (2..rank).chain([1, 0]).collect();
-                    parts.push((name, tensor.transposed(&order)?));
+                    parts.push((name, turned(&tensor, &order)));
                     continue;
                 }
                 (Module::Norm, "weight") => "gain",
@@ -151,7 +157,7 @@ impl<'a> Own<'a> {
     }
 
     /// A weight or bias of an attention, that of queries apart from those of keys and values if it attends to a memory.
-    fn projection(&self, name: &str, tensor: RawTensor, to_memory: bool, parts: &mut Parts) -> Result<(), TrainError> {
+    fn projection(&self, name: &str, tensor: TensorData, to_memory: bool, parts: &mut Parts) -> Result<(), TrainError> {
         let (of_input, kind) = match name {
             "in_proj_weight" => (true, "weight"),
             "in_proj_bias" => (true, "bias"),
@@ -163,24 +169,21 @@ impl<'a> Own<'a> {
             }
         };
         let rank = if kind == "weight" { 2 } else { 1 };
-        let rows = tensor.shape.first().copied().unwrap_or(0);
-        if tensor.shape.len() != rank || (of_input && rows % 3 != 0) {
+        let n = tensor.shape().first().copied().unwrap_or(0);
+        if tensor.shape().rank() != rank || (of_input && n % 3 != 0) {
             return Err(
-                self.invalid("weights of rank 2 and biases of rank 1", format!("{:?} of `{name}`", tensor.shape))
+                self.invalid("weights of rank 2 and biases of rank 1", format!("{} of `{name}`", tensor.shape()))
             );
         }
-        let mut push = |layer: &str, tensor: RawTensor| -> Result<(), TrainError> {
-            let tensor = if rank == 2 { tensor.transposed(&[1, 0])? } else { tensor };
+        let mut push = |layer: &str, tensor: TensorData| {
+            let tensor = if rank == 2 { turned(&tensor, &[1, 0]) } else { tensor };
             parts.push((format!("{layer}.{kind}"), tensor));
-            Ok(())
         };
-        if !of_input || !to_memory {
-            return push(if of_input { "qkv" } else { "out" }, tensor);
-        }
-        let (q, kv) = tensor.bytes.split_at(tensor.bytes.len() / 3);
-        for (layer, rows, bytes) in [("q", rows / 3, q), ("kv", rows / 3 * 2, kv)] {
-            let shape = [rows].iter().chain(&tensor.shape[1..]).copied().collect();
-            push(layer, RawTensor { dtype: tensor.dtype, shape, bytes: bytes.to_vec() })?;
+        if of_input && to_memory {
+            push("q", rows(&tensor, 0, n / 3));
+            push("kv", rows(&tensor, n / 3, n));
+        } else {
+            push(if of_input { "qkv" } else { "out" }, tensor);
         }
         Ok(())
     }
@@ -203,24 +206,23 @@ impl<'a> Own<'a> {
                         self.invalid("weights of inputs and of states for each layer and direction", "one of them")
                     );
                 };
-                let (rows, n) =
-                    (&input.shape[..1.min(input.shape.len())], recurrent.shape.last().copied().unwrap_or(0));
-                if rows != [n_gates * n] || recurrent.shape != [n_gates * n, n] {
+                let (of_input, of_state) = (input.shape(), recurrent.shape());
+                let n = of_state.last().copied().unwrap_or(0);
+                if of_input.rank() != 2 || of_input[0] != n_gates * n || of_state[..] != [n_gates * n, n] {
                     let required = format!("{n_gates} times as many rows as the state has numbers in both weights");
-                    return Err(self.invalid(&required, format!("{:?} and {:?}", input.shape, recurrent.shape)));
+                    return Err(self.invalid(&required, format!("{of_input} and {of_state}")));
                 }
                 let biases = match (bias, other) {
                     (Some(bias), Some(other)) if two_biases => vec![("bias", bias), ("recurrent_bias", other)],
                     (Some(bias), Some(other)) => vec![("bias", self.sum(&bias, &other)?)],
                     (None, None) => {
-                        let (dtype, shape) = (input.dtype, vec![n_gates * n]);
-                        let zeros = RawTensor { bytes: vec![0; dtype.size_bytes() * n_gates * n], dtype, shape };
+                        let zeros = TensorData::zeros(input.dtype(), &[n_gates * n].into());
                         let names = ["bias", "recurrent_bias"].into_iter().take(1 + usize::from(two_biases));
                         names.map(|name| (name, zeros.clone())).collect()
                     }
                     _ => return Err(self.invalid("biases of inputs and of states, or none", "one of them")),
                 };
-                let weights = [("weight", input.transposed(&[1, 0])?), ("recurrent", recurrent.transposed(&[1, 0])?)];
+                let weights = [("weight", turned(&input, &[1, 0])), ("recurrent", turned(&recurrent, &[1, 0]))];
                 let named = weights.into_iter().chain(biases).map(|(name, tensor)| {
                     let name = format!("{prefix}.{name}");
                     (name.trim_start_matches('.').to_owned(), tensor)
@@ -238,19 +240,12 @@ impl<'a> Own<'a> {
     }
 
     /// The sum of two biases.
-    fn sum(&self, a: &RawTensor, b: &RawTensor) -> Result<RawTensor, TrainError> {
-        if (a.dtype, &a.shape) != (b.dtype, &b.shape) || !a.dtype.is_float() {
-            return Err(
-                self.invalid("biases of floats, of one type and shape", format!("{:?} and {:?}", a.shape, b.shape))
-            );
+    fn sum(&self, a: &TensorData, b: &TensorData) -> Result<TensorData, TrainError> {
+        match (a, b) {
+            (HostTensor::F32(x), HostTensor::F32(y)) if x.shape() == y.shape() => Ok((x + y).into()),
+            (HostTensor::F64(x), HostTensor::F64(y)) if x.shape() == y.shape() => Ok((x + y).into()),
+            _ => Err(self.invalid("biases of floats, of one type and shape", format!("{} and {}", a.ty(), b.ty()))),
         }
-        let bytes = match a.dtype {
-            DType::F64 => {
-                sums(&a.bytes, &b.bytes, |a, b| (f64::from_le_bytes(a) + f64::from_le_bytes(b)).to_le_bytes())
-            }
-            _ => sums(&a.bytes, &b.bytes, |a, b| (f32::from_le_bytes(a) + f32::from_le_bytes(b)).to_le_bytes()),
-        };
-        Ok(RawTensor { bytes, ..a.clone() })
     }
 
     fn invalid(&self, required: &str, got: impl std::fmt::Display) -> TrainError {

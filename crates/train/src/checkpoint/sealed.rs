@@ -4,11 +4,12 @@
 //! accidents, not forgeries.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 use cotangent_data::DataError;
 use cotangent_data::safetensors::{SafeTensors, Tensors};
+use cotangent_graph::TensorData;
 
-use super::type_of;
 use crate::checksum::Fnv;
 
 const CHECKSUM: &str = "checksum";
@@ -29,7 +30,7 @@ impl Sealed {
         metadata.insert("format".to_owned(), self.format.to_owned());
         metadata.insert("version".to_owned(), self.version.to_string());
         for (name, tensor) in &tensors {
-            metadata.insert(key(name), Fnv::of(&tensor.bytes).to_string());
+            metadata.insert(key(name), of_elements(tensor));
         }
         metadata.insert(CHECKSUM.to_owned(), of_header(&metadata, &tensors));
         SafeTensors { metadata, tensors }
@@ -64,7 +65,7 @@ impl Sealed {
             return Err(self.malformed(name, "checksum of the header", required, got));
         }
         for (tensor, value) in &file.tensors {
-            if text(&key(tensor)) != Fnv::of(&value.bytes).to_string() {
+            if text(&key(tensor)) != of_elements(value) {
                 let required = format!("the checksum of the elements of `{tensor}`");
                 return Err(self.malformed(name, "elements", required, "another: they are damaged".to_owned()));
             }
@@ -82,6 +83,15 @@ fn key(tensor: &str) -> String {
     format!("{CHECKSUM}.{tensor}")
 }
 
+fn of_elements(tensor: &TensorData) -> String {
+    let mut hash = Fnv::new();
+    let Ok(()) = tensor.try_each_le::<Infallible>(|bytes| {
+        hash.write(bytes);
+        Ok(())
+    });
+    hash.to_string()
+}
+
 fn of_header(metadata: &BTreeMap<String, String>, tensors: &Tensors) -> String {
     let mut hash = Fnv::new();
     // Lengths keep the texts apart.
@@ -95,7 +105,7 @@ fn of_header(metadata: &BTreeMap<String, String>, tensors: &Tensors) -> String {
     }
     for (name, tensor) in tensors {
         text(name);
-        text(&type_of(tensor).to_string());
+        text(&tensor.ty().to_string());
     }
     hash.to_string()
 }

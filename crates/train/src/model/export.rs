@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use cotangent_data::safetensors::{RawTensor, Tensors};
+use cotangent_data::safetensors::Tensors;
 use cotangent_data::{Examples, Field, Standardizer};
 use cotangent_exec::Runtime;
 use cotangent_graph::DType::{F32, F64};
 use cotangent_graph::{Graph, GraphBuilder, Init, Loc, Origin, Tensor, build};
 use cotangent_scalar::DType;
-use ndarray::Array1;
 
 use super::{About, Decision, Form, Model, PROBABILITIES, ROWS, classifies, file};
 use crate::TrainError;
@@ -145,12 +144,8 @@ fn statistic(field: &str, name: &str) -> String {
 
 /// The values that [`standardized`] reads for a field.
 pub fn statistics(field: &str, by: &Standardizer) -> Tensors {
-    let tensor = |values: &Array1<f64>| {
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        RawTensor { dtype: F64, shape: vec![values.len()], bytes }
-    };
     [("mean", &by.mean), ("deviation", &by.deviation)]
-        .map(|(name, values)| (statistic(field, name), tensor(values)))
+        .map(|(name, values)| (statistic(field, name), values.clone().into()))
         .into()
 }
 

@@ -106,7 +106,7 @@ pub(crate) fn features_alone(features: ArrayViewD<'_, f32>) -> Result<Table, Tra
 /// The output of a model that has one.
 pub(crate) fn only_output(mut outputs: BTreeMap<String, TensorData>) -> Result<ArrayD<f32>, TrainError> {
     match outputs.remove(OUTPUTS) {
-        Some(TensorData::F32(outputs)) => Ok(outputs),
+        Some(TensorData::F32(outputs)) => Ok(outputs.into_owned()),
         Some(other) => Err(TrainError::invalid("output `outputs` of the model", "f32", other.dtype())),
         None => {
             let names: Vec<&str> = outputs.keys().map(String::as_str).collect();

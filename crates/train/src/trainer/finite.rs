@@ -6,7 +6,7 @@
 use cotangent_data::Examples;
 use cotangent_exec::Store;
 use cotangent_graph::{Code, Diag, Loc, TensorData};
-use ndarray::{ArrayD, Dimension};
+use ndarray::{CowArray, Dimension, IxDyn};
 
 use crate::TrainError;
 
@@ -58,7 +58,7 @@ pub(super) fn check_features(of: &str, set: &dyn Examples) -> Result<(), TrainEr
 
 /// The place of the first number that is not finite, and the number.
 fn first_other<T: Copy + std::fmt::Display>(
-    values: &ArrayD<T>,
+    values: &CowArray<'_, T, IxDyn>,
     is_finite: impl Fn(T) -> bool,
 ) -> Option<(Vec<usize>, String)> {
     // Without a branch for each, so that the compiler finds vectors.

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use cotangent_data::npz::NpzArray;
 use cotangent_graph::{Shape, TensorData, Type};
 use ndarray::{ArrayD, IxDyn};
 
@@ -14,7 +13,7 @@ use super::networks::FLATTENED;
 use crate::TrainError;
 
 /// Arrays by name.
-pub(super) type Arrays = BTreeMap<String, NpzArray>;
+pub(super) type Arrays = BTreeMap<String, TensorData>;
 
 /// Where the axes of an array stand in the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,21 +123,13 @@ pub(super) fn loaded(arrays: &Arrays, key: &str, ty: &Type, layout: Layout) -> R
         };
         return Err(TrainError::invalid(of(), stored.to_string(), got));
     };
-    let value = match array.clone() {
-        NpzArray::F32(a) => TensorData::from(a),
-        NpzArray::F64(a) => TensorData::from(a),
-        NpzArray::I32(a) => TensorData::from(a),
-        NpzArray::I64(a) => TensorData::from(a),
-        NpzArray::U8(a) => TensorData::from(a),
-        NpzArray::Bool(a) => TensorData::from(a),
-    };
-    if value.ty() != stored {
-        return Err(TrainError::invalid(of(), stored.to_string(), value.ty()));
+    if array.ty() != stored {
+        return Err(TrainError::invalid(of(), stored.to_string(), array.ty()));
     }
-    Ok(match value {
-        TensorData::F32(array) => TensorData::from(layout.arranged(array, ty.shape())),
+    Ok(match array {
+        TensorData::F32(array) => layout.arranged(array.to_owned(), ty.shape()).into(),
         // Networks have no filters and pictures of another type.
-        other => other,
+        other => other.clone(),
     })
 }
 
