@@ -2,11 +2,12 @@
 //! LeNet on MNIST.
 //!
 //! ```text
-//! cargo bench --bench augment            # `-- lenet` for the training alone, `-- changes` for the changes alone
+//! cargo bench --bench augment            # `-- lenet`, `-- changes`, `-- files` for one of the three
 //! ```
 //!
-//! Each change is timed on one thread, on pictures of 28 × 28 × 1 and of 32 × 32 × 3, as the best of several rounds. The training runs on
-//! two threads, beside which the trainer's own thread makes the pictures; epochs with changes and without take turns, and the
+//! Each change is timed on one thread, on pictures of 28 × 28 × 1 and of 32 × 32 × 3, as the best of several rounds, and so is reading PNG
+//! files, which the system has in memory: digits, and gradients with noise in color. The training runs on
+//! one thread and on two, beside which the trainer's own thread makes the pictures; epochs with changes and without take turns, and the
 //! best of each counts. Standard output is a table; nothing is asserted here.
 
 use std::time::Instant;
@@ -15,12 +16,15 @@ use cotangent::data::augment::{
     Augment, Augmented, Brightness, Contrast, Crop, Cutout, Elastic, Flip, Lens, Noise, Palette, Pitch, Rescale,
     Rotate, Shift, TimeShift,
 };
-use cotangent::data::{DataError, Dataset, Examples, Mnist, Table};
+use cotangent::data::{DataError, Dataset, Examples, ImageFolder, Mnist, Table};
 use cotangent::prelude::*;
 use cotangent::train::{CrossEntropy, Options, TrainError, Trainer};
+use image::{GrayImage, Luma, Rgb, RgbImage};
 use ndarray::{Array2, Array4};
 
 const N_ROUNDS: usize = 7;
+/// Epochs of each kind of training.
+const N_EPOCHS: usize = 4;
 
 /// The best microseconds that a picture takes.
 fn best(set: &dyn Examples) -> Result<f64, DataError> {
@@ -73,6 +77,40 @@ fn changes() -> Result<(), DataError> {
     Ok(())
 }
 
+/// What reading PNG files takes, decoded and as numbers.
+fn files() -> Result<(), Box<dyn std::error::Error>> {
+    let folder = std::env::temp_dir().join(format!("cotangent-augment-{}", std::process::id()));
+    println!("\nPNG files, µs a picture, one thread");
+    let mnist = Mnist::find()?;
+    let digits = mnist.test().images();
+    let level = |k: usize, x: u32, y: u32| Luma([(digits[[k, (28 * y + x) as usize]] * 255.0) as u8]);
+    let color = |k: usize, x: u32, y: u32| {
+        // A gradient with a little noise, so that the file is neither tiny nor random.
+        let noise =
+            (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503) ^ k as u32).wrapping_mul(2_246_822_519) >> 28;
+        Rgb([x + noise, y + noise, x / 2 + y / 2 + noise].map(|v| v as u8))
+    };
+    for (name, side, is_gray) in [("28×28×1", 28, true), ("32×32×3", 32, false), ("224×224×3", 224, false)] {
+        let own = folder.join(name).join("all");
+        std::fs::create_dir_all(&own)?;
+        let n = if side > 100 { 32 } else { 512 };
+        for k in 0..n {
+            let path = own.join(format!("{k:04}.png"));
+            match is_gray {
+                true => GrayImage::from_fn(side, side, |x, y| level(k, x, y)).save(path)?,
+                false => RgbImage::from_fn(side, side, |x, y| color(k, x, y)).save(path)?,
+            }
+        }
+        let bytes: u64 =
+            std::fs::read_dir(&own)?.map(|entry| Ok(entry?.metadata()?.len())).sum::<std::io::Result<u64>>()?;
+        let set = ImageFolder::open(folder.join(name))?;
+        let set = if is_gray { set.gray() } else { set };
+        println!("{name:24} {:10.2}   files of {} bytes", best(&set)?, bytes / n as u64);
+    }
+    std::fs::remove_dir_all(&folder)?;
+    Ok(())
+}
+
 /// The workload `lenet`, on pictures `[n, 28, 28, 1]`.
 fn lenet<'g>(_: &'g GraphBuilder, x: Tensor<'g>) -> Tensor<'g> {
     let conv = |n: usize| Conv::new(n, &[5, 5]).init(Init::HeNormal);
@@ -91,23 +129,27 @@ fn training() -> Result<(), TrainError> {
     let changed =
         Augmented::new(&set, "x", 1)?.then(Shift::by(2))?.then(Flip::horizontal(0.5))?.then(Noise::of(0.1))?;
     let options = |statistics| Options { epochs: 1, batch_size: 64, statistics, progress: false, ..Options::default() };
-    let runtime = Runtime::new(Threads::Exactly(2));
-    let trainer =
-        |statistics| Trainer::new(&runtime, lenet, CrossEntropy, Momentum::new(0.01, 0.9), options(statistics));
-    let (mut plain, mut with, mut observed) = (trainer(None), trainer(None), trainer(Some(10)));
-    let mut seconds = [f64::INFINITY; 3];
-    for _ in 0..N_ROUNDS {
-        let all = [plain.fit(&set, None)?, with.fit(&changed, None)?, observed.fit(&set, None)?];
-        for (best, history) in seconds.iter_mut().zip(all) {
-            *best = best.min(history.last().map_or(f64::INFINITY, |epoch| epoch.seconds));
+    for n_threads in [1, 2] {
+        let runtime = Runtime::new(Threads::Exactly(n_threads));
+        let trainer =
+            |statistics| Trainer::new(&runtime, lenet, CrossEntropy, Momentum::new(0.01, 0.9), options(statistics));
+        let (mut plain, mut with, mut observed) = (trainer(None), trainer(None), trainer(Some(10)));
+        let mut seconds = [f64::INFINITY; 3];
+        for _ in 0..N_EPOCHS {
+            let all = [plain.fit(&set, None)?, with.fit(&changed, None)?, observed.fit(&set, None)?];
+            for (best, history) in seconds.iter_mut().zip(all) {
+                *best = best.min(history.last().map_or(f64::INFINITY, |epoch| epoch.seconds));
+            }
         }
-    }
-    println!("\nLeNet, batches of 64, two threads, {n} pictures, the best of {N_ROUNDS} epochs: pictures a second");
-    for (name, seconds_of) in
-        ["as they are", "shift, flip and noise", "statistics of every tenth step"].iter().zip(seconds)
-    {
-        let share = 100.0 * (seconds_of / seconds[0] - 1.0);
-        println!("{name:32} {:10.0}   {share:+.1} % of the time", n as f64 / seconds_of);
+        println!(
+            "\nLeNet, batches of 64, {n} pictures, {n_threads} threads, the best of {N_EPOCHS} epochs: pictures a second"
+        );
+        for (name, seconds_of) in
+            ["as they are", "shift, flip and noise", "statistics of every tenth step"].iter().zip(seconds)
+        {
+            let share = 100.0 * (seconds_of / seconds[0] - 1.0);
+            println!("{name:32} {:10.0}   {share:+.1} % of the time", n as f64 / seconds_of);
+        }
     }
     Ok(())
 }
@@ -117,6 +159,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let wanted = |name: &str| only.is_empty() || only.iter().any(|arg| arg == name);
     if wanted("changes") {
         changes()?;
+    }
+    if wanted("files") {
+        files()?;
     }
     if wanted("lenet") {
         training()?;

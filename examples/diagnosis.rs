@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A small net on two moons: as it should be, with a rate that is too high, with units that are dead or saturated, with a feature that
-//! gives the label away, with features that are not normalized, and with a class that has no examples. Then the learning-rate range test,
-//! a hundred examples learned by heart, and a search that beats a grid.
+//! gives the label away, with features that are not normalized, and with a class that has no examples. Then the numbers before and after
+//! activation functions before training, the learning-rate range test, a hundred examples learned by heart, and a search that beats a grid.
 
 mod flags;
 
@@ -82,6 +82,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         println!("{name}:\n{}\n", trainer.diagnose(train, Some(validation))?);
     }
+    // Before any step: a net as it should be beside one whose sigmoids are saturated from the start.
+    let mut pictures = Vec::new();
+    for plan in [USUAL, Plan { deviation: 60.0, is_sigmoid: true, ..USUAL }] {
+        let mut trainer =
+            Trainer::new(&runtime, move |_, x| net(plan, x), CrossEntropy, Sgd::new(0.2), options.clone());
+        let histograms = trainer.histograms(&plain[0], 256)?;
+        println!("before training: {histograms}");
+        pictures.extend(histograms.plots());
+    }
+    plot::save_grid(out.join("activations.svg"), "Activations before training", 2, &pictures)?;
     for (a, b, r) in correlated(&raw[0], "x", 0.95)? {
         println!("features {a} and {b} of the years are correlated: r = {r:.3}");
     }
@@ -125,6 +135,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let active = active.bars("after `hidden`", units.map(|(k, share)| (k as f64, share)));
     let path = out.join("diagnosis.svg");
     plot::save_grid(&path, "What is seen of a run", 3, &[rates, curves, active])?;
-    println!("wrote {}", path.display());
+    println!("wrote {} and activations.svg beside it", path.display());
     Ok(())
 }

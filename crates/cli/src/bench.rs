@@ -15,7 +15,7 @@ use cotangent_train::workloads::{Kind, SPECS, What, Workload, names};
 use serde_json::{Map, Value, json};
 
 use crate::opt::write_or_print;
-use crate::program::{Backend, FusionArgs, ReadArgs};
+use crate::program::{Backend, FusionArgs, ReadArgs, TargetArgs};
 use crate::{Failure, arrays, print};
 
 /// Which of the elementwise programs.
@@ -69,6 +69,8 @@ pub(crate) struct BenchArgs {
     /// The code generator
     #[arg(long, value_enum, default_value_t)]
     backend: Backend,
+    #[command(flatten)]
+    target: TargetArgs,
     /// Time exactly so many steps, instead of at least 30 and 2.5 seconds
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     steps: Option<u32>,
@@ -134,6 +136,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         threads: args.threads.map_or(Threads::All, |n| Threads::Exactly(n.into())),
         fusions: args.fusion.choices()?,
         backend: args.backend.into(),
+        target: args.target.target()?,
         tuning: tuning(args)?,
         protocol: Protocol { exact_steps: args.steps.map(|n| n as usize), ..Protocol::default() },
         arrays: args.load.as_ref().map(|path| load(path, &workload, args.read.limits())).transpose()?,

@@ -151,6 +151,14 @@ impl TargetArgs {
         let text = String::from_utf8(bytes).map_err(|_| Failure::Error(format!("{name}: it is no text in UTF-8")))?;
         Target::parse(&text).map(Some).map_err(|bad| Failure::Error(format!("{name}: {bad}")))
     }
+
+    /// A compiler for the target, if one is given.
+    pub(crate) fn compiler(&self, compiler: Compiler) -> Result<Compiler, Failure> {
+        Ok(match self.target()? {
+            Some(target) => compiler.target(target),
+            None => compiler,
+        })
+    }
 }
 
 /// A program, and what it is compiled for.
@@ -185,11 +193,7 @@ impl ProgramArgs {
     /// The compiler, with everything that was chosen. What is looked at and not run may need more memory than there is.
     pub(crate) fn compiler(&self, runs: bool) -> Result<Compiler, Failure> {
         let compiler = if runs { self.limits.compiler() } else { self.limits.onlooker() };
-        let compiler = compiler.backend(self.backend.into()).fuse(self.fusions()?);
-        Ok(match self.target.target()? {
-            Some(target) => compiler.target(target),
-            None => compiler,
-        })
+        self.target.compiler(compiler.backend(self.backend.into()).fuse(self.fusions()?))
     }
 }
 

@@ -13,7 +13,7 @@ use cotangent::exec::Each;
 use cotangent::graph::interp::interpret;
 use cotangent::graph::memory;
 use cotangent::graph::{Code, CompilerBug, Counters, DType, Diag, Diags, Env, Graph, Loc, Node, Role, TensorData};
-use cotangent::kernel::{ClusterOptions, PlanMachine, RunError, plan, verify_plan};
+use cotangent::kernel::{ClusterOptions, CostModel, PlanMachine, RunError, plan, verify_plan};
 use cotangent::passes::{PassOptions, optimize};
 use cotangent::prelude::{BackendChoice, HostTensor, Runtime, Seed, Session, Threads};
 use cotangent::scalar::plain;
@@ -53,9 +53,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
     #[command(flatten)]
+    target: program::TargetArgs,
+    #[command(flatten)]
     fusion: program::FusionArgs,
     /// Do not compile: evaluate the graph node by node, after no pass but `differentiate`
-    #[arg(long, conflicts_with_all = ["backend", "no_fuse", "fuse", "threads", "verify"])]
+    #[arg(long, conflicts_with_all = ["backend", "target", "no_fuse", "fuse", "threads", "verify"])]
     interpret: bool,
     /// Validate every pass, and compare every step of the plan with the oracle
     #[arg(long)]
@@ -208,7 +210,7 @@ fn compiled(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Result
         Backend::Auto | Backend::Interpreter => BackendChoice::Auto,
     };
     let compiler = args.limits.compiler().fuse(args.fusion.choices()?).backend(backend).passes(passes);
-    let program = compiler.compile(graph)?;
+    let program = args.target.compiler(compiler)?.compile(graph)?;
     report();
     let runtime = Runtime::new(args.threads.map_or(Threads::All, |n| Threads::Exactly(n.into())));
     let mut session = Session::new(&runtime, program.clone(), Seed(args.seed)).map_err(Failure::error)?;
@@ -252,7 +254,8 @@ fn planned(args: &RunArgs, graph: &Graph, values: &mut Values) -> Result<Results
     let (passes, report) = checked_passes(args);
     let optimized = optimize(graph, &passes)?.graph;
     report();
-    let options = ClusterOptions { fusions: args.fusion.choices()?, ..ClusterOptions::default() };
+    let cost = args.target.target()?.map_or_else(CostModel::default, CostModel::new);
+    let options = ClusterOptions { fusions: args.fusion.choices()?, cost };
     let plan = plan(&optimized, &options).map_err(bug)?;
     let errors = verify_plan(&plan);
     if !errors.is_empty() {

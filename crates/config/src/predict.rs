@@ -36,7 +36,7 @@ pub fn rows(model: &Model, path: &Path) -> Result<Rows, TrainError> {
     let numbered = |table: Table| Rows { names: (0..table.len()).map(|row| row.to_string()).collect(), table };
     match (extension.as_str(), model.form()) {
         _ if path.is_dir() => match model.form() {
-            Form::Pictures => pictures(model, files(path)?),
+            Form::Pictures => pictures(model, files(path, &mut Vec::new())?),
             _ => refuse("a file, as this model is none of pictures"),
         },
         ("png" | "jpg" | "jpeg", Form::Pictures) => pictures(model, vec![path.to_owned()]),
@@ -74,11 +74,22 @@ fn converted(array: TensorData, dtype: DType) -> TensorData {
     }
 }
 
-/// The pictures in a folder and in the folders in it, by name.
-fn files(folder: &Path) -> Result<Vec<PathBuf>, TrainError> {
+/// The pictures in a folder and in the folders in it, by name. `inside` are the folders that it is in.
+fn files(folder: &Path, inside: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>, TrainError> {
     let io = |source: std::io::Error| {
         TrainError::Data(cotangent_data::DataError::Io { path: folder.to_owned(), action: "read", source })
     };
+    // A link may lead back to a folder that it is in.
+    let own = folder.canonicalize().map_err(io)?;
+    if inside.contains(&own) {
+        let got = "a link back to a folder that it is in".to_owned();
+        return Err(TrainError::Invalid {
+            of: folder.display().to_string(),
+            required: "a folder of pictures".to_owned(),
+            got,
+        });
+    }
+    inside.push(own);
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
@@ -87,12 +98,13 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, TrainError> {
             continue;
         }
         if path.is_dir() {
-            found.extend(files(&path)?);
+            found.extend(files(&path, inside)?);
         } else {
             found.push(path);
         }
     }
     found.sort();
+    inside.pop();
     Ok(found)
 }
 

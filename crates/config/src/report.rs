@@ -8,7 +8,7 @@ use std::fmt::Write;
 use cotangent_data::safetensors::Tensors;
 use cotangent_train::model::Form;
 use cotangent_train::plot::grid;
-use cotangent_train::{Confusion, Evaluation, History, Plot, TrainError, metrics};
+use cotangent_train::{Confusion, Evaluation, Histograms, History, Plot, TrainError, metrics};
 use ndarray::{Array3, ArrayViewD, Axis};
 
 use crate::examples::{Set, Sets};
@@ -39,6 +39,8 @@ pub struct About<'a> {
     pub summary: &'a str,
     /// What is unusual about it, with advice.
     pub diagnosis: Option<&'a str>,
+    /// The numbers before and after activation functions, with the weights at the end.
+    pub activations: &'a Histograms,
 }
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:62rem;padding:0 1rem;color:#1b1f24}\
@@ -77,10 +79,19 @@ pub fn page(
         Set::Numbers(set) => scatter(&mut out, about.set, outputs.iter().zip(set.labels())),
     }
     filters(&mut out, judge, weights);
+    activations(&mut out, about.activations);
     let _ = writeln!(out, "<h2>Layers</h2>\n<pre>{}</pre>", escaped(about.summary));
     let _ = writeln!(out, "<h2>Configuration</h2>\n<pre>{}</pre>", escaped(about.configuration));
     out.push_str("</body></html>\n");
     Ok(out)
+}
+
+fn activations(out: &mut String, of: &Histograms) {
+    if of.layers.is_empty() {
+        return;
+    }
+    out.push_str("<h2>Activations</h2>\n<p>After training; those before it are in <code>activations.svg</code>.</p>\n");
+    let _ = writeln!(out, "<pre>{}</pre>\n<div class=\"wide\">{}</div>", escaped(&of.to_string()), of.to_svg());
 }
 
 fn escaped(text: &str) -> String {

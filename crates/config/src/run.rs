@@ -5,6 +5,7 @@
 //! | `model.safetensors` | the [model](cotangent_train::Model) |
 //! | `report.html` | the page of [`report`](crate::report::page) |
 //! | `history.csv`, `history.json`, `curves.svg` | a line for each epoch |
+//! | `activations.svg` | the numbers before and after activation functions, before training |
 //! | `checkpoints/` | what an interrupted training goes on from |
 
 use std::collections::HashMap;
@@ -33,6 +34,9 @@ use crate::{read, report};
 
 /// Of every so many steps of an epoch one also works out what layers do, for the diagnosis.
 const STATISTICS: u64 = 50;
+
+/// So many examples the histograms of activations are made of.
+const LOOKED_AT: usize = 256;
 
 /// A configuration with its text and its file.
 #[derive(Clone, Debug)]
@@ -131,6 +135,10 @@ impl Run {
                 say(&format!("passed over {}: {error}", path.display()));
             }
         }
+        let picture = folder.join("activations.svg");
+        if trainer.history().is_empty() {
+            trainer.histograms(&sets.train, LOOKED_AT)?.save(&picture)?;
+        }
         let start = Instant::now();
         let validation = sets.validation.as_ref().map(|set| set as &dyn Examples);
         let callbacks = Callbacks::of(config, &mut say);
@@ -164,6 +172,7 @@ impl Run {
         let path = folder.join("model.safetensors");
         model.save(&path)?;
         let outputs = trainer.predict(judge.features())?;
+        let activations = trainer.histograms(&sets.train, LOOKED_AT)?;
         let about = report::About {
             title: &self.path.display().to_string(),
             configuration: &self.text,
@@ -174,6 +183,7 @@ impl Run {
             n_threads: runtime.n_threads(),
             summary: &self.summary_of(&sets)?.to_string(),
             diagnosis: diagnosis.as_deref(),
+            activations: &activations,
         };
         let page = folder.join("report.html");
         write_text(&page, &report::page(&about, judge, &sets, outputs.view(), model.weights())?)?;

@@ -125,7 +125,7 @@ fn a_training_goes_on_where_it_was_and_its_model_predicts_as_it_did() {
     assert_eq!(bytes(&outcome.model), bytes(&resumed.model));
     // Once it is done it is only looked at again.
     assert_eq!(train(&parts, 1).0.len(), 1);
-    for name in ["history.csv", "history.json", "curves.svg", "report.html", "model.safetensors"] {
+    for name in ["activations.svg", "history.csv", "history.json", "curves.svg", "report.html", "model.safetensors"] {
         assert!(folder.join("runs/whole").join(name).exists(), "{name}");
     }
     // The model takes features as they are in the file.
@@ -137,6 +137,7 @@ fn a_training_goes_on_where_it_was_and_its_model_predicts_as_it_did() {
     assert!(right >= 54, "{right} of 60");
     let report = std::fs::read_to_string(&outcome.report).unwrap();
     assert!(report.contains("<svg") && report.contains("Confusion") && report.contains("data:image/bmp;base64,"));
+    assert!(report.contains("alt=\"filter 0\"") && report.contains("before relu"), "filters and histograms");
     assert!(!report.contains("http://") || !report.contains("src=\"http"));
     // Beginning anew gives the same bits.
     Run::load(&parts).unwrap().forget().unwrap();

@@ -187,7 +187,7 @@ impl<'a> Augmented<'a> {
     /// The rows at places, with their pictures changed, and not mixed.
     fn changed(&self, epoch: u64, places: &[usize], batch: &mut Vec<TensorData>) -> Result<(), DataError> {
         self.set.gather(epoch, places, batch)?;
-        let TensorData::F32(rows) = &batch[self.at] else {
+        let TensorData::F32(rows) = &mut batch[self.at] else {
             return Err(mismatch("field to augment", "f32, as it was", batch[self.at].dtype().to_string()));
         };
         let size = |shape: [usize; 3]| shape.iter().product::<usize>();
@@ -195,16 +195,32 @@ impl<'a> Augmented<'a> {
         if given == 0 || made == 0 || self.changes.is_empty() {
             return Ok(());
         }
+        if self.given == self.made
+            && let Some(rows) = rows.as_slice_mut()
+        {
+            // Where they are.
+            return self.change(epoch, places, None, rows);
+        }
         let rows = rows.as_standard_layout();
-        let rows = rows.as_slice().unwrap_or_default();
         let mut result = vec![0.0f32; places.len() * made];
-        let work = |places: &[usize], from: &[f32], to: &mut [f32]| {
+        self.change(epoch, places, rows.as_slice(), &mut result)?;
+        let shape: Vec<usize> = [places.len()].into_iter().chain(self.row_shape()).collect();
+        let array = ArrayD::from_shape_vec(IxDyn(&shape), result);
+        batch[self.at] = array.map_err(|e| mismatch("augmented pictures", "their shape", e.to_string()))?.into();
+        Ok(())
+    }
+
+    /// Makes the changed pictures of those given, or of those that stand where they go, on all threads.
+    fn change(&self, epoch: u64, places: &[usize], from: Option<&[f32]>, to: &mut [f32]) -> Result<(), DataError> {
+        let size = |shape: [usize; 3]| shape.iter().product::<usize>();
+        let (given, made) = (size(self.given), size(self.made));
+        let work = |places: &[usize], from: Option<&[f32]>, to: &mut [f32]| {
             in_default(|| {
                 let mut picture = Picture::default();
-                for ((&place, from), to) in places.iter().zip(from.chunks(given)).zip(to.chunks_mut(made)) {
+                for (k, (&place, to)) in places.iter().zip(to.chunks_mut(made)).enumerate() {
                     picture.shape = self.given;
                     picture.values.clear();
-                    picture.values.extend_from_slice(from);
+                    picture.values.extend_from_slice(from.map_or(&*to, |from| &from[k * given..][..given]));
                     let mut draw = self.draw(AUGMENT_STREAM, epoch, place);
                     for (change, made) in &self.changes {
                         change.apply(&mut picture, &mut draw);
@@ -221,19 +237,19 @@ impl<'a> Augmented<'a> {
         };
         let share = places.len().div_ceil(self.n_threads).max(1);
         if share >= places.len() {
-            work(places, rows, &mut result)?;
-        } else {
-            let parts = places.chunks(share).zip(rows.chunks(share * given)).zip(result.chunks_mut(share * made));
-            thread::scope(|scope| {
-                let started: Vec<_> =
-                    parts.map(|((places, from), to)| scope.spawn(move || work(places, from, to))).collect();
-                started.into_iter().try_for_each(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic)))
-            })?;
+            return work(places, from, to);
         }
-        let shape: Vec<usize> = [places.len()].into_iter().chain(self.row_shape()).collect();
-        let array = ArrayD::from_shape_vec(IxDyn(&shape), result);
-        batch[self.at] = array.map_err(|e| mismatch("augmented pictures", "their shape", e.to_string()))?.into();
-        Ok(())
+        thread::scope(|scope| {
+            let parts = places.chunks(share).zip(to.chunks_mut(share * made)).enumerate();
+            let part_of = |k: usize| from.map(|from| &from[k * share * given..]);
+            let started: Vec<_> = parts
+                .map(|(k, (places, to))| {
+                    let from = part_of(k);
+                    scope.spawn(move || work(places, from, to))
+                })
+                .collect();
+            started.into_iter().try_for_each(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })
     }
 
     /// The shape of a row of pictures.

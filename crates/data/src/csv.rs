@@ -30,6 +30,7 @@
 //! ```
 
 mod cells;
+mod quotes;
 mod rows;
 
 use std::collections::BTreeSet;

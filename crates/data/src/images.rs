@@ -400,6 +400,41 @@ mod tests {
     }
 
     #[test]
+    fn all_kinds_of_png_are_read() {
+        let scratch = Scratch::new("kinds");
+        let save = |name: &str, picture: DynamicImage| picture.save(scratch.0.join(name)).unwrap();
+        save("cats/a.png", DynamicImage::ImageRgb16(image::ImageBuffer::from_pixel(2, 2, Rgb([257u16, 514, 65535]))));
+        save("cats/b.png", DynamicImage::ImageLumaA8(image::ImageBuffer::from_pixel(2, 2, image::LumaA([51u8, 0]))));
+        save("cats/c.png", DynamicImage::ImageLuma16(image::ImageBuffer::from_pixel(2, 2, image::Luma([257u16]))));
+        save("dogs/d.png", DynamicImage::ImageRgba8(image::ImageBuffer::from_pixel(2, 2, image::Rgba([1u8, 2, 3, 4]))));
+        let table = Table::of(&ImageFolder::open(&scratch.0).unwrap()).unwrap();
+        let values = table.get("x").unwrap().to_f64();
+        let firsts: Vec<f64> = values.chunks(12).flat_map(|picture| picture[..3].iter().map(|v| v * 255.0)).collect();
+        let expected = [1.0, 2.0, 255.0, 51.0, 51.0, 51.0, 1.0, 1.0, 1.0, 1.0, 2.0, 3.0];
+        assert!(firsts.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4), "{firsts:?}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_that_lead_nowhere_or_back_are_named() {
+        use std::os::unix::fs::symlink;
+        for (at, to, says) in [
+            ("loop", "loop", "loop: folder: required a folder of pictures"),
+            ("dogs/up", "..", "up: folder: required a file .png, .jpg or .jpeg, got a folder"),
+            ("dogs/a.png", "a.png", "a.png"),
+            ("dogs/gone.png", "nowhere.png", "gone.png"),
+        ] {
+            let scratch = Scratch::filled("links");
+            symlink(to, scratch.0.join(at)).unwrap();
+            assert!(scratch.message().contains(says), "{at}: {}", scratch.message());
+        }
+        // A class may be a link to a folder elsewhere.
+        let (scratch, other) = (Scratch::filled("linked"), Scratch::filled("elsewhere"));
+        symlink(other.0.join("cats"), scratch.0.join("eels")).unwrap();
+        assert_eq!(ImageFolder::open(&scratch.0).unwrap().len(), 9);
+    }
+
+    #[test]
     fn what_is_no_picture_is_named() {
         let scratch = Scratch::filled("wrong");
         let path = scratch.0.join("dogs/1.png");
@@ -414,6 +449,18 @@ mod tests {
         huge[16..20].copy_from_slice(&0x7fff_ffffu32.to_be_bytes());
         fs::write(&path, huge).unwrap();
         assert!(scratch.message().contains("1.png"), "{}", scratch.message());
+        // One of no columns, and one whose every byte is turned.
+        let mut empty = whole.clone();
+        empty[16..20].copy_from_slice(&[0; 4]);
+        fs::write(&path, empty).unwrap();
+        assert!(scratch.message().contains("1.png"), "{}", scratch.message());
+        for at in 8..whole.len() - 12 {
+            let mut turned = whole.clone();
+            turned[at] ^= 0xff;
+            fs::write(&path, turned).unwrap();
+            // Some kinds of damage are let pass by the format's own rules, and none is a panic.
+            let _ = ImageFolder::open(&scratch.0).and_then(|folder| Table::of(&folder));
+        }
         fs::remove_file(&path).unwrap();
         fs::write(scratch.0.join("dogs/notes.txt"), "").unwrap();
         assert!(scratch.message().contains("notes.txt: folder: required a file .png"), "{}", scratch.message());

@@ -100,7 +100,7 @@ impl Split {
     ) -> Result<Self, DataError> {
         let images = match images {
             TensorData::U8(array) if matches!(array.shape(), [_, SIDE, SIDE]) => array,
-            other => return Err(wrong_kind(images_name, "u8[n, 28, 28]", &other)),
+            other => return Err(wrong_kind(images_name, "u8[n,28,28]", &other)),
         };
         let labels = match labels {
             TensorData::U8(array) if array.ndim() == 1 => array,
@@ -264,11 +264,9 @@ mod tests {
             "labels: required 3 labels, one per picture of images, got 2; fetch both files from the same source"
         );
         assert!(message(bytes(&[3, 28, 28], 0), bytes(&[3], 10)).contains("labels of 0 to 9, got 10 at place 0"));
-        assert!(message(bytes(&[3, 28, 27], 0), bytes(&[3], 0)).contains("required u8[n, 28, 28], got u8[3, 28, 27]"));
+        assert!(message(bytes(&[3, 28, 27], 0), bytes(&[3], 0)).contains("required u8[n,28,28], got u8[3,28,27]"));
         assert!(message(bytes(&[3, 28, 28], 0), bytes(&[3, 1], 0)).contains("labels: array: required u8[n]"));
-        assert!(
-            message(ArrayD::<i32>::zeros(IxDyn(&[3, 28, 28])).into(), bytes(&[3], 0)).contains("got i32[3, 28, 28]")
-        );
+        assert!(message(ArrayD::<i32>::zeros(IxDyn(&[3, 28, 28])).into(), bytes(&[3], 0)).contains("got i32[3,28,28]"));
     }
 
     #[test]

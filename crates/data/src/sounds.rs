@@ -25,7 +25,7 @@ use crate::reading::{ask, open};
 /// Samples of a sound.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sound {
-    /// Samples, `[n, channels]`, from -1 to 1.
+    /// Samples, `[n, channels]`, finite; of integers from -1 to 1, while floats may go beyond.
     pub samples: Array2<f32>,
     /// Samples a second.
     pub rate: u32,
@@ -83,6 +83,15 @@ pub fn parse_wav(bytes: &[u8], name: &str) -> Result<Sound, DataError> {
         }
     });
     let mut values = values.map_err(failed)?;
+    if values.iter().any(|value| !value.is_finite()) {
+        return Err(DataError::Malformed {
+            name: name.to_owned(),
+            part: "samples",
+            required: "finite numbers".to_owned(),
+            got: "NaN or an infinity".to_owned(),
+            fix: "save it again, as integers of 16 bits for example".to_owned(),
+        });
+    }
     // A last sample without all its channels is none.
     values.truncate(values.len() / n_channels * n_channels);
     let samples = Array2::from_shape_vec((values.len() / n_channels, n_channels), values);
@@ -144,6 +153,13 @@ mod tests {
             for mask in [1, 0x80, 0xff] {
                 let _ = parse_wav(&flipped(at, mask), "bad.wav");
             }
+        }
+        let mut loud = wav(32, SampleFormat::Float);
+        let at = loud.len() - 8;
+        for odd in [f32::NAN, f32::INFINITY] {
+            loud[at..at + 4].copy_from_slice(&odd.to_le_bytes());
+            let error = parse_wav(&loud, "loud.wav").unwrap_err().to_string();
+            assert!(error.contains("loud.wav: samples: required finite numbers"), "{error}");
         }
         assert!(parse_wav(b"OggS and so on", "other.ogg").unwrap_err().to_string().contains("a whole WAV file"));
         assert!(matches!(read_wav("no/such.wav"), Err(DataError::Missing { .. })));

@@ -16,7 +16,8 @@ fn values_come_back_and_are_set_from_whatever_is_a_tensor() {
     let turned = values.t().as_standard_layout().into_owned();
     store.insert("f", turned.t()).unwrap();
     assert_eq!(store.get("f").unwrap(), values.into());
-    store.set("f", &ArrayD::<f64>::zeros(vec![3, 7])).unwrap();
+    let zeros = ArrayD::<f64>::zeros(vec![3, 7]);
+    store.set("f", &zeros).unwrap();
     assert!(store.get("f").unwrap().to_f64().iter().all(|&v| v == 0.0));
     store.insert("n", vec![1i64, -2]).unwrap();
     store.insert("n", &[3i64, 4]).unwrap();

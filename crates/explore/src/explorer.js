@@ -52,6 +52,51 @@ function readers(of) {
   return of.readers;
 }
 
+// What the derivative rule of each node made, and whose derivative a node is part of, by uid.
+const [derivativeOf, partOfDerivative] = [new Map(), new Map()];
+for (const [of, is] of data.derivatives) {
+  for (const [map, key, value] of [[derivativeOf, of, is], [partOfDerivative, is, of]]) {
+    if (!map.has(key)) map.set(key, []);
+    map.get(key).push(value);
+  }
+}
+const DERIVED = data.stages.findIndex(s => s.pass === "differentiate");
+
+// What a node of the stage of `differentiate` or before has become at a later one; undefined if it went without a successor.
+function become(uid, at) {
+  for (let k = Math.min(DERIVED, at); k <= at; k += 1) {
+    if (place(k).has(uid)) continue;
+    const successors = data.stages[k].successors ||= new Map(data.stages[k].replaced);
+    uid = successors.get(uid);
+    if (uid === undefined) return undefined;
+  }
+  return uid;
+}
+
+// What the nodes of a stage were when they were differentiated.
+function were(at) {
+  const of = data.stages[at];
+  if (!of.were) {
+    of.were = new Map();
+    for (const uid of new Set([...derivativeOf.keys(), ...partOfDerivative.keys()])) {
+      const is = become(uid, at);
+      if (!of.were.has(is)) of.were.set(is, []);
+      of.were.get(is).push(uid);
+    }
+  }
+  return of.were;
+}
+
+// Where counterparts of a node are at this stage, [sheet, number] each: those of what it was when it was differentiated.
+function counterparts(uid, map) {
+  if (DERIVED < 0 || look.stage < DERIVED || isPlan()) return [];
+  const was = (were(look.stage).get(uid) || []).filter(known => map.has(known));
+  const are = new Set(was.flatMap(known => map.get(known)).map(other => become(other, look.stage)));
+  are.delete(undefined);
+  are.delete(uid);
+  return [...are].map(other => place(look.stage).get(other)).filter(found => found !== undefined);
+}
+
 // ---- Small pieces of the page
 
 function element(tag, text, attributes = {}) {
@@ -246,6 +291,11 @@ function hint(box) {
   if (node[ATTRS]) lines.push(node[ATTRS]);
   if (node[LINES].length > 0) lines.push(`at ${node[LINES].join(", ")}`);
   if (node[RULE]) lines.push(`made by ${node[RULE]}`);
+  for (const [title, map] of [["its derivative", derivativeOf], ["in the derivative of", partOfDerivative]]) {
+    const found = counterparts(row[UID], map);
+    const text = ([on, n]) => nodeText(stage().sheets[on].nodes[n], n);
+    if (found.length > 0) lines.push(`${title}: ${found.slice(0, 4).map(text).join(", ")}${found.length > 4 ? ", …" : ""}`);
+  }
   const p = look.stage === FUSED && partOf(look.sheet);
   if (p) {
     if (p.kernelOf.has(box.number)) lines.push(`in kernel ${p.kernelOf.get(box.number)}`);
@@ -275,6 +325,8 @@ const panels = {
     add(to, "p", first === 0 ? "of the source" : `first seen after ${data.stages[first].pass} (stage ${first})${node[RULE] ? `, made by ${node[RULE]}` : ""}`);
     list(to, "operands", row[OPERANDS], n => p => link(p, n));
     list(to, "readers", readers(sheet())[number], n => p => link(p, n));
+    list(to, "its derivative", counterparts(row[UID], derivativeOf), ([on, n]) => p => link(p, n, look.stage, on));
+    list(to, "in the derivative of", counterparts(row[UID], partOfDerivative), ([on, n]) => p => link(p, n, look.stage, on));
     if (row[BODIES].length > 0) {
       const open = add(add(to, "p"), "a", "open the body", { class: "node" });
       open.onclick = () => show(look.stage, row[BODIES][0]);

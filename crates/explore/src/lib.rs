@@ -9,6 +9,7 @@
 
 mod calibrate;
 pub mod chart;
+mod counterpart;
 mod find;
 mod matching;
 mod memory;

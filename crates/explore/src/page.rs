@@ -14,6 +14,7 @@ use cotangent_scalar::plain;
 use cotangent_scalar::plain::is_hidden;
 use serde_json::{Value, json};
 
+use crate::counterpart::counterparts;
 use crate::find::Part;
 use crate::memory::{Peak, offset};
 use crate::trace::{Sheet, StageOf};
@@ -67,6 +68,7 @@ impl Inside {
             "target": self.program.target().to_string(),
             "backend": self.program.backend(),
             "nodes": self.nodes(),
+            "derivatives": counterparts(&self.trace).iter().map(|(of, is)| [of.0, is.0]).collect::<Vec<_>>(),
             "stages": stages,
             "parts": parts,
             "unfused": { "steps": unfused, "figures": figures(plan) },

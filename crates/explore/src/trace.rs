@@ -44,6 +44,12 @@ impl Sheet {
     }
 }
 
+/// A graph, then its bodies.
+pub(crate) fn sheets_of(graph: Arc<Graph>) -> Vec<Sheet> {
+    let bodies: Vec<Arc<Graph>> = graph.all_bodies().into_iter().rev().map(Arc::clone).collect();
+    std::iter::once(graph).chain(bodies).map(Sheet::new).collect()
+}
+
 /// What a pass changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
@@ -128,9 +134,7 @@ impl Trace {
     }
 
     fn add(&mut self, pass: String, graph: Graph) {
-        let graph = Arc::new(graph);
-        let bodies = graph.all_bodies().into_iter().rev().map(Arc::clone);
-        let mut sheets: Vec<Sheet> = std::iter::once(Arc::clone(&graph)).chain(bodies).map(Sheet::new).collect();
+        let mut sheets = sheets_of(Arc::new(graph));
         let mut change = Change::default();
         let (old, mut taken) = (self.stages.last(), HashSet::new());
         // The bodies of what stays are what becomes of its bodies.

@@ -125,6 +125,33 @@ fn passes_are_told_by_what_they_replace() {
     assert_eq!(x(before), x(last));
 }
 
+/// Each node of the net has the nodes that its own derivative rule made, also where several nodes are of one line.
+#[test]
+fn nodes_have_their_derivatives() {
+    let graph = build(|g| {
+        let (x, w) = (g.input("x", F32, [4, 3]), g.param("w", F32, [3, 2], cotangent_graph::Init::ONES));
+        let loss = x.matmul(w).tanh().exp().sum();
+        g.output("loss", loss);
+        g.output("gradient", g.grad(loss, &[w])[0]);
+    });
+    let data = inside(&graph.unwrap()).data();
+    let op = |uid: &Value| data["nodes"][uid.as_u64().unwrap() as usize][0].as_str().unwrap();
+    let made_by = |of: &str| {
+        let pairs = array(&data, "derivatives").iter().filter(|pair| op(&pair[0]) == of);
+        pairs.map(|pair| op(&pair[1])).collect::<Vec<_>>()
+    };
+    // d matmul = xᵀ·dy, d exp = dy·exp, d tanh = dy·(1 - tanh²).
+    assert_eq!(made_by("matmul"), ["matmul"]);
+    assert_eq!(made_by("exp"), ["mul"]);
+    assert!(made_by("tanh").len() >= 2 && !made_by("tanh").contains(&"matmul"), "{:?}", made_by("tanh"));
+    for name in ["mlp-s", "lstm-char"] {
+        let data = workload(name).data();
+        assert!(array(&data, "derivatives").len() > 10, "{name}");
+    }
+    let plain = build(|g| g.output("y", g.input("x", F32, [4]).exp()));
+    assert!(array(&inside(&plain.unwrap()).data(), "derivatives").is_empty());
+}
+
 #[test]
 fn bodies_of_loops_have_sheets_and_plans() {
     let inside = workload("lstm-char");
@@ -243,6 +270,15 @@ try {
   const at = { clientX: left + look.left + (box.x + box.w / 2) * look.scale, clientY: top + look.top + (box.y + box.h / 2) * look.scale, bubbles: true };
   canvas.dispatchEvent(new MouseEvent("mousemove", at));
   expect(!$("tip").hidden && $("tip").textContent.includes("%"), "the hint beside the pointer");
+  if (data.derivatives.length > 0) {
+    const pairs = sheet().nodes.map((row, n) => [n, counterparts(row[UID], derivativeOf)]).filter(([, found]) => found.length > 0);
+    expect(pairs.length > 0, "nodes of the last stage have their derivatives");
+    const [n, [[on, other]]] = pairs[0];
+    expect(counterparts(stage().sheets[on].nodes[other][UID], partOfDerivative).some(([s, m]) => s === 0 && m === n), "and back");
+    select(n);
+    expect($("panel").textContent.includes("its derivative"), "the panel of a derivative");
+    expect(hint(drawn.boxes[n]).includes("its derivative"), "the hint of a derivative");
+  }
   $("search").value = data.nodes[sheet().nodes[0][UID]][OP];
   $("search").dispatchEvent(new Event("input"));
   expect(look.hits.has(0), "search");

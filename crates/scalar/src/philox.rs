@@ -43,6 +43,24 @@ pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
+/// [`philox4x32_10`] of several counters, word by word: loops over lanes, which compilers turn into vectors.
+fn philox_lanes<const N: usize>(counters: [[u32; N]; 4], key: [u32; 2]) -> [[u32; N]; 4] {
+    let [mut c0, mut c1, mut c2, mut c3] = counters;
+    let [mut k0, mut k1] = key;
+    for _ in 0..N_ROUNDS {
+        for lane in 0..N {
+            let left = u64::from(c0[lane]) * u64::from(MULTIPLIERS[0]);
+            let right = u64::from(c2[lane]) * u64::from(MULTIPLIERS[1]);
+            c0[lane] = (right >> 32) as u32 ^ c1[lane] ^ k0;
+            c2[lane] = (left >> 32) as u32 ^ c3[lane] ^ k1;
+            (c1[lane], c3[lane]) = (right as u32, left as u32);
+        }
+        k0 = k0.wrapping_add(WEYL[0]);
+        k1 = k1.wrapping_add(WEYL[1]);
+    }
+    [c0, c1, c2, c3]
+}
+
 fn key_of(seed: u64) -> [u32; 2] {
     [seed as u32, (seed >> 32) as u32]
 }
@@ -274,6 +292,26 @@ impl PhiloxRng {
         }
         self.n_used += 1;
         self.words[self.n_used - 1]
+    }
+
+    /// The words that so many calls would give, several times as fast: some blocks side by side, in vectors where the CPU has them.
+    pub fn fill_words(&mut self, words: &mut [u32]) {
+        const LANES: usize = 16;
+        let n_left = words.len().min(4 - self.n_used);
+        let (first, rest) = words.split_at_mut(n_left);
+        first.iter_mut().for_each(|word| *word = self.next_word());
+        let (groups, rest) = rest.as_chunks_mut::<{ 4 * LANES }>();
+        for group in groups {
+            let blocks: [u64; LANES] = std::array::from_fn(|lane| self.next_block.wrapping_add(lane as u64));
+            let [s0, s1] = key_of(self.stream);
+            let counters = [blocks.map(|b| b as u32), blocks.map(|b| (b >> 32) as u32), [s0; LANES], [s1; LANES]];
+            let lanes = philox_lanes(counters, key_of(self.seed));
+            for (lane, block) in group.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                *block = [0, 1, 2, 3].map(|word| lanes[word][lane]);
+            }
+            self.next_block = self.next_block.wrapping_add(LANES as u64);
+        }
+        rest.iter_mut().for_each(|word| *word = self.next_word());
     }
 }
 

@@ -185,3 +185,19 @@ fn the_generator_is_sequential_and_repeatable() {
     (seed[0], seed[8]) = (3, 4);
     assert_eq!(PhiloxRng::from_seed(seed), PhiloxRng::new(3, 4));
 }
+
+#[test]
+fn words_at_once_are_those_one_by_one() {
+    for n_before in 0..6 {
+        for n in [0, 1, 2, 3, 5, 63, 64, 65, 128, 400, 1001] {
+            let (mut one_by_one, mut at_once) = (PhiloxRng::new(7, u64::MAX - 1), PhiloxRng::new(7, u64::MAX - 1));
+            for _ in 0..n_before {
+                assert_eq!(one_by_one.next_u32(), at_once.next_u32());
+            }
+            let mut words = vec![0; n];
+            at_once.fill_words(&mut words);
+            assert_eq!(words, (0..n).map(|_| one_by_one.next_u32()).collect::<Vec<_>>(), "{n} after {n_before}");
+            assert_eq!(at_once.next_u64(), one_by_one.next_u64());
+        }
+    }
+}

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cotangent_exec::{
-    BackendChoice, Choice, Compiler, Each, Executable, Fusions, ProgramId, Runtime, Seed, Session, StepInputs, Threads,
-    Tuning, Ways,
+    BackendChoice, Choice, Compiler, Each, Executable, Fusions, ProgramId, Runtime, Seed, Session, StepInputs, Target,
+    Threads, Tuning, Ways,
 };
 use cotangent_graph::{Diag, TensorData};
 use cotangent_nn::product_flops;
@@ -74,6 +74,8 @@ pub struct BenchOptions {
     pub fusions: Fusions,
     /// Which code generator makes the kernels.
     pub backend: BackendChoice,
+    /// The machine that is compiled for, if it is not this one as it says of itself; on another one the session is an error.
+    pub target: Option<Target>,
     /// The timing.
     pub protocol: Protocol,
     /// What is done about the ways of products.
@@ -90,10 +92,22 @@ impl Default for BenchOptions {
             threads: Threads::All,
             fusions: Fusions::auto(),
             backend: BackendChoice::Auto,
+            target: None,
             protocol: Protocol::default(),
             tuning: Tuning::default(),
             arrays: None,
             seed: 1234,
+        }
+    }
+}
+
+impl BenchOptions {
+    /// A compiler with everything that was chosen, but for these fusions.
+    fn compiler(&self, fusions: Fusions) -> Compiler {
+        let compiler = Compiler::new().fuse(fusions).backend(self.backend);
+        match &self.target {
+            Some(target) => compiler.target(target.clone()),
+            None => compiler,
         }
     }
 }
@@ -327,7 +341,7 @@ pub fn bench(workload: &Workload, options: &BenchOptions) -> Result<Report, Trai
     let build_ms = ms(start.elapsed());
 
     let start = Instant::now();
-    let program = Compiler::new().fuse(options.fusions).backend(options.backend).compile(&graph)?;
+    let program = options.compiler(options.fusions).compile(&graph)?;
     let compile_ms = ms(start.elapsed());
 
     let runtime = Runtime::new(options.threads);

@@ -59,6 +59,6 @@ pub use objective::{BinaryCrossEntropy, CrossEntropy, MeanSquared, Objective, We
 pub use plot::Plot;
 pub use predictor::Predictor;
 pub use search::{Search, Space};
-pub use statistics::Statistics;
+pub use statistics::{Histograms, Statistics};
 pub use tensorboard::TensorBoard;
 pub use trainer::{Evaluation, NonFinite, Options, Overfit, RateRange, RateTest, Resumed, Trainer};

@@ -38,6 +38,9 @@ use crate::TrainError;
 /// Keeps the search's random streams apart from every other use of the same seed.
 const SEARCH_STREAM: u64 = u64::from_be_bytes(*b"search\0\0");
 
+/// A search has so many first trials at most.
+const MOST_TRIALS: u64 = 1 << 20;
+
 /// The values that a hyper-parameter may have.
 #[derive(Clone, Debug, PartialEq)]
 enum Range {
@@ -280,7 +283,7 @@ impl Trials {
 
     /// What was given in all.
     pub fn cost(&self) -> u64 {
-        self.0.iter().map(|trial| trial.budget).sum()
+        self.0.iter().fold(0, |sum, trial| sum.saturating_add(trial.budget))
     }
 
     /// The error that none has a finite score.
@@ -375,9 +378,12 @@ impl Search {
             return invalid("a space with at least one hyper-parameter");
         }
         let first = match self.plan {
+            Plan::Random { n, .. } | Plan::Halving { n, .. } if n > MOST_TRIALS => {
+                return invalid("at most 1,048,576 trials");
+            }
             Plan::Random { n, budget } if n > 0 && budget > 0 => n,
             Plan::Grid { points, budget } if points > 0 && budget > 0 => {
-                let n = points.checked_pow(self.space.ranges.len() as u32).filter(|n| *n <= 1 << 20);
+                let n = points.checked_pow(self.space.ranges.len() as u32).filter(|n| *n <= MOST_TRIALS);
                 match n {
                     Some(n) => n,
                     None => return invalid("a grid of at most 1,048,576 points"),
@@ -440,16 +446,19 @@ impl Search {
             return Err(TrainError::invalid(of(), required, start.join(", ")));
         };
         let line = |(at, line): (usize, &str)| {
-            let mut words = line.split(' ');
+            let mut words = line.splitn(4, ' ');
             let mut word = || words.next().unwrap_or_default();
-            match (word().parse(), word().parse(), word().parse()) {
-                (Ok(number), Ok(budget), Ok(score)) => Ok((number, budget, score)),
-                _ => Err(TrainError::invalid(
-                    of(),
-                    format!("number, budget and score in line {}", at + 4),
-                    format!("{line:?}"),
-                )),
-            }
+            let trial = match (word().parse(), word().parse(), word().parse(), word()) {
+                // A line that was cut off or changed would have another configuration.
+                (Ok(number), Ok(budget), Ok(score), values) if values == self.configuration(number).to_string() => {
+                    Some((number, budget, score))
+                }
+                _ => None,
+            };
+            trial.ok_or_else(|| {
+                let required = format!("number, budget, score and the configuration of that number in line {}", at + 4);
+                TrainError::invalid(of(), required, format!("{line:?}; remove the line to try that one again"))
+            })
         };
         lines.lines().enumerate().map(line).collect()
     }

@@ -11,6 +11,8 @@
 //!
 //! Functions inside of a `scan` or `call` are not seen, and units are counted along the last axis.
 
+mod histograms;
+
 use std::collections::HashMap;
 
 use cotangent_exec::Outputs;
@@ -19,6 +21,8 @@ use cotangent_graph::{Attrs, DType, Env, GraphBuilder, Node, NodeId, OpRef, OpTr
 use cotangent_nn::Minimize;
 use ndarray::Array1;
 
+pub(crate) use self::histograms::Looking;
+pub use self::histograms::{Histogram, Histograms, Layer};
 use crate::TrainError;
 use crate::named::Named;
 
@@ -91,6 +95,15 @@ pub struct Statistics {
 
 const ACTIVATION: &str = "statistics.activation.";
 const PARAMETER: &str = "statistics.parameter.";
+const GIVEN: &str = "statistics.given.";
+const MADE: &str = "statistics.made.";
+
+/// What an activation's function does at its ends, and its layer, of the name of an output: `K.ends.layer` behind the prefix.
+fn activation_of(output: &str) -> Option<(Ends, String)> {
+    let mut parts = output.strip_prefix(ACTIVATION)?.splitn(3, '.').skip(1);
+    let ends = if parts.next() == Some("one") { Ends::One } else { Ends::Two };
+    Some((ends, parts.next().unwrap_or_default().to_owned()))
+}
 
 impl Statistics {
     /// Adds the figures of a step.
@@ -100,13 +113,9 @@ impl Statistics {
         let (mut activations, mut parameters) = (0, 0);
         let names: Vec<String> = out.iter().map(|(name, _)| name.to_owned()).collect();
         for name in &names {
-            if let Some(rest) = name.strip_prefix(ACTIVATION) {
+            if let Some((ends, layer)) = activation_of(name) {
                 let active = out.tensor(name)?.to_f64();
                 if self.n_steps == 0 {
-                    // `K.ends.layer`
-                    let mut parts = rest.splitn(3, '.').skip(1);
-                    let ends = if parts.next() == Some("one") { Ends::One } else { Ends::Two };
-                    let layer = parts.next().unwrap_or_default().to_owned();
                     self.activations.push(Activation { layer, ends, active: vec![0.0; active.len()] });
                 }
                 let known = self.activations[activations].active.iter_mut();
@@ -219,11 +228,12 @@ fn ends_of(op: OpRef, attrs: &Attrs) -> Option<Ends> {
     }
 }
 
-/// Hands out the statistics of a train step: of the activations among the first nodes, and of the parameters that the loss
-/// depends on, whose updates are there.
-pub(crate) fn observe(g: &GraphBuilder, n_nodes: usize, loss: Tensor<'_>, outputs: &Named<'_>) {
+/// Hands out how often the units of each activation among the first nodes are active; returns what is given to its function, and
+/// what that makes.
+fn observe_activations<'g>(g: &'g GraphBuilder, n_nodes: usize, outputs: &Named<'_>) -> Vec<(Tensor<'g>, Tensor<'g>)> {
     let is_output = |id: NodeId| outputs.tensors().iter().any(|(_, tensor)| tensor.id() == id);
-    for (k, found) in found(g, n_nodes).into_iter().filter(|found| !is_output(found.made)).enumerate() {
+    let found = found(g, n_nodes).into_iter().filter(|found| !is_output(found.made));
+    let observed = found.enumerate().map(|(k, found)| {
         let (given, made) = (g.tensor(found.given), g.tensor(found.made));
         let slope = g.grad(made.sum(), &[given])[0];
         let one = slope.constant_like(1.0);
@@ -231,7 +241,24 @@ pub(crate) fn observe(g: &GraphBuilder, n_nodes: usize, loss: Tensor<'_>, output
         let share = is_active.select(one, one.constant_like(0.0)).mean_over(0..slope.rank() - 1);
         let ends = if found.ends == Ends::One { "one" } else { "two" };
         g.output(&format!("{ACTIVATION}{k}.{ends}.{}", found.layer), share);
+        (given, made)
+    });
+    observed.collect()
+}
+
+/// Hands out all numbers before and after each activation among the first nodes, and how often its units are active.
+pub(crate) fn look(g: &GraphBuilder, n_nodes: usize, outputs: &Named<'_>) {
+    for (k, (given, made)) in observe_activations(g, n_nodes, outputs).into_iter().enumerate() {
+        let function = g.with_graph(|graph| graph.nodes()[made.id().index()].op.name);
+        g.output(&format!("{GIVEN}{k}"), given);
+        g.output(&format!("{MADE}{k}.{function}"), made);
     }
+}
+
+/// Hands out the statistics of a train step: of the activations among the first nodes, and of the parameters that the loss
+/// depends on, whose updates are there.
+pub(crate) fn observe(g: &GraphBuilder, n_nodes: usize, loss: Tensor<'_>, outputs: &Named<'_>) {
+    observe_activations(g, n_nodes, outputs);
     let params = g.params_of(loss);
     let gradients = g.grad(loss, &params);
     for (k, (param, gradient)) in params.iter().zip(gradients).enumerate() {

@@ -241,6 +241,28 @@ fn crc32c(bytes: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
+    /// Limits and counts of a histogram that was written.
+    fn counts(message: &Message, n: usize) -> Vec<f64> {
+        let eights = message.0[message.0.len() - 8 * n..].chunks(8);
+        eights.map(|eight| f64::from_le_bytes(eight.try_into().unwrap())).collect()
+    }
+
+    #[test]
+    fn odd_values_have_a_record_too() {
+        for values in [&[][..], &[f64::NAN], &[f64::INFINITY, f64::NEG_INFINITY], &[f64::NAN, f64::MAX, f64::MIN, 0.0]]
+        {
+            let n = values.iter().filter(|value| value.is_finite()).count() as f64;
+            let message = histogram("weights/a/b//c", values);
+            let last = counts(&message, 1)[0];
+            assert!(last <= n && (last > 0.0) == (n > 0.0), "{values:?}: {last}");
+        }
+        for value in [f64::NAN, f64::INFINITY, -1e300] {
+            let message = scalar("metric/a/b", value);
+            let stored = f32::from_le_bytes(message.0[message.0.len() - 4..].try_into().unwrap());
+            assert!(stored.to_bits() == (value as f32).to_bits() || stored.is_nan() == value.is_nan());
+        }
+    }
+
     #[test]
     fn checksums_are_those_of_the_published_vectors() {
         // RFC 3720, appendix B.4.

@@ -257,6 +257,64 @@ fn statistics_are_those_of_arrays() {
 }
 
 #[test]
+fn histograms_before_training_are_those_of_arrays() {
+    let set = two_moons(100, 0.1, 5);
+    let fresh = || {
+        let options = Options { batch_size: 32, ..options(5, 2) };
+        Trainer::new(&runtime(), of_two_kinds, CrossEntropy, Sgd::new(0.5), options)
+    };
+    let mut trainer = fresh();
+    let histograms = trainer.histograms(&set, 1000).unwrap();
+    assert_eq!((histograms.n_examples, trainer.store().step()), (100, 0));
+    let value = |name: &str| trainer.store().get(name).unwrap().array::<f32>().unwrap().to_owned();
+    let weight: Array2<f32> = value("hidden.weight").into_dimensionality().unwrap();
+    let bias: Array1<f32> = value("hidden.bias").into_dimensionality().unwrap();
+    let x: Array2<f32> = set.features().to_owned().into_dimensionality().unwrap();
+    let given = x.dot(&weight) + &bias;
+    let [hidden, next] = &histograms.layers[..] else { panic!("{histograms}") };
+    assert_eq!((hidden.activation.layer.as_str(), hidden.function.as_str()), ("hidden", "relu"));
+    assert_eq!((next.activation.layer.as_str(), next.function.as_str()), ("next", "tanh"));
+    let close = |a: f64, b: f32| assert!((a - f64::from(b)).abs() < 1e-5, "{a} {b}");
+    close(hidden.before.from, given.iter().copied().fold(f32::MAX, f32::min));
+    close(hidden.before.to, given.iter().copied().fold(f32::MIN, f32::max));
+    close(hidden.before.mean, given.mean().unwrap());
+    close(hidden.before.deviation, given.std(0.0));
+    close(hidden.after.mean, given.mapv(|z| z.max(0.0)).mean().unwrap());
+    assert_eq!((hidden.before.counts.iter().sum::<u64>(), next.after.counts.iter().sum::<u64>()), (500, 400));
+    let shares: Vec<f64> =
+        given.columns().into_iter().map(|c| c.iter().filter(|z| **z > 0.0).count() as f64 / 100.0).collect();
+    assert!(shares.iter().zip(&hidden.activation.active).all(|(a, b)| (a - b).abs() < 1e-12), "{shares:?}");
+    assert!(histograms.to_svg().contains("`hidden` before relu") && histograms.plots().len() == 4);
+    assert!(histograms.to_string().contains("units dead"), "{histograms}");
+
+    // Looking changes no bit of a run that comes after, dropout included.
+    let run = |looks: bool| {
+        let mut trainer = Trainer::new(&runtime(), with_dropout, CrossEntropy, Adam::new(0.01), options(3, 2));
+        let seen = looks.then(|| trainer.histograms(&set, 64).unwrap());
+        assert!(seen.is_none_or(|seen| seen == trainer.histograms(&set, 64).unwrap()));
+        trainer.fit(&set, None).unwrap();
+        (trainer.weights_checksum().unwrap(), trainer.store().draws())
+    };
+    assert_eq!(run(false), run(true));
+    assert!(fresh().histograms(&set, 0).is_err());
+}
+
+/// What is wrong with weights shows before the first step, and without statistics of steps.
+#[test]
+fn layers_are_looked_at_before_training_too() {
+    let (train, validation) = moons(1);
+    let quiet = || Options { statistics: None, ..options(1, 1) };
+    let problems = |model: for<'g> fn(&'g GraphBuilder, Tensor<'g>) -> Tensor<'g>| {
+        let mut trainer = Trainer::new(&runtime(), model, CrossEntropy, Adam::new(0.01), quiet());
+        let found = trainer.diagnose(&train, Some(&validation)).unwrap();
+        found.findings.iter().map(|finding| finding.problem).collect::<Vec<_>>()
+    };
+    assert_eq!(problems(dead), [Problem::DeadUnits]);
+    assert_eq!(problems(saturated), [Problem::SaturatedUnits]);
+    assert_eq!(problems(relus), []);
+}
+
+#[test]
 fn a_range_test_finds_a_rate_and_leaves_everything_as_it_was() {
     let (train, _) = moons(1);
     let fresh = |rate| Trainer::new(&runtime(), relus, CrossEntropy, Sgd::new(rate), options(1, 5));

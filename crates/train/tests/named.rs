@@ -218,7 +218,7 @@ fn metrics_are_their_definitions_for_any_batch_size() {
     let y: Array1<i64> = (0..n).map(|i| if i == 7 { 9 } else { (i % 4) as i64 }).collect();
     let table = Table::new().with("x", x.clone()).unwrap().with("y", y.clone()).unwrap();
     for size in [1, 10, 53] {
-        for k in 0..=4 {
+        for k in 1..=4 {
             let expected = top_k(x.view().into_dyn(), y.view(), k).unwrap();
             assert_eq!(figures(&table, TopK::new(k), size), expected, "top {k} by {size}");
         }
@@ -278,7 +278,17 @@ fn what_does_not_fit_is_refused_with_names() {
     let watch = EarlyStopping::new(3).watch(Watch::Greatest("f2".to_owned()));
     let error = new().metric(F1::default()).fit_with(&moons, Some(&moons), watch).unwrap_err().to_string();
     assert!(error.contains("a metric `f2`") && error.contains("the metrics f1"), "{error}");
-    assert!(new().metric(Auc::default()).fit(&moons, Some(&moons)).is_err());
+    let says = |metric: &dyn Fn() -> Trainer<_, _, _>, says: &str| {
+        let error = metric().fit(&moons, Some(&moons)).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    };
+    says(
+        &|| new().metric(Auc::default()),
+        "the metric `auc` requires floats, one for each label, got f32[16,2] and f32[16]",
+    );
+    says(&|| new().metric(MeanAbsolute::default()), "the metric `mean_absolute` requires floats, one for each label");
+    says(&|| new().metric(F1::new("outputs", "x")), "the metric `f1` requires logits [.., classes] and labels [..]");
+    says(&|| new().metric(TopK::new(0)), "`TopK` requires at least the largest logit, k of 1 or more, got 0");
     // Tables.
     let rows = |n: usize| Array2::<f32>::zeros((n, 2));
     assert!(Table::new().with("x", rows(3)).unwrap().with("x", rows(3)).is_err());

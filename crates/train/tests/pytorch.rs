@@ -116,9 +116,9 @@ fn what_is_no_such_module_is_an_error() {
     let text = no(&[("hed", Module::Linear, "out")]);
     assert!(text.contains("`hed`: required tensors of a Linear, got none, the nearest is `head`"), "{text}");
     let text = no(&[("gru", Module::Lstm, "gru")]);
-    assert!(text.contains("4 times as many rows as the state has numbers") && text.contains("[12, 3]"), "{text}");
-    assert!(no(&[("conv", Module::Linear, "conv")]).contains("rank 2 of a Linear, got shape [6, 2, 3, 2]"));
-    assert!(no(&[("head", Module::Conv, "conv")]).contains("rank 3 of a Conv, got shape [5, 160]"));
+    assert!(text.contains("4 times as many rows as the state has numbers") && text.contains("[12,3]"), "{text}");
+    assert!(no(&[("conv", Module::Linear, "conv")]).contains("rank 2 of a Linear, got shape [6,2,3,2]"));
+    assert!(no(&[("head", Module::Conv, "conv")]).contains("rank 3 of a Conv, got shape [5,160]"));
     assert!(
         no(&[("gru", Module::Gru, "a"), ("gates", Module::Gru, "a"), ("embed", Module::Embedding, "a.0")])
             .contains("`a.0.weight` twice")

@@ -131,8 +131,50 @@ fn files_of_other_searches_and_damaged_ones_are_refused() {
     }
     std::fs::write(&scratch.0, text.replacen("\n1 1 ", "\n1 one ", 1)).unwrap();
     let error = search.run(|_, _| panic!("not begun")).unwrap_err().to_string();
-    assert!(error.contains("number, budget and score in line 5"), "{error}");
+    assert!(error.contains("number, budget, score and the configuration of that number in line 5"), "{error}");
     assert_eq!(std::fs::read_to_string(&scratch.0).unwrap(), text.replacen("\n1 1 ", "\n1 one ", 1));
+}
+
+/// A file that was cut off anywhere is refused, or has whole lines only.
+#[test]
+fn a_file_that_was_cut_off_is_never_taken_for_another() {
+    let scratch = Scratch::new("cut");
+    let search = Search::random(space(), 3, 1).file(&scratch.0);
+    let whole = search.run(|configuration, _| bowl(configuration)).unwrap();
+    let text = std::fs::read_to_string(&scratch.0).unwrap();
+    let start = text.match_indices('\n').nth(2).unwrap().0 + 1;
+    for n in start..text.len() {
+        std::fs::write(&scratch.0, &text[..n]).unwrap();
+        match search.run(|configuration, _| bowl(configuration)) {
+            Ok(trials) => assert_eq!(trials, whole, "{n} bytes"),
+            Err(error) => assert!(error.to_string().contains("remove the line"), "{error}"),
+        }
+    }
+    for text in [&text.replacen("\n1 1 ", "\n2 1 ", 1), "", "\n\n\n", "cotangent search 2\n"] {
+        std::fs::write(&scratch.0, text).unwrap();
+        assert!(search.run(|_, _| panic!("not begun")).is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn plans_of_nothing_or_of_too_much_are_refused() {
+    for search in [
+        Search::random(space(), 0, 1),
+        Search::random(space(), 1, 0),
+        Search::random(space(), u64::MAX, 1),
+        Search::halving(space(), u64::MAX, 1, 2),
+        Search::halving(space(), 3, 0, 2),
+        Search::halving(space(), 3, 1, 1),
+        Search::halving(space(), 0, 1, 2),
+        Search::grid(space(), 0, 1),
+        Search::grid(space(), u64::MAX, 1),
+    ] {
+        assert!(search.run(|_, _| panic!("not begun")).is_err(), "{search:?}");
+    }
+    let dear = Search::random(space(), 3, u64::MAX).run(|_, _| Ok(0.0)).unwrap();
+    assert_eq!(dear.cost(), u64::MAX);
+    let failed = Search::random(space(), 3, 1).run(|configuration, _| configuration.number("no such"));
+    assert!(failed.unwrap_err().to_string().contains("`no such`"));
 }
 
 #[test]

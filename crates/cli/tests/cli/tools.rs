@@ -128,6 +128,19 @@ fn targets_come_from_files() {
     std::fs::write(&file.0, target.replace("step_ns = 100", "step_ns = 123456")).unwrap();
     let output = run(&["explain", "xor", "--target", file.path()]);
     assert!(check_success(&output).contains("step_ns 123456"));
+    // What runs and what is timed takes it too, with the same results.
+    let graph = Scratch::new("closed.ct");
+    std::fs::write(&graph.0, "cotangent 1\ngraph @closed {\n  %0 = param \"w\" {init = ones} : f32[8]\n  %1 = exp %0\n  output \"y\" = %1\n}\n").unwrap();
+    let plain = run(&["run", graph.path()]);
+    assert_eq!(check_success(&plain), check_success(&run(&["run", graph.path(), "--target", file.path()])));
+    check_success(&run(&["bench", "-w", "xor", "--steps", "2", "--target", file.path()]));
+    check_success(&run(&["bench", "-w", "xor", "--steps", "2", "--compare", "fused,unfused", "--target", file.path()]));
+    for command in
+        [&["run", graph.path()][..], &["run", graph.path(), "--backend", "interpreter"], &["bench", "-w", "xor"]]
+    {
+        let args: Vec<&str> = command.iter().copied().chain(["--target", "no-such.target"]).collect();
+        check_failure(&run(&args), 1, "no-such.target");
+    }
     let told = run(&["calibrate", "--report", "xor", "--target", file.path()]);
     assert_eq!(told.status.code(), Some(0));
     assert!(text(&told.stdout).contains("within 2.5 times") && text(&told.stderr).contains("GFLOP/s"), "{told:?}");

@@ -266,11 +266,16 @@ impl Augment for Noise {
     }
 
     fn apply(&self, picture: &mut Picture, draw: &mut Draw) {
-        let normal =
-            |word: u16| self.deviation * NORMAL[usize::from(word) / (usize::from(u16::MAX) / NORMAL.len() + 1)];
-        for pair in picture.values.chunks_mut(2) {
-            let word: u32 = draw.random();
-            pair.iter_mut().zip([word as u16, (word >> 16) as u16]).for_each(|(value, word)| *value += normal(word));
+        let table: &[f32; 4096] = &NORMAL;
+        let normal = |bits: u32| self.deviation * table[(bits & 0xfff) as usize];
+        let mut words = [0; 128];
+        for piece in picture.values.chunks_mut(2 * words.len()) {
+            let words = &mut words[..piece.len().div_ceil(2)];
+            draw.fill_words(words);
+            // The upper 12 bits of each half of a word.
+            for (pair, word) in piece.chunks_mut(2).zip(words) {
+                pair.iter_mut().zip([*word >> 4, *word >> 20]).for_each(|(value, bits)| *value += normal(bits));
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use cotangent_graph::TensorData;
 use cotangent_scalar::DType;
 use ndarray::{ArrayD, IxDyn};
 
+use super::quotes::Quotes;
 use super::{Column, Csv, Kind, Missing};
 use crate::DataError;
 use crate::table::Field;
@@ -17,7 +18,7 @@ pub(super) type Wrong = (String, String);
 
 /// The rows of a file, one after the other.
 pub(super) struct Cells<R> {
-    reader: ::csv::Reader<R>,
+    reader: ::csv::Reader<Quotes<R>>,
     record: ::csv::StringRecord,
     name: String,
     names: Vec<String>,
@@ -32,7 +33,7 @@ impl<R: Read> Cells<R> {
             .has_headers(false)
             .delimiter(csv.delimiter)
             .trim(::csv::Trim::All)
-            .from_reader(bytes);
+            .from_reader(Quotes::new(bytes, csv.delimiter));
         let (record, name) = (::csv::StringRecord::new(), name.to_owned());
         let mut cells = Cells { reader, record, name, names: Vec::new(), waits: false };
         let is_there = cells.next()?;
@@ -61,8 +62,13 @@ impl<R: Read> Cells<R> {
         if std::mem::take(&mut self.waits) {
             return Ok(true);
         }
-        let Cells { reader, record, name, .. } = self;
-        reader.read_record(record).map_err(|error| from_csv(name, error))
+        let is_there = self.reader.read_record(&mut self.record);
+        if self.reader.get_ref().is_open() {
+            let required = "a second quote behind one that begins a cell".to_owned();
+            let got = format!("the end of the file, in the row that begins in line {}", self.position().1);
+            return Err(self.malformed(required, got));
+        }
+        is_there.map_err(|error| from_csv(&self.name, error))
     }
 
     /// Where the row begins: byte, line.

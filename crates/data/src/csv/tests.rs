@@ -106,6 +106,15 @@ fn what_does_not_fit_is_named_with_line_and_column() {
         ("b,c\n1,2\n", &["one column `a`, got columns b, c"]),
         ("a,a\n1,2\n", &["two of that name"]),
         ("", &["required a row of cells, got nothing"]),
+        ("\u{feff}", &["required a row of cells, got nothing"]),
+        ("a\n1e400\n", &["\"1e400\" in line 2"]),
+        ("a\n-1e39\n", &["finite number"]),
+        ("a\n0x10\n", &["finite number"]),
+        ("a\n1,5\n", &["required 1 cells", "got 2 in line 2"]),
+        // A quote that nobody closes takes the rest of the file along.
+        ("b,a\n\"x,1\ny,2\n", &["a second quote behind one that begins a cell", "begins in line 2"]),
+        ("a,b\n1,\"x\n2,y\n3,z\n", &["a second quote behind one that begins a cell", "begins in line 2"]),
+        ("\u{feff}\"a\",b\n1,\"x\n2,y\n", &["a second quote behind one that begins a cell"]),
     ] {
         let message = message(number(), text);
         assert!(parts.iter().all(|part| message.contains(part)), "{text:?}: {message}");
@@ -119,6 +128,18 @@ fn what_does_not_fit_is_named_with_line_and_column() {
     let mean = Csv::new().field("x", [Column::number("a").missing(Missing::Mean)]);
     assert!(message(mean, "a\n\"\"\n").contains("at least one number in column `a`"));
     assert!(matches!(number().fit("no/such.csv"), Err(DataError::Missing { .. })));
+    // Quotes in quotes, in the midst of cells, and at the very end.
+    let names = Csv::new().column("y", Column::category("a"));
+    let reader = names
+        .fit_bytes(&b"\xef\xbb\xbf\"a\"\r\n\"x \"\"y\"\"\"\r\n5\" tall\r\n\"\"\"\"\r\n\"two\nlines\""[..], "t.csv")
+        .unwrap();
+    let entries = reader.columns("y")[0].entries().unwrap().entries().to_vec();
+    assert_eq!(entries, ["\"", "5\" tall", "two\nlines", "x \"y\""]);
+    // Two columns of a name are fine where neither is asked for.
+    assert_eq!(read(number(), "b,a,b\n1,2,3\n").unwrap().len(), 1);
+    let scratch = Scratch::new("twice", "a,a,y\n1,2,0\n");
+    let suggested = Csv::suggested(&scratch.0, Column::category("y")).and_then(|csv| csv.fit(&scratch.0));
+    assert!(suggested.unwrap_err().to_string().contains("one column `a`, got two of that name"));
     // A table of no rows is a table.
     assert_eq!(read(number(), "a\n").unwrap().len(), 0);
 }

@@ -133,7 +133,7 @@ fn numpys_layout_is_read() {
         ("fortran".to_owned(), counting.mapv(f64::from).into()),
         ("big".to_owned(), TensorData::from(ArrayD::from_shape_vec(IxDyn(&[2]), vec![258, -2]).unwrap())),
         ("steps".to_owned(), ArrayD::from_elem(IxDyn(&[]), -7i64).into()),
-        ("pixels".to_owned(), TensorData::from(ArrayD::from_shape_vec(IxDyn(&[3]), vec![0, 128, 255]).unwrap())),
+        ("pixels".to_owned(), TensorData::from(ArrayD::from_shape_vec(IxDyn(&[3]), vec![0u8, 128, 255]).unwrap())),
         ("mask".to_owned(), TensorData::from(ArrayD::from_shape_vec(IxDyn(&[2]), vec![true, false]).unwrap())),
         ("empty".to_owned(), ArrayD::<f32>::zeros(IxDyn(&[0, 4])).into()),
     ]);

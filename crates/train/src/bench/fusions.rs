@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use cotangent_exec::{Compiler, Fusion, Fusions, ProgramId, Runtime, Seed, Session};
+use cotangent_exec::{Fusion, Fusions, ProgramId, Runtime, Seed, Session};
 use cotangent_graph::Diag;
 
 use super::{BenchOptions, Runner, StepTimes};
@@ -60,7 +60,7 @@ pub fn bench_fusions(
     variants: &[Variant],
 ) -> Result<Vec<FusionTimes>, TrainError> {
     let graph = workload.build()?;
-    let compile = |fusions| Compiler::new().fuse(fusions).backend(options.backend).compile(&graph);
+    let compile = |fusions| options.compiler(fusions).compile(&graph);
     let whole = compile(options.fusions)?;
     let mut choices: Vec<(Option<Vec<Fusion>>, Fusions)> = Vec::new();
     for variant in Variant::ALL.into_iter().filter(|variant| variants.contains(variant)) {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use cotangent_graph::{DType, Tensor, TensorData};
+use cotangent_graph::{Code, DType, Diag, Tensor, TensorData};
 use cotangent_host::float::in_default;
 use cotangent_nn::Metrics;
 use ndarray::{Array1, arr0};
@@ -64,14 +64,56 @@ impl Pair {
         (outputs.get(&self.outputs), batch.get(&self.labels))
     }
 
-    /// One output for each label, in the same shape and type; a tensor after an error if they do not fit.
+    /// One output for each label, in the same shape and type; a tensor after an error of the metric if they do not fit.
     #[track_caller]
-    fn aligned<'g>(&self, outputs: &Named<'g>, batch: &Named<'g>) -> Result<(Tensor<'g>, Tensor<'g>), Tensor<'g>> {
+    fn aligned<'g>(
+        &self,
+        metric: &str,
+        outputs: &Named<'g>,
+        batch: &Named<'g>,
+    ) -> Result<(Tensor<'g>, Tensor<'g>), Tensor<'g>> {
         let (outputs, labels) = self.get(outputs, batch);
         let (outputs, labels) = aligned(outputs, labels);
-        let checked = outputs.mse(labels);
-        if checked.is_poisoned() { Err(checked) } else { Ok((outputs, labels)) }
+        checked(metric, "floats, one for each label", outputs, labels, |outputs, labels| {
+            outputs.is_float() && outputs.shape() == labels.shape()
+        })
     }
+
+    /// Logits of classes, and a class for each row of them; a tensor after an error of the metric if they do not fit.
+    #[track_caller]
+    fn classes<'g>(
+        &self,
+        metric: &str,
+        outputs: &Named<'g>,
+        batch: &Named<'g>,
+    ) -> Result<(Tensor<'g>, Tensor<'g>), Tensor<'g>> {
+        let (logits, labels) = self.get(outputs, batch);
+        let required = "logits [.., classes] and labels [..] of i32 or i64";
+        checked(metric, required, logits, labels, |logits, labels| {
+            matches!(labels.dtype(), DType::I32 | DType::I64)
+                && logits.shape().split_last().is_some_and(|(_, rows)| *rows == labels.shape()[..])
+        })
+    }
+}
+
+/// Outputs and labels that a metric can compare, or a tensor after its error.
+#[track_caller]
+fn checked<'g>(
+    metric: &str,
+    required: &str,
+    outputs: Tensor<'g>,
+    labels: Tensor<'g>,
+    fits: impl Fn(Tensor<'g>, Tensor<'g>) -> bool,
+) -> Result<(Tensor<'g>, Tensor<'g>), Tensor<'g>> {
+    let g = outputs.builder();
+    if outputs.is_poisoned() || labels.is_poisoned() {
+        return Err(g.poisoned());
+    }
+    if fits(outputs, labels) {
+        return Ok((outputs, labels));
+    }
+    let text = format!("the metric `{metric}` requires {required}, got {} and {}", outputs.ty(), labels.ty());
+    Err(g.poison(Diag::new(Code::ShapeMismatch, text).operands(&[outputs, labels])))
 }
 
 macro_rules! pairs {
@@ -130,11 +172,11 @@ impl Metric for Accuracy {
 
     #[track_caller]
     fn observe<'g>(&self, outputs: &Named<'g>, batch: &Named<'g>) -> Vec<Tensor<'g>> {
-        let (logits, labels) = self.of.get(outputs, batch);
-        let n_correct = logits.n_correct(labels);
-        let Some(ignored) = self.ignored.filter(|_| !n_correct.is_poisoned()) else {
-            return vec![n_correct, count(labels)];
+        let (logits, labels) = match self.of.classes(&self.name(), outputs, batch) {
+            Ok(pair) => pair,
+            Err(poisoned) => return vec![poisoned],
         };
+        let Some(ignored) = self.ignored else { return vec![logits.n_correct(labels), count(labels)] };
         // What is ignored counts as neither, also if the label is a class.
         let is_ignored = labels.eq(labels.constant_like(ignored));
         let never = labels.constant_like(-1.0).broadcast_to(labels.shape());
@@ -165,7 +207,7 @@ impl Metric for BinaryAccuracy {
 
     #[track_caller]
     fn observe<'g>(&self, outputs: &Named<'g>, batch: &Named<'g>) -> Vec<Tensor<'g>> {
-        let (outputs, labels) = match self.0.aligned(outputs, batch) {
+        let (outputs, labels) = match self.0.aligned(&self.name(), outputs, batch) {
             Ok(pair) => pair,
             Err(poisoned) => return vec![poisoned],
         };
@@ -188,7 +230,7 @@ pub struct TopK {
 }
 
 impl TopK {
-    /// Of the output `outputs` and the field `y`.
+    /// Of the output `outputs` and the field `y`; `k` of 0 is an error where it is used.
     pub fn new(k: usize) -> Self {
         TopK { of: Pair::new(OUTPUTS, "y"), k }
     }
@@ -207,11 +249,14 @@ impl Metric for TopK {
 
     #[track_caller]
     fn observe<'g>(&self, outputs: &Named<'g>, batch: &Named<'g>) -> Vec<Tensor<'g>> {
-        let (logits, labels) = self.of.get(outputs, batch);
-        // Says what is wrong with shapes and types.
-        let checked = logits.n_correct(labels);
-        if checked.is_poisoned() {
-            return vec![checked];
+        let (logits, labels) = match self.of.classes(&self.name(), outputs, batch) {
+            Ok(pair) => pair,
+            Err(poisoned) => return vec![poisoned],
+        };
+        if self.k == 0 {
+            let diag =
+                Diag::new(Code::BadAttribute, "`TopK` requires at least the largest logit, k of 1 or more, got 0");
+            return vec![logits.builder().poison(diag.help("`TopK::new(5)` counts labels among the five largest"))];
         }
         let last = logits.rank() - 1;
         let n_classes = logits.shape()[last];
@@ -254,11 +299,10 @@ impl Metric for F1 {
 
     #[track_caller]
     fn observe<'g>(&self, outputs: &Named<'g>, batch: &Named<'g>) -> Vec<Tensor<'g>> {
-        let (logits, labels) = self.0.get(outputs, batch);
-        let checked = logits.n_correct(labels);
-        if checked.is_poisoned() {
-            return vec![checked];
-        }
+        let (logits, labels) = match self.0.classes(&self.name(), outputs, batch) {
+            Ok(pair) => pair,
+            Err(poisoned) => return vec![poisoned],
+        };
         vec![logits.argmax(logits.rank() - 1), labels.cast(DType::I64)]
     }
 
@@ -295,7 +339,7 @@ impl Metric for Auc {
 
     #[track_caller]
     fn observe<'g>(&self, outputs: &Named<'g>, batch: &Named<'g>) -> Vec<Tensor<'g>> {
-        match self.0.aligned(outputs, batch) {
+        match self.0.aligned(&self.name(), outputs, batch) {
             Ok((outputs, labels)) => vec![outputs, labels],
             Err(poisoned) => vec![poisoned],
         }
@@ -339,7 +383,7 @@ impl Metric for MeanAbsolute {
 
     #[track_caller]
     fn observe<'g>(&self, outputs: &Named<'g>, batch: &Named<'g>) -> Vec<Tensor<'g>> {
-        match self.0.aligned(outputs, batch) {
+        match self.0.aligned(&self.name(), outputs, batch) {
             Ok((outputs, targets)) => vec![(outputs - targets).abs().sum(), count(targets)],
             Err(poisoned) => vec![poisoned],
         }
@@ -368,7 +412,10 @@ impl Metric for Perplexity {
 
     #[track_caller]
     fn observe<'g>(&self, outputs: &Named<'g>, batch: &Named<'g>) -> Vec<Tensor<'g>> {
-        let (logits, labels) = self.0.get(outputs, batch);
+        let (logits, labels) = match self.0.classes(&self.name(), outputs, batch) {
+            Ok(pair) => pair,
+            Err(poisoned) => return vec![poisoned],
+        };
         let losses = logits.cross_entropy(labels);
         vec![losses.sum(), count(losses)]
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use cotangent_data::{Examples, Order};
+use cotangent_exec::Outputs;
 use cotangent_graph::{Code, TensorData};
 use cotangent_host::float::in_default;
 use cotangent_nn::Optimizer;
@@ -15,7 +16,10 @@ use crate::checkpoint::{Checkpoint, put};
 use crate::diagnosis::{Course, Diagnosis, Layout};
 use crate::named::{Net, OUTPUTS};
 use crate::objective::Objective;
-use crate::statistics::Statistics;
+use crate::statistics::{Histograms, Looking, Statistics};
+
+/// So many examples a diagnosis looks at for itself.
+const LOOKED_AT: usize = 256;
 
 /// The rates of a range test.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -179,8 +183,47 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
         Ok(Overfit { n_examples: n, before: mean(first), after: mean(last), n_steps: losses.len() })
     }
 
+    /// How the numbers before and after each activation function are distributed over some examples of a set, drawn from it: before
+    /// `fit`, as weights start, or after it, as they are. Layers behave as in training, and nothing changes.
+    ///
+    /// # Errors
+    /// No examples, or as [`Trainer::fit`].
+    #[track_caller]
+    pub fn histograms(&mut self, train: &impl Examples, n_examples: usize) -> Result<Histograms, TrainError> {
+        self.programs.called();
+        self.looked(train, n_examples)
+    }
+
+    fn looked(&mut self, train: &dyn Examples, n_examples: usize) -> Result<Histograms, TrainError> {
+        let fields = train.fields();
+        let n = positive("examples", n_examples.min(train.len()))?;
+        let size = positive("batch_size", self.options.batch_size)?.min(n);
+        let mut places = train.places(Order::Shuffled, self.options.seed.0, 0)?;
+        places.truncate(n);
+        let draws = self.programs.store().draws();
+        let mut batch = Vec::new();
+        let mut each = |take: &mut dyn FnMut(&Outputs<'_>, usize) -> Result<(), TrainError>| -> Result<(), TrainError> {
+            let result = places.chunks(size).try_for_each(|places| {
+                train.gather(0, places, &mut batch)?;
+                let program = self.programs.program(Mode::Look, places.len(), &fields)?;
+                take(&self.programs.run(&program, &batch)?, places.len())
+            });
+            // What is drawn at random is the same in both passes, and in what comes after.
+            self.programs.store_mut().set_draws(draws);
+            result
+        };
+        in_default(|| {
+            let mut looking = Looking::default();
+            each(&mut |out, n| looking.add(out, n))?;
+            let mut histograms = looking.histograms();
+            each(&mut |out, _| histograms.count(out))?;
+            Ok(histograms)
+        })
+    }
+
     /// What is wrong, as far as it shows in the data, in the statistics of layers and in the curves: after `fit`, also after one that
-    /// ended with an error, or before it, when there are only data to look at. Labels are the field `y`.
+    /// ended with an error, or before it. Where no step was looked at ([`Options::statistics`](super::Options::statistics)), 256 examples
+    /// are, with the weights as they are. Labels are the field `y`.
     ///
     /// # Errors
     /// What is wrong with the model, or data that cannot be read.
@@ -196,6 +239,12 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
         let output = built.outputs().iter().find(|(name, _)| name == OUTPUTS);
         let width = output.and_then(|(_, shape)| shape.last().copied()).filter(|_| judges);
         let layout = Layout { n_classes: width.map(|width| width.max(2)) };
+        // Of weights that are not finite there is nothing to say but that.
+        let mut looked = Statistics::default();
+        if self.observed.statistics().n_steps == 0 && !self.observed.is_not_finite && !train.is_empty() {
+            looked.activations = self.looked(train, LOOKED_AT)?.activations();
+        }
+        let statistics = self.observed.statistics();
         let run = &self.cursor.history;
         let base = run.iter().position(|epoch| epoch.number > self.cursor.base).unwrap_or(run.len());
         let course = Course {
@@ -203,7 +252,7 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
             largest_loss: self.observed.largest_loss(),
             is_not_finite: self.observed.is_not_finite,
             epochs: &run[base..],
-            statistics: self.observed.statistics(),
+            statistics: if statistics.n_steps == 0 { &looked } else { statistics },
         };
         in_default(|| Diagnosis::new(train, validation, &layout, &course, self.options.seed.0))
     }

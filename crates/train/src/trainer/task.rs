@@ -18,12 +18,14 @@ pub(crate) enum Mode {
     Observe,
     Evaluate,
     Predict,
+    /// Activations are handed out as they are in a train step; nothing is trained.
+    Look,
 }
 
 impl Mode {
     /// Whether layers behave as in training.
     pub(crate) fn trains(self) -> bool {
-        matches!(self, Mode::Accumulate | Mode::Train | Mode::Observe)
+        matches!(self, Mode::Accumulate | Mode::Train | Mode::Observe | Mode::Look)
     }
 }
 
@@ -74,7 +76,10 @@ impl<M: Net, L: Objective, O: Optimizer> Task for Training<M, L, O> {
     fn build<'g>(&self, g: &'g GraphBuilder, mode: Mode, batch: &Named<'g>) -> Named<'g> {
         let outputs = self.model.outputs(g, batch);
         let n_nodes = g.with_graph(|graph| graph.nodes().len());
-        if mode == Mode::Predict {
+        if mode == Mode::Look && g.is_ok() {
+            statistics::look(g, n_nodes, &outputs);
+        }
+        if matches!(mode, Mode::Predict | Mode::Look) {
             outputs.tensors().into_iter().for_each(|(name, tensor)| g.output(&name, tensor));
             return outputs;
         }
