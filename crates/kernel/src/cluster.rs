@@ -21,40 +21,22 @@ mod fusions;
 mod grow;
 mod order;
 mod parts;
+mod reach;
 mod values;
 mod windows;
 
-use std::collections::HashSet;
 use std::fmt;
 
-use cotangent_graph::{Graph, NodeId, Shape};
+use cotangent_graph::{Graph, Lower, NodeId, Shape};
 use smallvec::SmallVec;
 
 pub use self::fusions::{Choice, Fusion, Fusions};
 use crate::cost::CostModel;
+pub use crate::memory::Part;
+use crate::nest::{Frame, Refusal};
 
 pub(crate) use parts::memory_of;
 pub(crate) use values::{own_ops, scalar_ops};
-
-/// What a node is to the clusterer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Nothing needs it.
-    Dead,
-    /// A buffer that exists before the step: input, parameter, state or constant tensor.
-    Buffer,
-    /// The elements of its operand, which have memory or are recomputed, at the same or other indices: views, reductions over axes
-    /// of one element, checks, and the ends of gradients.
-    Alias,
-    /// Recomputed by every reader: scalar constants, indices, random numbers, cheap pointwise values.
-    Virtual,
-    /// Computed by a kernel.
-    Value,
-    /// A matrix product.
-    Product,
-    /// Computed by a step of its own.
-    Opaque,
-}
 
 /// Why two nodes do not share a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,9 +65,21 @@ pub enum Reason {
     TooFarApart,
     /// The kernel would be larger than the cost model allows.
     TooLarge,
-    /// One of the two was given memory of its own, because a reader could not be lowered otherwise: the plan lists it, with the
-    /// reason, as forced.
-    OwnMemory,
+    /// Something that one of the two reads does not step evenly through memory along axes that must be one loop together: those
+    /// reduced, or the rows of a product.
+    Uneven,
+    /// One of the two reads around a border, and together they would reduce.
+    Border,
+}
+
+impl From<Refusal> for Reason {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Uneven => Reason::Uneven,
+            Refusal::Border => Reason::Border,
+            Refusal::Product(why) => Reason::ReducesProduct(why),
+        }
+    }
 }
 
 /// A decision about an edge.
@@ -116,8 +110,11 @@ impl fmt::Display for Verdict {
                 f.write_str("keep: too far apart to see whether the kernel would wait for itself")
             }
             Verdict::Keep(Reason::TooLarge) => f.write_str("keep: the kernel would be too large"),
-            Verdict::Keep(Reason::OwnMemory) => {
-                f.write_str("keep: one of them has memory of its own, without which a reader could not be lowered")
+            Verdict::Keep(Reason::Uneven) => {
+                f.write_str("keep: something is not read evenly along axes that would have to be one loop")
+            }
+            Verdict::Keep(Reason::Border) => {
+                f.write_str("keep: a border is chosen for whole rows, which must not be reduced")
             }
         }
     }
@@ -168,6 +165,19 @@ pub struct Cluster {
     pub product: Option<NodeId>,
 }
 
+impl Cluster {
+    /// What its kernel is to do in loops of these extents.
+    pub(crate) fn frame<'a>(&'a self, graph: &Graph, extents: &'a [usize]) -> Frame<'a> {
+        Frame {
+            extents,
+            axes: &self.axes,
+            product: self.product.map(|product| matches!(graph.node(product).op.lower, Lower::Conv(_))),
+            carries_columns: self.is_column.contains(&true),
+            n_sweeps: self.sweeps.iter().copied().max().unwrap_or(0) + 1,
+        }
+    }
+}
+
 /// The result of clustering.
 #[derive(Clone, Debug)]
 pub struct Clusters {
@@ -190,6 +200,8 @@ pub struct Clusters {
     pub cost: CostModel,
     /// For each node, whether somebody needs it in memory: it is an output, checked, or read outside of its cluster.
     pub needed: Vec<bool>,
+    /// Nodes that were given memory because a reader could not be lowered otherwise, each with the reason.
+    pub forced: Vec<(NodeId, &'static str)>,
 }
 
 impl Clusters {
@@ -229,7 +241,7 @@ pub struct ClusterOptions {
     pub cost: CostModel,
 }
 
-/// Clusters a primitive graph. Nodes in `forced` are given memory and are not fused with their readers.
-pub fn cluster(graph: &Graph, options: &ClusterOptions, forced: &HashSet<NodeId>) -> Clusters {
-    grow::run(graph, options, forced, parts::Roles::new(graph, options, forced))
+/// Clusters a primitive graph.
+pub fn cluster(graph: &Graph, options: &ClusterOptions) -> Clusters {
+    grow::run(graph, options, parts::Roles::new(graph, options))
 }

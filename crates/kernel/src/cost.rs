@@ -4,6 +4,7 @@
 //! Times are those of one thread. They need not be right, only to order alternatives as a measurement would.
 
 use cotangent_host::Target;
+use cotangent_scalar::order::{COLUMN_BLOCK, FULL_CHUNK};
 
 use crate::ir::Kernel;
 
@@ -30,6 +31,29 @@ pub struct CostModel {
     /// one piece of work for a thread.
     pub min_blocks: usize,
 }
+
+/// Scalar operations that a random number is taken to cost.
+pub(crate) const RNG_OPS: usize = 100;
+/// Scalar operations that a border is taken to be in the body of its reader.
+pub(crate) const BORDER_OPS: usize = 8;
+/// Elements of a run beside which a choice by index is little: beside a border, which is not loaded.
+pub(crate) const LONG_RUN: usize = 32;
+/// The same beside other tensors, all of which are loaded.
+pub(crate) const LONG_PART: usize = 64;
+/// Tensors that are joined by a choice of their reader at most.
+pub(crate) const MOST_JOINED: usize = 4;
+/// Elements of a window that is written out at most: one block of the order of column reductions, which lowering relies on.
+pub(crate) const MOST_TAPS: usize = COLUMN_BLOCK;
+/// Clusters of the same loops, and readers of the same value, that a cluster is tried with as a sibling.
+pub(crate) const MAX_SIBLINGS: usize = 4;
+/// Where an elementwise kernel's last loop over rows has at most so many, each of [`LONG_ROW`] elements at least, it changes places
+/// with a longer one around it: addresses move on by additions within the loop, and are made afresh around it. The phases of
+/// strided windows make such loops.
+pub(crate) const SHORT_LOOP: usize = 8;
+/// Elements of a row that is long: a few lines of cache.
+pub(crate) const LONG_ROW: usize = 32;
+/// Iterations of a loop that is written out at most.
+pub(crate) const MOST_ITERATIONS: usize = 4;
 
 /// Operands and results that a row kernel is taken to have, of four bytes an element.
 const ROW_BYTES: usize = 8 * 4;
@@ -81,10 +105,31 @@ impl CostModel {
         elements * (n_ops * costs.split_op_ns + n_accesses * costs.split_access_ns) >= costs.split_ns
     }
 
-    /// Whether a reader that makes a value of so many bytes again, in `n_ops` operations, takes no longer than storing and loading
-    /// it, near or far.
-    pub fn recomputing_pays(&self, n_ops: usize, n_bytes: usize) -> bool {
-        n_ops as f64 * n_bytes as f64 * self.target.costs().op_ns <= 2.0 * self.bytes_time(n_bytes as u64)
+    /// Whether `n_readers` that each make a value of so many bytes again, in `n_ops` operations, of `n_leaves` operands of its size
+    /// (a row or a column is less than one), take no longer than storing and loading it: in operations, and in operands loaded.
+    /// What is made of little costs its readers no loads; only then it counts that memory may be far.
+    pub fn recomputing_pays(&self, n_ops: usize, n_bytes: usize, [n_readers, n_leaves]: [f64; 2]) -> bool {
+        let n_bytes = if n_readers * n_leaves <= 1.0 { n_bytes } else { 1 };
+        let again = n_ops as f64 * n_bytes as f64 * self.target.costs().op_ns;
+        again <= 2.0 * self.bytes_time(n_bytes as u64) && n_readers * n_leaves <= n_leaves + 1.0 + n_readers
+    }
+
+    /// Whether what is reduced, by loops of these extents (before, of and after the reduced axes), is still in cache when it is
+    /// swept again; or is, if it may be as long as it likes. A reduction of everything goes by chunks if it is long, and then its
+    /// result comes too late.
+    pub fn is_near(&self, [outer, reduced, inner]: [usize; 3], any_length: bool) -> bool {
+        let is_chunked = outer == 1 && reduced > FULL_CHUNK;
+        let limit = match inner {
+            _ if any_length => usize::MAX,
+            1 => self.max_row(),
+            _ => self.max_column(),
+        };
+        reduced <= limit && !(inner == 1 && is_chunked)
+    }
+
+    /// Whether a kernel of so many operations, those of all sweeps, and so many buffers is too large to be made.
+    pub fn is_too_large(&self, n_ops: usize, n_args: usize) -> bool {
+        n_ops > self.max_kernel_ops || n_args > self.max_args
     }
 
     /// Elements of a row whose operands and results are still near when it is swept again.
@@ -121,8 +166,10 @@ mod tests {
     #[test]
     fn limits_follow_from_the_constants() {
         let cost = CostModel::default();
-        assert!(cost.recomputing_pays(4, 1000) && !cost.recomputing_pays(5, 1000));
-        assert!(cost.recomputing_pays(21, 1 << 21) && !cost.recomputing_pays(22, 1 << 21));
+        assert!(cost.recomputing_pays(4, 1000, [2.0, 0.1]) && !cost.recomputing_pays(5, 1000, [2.0, 0.1]));
+        assert!(cost.recomputing_pays(21, 1 << 21, [2.0, 0.1]) && !cost.recomputing_pays(22, 1 << 21, [2.0, 0.1]));
+        // Three readers of three operands each would load nine instead of three.
+        assert!(cost.recomputing_pays(4, 1 << 21, [2.0, 3.0]) && !cost.recomputing_pays(4, 1000, [3.0, 3.0]));
         assert_eq!((cost.max_row(), cost.max_column()), (1 << 15, 1 << 12));
         assert!(cost.joining_pays(0, 10.0) && !cost.joining_pays(0, 1e6) && cost.joining_pays(1 << 20, 1e5));
         assert!(cost.bytes_time(1 << 21) > 2.0 * cost.bytes_time(1 << 20));

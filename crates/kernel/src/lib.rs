@@ -5,11 +5,14 @@
 pub mod arena;
 pub mod cluster;
 pub mod cost;
+mod index;
 pub mod interp;
 pub mod interp_plan;
 pub mod ir;
 mod lattice;
 pub mod lower;
+mod memory;
+mod nest;
 pub mod plan;
 pub mod planner;
 pub mod predict;

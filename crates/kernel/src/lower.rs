@@ -3,13 +3,12 @@
 //!
 //! The index of a value is an affine form of the loop indices for each of its axes (`Index`). A view rewrites the index
 //! of its operand; a buffer turns it into strides. Where that is impossible (a reshape across permuted axes, loops that do
-//! not merge), lowering answers with [`Force`]: the node that must be given memory of its own first.
+//! not merge), the clusterer has seen to it beforehand: it has given memory to what stands in the way, or kept clusters apart.
+//! That lowering fails is a bug.
 
 mod copy;
-mod index;
 mod iterations;
 mod keep;
-mod memory;
 mod merge;
 mod split;
 mod windows;
@@ -26,15 +25,14 @@ use cotangent_scalar::{BodyBuilder, DType, ReduceOp, ValueId};
 use smallvec::SmallVec;
 
 pub(crate) use copy::{lower_copy, lower_fill};
-pub(crate) use index::{Affine, Index, flat, identity, through_view};
-use index::{is_inside, loop_index, on_loops};
 use iterations::{iterations, short_loops};
-pub(crate) use memory::{behind, in_memory};
-use merge::{LONG_ROW, merge};
+use merge::merge;
 use windows::Choices;
 
 use crate::cluster::{Cluster, Clusters, Part};
+use crate::index::{Affine, Index, flat, identity, is_inside, loop_index, n_taps, on_loops, tap, through_view};
 use crate::ir::{Arg, ArgId, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
+use crate::memory::Force;
 
 /// What a kernel's argument is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,27 +69,31 @@ pub struct Lowered {
     pub args: Vec<ArgRef>,
 }
 
-/// A node that must be given memory of its own before its readers can be lowered, and why.
+/// What cannot be lowered although the clusterer let it pass, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Force {
+pub struct Failure {
     /// The node.
     pub node: NodeId,
-    /// The reason, as it is reported.
+    /// The reason.
     pub why: &'static str,
 }
 
-impl Force {
-    pub(crate) fn new(node: NodeId, why: &'static str) -> Self {
-        Force { node, why }
+impl From<Force> for Failure {
+    fn from(Force { node, why }: Force) -> Self {
+        Failure { node, why }
     }
 }
 
-const RESHAPED: &str = "it is reshaped, and its own indices are no simple function of the new ones";
+impl Failure {
+    fn new(node: NodeId, why: &'static str) -> Self {
+        Failure { node, why }
+    }
+}
+
+const RESHAPED: &str = "its reshape is no simple function of indices";
 const READ_AS_MEMORY: &str = "its reader needs it in memory";
 const PROGRAM: &str = "its scalar program is wrong";
-const BORDERED: &str = "its border runs along the innermost loop, or its reader reduces";
 const BORDER: &str = "it is reshaped, and read beyond its border";
-const LOOPS: &str = "the loops of its reader do not merge into one";
 
 /// The arguments of the kernel under construction.
 #[derive(Default)]
@@ -132,12 +134,6 @@ struct Draft {
     is_empty: bool,
     s: BodyBuilder,
     inputs: Vec<Input>,
-    /// For each input, the node to force if its map stands in the way of merging loops.
-    blame: Vec<Option<NodeId>>,
-    /// For each input, the reduction of windows that reads it: to be forced in loops that must be one.
-    combined_by: Vec<Option<NodeId>>,
-    /// The reduction of windows under way.
-    combining: Option<NodeId>,
     stores: Vec<(ValueId, ArgId, IndexMap)>,
     reduces: Vec<Reduce>,
     known: HashMap<(NodeId, Index), ValueId>,
@@ -152,20 +148,15 @@ impl Draft {
             is_empty: false,
             s: BodyBuilder::new(),
             inputs: Vec::new(),
-            blame: Vec::new(),
-            combined_by: Vec::new(),
-            combining: None,
             stores: Vec::new(),
             reduces: Vec::new(),
             known: HashMap::new(),
         }
     }
 
-    fn input(&mut self, input: Input, dtype: DType, blame: Option<NodeId>) -> ValueId {
+    fn input(&mut self, input: Input, dtype: DType) -> ValueId {
         let number = self.inputs.iter().position(|known| *known == input).unwrap_or_else(|| {
             self.inputs.push(input);
-            self.blame.push(blame);
-            self.combined_by.push(self.combining);
             self.inputs.len() - 1
         });
         self.s.input(number as u32, dtype)
@@ -186,7 +177,7 @@ impl Draft {
 enum Found {
     Value(ValueId),
     /// The value of another node at an index of its own, by way of a view.
-    At(NodeId, Index, Option<NodeId>),
+    At(NodeId, Index),
     /// What is made of values that are still to be found.
     Made(Of),
 }
@@ -205,7 +196,6 @@ enum Of {
 struct Waiting {
     node: NodeId,
     index: Index,
-    via: Option<NodeId>,
     /// Views of it, and itself, that have its value.
     passed: SmallVec<[(NodeId, Index); 1]>,
     of: Of,
@@ -241,14 +231,14 @@ pub fn lower_cluster(
     clusters: &Clusters,
     index: usize,
     stored: &[NodeId],
-) -> Result<Vec<Lowered>, Force> {
+) -> Result<Vec<Lowered>, Failure> {
     let cluster = &clusters.clusters[index];
     let drafted = Drafted::new(graph, clusters, index, stored, &[])?;
     let short = short_loops(cluster, &drafted.phases);
-    let (mut lowered, carried) = drafted.merged(cluster, name(graph, cluster))?;
+    let (mut lowered, carried) = drafted.merged(graph, cluster, name(graph, cluster))?;
     if !short.is_empty() {
         let written_out = Drafted::new(graph, clusters, index, stored, &short)?;
-        let (written_out, _) = written_out.merged(cluster, lowered.kernel.name.clone())?;
+        let (written_out, _) = written_out.merged(graph, cluster, lowered.kernel.name.clone())?;
         if written_out.kernel.n_ops() <= clusters.cost.max_kernel_ops {
             lowered = written_out;
         }
@@ -283,7 +273,7 @@ impl Drafted {
         index: usize,
         stored: &[NodeId],
         written_out: &[usize],
-    ) -> Result<Self, Force> {
+    ) -> Result<Self, Failure> {
         let cluster = &clusters.clusters[index];
         let rank = cluster.domain.rank();
         let members = || cluster.nodes.iter().copied().zip(&cluster.sweeps).map(|(node, &sweep)| (node, sweep));
@@ -315,13 +305,13 @@ impl Drafted {
             let mut full = Draft { is_empty: no_rows || no_columns, ..Draft::new(Space::Full, sweep) };
             for (node, _) in of_sweep().filter(|(n, is_reduced)| !is_reduced && is_stored(*n)) {
                 for index in &iterations {
-                    let value = lowerer.value(&mut full, node, index, None)?;
+                    let value = lowerer.value(&mut full, node, index)?;
                     lowerer.store(&mut full, node, value, index);
                 }
             }
             for (node, _) in reduces().filter(|r| r.1 == sweep) {
                 let Lower::Reduce(op) = graph.node(node).op.lower else { continue };
-                let value = lowerer.value(&mut full, graph.node(node).inputs[0], &every, None)?;
+                let value = lowerer.value(&mut full, graph.node(node).inputs[0], &every)?;
                 let slot = lowerer.slots[&node].number;
                 if columns.contains(&node) {
                     carried.push(lowerer.carry(&mut full, (op, slot), value, &across));
@@ -337,7 +327,7 @@ impl Drafted {
             let mut after = Draft { is_empty: no_rows, ..Draft::new(Space::Reduced, sweep) };
             let of_row = |n: &NodeId| !columns.contains(n) && is_stored(*n);
             for (node, _) in of_sweep().filter(|(n, is_reduced)| *is_reduced && of_row(n)) {
-                let value = lowerer.value(&mut after, node, &reduced, None)?;
+                let value = lowerer.value(&mut after, node, &reduced)?;
                 lowerer.store(&mut after, node, value, &reduced);
             }
             phases.extend(
@@ -348,7 +338,7 @@ impl Drafted {
             // The last phase is the second kernel's.
             let mut after = Draft { is_empty: no_columns, ..Draft::new(Space::Reduced, n_sweeps) };
             for &node in cluster.nodes.iter().filter(|n| columns.contains(n) && is_stored(**n)) {
-                let value = lowerer.value(&mut after, node, &across, None)?;
+                let value = lowerer.value(&mut after, node, &across)?;
                 lowerer.store(&mut after, node, value, &across);
             }
             phases.push(after);
@@ -358,11 +348,17 @@ impl Drafted {
     }
 
     /// The kernel, its loops merged, and the reductions of columns that it carries along.
-    fn merged(mut self, cluster: &Cluster, name: String) -> Result<(Lowered, Vec<split::Carried>), Force> {
-        let merged = merge(cluster, &self.extents, &mut self.phases)?;
-        let total = merged.dims.iter().product();
+    fn merged(
+        mut self,
+        graph: &Graph,
+        cluster: &Cluster,
+        name: String,
+    ) -> Result<(Lowered, Vec<split::Carried>), Failure> {
+        let merged = merge(graph, cluster, &self.extents, &mut self.phases)?;
+        let dims = merged.extents();
+        let total = dims.iter().product();
         let phases: Vec<Phase> = self.phases.into_iter().map(Draft::finish).collect();
-        let kernel = Kernel { name, sweep: merged.sweep, dims: merged.dims, total, args: self.args.args, phases };
+        let kernel = Kernel { name, sweep: merged.sweep, dims, total, args: self.args.args, phases };
         Ok((Lowered { kernel, args: self.args.refs }, self.carried))
     }
 }
@@ -408,15 +404,15 @@ impl Lowerer<'_> {
         let partial = Partial { first, level: 0, slot, n };
         let arg = self.args.write(ArgRef::Partial(partial), dtype);
         let start = op.identity(dtype);
-        let acc = draft.input(Input::Carried { arg, map: map.clone(), start }, dtype, None);
+        let acc = draft.input(Input::Carried { arg, map: map.clone(), start }, dtype);
         let sum = draft.s.combine(op, acc, value);
         draft.stores.push((sum, arg, map));
         split::Carried { op, slot, dtype, partial }
     }
 
     /// Stores a member to the row that it is kept in.
-    fn keep(&mut self, draft: &mut Draft, node: NodeId, every: &Index, across: &Index) -> Result<(), Force> {
-        let value = self.value(draft, node, every, None)?;
+    fn keep(&mut self, draft: &mut Draft, node: NodeId, every: &Index, across: &Index) -> Result<(), Failure> {
+        let value = self.value(draft, node, every)?;
         let (_, map) = self.row_of(across);
         let arg = self.args.write(ArgRef::Row(node), draft.s.dtype(value));
         draft.stores.push((value, arg, map));
@@ -435,7 +431,7 @@ impl Lowerer<'_> {
         (shape, IndexMap { offset: place.offset, strides: place.coeffs })
     }
 
-    fn load(&mut self, draft: &mut Draft, node: NodeId, place: Affine, via: Option<NodeId>) -> ValueId {
+    fn load(&mut self, draft: &mut Draft, node: NodeId, place: Affine) -> ValueId {
         let dtype = self.graph.ty(node).dtype();
         // What computes nothing must not load either: code hoists what its loops do not change, and an empty buffer has no
         // element to hoist.
@@ -443,32 +439,30 @@ impl Lowerer<'_> {
             return draft.s.const_from_bits(0, dtype);
         }
         let arg = self.args.read(ArgRef::Node(node), dtype);
-        draft.input(Input::Load { arg, map: IndexMap { offset: place.offset, strides: place.coeffs } }, dtype, via)
+        draft.input(Input::Load { arg, map: place.into_map() }, dtype)
     }
 
-    /// The value of a node at an index. `via` is the outermost view on the way here.
+    /// The value of a node at an index.
     ///
     /// Views are gone through one after the other, and what waits for the values of its operands stands on a stack of its
     /// own: a kernel may compute very many nodes one after the other.
-    fn value(&mut self, draft: &mut Draft, id: NodeId, index: &Index, via: Option<NodeId>) -> Result<ValueId, Force> {
+    fn value(&mut self, draft: &mut Draft, id: NodeId, index: &Index) -> Result<ValueId, Failure> {
         let mut waiting: Vec<Waiting> = Vec::new();
-        let (mut at, mut index, mut via) = (id, index.clone(), via);
+        let (mut at, mut index) = (id, index.clone());
         loop {
             let mut passed: SmallVec<[(NodeId, Index); 1]> = SmallVec::new();
             let mut value = loop {
                 if let Some(known) = self.known(draft, at, &index) {
                     break Some(known);
                 }
-                draft.combining =
-                    waiting.iter().find(|waiting| matches!(waiting.of, Of::Taps(_))).map(|waiting| waiting.node);
-                let found = self.find(draft, at, &index, via)?;
+                let found = self.find(draft, at, &index)?;
                 passed.push((at, index.clone()));
                 match found {
                     Found::Value(value) => break Some(value),
-                    Found::At(operand, inner, through) => (at, index, via) = (operand, inner, through),
+                    Found::At(operand, inner) => (at, index) = (operand, inner),
                     Found::Made(of) => {
                         let (index, passed) = (index.clone(), std::mem::take(&mut passed));
-                        waiting.push(Waiting { node: at, index, via, passed, of, values: SmallVec::new() });
+                        waiting.push(Waiting { node: at, index, passed, of, values: SmallVec::new() });
                         break None;
                     }
                 }
@@ -478,10 +472,10 @@ impl Lowerer<'_> {
             }
             // A value may be the last one that somebody waits for, and that one's the last of somebody else.
             loop {
-                let Some(reader) = waiting.last_mut() else { return value.ok_or(Force::new(id, READ_AS_MEMORY)) };
+                let Some(reader) = waiting.last_mut() else { return value.ok_or(Failure::new(id, READ_AS_MEMORY)) };
                 reader.values.extend(value.take());
                 if let Some(next) = self.next(reader) {
-                    (at, index, via) = next;
+                    (at, index) = next;
                     break;
                 }
                 let Some(reader) = waiting.pop() else { continue };
@@ -493,20 +487,23 @@ impl Lowerer<'_> {
     }
 
     /// What has to be found next for a node that waits.
-    fn next(&self, waiting: &Waiting) -> Option<(NodeId, Index, Option<NodeId>)> {
+    fn next(&self, waiting: &Waiting) -> Option<(NodeId, Index)> {
         let (inputs, k) = (&self.graph.node(waiting.node).inputs, waiting.values.len());
         match &waiting.of {
-            Of::Operands => Some((*inputs.get(k)?, waiting.index.clone(), waiting.via)),
-            Of::Taps(n) => (k < *n).then(|| (inputs[0], self.tap(waiting.node, &waiting.index, k), waiting.via)),
+            Of::Operands => Some((*inputs.get(k)?, waiting.index.clone())),
+            Of::Taps(n) => {
+                let tap = || tap(self.graph, waiting.node, &waiting.index, k, self.extents.len());
+                (k < *n).then(|| (inputs[0], tap()))
+            }
             Of::Chosen(choices, _) => {
                 let choice = choices.get(k)?;
-                Some((inputs[choice.operand], choice.index.clone(), Some(waiting.node)))
+                Some((inputs[choice.operand], choice.index.clone()))
             }
         }
     }
 
     /// The value of a node that has all that it is made of.
-    fn made(&self, draft: &mut Draft, waiting: &Waiting) -> Result<ValueId, Force> {
+    fn made(&self, draft: &mut Draft, waiting: &Waiting) -> Result<ValueId, Failure> {
         match &waiting.of {
             Of::Operands => self.computed(draft, waiting.node, &waiting.values),
             Of::Taps(_) => Ok(self.combined(draft, waiting.node, &waiting.values)),
@@ -527,21 +524,21 @@ impl Lowerer<'_> {
         let (_, map) = self.row_of(&on_loops(axes, self.extents.len()));
         let dtype = self.graph.ty(id).dtype();
         let arg = self.args.write(ArgRef::Row(id), dtype);
-        Some(draft.input(Input::Load { arg, map }, dtype, None))
+        Some(draft.input(Input::Load { arg, map }, dtype))
     }
 
     /// The value of a node that is computed of these operands.
-    fn computed(&self, draft: &mut Draft, id: NodeId, operands: &[ValueId]) -> Result<ValueId, Force> {
+    fn computed(&self, draft: &mut Draft, id: NodeId, operands: &[ValueId]) -> Result<ValueId, Failure> {
         let node = self.graph.node(id);
         let cx = ScalarCx { attrs: &node.attrs, dtype: node.ty.dtype() };
-        let value = node.op.0.scalar(&mut draft.s, operands, &cx).map_err(|_| Force::new(id, PROGRAM))?;
+        let value = node.op.0.scalar(&mut draft.s, operands, &cx).map_err(|_| Failure::new(id, PROGRAM))?;
         if is_below_maximum(self.graph, node) {
             draft.s.note_not_positive(value);
         }
         Ok(value)
     }
 
-    fn find(&mut self, draft: &mut Draft, id: NodeId, index: &Index, via: Option<NodeId>) -> Result<Found, Force> {
+    fn find(&mut self, draft: &mut Draft, id: NodeId, index: &Index) -> Result<Found, Failure> {
         let graph = self.graph;
         let node = graph.node(id);
         let n_loops = self.extents.len();
@@ -554,7 +551,7 @@ impl Lowerer<'_> {
             Part::Alias | Part::Virtual | Part::Dead => false,
         };
         if in_memory {
-            return Ok(Found::Value(self.load_at(draft, id, index, via)));
+            return Ok(Found::Value(self.load_at(draft, id, index)));
         }
         match &node.op.lower {
             Lower::Reduce(_) if self.clusters.reduces[id.index()] => {
@@ -563,15 +560,11 @@ impl Lowerer<'_> {
                     |(affine, &l): (&Affine, &usize)| self.extents[l] == 1 || *affine == loop_index(l, n_loops);
                 let slot = self.slots.get(&id).filter(|slot| slot.sweep < draft.sweep);
                 let slot = slot.filter(|slot| index.iter().zip(&slot.kept).all(at_kept));
-                let slot = slot.ok_or(Force::new(id, READ_AS_MEMORY))?.number;
-                Ok(Found::Value(draft.input(Input::Reduced(slot), node.ty.dtype(), None)))
+                let slot = slot.ok_or(Failure::new(id, READ_AS_MEMORY))?.number;
+                Ok(Found::Value(draft.input(Input::Reduced(slot), node.ty.dtype())))
             }
-            Lower::Reduce(_) if self.clusters.unrolled[id.index()] => {
-                let n = graph.ty(node.inputs[0]).shape().n_elements() / shape.n_elements().max(1);
-                Ok(Found::Made(Of::Taps(n)))
-            }
+            Lower::Reduce(_) if self.clusters.unrolled[id.index()] => Ok(Found::Made(Of::Taps(n_taps(graph, id)))),
             Lower::View(_) | Lower::Reduce(_) => {
-                let via = via.or(Some(id));
                 let operand = node.inputs[0];
                 let memory = match self.clusters.parts[operand.index()] {
                     Part::Buffer | Part::Product | Part::Opaque => true,
@@ -580,17 +573,17 @@ impl Lowerer<'_> {
                 };
                 // Row-major positions would run from one axis into the next.
                 if node.is_reshape() && !is_inside(index, shape, &self.extents) {
-                    return Err(Force::new(id, BORDER));
+                    return Err(Failure::new(id, BORDER));
                 }
                 if memory && node.is_reshape() {
                     let place = flat(index, shape, n_loops);
-                    return Ok(Found::Value(self.load(draft, operand, place, via)));
+                    return Ok(Found::Value(self.load(draft, operand, place)));
                 }
                 let inner = through_view(graph, id, index, &self.extents);
-                Ok(Found::At(operand, inner.ok_or(Force::new(operand, RESHAPED))?, via))
+                Ok(Found::At(operand, inner.ok_or(Failure::new(operand, RESHAPED))?))
             }
             Lower::Join if part == Part::Virtual => Ok(self.joined(draft, id, index)),
-            Lower::Identity | Lower::Check(_) => Ok(Found::At(node.inputs[0], index.clone(), via)),
+            Lower::Identity | Lower::Check(_) => Ok(Found::At(node.inputs[0], index.clone())),
             Lower::Source(Source::Constant) => {
                 let bits = node.constant().and_then(|t| t.bits().first().copied()).unwrap_or(0);
                 Ok(Found::Value(draft.s.const_from_bits(bits, node.ty.dtype())))
@@ -602,23 +595,23 @@ impl Lowerer<'_> {
                     return Ok(Found::Value(draft.s.const_from_bits(dtype.bits_of_f64(axis.offset as f64), dtype)));
                 }
                 let map = IndexMap { offset: axis.offset, strides: axis.coeffs.clone() };
-                Ok(Found::Value(draft.input(Input::Index { map, dtype }, dtype, Some(via.unwrap_or(id)))))
+                Ok(Found::Value(draft.input(Input::Index { map, dtype }, dtype)))
             }
             Lower::Source(Source::Rng) => {
                 let place = flat(index, shape, n_loops);
                 let dtype = if shape.n_elements() < 1 << 31 { DType::I32 } else { DType::I64 };
                 let map = IndexMap { offset: place.offset, strides: place.coeffs };
-                let position = draft.input(Input::Index { map, dtype }, dtype, Some(via.unwrap_or(id)));
+                let position = draft.input(Input::Index { map, dtype }, dtype);
                 let arg = self.args.read(ArgRef::Counters, DType::I32);
                 let counters = [0, 1, 2].map(|k| {
                     let map = IndexMap { offset: k, strides: SmallVec::from_elem(0, n_loops) };
-                    draft.input(Input::Load { arg, map }, DType::I32, None)
+                    draft.input(Input::Load { arg, map }, DType::I32)
                 });
                 let value = rng::body(&mut draft.s, &node.attrs, node.ty.dtype(), counters, position);
                 Ok(Found::Value(value))
             }
             Lower::Scalar(_) => Ok(Found::Made(Of::Operands)),
-            _ => Err(Force::new(id, READ_AS_MEMORY)),
+            _ => Err(Failure::new(id, READ_AS_MEMORY)),
         }
     }
 }

@@ -1,22 +1,22 @@
 //! From a primitive graph to its plan.
 //!
 //! [`plan`] goes clusters → units (a cluster lowered to kernels, or a step of its own) → an order of units → buffers and
-//! steps. Where lowering finds that a value must be in memory first, clustering starts again with that value forced.
+//! steps.
 
 mod build;
 mod schedule;
 mod streams;
 mod units;
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use cotangent_graph::eval::reduction_groups;
 use cotangent_graph::{BodyId, CompilerBug, Graph, Lower, NodeId};
 
 use crate::cluster::{self, ClusterOptions};
-use crate::lower::{self, Force};
+use crate::lower::Failure;
 use crate::plan::Plan;
 use crate::repeat::program_of;
 
@@ -66,38 +66,9 @@ fn planned(graph: &Graph, options: &ClusterOptions, is_body: bool) -> Result<Pla
             return Err(CompilerBug::new("plan", text));
         }
     }
-    let mut forced: HashSet<NodeId> = HashSet::new();
-    let mut reasons: Vec<(NodeId, &'static str)> = Vec::new();
-    // Every round forces at least one node more.
-    for _ in 0..=graph.n_nodes() {
-        let clusters = cluster::cluster(graph, options, &forced);
-        let failures = match units::units(graph, &clusters, &bodies) {
-            Ok(units) => {
-                let plan = schedule::schedule(graph, clusters, units, (&bodies, is_body))?;
-                return Ok(Plan { forced: reasons, ..plan });
-            }
-            Err(failures) => failures,
-        };
-        let n_before = forced.len();
-        // What making the memory of these will find in its way is forced with them: a chain of views has many such places, and
-        // every round takes all of the graph.
-        let mut todo: VecDeque<Force> = failures.iter().map(|(force, _)| *force).collect();
-        while let Some(Force { node, why }) = todo.pop_front() {
-            if forced.insert(node) {
-                reasons.push((node, why));
-                todo.extend(lower::behind(graph, &clusters, node));
-            }
-        }
-        if forced.len() == n_before {
-            // The loops of the clusters themselves stand in the way: their members go separate ways.
-            let members = failures.iter().filter_map(|(_, cluster)| *cluster).map(|c| &clusters.clusters[c].nodes);
-            forced.extend(members.flatten().copied());
-        }
-        if forced.len() == n_before {
-            let Force { node, why } = failures[0].0;
-            let text = format!("{node} = {} cannot be lowered: {why}", graph.node(node).op.name);
-            return Err(CompilerBug::new("lower", text));
-        }
-    }
-    Err(CompilerBug::new("lower", "lowering does not come to an end"))
+    let clusters = cluster::cluster(graph, options);
+    let units = units::units(graph, &clusters, &bodies).map_err(|Failure { node, why }| {
+        CompilerBug::new("lower", format!("{node} = {} cannot be lowered: {why}", graph.node(node).op.name))
+    })?;
+    schedule::schedule(graph, clusters, units, (&bodies, is_body))
 }

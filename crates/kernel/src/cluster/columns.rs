@@ -4,12 +4,10 @@
 //! those of the rows, but over the same elements, which are in cache then. The kernel of the rows carries sums from row to
 //! row of a block of 64, and a second kernel combines the blocks, in the order of all column reductions.
 
-use std::collections::HashMap;
-
 use cotangent_graph::{DType, NodeId};
 use cotangent_scalar::order::COLUMN_BLOCK;
 
-use super::grow::{Clusterer, Group, Joint, Reduction};
+use super::grow::{Clusterer, Group, Inside, Joint};
 use super::{At, Fusion, Reason};
 
 impl Clusterer<'_> {
@@ -42,7 +40,7 @@ impl Clusterer<'_> {
             && loops.reduced >= least
             && group.n_sweeps == 1
             && group.product.is_none()
-            && !group.nodes.iter().any(|n| is_bool(n) || self.forced.contains(n))
+            && !group.nodes.iter().any(is_bool)
     }
 
     /// The clusters that make or read, element by element, what a cluster reads element by element.
@@ -68,13 +66,10 @@ impl Clusterer<'_> {
         };
         let (Some(along), Some(down)) = (&r.reduction, &c.reduction) else { return Err(Reason::OtherLoops) };
         let across = r.domain == c.domain && along.axes == down.kept(&c.domain) && along.loops.inner == 1;
-        if !across || r.product.is_some() || r.nodes.iter().any(|n| self.forced.contains(n)) {
+        if !across || r.product.is_some() {
             return Err(Reason::OtherLoops);
         }
-        if !self.counts_rows(r, along) || !self.counts_rows(c, along) {
-            return Err(Reason::OtherIndices);
-        }
-        let mut now_inside: HashMap<NodeId, u32> = HashMap::new();
+        let mut inside_now = Inside::default();
         let mut sweeps_again = false;
         for &member in &c.nodes {
             let inside = |node: NodeId| self.topology.is_computed[node.index()] && self.topology.find(node) == rows;
@@ -89,7 +84,7 @@ impl Clusterer<'_> {
                 }
                 self.may_join(read.node, member)?;
                 sweeps_again |= again;
-                *now_inside.entry(read.node).or_insert(0) += 1;
+                *inside_now.reads.entry(read.node).or_insert(0) += 1;
             }
             for reader in self.topology.readers[member.index()].iter().filter(|reader| inside(reader.node)) {
                 // What columns are reduced to comes when all rows are over.
@@ -97,15 +92,16 @@ impl Clusterer<'_> {
                     return Err(Reason::OtherIndices);
                 }
                 self.may_join(member, reader.node)?;
-                *now_inside.entry(member).or_insert(0) += 1;
+                *inside_now.reads.entry(member).or_insert(0) += 1;
             }
         }
-        let n_sweeps = r.n_sweeps + usize::from(sweeps_again);
+        inside_now.n_sweeps = r.n_sweeps + usize::from(sweeps_again);
+        inside_now.is_forced = self.options.fusions.forces(Fusion::ColumnsWithRows);
         let reduced: Vec<NodeId> = c.nodes.iter().copied().filter(|n| self.is_reduced[n.index()]).collect();
         let (domain, reduction) = (r.domain.clone(), r.reduction.clone());
-        let joint = Joint { domain, reduction, lowered: None };
-        let is_forced = self.options.fusions.forces(Fusion::ColumnsWithRows);
-        self.merge((rows, columns), joint, now_inside, n_sweeps, is_forced)?;
+        let joint = Joint { domain, reduction, lowered: None, carries_columns: true };
+        let seams = self.nest([rows, columns], &joint, inside_now.n_sweeps)?;
+        self.merge((rows, columns), joint, seams, inside_now)?;
         let root = self.topology.find(reduced[0]);
         if let Some(group) = self.topology.groups[root as usize].as_mut() {
             group.columns.extend(reduced);
@@ -117,18 +113,5 @@ impl Clusterer<'_> {
     fn may_join(&self, from: NodeId, to: NodeId) -> Result<(), Reason> {
         let kind = self.kind(from, to, None, |n| self.is_reduced[n.index()]);
         if self.options.fusions.allows(kind) { Ok(()) } else { Err(Reason::Forbidden(kind)) }
-    }
-
-    /// Whether the rows of a cluster's elements can be counted by one loop, whatever its members read.
-    fn counts_rows(&self, group: &Group, along: &Reduction) -> bool {
-        let n_long = group.domain.iter().filter(|&&extent| extent != 1).count();
-        let kept = along.kept(&group.domain);
-        let mut reads = group.nodes.iter().flat_map(|n| &self.topology.reads[n.index()]);
-        n_long <= 2
-            || reads.all(|read| match &read.at {
-                At::Own => true,
-                At::Along(axes) => *axes == along.axes || *axes == kept || axes.is_empty(),
-                At::Other => false,
-            })
     }
 }

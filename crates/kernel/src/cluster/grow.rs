@@ -4,15 +4,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use cotangent_graph::eval::reduction_groups;
 use cotangent_graph::{Graph, Lower, NodeId, Shape};
-use cotangent_scalar::order::{COLUMN_BLOCK, FULL_CHUNK};
 use smallvec::SmallVec;
 
 use super::order::{Neighbors, Obstacle, Order};
 use super::parts::Roles;
 use super::{At, Cluster, ClusterOptions, Clusters, Edge, Fusion, Loops, Part, Read, Reason, Verdict};
-
-/// Clusters of the same loops, and readers of the same value, that a cluster is tried with as a sibling.
-const MAX_SIBLINGS: usize = 4;
+use crate::cost::MAX_SIBLINGS;
+use crate::nest::{Frame, Nest, Seams};
 
 /// The axes and loops of a reduction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +32,8 @@ pub(super) struct Group {
     pub(super) n_ops: usize,
     /// Sweeps over the elements, at most: a member may be made again in each of them.
     pub(super) n_sweeps: usize,
+    /// What the accesses of all members ask of the loops.
+    seams: Seams,
     /// What members read of others.
     inputs: HashSet<NodeId>,
     /// Members that others need.
@@ -84,7 +84,6 @@ impl Neighbors for Topology {
 pub(super) struct Clusterer<'a> {
     pub(super) graph: &'a Graph,
     pub(super) options: &'a ClusterOptions,
-    pub(super) forced: &'a HashSet<NodeId>,
     pub(super) roles: Roles,
     pub(super) topology: Topology,
     order: Order,
@@ -94,30 +93,25 @@ pub(super) struct Clusterer<'a> {
     n_outside: Vec<u32>,
 }
 
-/// Whether the reductions go down the columns of a product of this shape, so that its epilogue can do them block by block;
-/// otherwise what is in the way.
-fn sums_columns(domain: &Shape, is_conv: bool, reduction: &Reduction) -> Result<(), &'static str> {
-    let rank = domain.rank();
-    // Of a convolution all leading axes are the rows of one product.
-    let (outer, inner) = domain[..rank - 1].split_at(if is_conv { 0 } else { rank - 2 });
-    let (n_products, rows): (usize, usize) = (outer.iter().product(), inner.iter().product());
-    if reduction.loops.inner == 1 || reduction.axes.len() + 1 != rank {
-        Err("reduces whole columns only: rows are finished piece by piece")
-    } else if n_products > 1 && !rows.is_multiple_of(COLUMN_BLOCK) {
-        Err("reduces by blocks of 64 rows, which would reach from one product of the batch into the next")
-    } else if n_products * rows == 0 {
-        Err("has no rows to reduce")
-    } else {
-        Ok(())
-    }
-}
-
 /// What two clusters would be together.
 pub(super) struct Joint {
     pub(super) domain: Shape,
     pub(super) reduction: Option<Reduction>,
     /// The cluster whose members become part of the reduced shape.
     pub(super) lowered: Option<u32>,
+    /// Whether it reduces columns beside the rows.
+    pub(super) carries_columns: bool,
+}
+
+/// What of two clusters is then in one.
+#[derive(Default)]
+pub(super) struct Inside {
+    /// By member, the reads that are inside.
+    pub(super) reads: HashMap<NodeId, u32>,
+    /// Sweeps over the elements, at most.
+    pub(super) n_sweeps: usize,
+    /// Whether a kind of fusion between them is forced: then the kernel may be too large.
+    pub(super) is_forced: bool,
 }
 
 impl Reduction {
@@ -137,7 +131,7 @@ impl Reduction {
     }
 }
 
-pub(super) fn run(graph: &Graph, options: &ClusterOptions, forced: &HashSet<NodeId>, mut roles: Roles) -> Clusters {
+pub(super) fn run(graph: &Graph, options: &ClusterOptions, mut roles: Roles) -> Clusters {
     let n = graph.n_nodes();
     let reads = std::mem::take(&mut roles.reads);
     let mut topology = Topology {
@@ -158,7 +152,7 @@ pub(super) fn run(graph: &Graph, options: &ClusterOptions, forced: &HashSet<Node
     }
     let order = Order::new(n, options.cost.max_search);
     let is_reduced = roles.reduces.clone();
-    Clusterer { graph, options, forced, roles, topology, order, is_reduced, n_outside }.run()
+    Clusterer { graph, options, roles, topology, order, is_reduced, n_outside }.run()
 }
 
 impl Group {
@@ -181,6 +175,7 @@ impl Group {
             product: (roles.parts[id.index()] == Part::Product).then_some(id),
             n_ops: roles.ops[id.index()],
             n_sweeps: 1,
+            seams: roles.seams[id.index()],
             inputs: topology.reads[id.index()].iter().map(|r| r.node).collect(),
             n_stored: usize::from(n_readers > 0 || roles.wanted[id.index()]),
         }
@@ -258,6 +253,7 @@ impl Clusterer<'_> {
             unrolled: self.roles.windows.unrolled,
             cost,
             needed,
+            forced: self.roles.forced,
         }
     }
 
@@ -288,9 +284,6 @@ impl Clusterer<'_> {
         }
         if self.topology.find(from) == self.topology.find(to) {
             return Verdict::Fuse(self.joined(from, to));
-        }
-        if self.forced.contains(&from) || self.forced.contains(&to) {
-            return Verdict::Keep(Reason::OwnMemory);
         }
         let done = self.joint(read, to).and_then(|joint| {
             let (a, b) = (self.topology.find(from), self.topology.find(to));
@@ -381,30 +374,33 @@ impl Clusterer<'_> {
         if a.product.is_some() && b.product.is_some() {
             return Err(Reason::TwoProducts);
         }
-        if let (Some(product), Some(reduction)) = (a.product.or(b.product), &reduction) {
-            let is_conv = matches!(self.graph.node(product).op.lower, Lower::Conv(_));
-            sums_columns(&domain, is_conv, reduction).map_err(Reason::ReducesProduct)?;
-        }
         if matches!(read.at, At::Along(_)) && !reduction.as_ref().is_some_and(|r| self.stays_in_cache(r)) {
             return Err(Reason::SecondSweep);
         }
-        Ok(Joint { domain, reduction, lowered })
+        Ok(Joint { domain, reduction, lowered, carries_columns: !(a.columns.is_empty() && b.columns.is_empty()) })
     }
 
-    /// Whether what is reduced is still in cache when it is swept again. A reduction of everything goes by chunks if it is
-    /// long, and then its result comes too late.
+    /// What the accesses of two clusters ask of their loops together, if these can be so.
+    pub(super) fn nest(&self, roots: [u32; 2], joint: &Joint, n_sweeps: usize) -> Result<Seams, Reason> {
+        let axes = joint.reduction.as_ref().map_or(&[][..], |reduction| &reduction.axes);
+        let (mut seams, mut product) = (Seams::default(), None);
+        for root in roots {
+            let Some(group) = self.topology.group(root) else { continue };
+            product = product.or(group.product);
+            let kept = joint.reduction.as_ref().filter(|_| joint.lowered == Some(root)).map(|r| r.kept(&joint.domain));
+            seams = seams.and(kept.map_or(group.seams, |kept| group.seams.on_axes(&kept)));
+        }
+        let product = product.map(|product| matches!(self.graph.node(product).op.lower, Lower::Conv(_)));
+        let frame = Frame { extents: &joint.domain, axes, product, carries_columns: joint.carries_columns, n_sweeps };
+        Nest::new(&frame, seams)?;
+        Ok(seams)
+    }
+
+    /// Whether what is reduced is still in cache when it is swept again.
     pub(super) fn stays_in_cache(&self, reduction: &Reduction) -> bool {
         let Loops { outer, reduced, inner } = reduction.loops;
-        let cost = &self.options.cost;
-        let is_chunked = outer == 1 && reduced > FULL_CHUNK;
-        let limit = if self.options.fusions.forces(Fusion::NextSweep) {
-            usize::MAX
-        } else if inner == 1 {
-            cost.max_row()
-        } else {
-            cost.max_column()
-        };
-        reduced <= limit && !(inner == 1 && is_chunked)
+        let any = self.options.fusions.forces(Fusion::NextSweep);
+        self.options.cost.is_near([outer, reduced, inner], any)
     }
 
     /// Merges two clusters, `b` the reader's, unless members would read each other at other indices, the kernel would be
@@ -415,8 +411,8 @@ impl Clusterer<'_> {
             return Err(Reason::OtherLoops);
         };
         // The smaller one's edges are all edges between the two.
-        let mut now_inside: HashMap<NodeId, u32> = HashMap::new();
-        let (mut sweeps_again, mut is_forced) = (false, false);
+        let mut inside = Inside::default();
+        let (mut sweeps_again, mut forbidden) = (false, None);
         let below = |n: NodeId| self.is_reduced[n.index()] || joint.lowered == Some(self.topology.find(n));
         for &member in &s.nodes {
             let reads = self.topology.reads[member.index()].iter().map(|r| (r.node, member, r));
@@ -435,19 +431,18 @@ impl Clusterer<'_> {
                     }
                 }
                 let kind = self.kind(from, to, s.product.or(l.product), below);
-                if !self.options.fusions.allows(kind) {
-                    return Err(Reason::Forbidden(kind));
-                }
-                is_forced |= self.options.fusions.forces(kind);
-                *now_inside.entry(from).or_insert(0) += 1;
+                forbidden = forbidden.or((!self.options.fusions.allows(kind)).then_some(kind));
+                inside.is_forced |= self.options.fusions.forces(kind);
+                *inside.reads.entry(from).or_insert(0) += 1;
             }
         }
         // At most: the longest chain of sweeps in the one, then the other's.
-        let n_sweeps = s.n_sweeps + l.n_sweeps - 1 + usize::from(sweeps_again);
-        if n_sweeps > 1 && (s.product.is_some() || l.product.is_some()) {
-            return Err(Reason::ReducesProduct("sweeps once: the product makes its elements once only"));
+        inside.n_sweeps = s.n_sweeps + l.n_sweeps - 1 + usize::from(sweeps_again);
+        let seams = self.nest([a, b], &joint, inside.n_sweeps)?;
+        match forbidden {
+            Some(kind) => Err(Reason::Forbidden(kind)),
+            None => self.merge((a, b), joint, seams, inside),
         }
-        self.merge((a, b), joint, now_inside, n_sweeps, is_forced)
     }
 
     /// The roots of two clusters, the one with fewer members first.
@@ -456,16 +451,15 @@ impl Clusterer<'_> {
         if size(a) < size(b) { (a, b) } else { (b, a) }
     }
 
-    /// Merges two clusters whose loops fit, unless the kernel would be too large or would wait for itself. `now_inside`
-    /// counts, by member, the reads that are then inside of one cluster. What is forced may be too large.
+    /// Merges two clusters whose loops fit, unless the kernel would be too large or would wait for itself.
     pub(super) fn merge(
         &mut self,
         (a, b): (u32, u32),
         joint: Joint,
-        now_inside: HashMap<NodeId, u32>,
-        n_sweeps: usize,
-        is_forced: bool,
+        seams: Seams,
+        inside: Inside,
     ) -> Result<(), Reason> {
+        let Inside { reads: now_inside, n_sweeps, is_forced } = inside;
         let (small, large) = self.by_size((a, b));
         let (Some(s), Some(l)) = (self.topology.group(small), self.topology.group(large)) else {
             return Err(Reason::OtherLoops);
@@ -475,8 +469,7 @@ impl Clusterer<'_> {
         let is_freed = |(n, k): &(&NodeId, &u32)| self.n_outside[n.index()] == **k && !self.roles.wanted[n.index()];
         let n_stored = s.n_stored + l.n_stored - now_inside.iter().filter(is_freed).count();
         let (n_ops, n_args) = (s.n_ops + l.n_ops, l.inputs.len() + n_new - n_gone + n_stored);
-        let is_large = n_ops * n_sweeps > self.options.cost.max_kernel_ops || n_args > self.options.cost.max_args;
-        if is_large && !is_forced {
+        if self.options.cost.is_too_large(n_ops * n_sweeps, n_args) && !is_forced {
             return Err(Reason::TooLarge);
         }
         self.order.merge(&self.topology, a, b, large).map_err(|obstacle| match obstacle {
@@ -512,7 +505,7 @@ impl Clusterer<'_> {
             l.nodes.extend(s.nodes);
             l.columns.extend(s.columns);
             l.product = l.product.or(s.product);
-            (l.domain, l.reduction) = (joint.domain, joint.reduction);
+            (l.domain, l.reduction, l.seams) = (joint.domain, joint.reduction, seams);
             (l.n_ops, l.n_sweeps, l.n_stored) = (n_ops, n_sweeps, n_stored);
         }
         Ok(())
@@ -566,7 +559,7 @@ impl Clusterer<'_> {
         let (x, y) = (self.topology.group(a)?, self.topology.group(b)?);
         let same_loops =
             x.domain == y.domain && x.reduction == y.reduction && x.product.is_none() && y.product.is_none();
-        if a == b || !same_loops || x.nodes.iter().chain(&y.nodes).any(|n| self.forced.contains(n)) {
+        if a == b || !same_loops {
             return None;
         }
         let shared = x.inputs.intersection(&y.inputs).map(|&i| self.graph.ty(i));
@@ -579,7 +572,8 @@ impl Clusterer<'_> {
             self.options.cost.ops_time(g.n_ops, g.domain.n_elements(), element_bytes)
         };
         let pays = self.options.cost.joining_pays(shared_bytes, time(x).min(time(y)));
-        let joint = Joint { domain: x.domain.clone(), reduction: x.reduction.clone(), lowered: None };
+        let carries_columns = !(x.columns.is_empty() && y.columns.is_empty());
+        let joint = Joint { domain: x.domain.clone(), reduction: x.reduction.clone(), lowered: None, carries_columns };
         (pays || self.options.fusions.forces(Fusion::Siblings)).then_some(joint)
     }
 }

@@ -1,15 +1,18 @@
 //! The part that each node plays, and what computed nodes read once views and virtual values are seen through.
 
-use std::collections::HashSet;
-
 use cotangent_graph::eval::reduction_groups;
 use cotangent_graph::op::ViewMap;
 use cotangent_graph::{Graph, Lower, NodeId, Output, Role, Shape, Source, StepCx};
 use smallvec::SmallVec;
 
-use super::values::{RNG_OPS, has_long_runs, is_squeeze, own_ops, sees_through};
+use super::reach::Known;
+use super::values::{has_long_runs, is_squeeze, own_ops, sees_through};
 use super::windows::WrittenOut;
 use super::{At, ClusterOptions, Fusion, Part, Read};
+use crate::cost::RNG_OPS;
+use crate::index::n_taps;
+use crate::memory::{Force, contiguous, matrices, side_by_side};
+use crate::nest::Seams;
 
 /// What every node is to the clusterer, before anything is fused.
 pub(super) struct Roles {
@@ -31,10 +34,14 @@ pub(super) struct Roles {
     pub(super) finishes: Vec<Option<NodeId>>,
     /// Whether a node's elements end up, element by element, in an update of a parameter or state.
     pub(super) updates: Vec<bool>,
+    /// What the accesses of each value ask of its loops.
+    pub(super) seams: Vec<Seams>,
+    /// Nodes that were given memory because a reader could not be lowered otherwise, each with the reason.
+    pub(super) forced: Vec<(NodeId, &'static str)>,
 }
 
 impl Roles {
-    pub(super) fn new(graph: &Graph, options: &ClusterOptions, forced: &HashSet<NodeId>) -> Self {
+    pub(super) fn new(graph: &Graph, options: &ClusterOptions) -> Self {
         let n = graph.n_nodes();
         let mut wanted = vec![false; n];
         let mut updates = vec![false; n];
@@ -42,21 +49,25 @@ impl Roles {
             wanted[memory_of(graph, output).index()] = true;
             updates[output.value.index()] |= matches!(output.role, Role::Update(_));
         }
-        let windows = WrittenOut::new(graph, options, |id| wanted[id.index()] || forced.contains(&id));
-        let reduces: Vec<bool> =
-            graph.ids().map(|id| is_reduction(graph, id) && !windows.unrolled[id.index()]).collect();
         let mut roles = Roles {
             parts: vec![Part::Dead; n],
-            reduces,
-            windows,
+            reduces: graph.ids().map(|id| is_reduction(graph, id)).collect(),
+            windows: WrittenOut { unrolled: vec![false; n], inlined: vec![false; n] },
             ops: vec![0; n],
             reads: Vec::new(),
             recomputes: vec![SmallVec::new(); n],
             wanted,
             finishes: vec![None; n],
             updates,
+            seams: vec![Seams::default(); n],
+            forced: Vec::new(),
         };
-        let bases = roles.assign(graph, options, forced);
+        let lies = roles.lie_in_memory(graph);
+        roles.windows = WrittenOut::new(graph, options, |id| roles.wanted[id.index()] || lies[id.index()]);
+        for (reduces, unrolled) in roles.reduces.iter_mut().zip(&roles.windows.unrolled) {
+            *reduces &= !unrolled;
+        }
+        let bases = roles.assign(graph, options, &lies);
         for id in graph.ids().filter(|id| roles.parts[id.index()] != Part::Dead) {
             let node = graph.node(id);
             let mut want = |k: usize| roles.wanted[bases[node.inputs[k].index()].index()] = true;
@@ -98,8 +109,9 @@ impl Roles {
         }
     }
 
-    /// Assigns parts and operations; returns the node below each chain of views.
-    fn assign(&mut self, graph: &Graph, options: &ClusterOptions, forced: &HashSet<NodeId>) -> Vec<NodeId> {
+    /// Assigns parts and operations; returns the node below each chain of views. Operands come first, so that what stands in the
+    /// way of making a value is found when the value is reached, and is given memory at once.
+    fn assign(&mut self, graph: &Graph, options: &ClusterOptions, lies: &[bool]) -> Vec<NodeId> {
         let live = graph.live();
         let readers = graph.readers();
         let in_memory = stored_anyway(graph, &live);
@@ -108,15 +120,16 @@ impl Roles {
         // Full-sized operands that the readers of a virtual value load in its place, and the operations they repeat.
         let mut leaves: Vec<f64> = vec![0.0; graph.n_nodes()];
         let mut repeated: Vec<usize> = vec![0; graph.n_nodes()];
+        let mut own: Vec<usize> = vec![0; graph.n_nodes()];
         for id in graph.ids().filter(|id| live[id.index()]) {
             let (node, i) = (graph.node(id), id.index());
-            let needs_memory = self.wanted[i] || forced.contains(&id);
+            let needs_memory = self.wanted[i] || lies[i];
             let unless_needed = |part: Part| if needs_memory { Part::Value } else { part };
             let mut part = match &node.op.lower {
                 Lower::Source(Source::Input | Source::Param | Source::State) => Part::Buffer,
                 Lower::Source(Source::Constant) if node.ty.shape().rank() > 0 => Part::Buffer,
                 // For a step that reads memory.
-                Lower::Source(Source::Constant) if forced.contains(&id) && !self.wanted[i] => Part::Buffer,
+                Lower::Source(Source::Constant) if lies[i] && !self.wanted[i] => Part::Buffer,
                 Lower::Source(Source::Constant) => unless_needed(Part::Virtual),
                 Lower::Source(Source::Iota | Source::Rng) if !recomputes => Part::Value,
                 Lower::Source(Source::Iota | Source::Rng) => unless_needed(Part::Virtual),
@@ -127,10 +140,8 @@ impl Roles {
                 _ => Part::Opaque,
             };
             leaves[i] = 1.0;
-            self.ops[i] = own_ops(graph, id) + node.inputs.iter().map(|k| repeated[k.index()]).sum::<usize>();
-            if self.windows.unrolled[i] {
-                self.ops[i] *= graph.ty(node.inputs[0]).shape().n_elements() / node.ty.shape().n_elements().max(1);
-            }
+            own[i] = own_ops(graph, id);
+            self.ops[i] = self.n_ops(graph, id, own[i], &repeated);
             match (part, &node.op.lower) {
                 (Part::Alias, _) => {
                     let operand = node.inputs[0];
@@ -165,14 +176,9 @@ impl Roles {
                         let base = bases[input.index()].index();
                         self.parts[base] != Part::Value || self.reduces[base] || in_memory[base]
                     });
-                    // What is made of little, a row and a column, costs its readers no loads; only then it counts that memory is far.
-                    let n_bytes = if k * n_leaves <= 1.0 { node.ty.n_bytes() } else { 1 };
-                    let cheap =
-                        options.cost.recomputing_pays(self.ops[i], n_bytes) && k * n_leaves <= n_leaves + 1.0 + k;
-                    let forced =
-                        options.fusions.forces(Fusion::Recompute) && self.ops[i] <= options.cost.max_kernel_ops;
-                    if k > 0.0 && (forced || cheap && from_memory) && live_readers().all(|r| sees_through(graph, id, r))
-                    {
+                    let cheap = options.cost.recomputing_pays(self.ops[i], node.ty.n_bytes(), [k, n_leaves]);
+                    let any = options.fusions.forces(Fusion::Recompute) && self.ops[i] <= options.cost.max_kernel_ops;
+                    if k > 0.0 && (any || cheap && from_memory) && live_readers().all(|r| sees_through(graph, id, r)) {
                         part = Part::Virtual;
                         (leaves[i], repeated[i]) = (n_leaves, self.ops[i]);
                     }
@@ -180,8 +186,112 @@ impl Roles {
                 _ => {}
             }
             self.parts[i] = part;
+            self.reach(graph, id);
+        }
+        if !self.forced.is_empty() {
+            for id in graph.ids().filter(|id| live[id.index()]) {
+                let (node, i) = (graph.node(id), id.index());
+                self.ops[i] = self.n_ops(graph, id, own[i], &repeated);
+                (bases[i], repeated[i]) = match self.parts[i] {
+                    Part::Alias => (bases[node.inputs[0].index()], repeated[node.inputs[0].index()]),
+                    Part::Virtual if matches!(node.op.lower, Lower::Source(_)) => (id, repeated[i]),
+                    Part::Virtual => (id, self.ops[i]),
+                    _ => (id, 0),
+                };
+            }
         }
         bases
+    }
+
+    /// What must lie in memory as it is, whatever becomes of the rest: operands of products and steps, and values that are checked,
+    /// where the views on the way to memory do not keep them side by side, or there is no memory below them.
+    fn lie_in_memory(&mut self, graph: &Graph) -> Vec<bool> {
+        let mut lies = vec![false; graph.n_nodes()];
+        let live = graph.live();
+        for id in graph.ids().filter(|id| live[id.index()]) {
+            let (node, i) = (graph.node(id), id.index());
+            let unless_wanted = |part: Part| if self.wanted[i] { Part::Value } else { part };
+            self.parts[i] = match &node.op.lower {
+                Lower::Source(Source::Iota | Source::Rng) => unless_wanted(Part::Virtual),
+                Lower::Source(Source::Constant) if node.ty.shape().rank() == 0 => unless_wanted(Part::Virtual),
+                Lower::Source(_) => Part::Buffer,
+                Lower::View(_) | Lower::Check(_) | Lower::Identity => unless_wanted(Part::Alias),
+                Lower::Reduce(_) if !self.reduces[i] => unless_wanted(Part::Alias),
+                Lower::Gemm | Lower::Conv(_) => Part::Product,
+                Lower::Reduce(_) | Lower::Scalar(_) | Lower::Join => Part::Value,
+                _ => Part::Opaque,
+            };
+            if self.parts[i] == Part::Value {
+                continue;
+            }
+            for Force { node, why } in self.obstacles(graph, id) {
+                if self.force(graph, node) {
+                    self.forced.push((node, why));
+                    lies[node.index()] = true;
+                }
+            }
+        }
+        lies
+    }
+
+    /// Scalar operations of a node, with those that it repeats of virtual values.
+    fn n_ops(&self, graph: &Graph, id: NodeId, own: usize, repeated: &[usize]) -> usize {
+        let n_ops = own + graph.node(id).inputs.iter().map(|k| repeated[k.index()]).sum::<usize>();
+        if self.windows.unrolled[id.index()] { n_ops * n_taps(graph, id) } else { n_ops }
+    }
+
+    /// Gives memory to what stands in the way of computing a node, and to what then stands in the way of that.
+    fn reach(&mut self, graph: &Graph, id: NodeId) {
+        let mut todo = vec![id];
+        while let Some(id) = todo.pop() {
+            let n_before = todo.len();
+            for Force { node, why } in self.obstacles(graph, id) {
+                if self.force(graph, node) {
+                    self.forced.push((node, why));
+                    todo.push(node);
+                }
+            }
+            if todo.len() > n_before {
+                // What it reads now may be in the way in turn.
+                todo.insert(n_before, id);
+            }
+        }
+    }
+
+    /// What must be in memory before a node can be computed. Without any, what its accesses ask of its loops is noted.
+    fn obstacles(&mut self, graph: &Graph, id: NodeId) -> Vec<Force> {
+        let (node, parts) = (graph.node(id), &self.parts[..]);
+        let known = Known { graph, parts, reduces: &self.reduces, unrolled: &self.windows.unrolled };
+        let each = |ask: &dyn Fn(NodeId) -> Option<Force>| node.inputs.iter().filter_map(|&input| ask(input)).collect();
+        match (parts[id.index()], &node.op.lower) {
+            (Part::Value, _) => match known.of_value(id) {
+                Ok(seams) => {
+                    self.seams[id.index()] = seams;
+                    Vec::new()
+                }
+                Err(forces) => forces,
+            },
+            (Part::Product, Lower::Gemm) => matrices(graph, parts, id).into_iter().filter_map(Result::err).collect(),
+            (Part::Product, _) | (Part::Opaque, Lower::Loop) => each(&|input| side_by_side(graph, parts, input).err()),
+            (Part::Opaque, Lower::Step(_)) => each(&|input| contiguous(graph, parts, input).err()),
+            (Part::Opaque, Lower::Join) => {
+                node.inputs.iter().filter_map(|&input| known.of_copy(input).err()).flatten().collect()
+            }
+            (_, Lower::Check(_)) => contiguous(graph, parts, node.inputs[0]).err().into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Gives a node memory of its own; whether it had none.
+    fn force(&mut self, graph: &Graph, id: NodeId) -> bool {
+        let part = match (self.parts[id.index()], &graph.node(id).op.lower) {
+            (Part::Virtual, Lower::Source(Source::Constant)) => Part::Buffer,
+            (Part::Virtual, Lower::Join) => Part::Opaque,
+            (Part::Virtual | Part::Alias, _) => Part::Value,
+            _ => return false,
+        };
+        self.parts[id.index()] = part;
+        true
     }
 }
 

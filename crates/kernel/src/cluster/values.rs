@@ -4,26 +4,9 @@ use cotangent_graph::op::{Fault, ScalarCx};
 use cotangent_graph::ops::view::PAD;
 use cotangent_graph::{Graph, Lower, Node, NodeId, Shape, Source};
 use cotangent_scalar::BodyBuilder;
-use cotangent_scalar::order::COLUMN_BLOCK;
 use smallvec::SmallVec;
 
-/// Scalar operations that a random number is taken to cost.
-pub(super) const RNG_OPS: usize = 100;
-
-/// Elements of a run beside which a choice by index is little: beside a border, which is not loaded.
-const LONG_RUN: usize = 32;
-
-/// The same beside other tensors, all of which are loaded.
-const LONG_PART: usize = 64;
-
-/// Tensors that are joined by a choice of their reader at most.
-const MOST_JOINED: usize = 4;
-
-/// Elements of a window that is written out at most: one block of the order of column reductions, which lowering relies on.
-pub(super) const MOST_TAPS: usize = COLUMN_BLOCK;
-
-/// Instructions that a border is taken to be in the body of its reader.
-pub(super) const BORDER_OPS: usize = 8;
+use crate::cost::{LONG_PART, LONG_RUN, MOST_JOINED, RNG_OPS};
 
 /// Scalar operations of a node on its own.
 pub(crate) fn own_ops(graph: &Graph, id: NodeId) -> usize {

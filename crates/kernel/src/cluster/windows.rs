@@ -6,8 +6,9 @@ use cotangent_graph::ops::view::PAD;
 use cotangent_graph::{Graph, Lower, Node, NodeId};
 use cotangent_scalar::DType;
 
-use super::values::{BORDER_OPS, MOST_TAPS, own_ops, sees_through};
+use super::values::{own_ops, sees_through};
 use super::{ClusterOptions, Fusion};
+use crate::cost::{BORDER_OPS, MOST_TAPS};
 
 /// Reductions of the few elements of windows, and what they reduce.
 pub(super) struct WrittenOut {

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use cotangent_graph::{Graph, NodeId};
 use smallvec::SmallVec;
 
-use super::{ArgRef, Args, Draft, Force, Lowered, Lowerer, identity, merge};
+use super::{ArgRef, Args, Draft, Failure, Lowered, Lowerer, merge};
 use crate::cluster::{Cluster, Clusters};
+use crate::index::identity;
 use crate::ir::{IndexMap, Kernel, Space, Sweep};
 
 /// A kernel that copies a node into a corner of a larger buffer (`concat`, `pad`): `strides` and `offset` are those of the
@@ -17,7 +18,7 @@ pub(crate) fn lower_copy(
     from: NodeId,
     target: NodeId,
     place: IndexMap,
-) -> Result<Lowered, Force> {
+) -> Result<Lowered, Failure> {
     let shape = graph.ty(from).shape().clone();
     let cluster = Cluster {
         nodes: vec![from],
@@ -40,16 +41,17 @@ pub(crate) fn lower_copy(
         kept: HashMap::new(),
     };
     let mut draft = Draft { is_empty: shape.contains(&0), ..Draft::new(Space::Full, 0) };
-    let value = lowerer.value(&mut draft, from, &identity(shape.rank()), None)?;
+    let value = lowerer.value(&mut draft, from, &identity(shape.rank()))?;
     let arg = lowerer.args.write(ArgRef::Node(target), graph.ty(target).dtype());
     draft.stores.push((value, arg, place));
     let Lowerer { args, extents, .. } = lowerer;
     let mut drafts = [draft];
-    let merged = merge(&cluster, &extents, &mut drafts)?;
-    let total = merged.dims.iter().product();
+    let merged = merge(graph, &cluster, &extents, &mut drafts)?;
+    let dims = merged.extents();
+    let total = dims.iter().product();
     let phases = drafts.into_iter().map(Draft::finish).collect();
     let name = format!("copy into {}", graph.node(target).op.name);
-    let kernel = Kernel { name, sweep: merged.sweep, dims: merged.dims, total, args: args.args, phases };
+    let kernel = Kernel { name, sweep: merged.sweep, dims, total, args: args.args, phases };
     Ok(Lowered { kernel, args: args.refs })
 }
 

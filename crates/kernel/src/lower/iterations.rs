@@ -6,13 +6,11 @@
 
 use smallvec::SmallVec;
 
-use super::index::loop_index;
-use super::{Affine, Draft, Index, LONG_ROW, identity};
+use super::Draft;
 use crate::cluster::Cluster;
+use crate::cost::{LONG_ROW, MOST_ITERATIONS};
+use crate::index::{Affine, Index, identity, loop_index};
 use crate::ir::Input;
-
-/// Iterations of a loop that is written out at most.
-const MOST_ITERATIONS: usize = 4;
 
 /// The loops of a cluster that had better be written out, by what its body is with all of them: those of few iterations around a
 /// long row along which a choice by index changes.

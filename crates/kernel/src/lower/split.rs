@@ -36,7 +36,7 @@ pub(super) fn split_full(first: NodeId, lowered: Lowered) -> Vec<Lowered> {
         // The partial results of this level.
         let mut draft = Draft::new(Space::Reduced, 0);
         for (r, &dtype) in reduces.iter().zip(&dtypes) {
-            let value = draft.input(Input::Reduced(r.slot), dtype, None);
+            let value = draft.input(Input::Reduced(r.slot), dtype);
             let partial = ArgRef::Partial(Partial { first, level, slot: r.slot, n: rows });
             let arg = push_arg(&mut current, partial, dtype, true);
             draft.stores.push((value, arg, IndexMap { offset: 0, strides: SmallVec::from_slice(&[1, 0]) }));
@@ -60,7 +60,7 @@ pub(super) fn split_full(first: NodeId, lowered: Lowered) -> Vec<Lowered> {
             let partial = ArgRef::Partial(Partial { first, level, slot: r.slot, n: rows });
             let arg = push_arg(&mut current, partial, dtype, false);
             let map = IndexMap { offset: 0, strides: strides.clone() };
-            let value = draft.input(Input::Load { arg, map }, dtype, None);
+            let value = draft.input(Input::Load { arg, map }, dtype);
             draft.reduces.push(Reduce { value, ..*r });
         }
         current.kernel.phases.push(draft.finish());
@@ -99,7 +99,7 @@ pub(super) fn split_columns(first: NodeId, mut blocks: Lowered) -> Vec<Lowered> 
     let mut carried = Vec::new();
     for (r, &dtype) in reduces.iter().zip(&dtypes) {
         let partial = Partial { first, level: 0, slot: r.slot, n: n_blocks * cols };
-        let value = made.input(Input::Reduced(r.slot), dtype, None);
+        let value = made.input(Input::Reduced(r.slot), dtype);
         let arg = push_arg(&mut blocks, ArgRef::Partial(partial), dtype, true);
         let map = IndexMap { offset: 0, strides: SmallVec::from_slice(&[cols as i64, 0, 1]) };
         made.stores.push((value, arg, map));
@@ -165,7 +165,7 @@ fn combine_blocks(
     for &Carried { op, slot, dtype, partial } in carried {
         let arg = push_arg(&mut combined, ArgRef::Partial(partial), dtype, false);
         let map = IndexMap { offset: 0, strides: SmallVec::from_slice(&[cols as i64, 1]) };
-        let value = read.input(Input::Load { arg, map }, dtype, None);
+        let value = read.input(Input::Load { arg, map }, dtype);
         read.reduces.push(Reduce { value, op, slot, chain: true });
     }
     combined.kernel.phases.push(read.finish());

@@ -9,11 +9,12 @@ use smallvec::SmallVec;
 
 use super::Bodies;
 use super::schedule::Copied;
-use super::units::{Operand, Operands, Unit, Work};
+use super::units::{Operands, Unit, Work};
 use crate::arena;
 use crate::cluster::{Clusters, Part, memory_of};
 use crate::ir::{Kernel, Sweep};
 use crate::lower::{ArgRef, Lowered};
+use crate::memory::Operand;
 use crate::plan::{
     BufferDecl, BufferId, Epilogue, Factors, Home, KernelCall, MatrixView, OpStep, Piece, Plan, PlanOutput, Step,
 };

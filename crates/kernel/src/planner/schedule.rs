@@ -31,7 +31,8 @@ pub(super) fn schedule(
     let (order, copied) = updates.order(&dag, &units)?;
     let plan = Builder::new(graph, &clusters, bodies).build(units, &order, (&updates.by_unit, &copied), is_body);
     let shown = |c: crate::cluster::Cluster| (c.nodes.len() > 1).then_some(c.nodes);
-    Ok(Plan { edges: clusters.edges, clusters: clusters.clusters.into_iter().filter_map(shown).collect(), ..plan })
+    let (edges, forced) = (clusters.edges, clusters.forced);
+    Ok(Plan { edges, forced, clusters: clusters.clusters.into_iter().filter_map(shown).collect(), ..plan })
 }
 
 /// The unit that makes each node.

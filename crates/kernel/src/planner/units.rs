@@ -12,7 +12,8 @@ use super::Bodies;
 use crate::arena;
 use crate::cluster::{Clusters, Part};
 use crate::ir::IndexMap;
-use crate::lower::{self, ArgRef, Force, Lowered};
+use crate::lower::{self, ArgRef, Failure, Lowered};
+use crate::memory::{Operand, contiguous, matrices, side_by_side};
 use crate::plan::{CheckWhat, GemmDims};
 use crate::repeat;
 
@@ -63,29 +64,11 @@ impl Operands {
     }
 }
 
-/// A matrix product's operand in memory, strides in elements and as multiplied (after transposition).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Operand {
-    pub(super) base: NodeId,
-    pub(super) offset: i64,
-    pub(super) batch_stride: i64,
-    pub(super) row_stride: i64,
-    pub(super) col_stride: i64,
-}
-
-/// What cannot be lowered, with the cluster that it is part of.
-pub(super) type Failure = (Force, Option<usize>);
-
-/// All units of a program, or everything that must be forced first.
-pub(super) fn units(graph: &Graph, clusters: &Clusters, bodies: &Bodies) -> Result<Vec<Unit>, Vec<Failure>> {
+/// All units of a program.
+pub(super) fn units(graph: &Graph, clusters: &Clusters, bodies: &Bodies) -> Result<Vec<Unit>, Failure> {
     let mut units = Vec::new();
-    let mut failures: Vec<Failure> = Vec::new();
-    let mut keep = |made: Result<Unit, Vec<Force>>, cluster: Option<usize>| match made {
-        Ok(unit) => units.push(unit),
-        Err(forces) => failures.extend(forces.into_iter().map(|force| (force, cluster))),
-    };
     for index in 0..clusters.clusters.len() {
-        keep(cluster_unit(graph, clusters, index).map_err(|force| vec![force]), Some(index));
+        units.push(cluster_unit(graph, clusters, index)?);
     }
     let live = graph.live();
     let mut checks: HashSet<(NodeId, CheckWhat)> = HashSet::new();
@@ -101,30 +84,26 @@ pub(super) fn units(graph: &Graph, clusters: &Clusters, bodies: &Bodies) -> Resu
             _ => SmallVec::new(),
         };
         for (values, what) in demanded {
-            match contiguous(graph, clusters, values) {
-                Err(force) => keep(Err(vec![force]), None),
-                Ok(base)
-                    if clusters.parts[base.index()] == Part::Buffer && what.holds_of(graph.node(base).constant()) => {}
-                Ok(base) if checks.insert((base, what)) => {
-                    let work = Work::Check { node: id, values: base, what };
-                    keep(Ok(Unit::new(work, id, vec![base], Vec::new())), None);
-                }
-                Ok(_) => {}
+            let base = contiguous(graph, &clusters.parts, values)?;
+            let is_known = clusters.parts[base.index()] == Part::Buffer && what.holds_of(graph.node(base).constant());
+            if !is_known && checks.insert((base, what)) {
+                let work = Work::Check { node: id, values: base, what };
+                units.push(Unit::new(work, id, vec![base], Vec::new()));
             }
         }
         // The results of loops are made by these.
         if clusters.parts[id.index()] == Part::Opaque && !graph.is_of_loop(node) {
-            keep(opaque_unit(graph, clusters, bodies, id), None);
+            units.push(opaque_unit(graph, clusters, bodies, id)?);
         }
     }
     let mut kept: HashSet<NodeId> = HashSet::new();
     for output in graph.outputs() {
         if clusters.parts[output.value.index()] == Part::Buffer && kept.insert(output.value) {
             let work = Work::Keep(output.value);
-            keep(Ok(Unit::new(work, output.value, vec![output.value], Vec::new())), None);
+            units.push(Unit::new(work, output.value, vec![output.value], Vec::new()));
         }
     }
-    if failures.is_empty() { Ok(units) } else { Err(failures) }
+    Ok(units)
 }
 
 impl Unit {
@@ -165,31 +144,7 @@ impl Unit {
     }
 }
 
-/// The node in whose memory this node's elements lie side by side in row-major order, and the first one's place there.
-fn side_by_side(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<(NodeId, usize), Force> {
-    let (base, place) = lower::in_memory(graph, clusters, id)?;
-    let shape = graph.ty(id).shape();
-    let strides = shape.strides();
-    let mut axes = place.coeffs.iter().zip(&strides).zip(shape.iter());
-    let offset = match usize::try_from(place.offset) {
-        // Of no elements none is anywhere.
-        _ if shape.n_elements() == 0 => Some(0),
-        Ok(offset) if axes.all(|((c, s), &n)| n <= 1 || c == s) => Some(offset),
-        _ => None,
-    };
-    let found = offset.map(|offset| (base, offset));
-    found.ok_or(Force::new(id, "its reader needs its elements side by side in memory"))
-}
-
-/// The node whose memory holds exactly this node's elements in row-major order.
-fn contiguous(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<NodeId, Force> {
-    match side_by_side(graph, clusters, id)? {
-        (base, 0) if graph.ty(base).shape().n_elements() == graph.ty(id).shape().n_elements() => Ok(base),
-        _ => Err(Force::new(id, "its reader needs its elements side by side in memory")),
-    }
-}
-
-fn cluster_unit(graph: &Graph, clusters: &Clusters, index: usize) -> Result<Unit, Force> {
+fn cluster_unit(graph: &Graph, clusters: &Clusters, index: usize) -> Result<Unit, Failure> {
     let cluster = &clusters.clusters[index];
     let stored = clusters.stored(index);
     let others: Vec<NodeId> = stored.iter().copied().filter(|n| Some(*n) != cluster.product).collect();
@@ -237,9 +192,10 @@ fn convolved(
     id: NodeId,
     conv: Conv,
     direction: Direction,
-) -> Result<Operands, Force> {
+) -> Result<Operands, Failure> {
     let inputs = &graph.node(id).inputs;
-    let (a, b) = (side_by_side(graph, clusters, inputs[0])?, side_by_side(graph, clusters, inputs[1])?);
+    let at = |k: usize| side_by_side(graph, &clusters.parts, inputs[k]);
+    let (a, b) = (at(0)?, at(1)?);
     let ([m, n], k) = (conv.matrix(direction), conv.most_terms(direction));
     if !conv.is_pointwise() || order::product_lanes([m, n, k], graph.ty(id).dtype()) != 1 {
         return Ok(Operands::Conv(conv, direction, [a, b]));
@@ -261,52 +217,23 @@ fn convolved(
 }
 
 /// What a product of matrices multiplies.
-fn multiplied(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Operands, Force> {
+fn multiplied(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Operands, Failure> {
     let node = graph.node(id);
     let (shape, of_a) = (node.ty.shape(), graph.ty(node.inputs[0]).shape());
     let rank = shape.rank();
     let k = if node.attrs.bool("ta") { of_a[rank - 2] } else { of_a[rank - 1] };
     let dims = GemmDims { batch: shape[..rank - 2].iter().product(), m: shape[rank - 2], n: shape[rank - 1], k };
-    let view = |k: usize, flag| matrix(graph, clusters, node.inputs[k], node.attrs.bool(flag));
-    Ok(Operands::Matrices(dims, [view(0, "ta")?, view(1, "tb")?]))
+    let [a, b] = matrices(graph, &clusters.parts, id);
+    Ok(Operands::Matrices(dims, [a?, b?]))
 }
 
-/// Where a product's operand lies in memory.
-fn matrix(graph: &Graph, clusters: &Clusters, id: NodeId, transposed: bool) -> Result<Operand, Force> {
-    let (base, place) = lower::in_memory(graph, clusters, id)?;
-    let shape = graph.ty(id).shape();
-    let rank = shape.rank();
-    // The leading axes must step through memory evenly to be one batch.
-    let mut batch: Option<(i64, usize)> = None;
-    for axis in (0..rank - 2).rev().filter(|&a| shape[a] != 1) {
-        let stride = place.coeffs[axis];
-        batch = match batch {
-            None => Some((stride, shape[axis])),
-            Some((inner, n)) if stride == inner * n as i64 => Some((inner, n * shape[axis])),
-            Some(_) => return Err(Force::new(id, "the matrices of its batch do not lie evenly in memory")),
-        };
-    }
-    let (row, col) = (place.coeffs[rank - 2], place.coeffs[rank - 1]);
-    let (row, col) = if transposed { (col, row) } else { (row, col) };
-    let batch_stride = batch.map_or(0, |b| b.0);
-    Ok(Operand { base, offset: place.offset, batch_stride, row_stride: row, col_stride: col })
-}
-
-fn opaque_unit(graph: &Graph, clusters: &Clusters, bodies: &Bodies, id: NodeId) -> Result<Unit, Vec<Force>> {
+fn opaque_unit(graph: &Graph, clusters: &Clusters, bodies: &Bodies, id: NodeId) -> Result<Unit, Failure> {
     let node = graph.node(id);
     let mut unit = Unit::new(Work::Opaque(id), id, Vec::new(), vec![id]);
-    let mut forces = Vec::new();
+    let parts = &clusters.parts;
     match &node.op.lower {
         Lower::Step(step) => {
-            for &input in &node.inputs {
-                match contiguous(graph, clusters, input) {
-                    Ok(base) => unit.reads.push(base),
-                    Err(force) => forces.push(force),
-                }
-            }
-            if !forces.is_empty() {
-                return Err(forces);
-            }
+            unit.reads = node.inputs.iter().map(|&input| contiguous(graph, parts, input)).collect::<Result<_, _>>()?;
             unit.reads_apart = unit.reads.iter().copied().collect();
             if let Some(start) = step.starts_as().map(|k| unit.reads[k])
                 && unit.reads.iter().filter(|&&read| read == start).count() == 1
@@ -317,12 +244,8 @@ fn opaque_unit(graph: &Graph, clusters: &Clusters, bodies: &Bodies, id: NodeId) 
             return Ok(unit);
         }
         Lower::Loop => {
-            for &input in &node.inputs {
-                match side_by_side(graph, clusters, input) {
-                    Ok(place) => unit.places.push(place),
-                    Err(force) => forces.push(force),
-                }
-            }
+            unit.places =
+                node.inputs.iter().map(|&input| side_by_side(graph, parts, input)).collect::<Result<_, _>>()?;
             unit.reads = unit.places.iter().map(|(base, _)| *base).collect();
             unit.reads.sort_unstable();
             unit.reads.dedup();
@@ -347,10 +270,7 @@ fn opaque_unit(graph: &Graph, clusters: &Clusters, bodies: &Bodies, id: NodeId) 
                     (start - graph.ty(input).shape()[axis] as i64) * strides[axis]
                 };
                 let place = IndexMap { offset, strides: strides.clone() };
-                match lower::lower_copy(graph, clusters, input, id, place) {
-                    Ok(copy) => unit.lowered.push(copy),
-                    Err(force) => forces.push(force),
-                }
+                unit.lowered.push(lower::lower_copy(graph, clusters, input, id, place)?);
             }
             for l in &unit.lowered {
                 for (arg, reference) in l.kernel.args.iter().zip(&l.args) {
@@ -360,8 +280,8 @@ fn opaque_unit(graph: &Graph, clusters: &Clusters, bodies: &Bodies, id: NodeId) 
                 }
             }
         }
-        _ => forces.push(Force::new(id, "its op has no step")),
+        _ => return Err(Failure { node: id, why: "its op has no step" }),
     }
     unit.reads_apart = unit.reads.iter().copied().collect();
-    if forces.is_empty() { Ok(unit) } else { Err(forces) }
+    Ok(unit)
 }
