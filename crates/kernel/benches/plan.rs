@@ -80,7 +80,7 @@ fn main() {
             let n = graph.n_nodes() as f64;
             let micros = |start: Instant| start.elapsed().as_secs_f64() * 1e6 / n;
             let start = Instant::now();
-            let clusters = cluster::cluster(&graph, &options, &Default::default());
+            let clusters = cluster::cluster(&graph, &options);
             let clustered = micros(start);
             let start = Instant::now();
             let Ok(plan) = plan(&graph, &options) else { continue };

@@ -86,10 +86,12 @@ pub(crate) fn flat(index: &Index, shape: &Shape, n_loops: usize) -> Affine {
 
 /// The index in `shape` of a row-major position, if each axis is affine in the loops.
 fn unflatten(position: &Affine, shape: &Shape, extents: &[usize]) -> Option<Index> {
-    if position.offset < 0 || position.coeffs.iter().any(|&c| c < 0) {
+    let mut rest = position.clone();
+    // Loops of one iteration move nothing, whatever their stride.
+    rest.coeffs.iter_mut().zip(extents).filter(|(_, extent)| **extent == 1).for_each(|(c, _)| *c = 0);
+    if rest.offset < 0 || rest.coeffs.iter().any(|&c| c < 0) {
         return None;
     }
-    let mut rest = position.clone();
     let mut index = Index::new();
     for (axis, &stride) in shape.strides().iter().enumerate() {
         let stride = stride.max(1);

@@ -556,8 +556,10 @@ impl Lowerer<'_> {
         match &node.op.lower {
             Lower::Reduce(_) if self.clusters.reduces[id.index()] => {
                 // A member's result exists once its sweep is over, at the kept axes.
-                let at_kept =
-                    |(affine, &l): (&Affine, &usize)| self.extents[l] == 1 || *affine == loop_index(l, n_loops);
+                // Of no elements none is elsewhere.
+                let at_kept = |(affine, &l): (&Affine, &usize)| {
+                    self.extents[l] == 1 || self.extents.contains(&0) || *affine == loop_index(l, n_loops)
+                };
                 let slot = self.slots.get(&id).filter(|slot| slot.sweep < draft.sweep);
                 let slot = slot.filter(|slot| index.iter().zip(&slot.kept).all(at_kept));
                 let slot = slot.ok_or(Failure::new(id, READ_AS_MEMORY))?.number;

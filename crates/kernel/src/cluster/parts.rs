@@ -221,10 +221,7 @@ impl Roles {
                 Lower::Reduce(_) | Lower::Scalar(_) | Lower::Join => Part::Value,
                 _ => Part::Opaque,
             };
-            if self.parts[i] == Part::Value {
-                continue;
-            }
-            for Force { node, why } in self.obstacles(graph, id) {
+            for Force { node, why } in self.operands_out_of_place(graph, id) {
                 if self.force(graph, node) {
                     self.forced.push((node, why));
                     lies[node.index()] = true;
@@ -260,24 +257,30 @@ impl Roles {
 
     /// What must be in memory before a node can be computed. Without any, what its accesses ask of its loops is noted.
     fn obstacles(&mut self, graph: &Graph, id: NodeId) -> Vec<Force> {
-        let (node, parts) = (graph.node(id), &self.parts[..]);
-        let known = Known { graph, parts, reduces: &self.reduces, unrolled: &self.windows.unrolled };
-        let each = |ask: &dyn Fn(NodeId) -> Option<Force>| node.inputs.iter().filter_map(|&input| ask(input)).collect();
-        match (parts[id.index()], &node.op.lower) {
+        let node = graph.node(id);
+        let mut forces = self.operands_out_of_place(graph, id);
+        let known = Known { graph, parts: &self.parts, reduces: &self.reduces, unrolled: &self.windows.unrolled };
+        match (self.parts[id.index()], &node.op.lower) {
             (Part::Value, _) => match known.of_value(id) {
-                Ok(seams) => {
-                    self.seams[id.index()] = seams;
-                    Vec::new()
-                }
-                Err(forces) => forces,
+                Ok(seams) => self.seams[id.index()] = seams,
+                Err(others) => forces.extend(others),
             },
-            (Part::Product, Lower::Gemm) => matrices(graph, parts, id).into_iter().filter_map(Result::err).collect(),
-            (Part::Product, _) | (Part::Opaque, Lower::Loop) => each(&|input| side_by_side(graph, parts, input).err()),
-            (Part::Opaque, Lower::Step(_)) => each(&|input| contiguous(graph, parts, input).err()),
             (Part::Opaque, Lower::Join) => {
-                node.inputs.iter().filter_map(|&input| known.of_copy(input).err()).flatten().collect()
+                forces.extend(node.inputs.iter().filter_map(|&input| known.of_copy(input).err()).flatten());
             }
-            (_, Lower::Check(_)) => contiguous(graph, parts, node.inputs[0]).err().into_iter().collect(),
+            _ => {}
+        }
+        forces
+    }
+
+    /// The operands that a node reads as they lie in memory, and that do not lie so.
+    fn operands_out_of_place(&self, graph: &Graph, id: NodeId) -> Vec<Force> {
+        let (node, parts) = (graph.node(id), &self.parts[..]);
+        let each = |ask: &dyn Fn(NodeId) -> Option<Force>| node.inputs.iter().filter_map(|&input| ask(input)).collect();
+        match &node.op.lower {
+            Lower::Gemm => matrices(graph, parts, id).into_iter().filter_map(Result::err).collect(),
+            Lower::Conv(_) | Lower::Loop => each(&|input| side_by_side(graph, parts, input).err()),
+            Lower::Step(_) | Lower::Check(_) => each(&|input| contiguous(graph, parts, input).err()),
             _ => Vec::new(),
         }
     }

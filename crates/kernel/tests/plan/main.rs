@@ -6,6 +6,7 @@ mod common;
 mod convolutions;
 mod fusion;
 mod memory;
+mod nests;
 mod random;
 mod rows;
 mod updates;
