@@ -122,7 +122,7 @@ fn lenet<'g>(_: &'g GraphBuilder, x: Tensor<'g>) -> Tensor<'g> {
 
 fn training() -> Result<(), TrainError> {
     let (train, _) = Mnist::find()?.into_parts();
-    let (features, labels) = train.into_dataset().head(12_800).into_parts();
+    let (features, labels) = train.into_dataset().head(6_400).into_parts();
     let n = labels.len();
     let features = features.into_shape_with_order((n, 28, 28, 1)).expect("28 × 28 pixels").into_dyn();
     let set = Dataset::new(features, labels)?;

@@ -11,7 +11,7 @@ use cotangent::prelude::*;
 use cotangent::train::workloads::Workload;
 
 /// Turns of either kind, and steps of a turn.
-const TURNS: usize = 20;
+const TURNS: usize = 9;
 const STEPS: usize = 10;
 
 fn median(mut times: Vec<Duration>) -> f64 {

@@ -273,9 +273,12 @@ impl Augment for Noise {
             let words = &mut words[..piece.len().div_ceil(2)];
             draw.fill_words(words);
             // The upper 12 bits of each half of a word.
-            for (pair, word) in piece.chunks_mut(2).zip(words) {
-                pair.iter_mut().zip([*word >> 4, *word >> 20]).for_each(|(value, bits)| *value += normal(bits));
+            let (pairs, last) = piece.as_chunks_mut::<2>();
+            for ([low, high], word) in pairs.iter_mut().zip(&*words) {
+                *low += normal(word >> 4);
+                *high += normal(word >> 20);
             }
+            last.iter_mut().zip(words.last()).for_each(|(value, word)| *value += normal(word >> 4));
         }
     }
 }
