@@ -1,4 +1,4 @@
-//! `train`, `predict`, `summary`, `gradcheck`: from a configuration to a model, and what the model says.
+//! `train`, `search`, `predict`, `summary`, `lr-find`, `gradcheck`: from a configuration to a model, and what the model says.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -68,6 +68,20 @@ pub(crate) struct LrFindArgs {
     threads: Option<std::num::NonZeroUsize>,
 }
 
+/// What `search` takes.
+#[derive(Debug, Args)]
+pub(crate) struct SearchArgs {
+    /// A training in TOML with a table `search`
+    #[arg(value_name = "CONFIG.toml")]
+    config: PathBuf,
+    /// Threads [default: all cores]; what is found does not depend on it
+    #[arg(long, value_name = "N")]
+    threads: Option<std::num::NonZeroUsize>,
+    /// Begin anew: remove the trials of an earlier search
+    #[arg(long)]
+    fresh: bool,
+}
+
 /// What `gradcheck` takes.
 #[derive(Debug, Args)]
 pub(crate) struct GradcheckArgs {
@@ -100,6 +114,15 @@ pub(crate) fn train(args: &TrainArgs) -> Result<(), Failure> {
     }
     let outcome = run.train(threads(args.threads), |line| tell(&format!("{line}\n"))).map_err(failed)?;
     print(&format!("{outcome}\n"))
+}
+
+pub(crate) fn search(args: &SearchArgs) -> Result<(), Failure> {
+    let run = Run::load(&args.config).map_err(Failure::error)?;
+    if args.fresh {
+        run.forget_search().map_err(Failure::error)?;
+    }
+    let found = run.search(threads(args.threads), |line| tell(&format!("{line}\n"))).map_err(failed)?;
+    print(&format!("{found}\n"))
 }
 
 pub(crate) fn summary(args: &SummaryArgs) -> Result<(), Failure> {

@@ -69,6 +69,8 @@ enum Command {
     Reduce(reduce::ReduceArgs),
     /// Run a graph on arrays
     Run(run::RunArgs),
+    /// Try values of a configuration's keys, and write the best configuration
+    Search(learn::SearchArgs),
     /// Print the layers of a configuration: shapes, parameters, operations
     Summary(learn::SummaryArgs),
     /// Train by a configuration, and write the model and a report
@@ -110,6 +112,7 @@ fn main() -> ExitCode {
         Command::Profile(args) => inside::profile(args),
         Command::Reduce(args) => reduce::reduce(args),
         Command::Run(args) => run::run(args),
+        Command::Search(args) => learn::search(args),
         Command::Summary(args) => learn::summary(args),
         Command::Train(args) => learn::train(args),
         Command::Why(args) => inside::why(args),

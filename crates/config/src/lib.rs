@@ -8,6 +8,7 @@
 //! | [`sections`] | every key with its type, default and meaning, in one place |
 //! | [`schema`] | what sections are made of; the reader, its messages and the page [`reference()`] follow from it |
 //! | [`read`](mod@read) | from TOML text to sections, with line, column and the nearest right spelling of what is wrong |
+//! | [`change`](mod@change) | other values for some keys of a text |
 //! | [`examples`] | the data of a configuration |
 //! | [`net`] | its layers, optimiser and augmentation |
 //! | [`run`](mod@run) | training, from start to the files that it leaves |
@@ -18,6 +19,7 @@
 //! its file; the same configuration gives the same bits.
 #![forbid(unsafe_code)]
 
+pub mod change;
 pub mod examples;
 pub mod net;
 pub mod predict;
@@ -35,7 +37,7 @@ use cotangent_data::reading::read_file_or_pipe;
 use cotangent_graph::{Code, Diag, Diags, Loc};
 
 pub use self::reference::reference;
-pub use self::run::{Outcome, Run};
+pub use self::run::{Found, Outcome, Run};
 pub use self::sections::Config;
 
 impl Config {

@@ -3,15 +3,21 @@
 //! Promises: no input panics; all mistakes are told at once, each with its line and column, what is required, and for a
 //! misspelled name the nearest right one.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cotangent_graph::diag::nearest;
 use cotangent_graph::{Code, Diag, Diags, Loc};
+use cotangent_scalar::plain;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
+use crate::change::Change;
 use crate::schema::{Doc, Range, Section, Setting};
+
+/// Longer names are compared with nothing.
+const LONGEST: usize = 64;
 
 /// Reads one text.
 #[derive(Debug)]
@@ -27,20 +33,34 @@ pub struct Reader<'a> {
 /// # Errors
 /// `E0401` for everything that is wrong.
 pub fn read<T: Section>(text: &str, file: &str, folder: &Path) -> Result<T, Diags> {
+    read_changed(text, file, folder, &[])
+}
+
+/// [`read()`] with other values for some keys. What is wrong with one of these has the place where the change is asked for.
+///
+/// # Errors
+/// As [`read()`]; a key that goes through what is no table, or to an item that a list has not.
+pub fn read_changed<T: Section>(text: &str, file: &str, folder: &Path, changes: &[Change]) -> Result<T, Diags> {
     let reader = Reader { file: file.into(), folder, text, problems: RefCell::default() };
-    let document = match DeTable::parse(text) {
+    let mut document = match DeTable::parse(text) {
         Ok(document) => document,
         Err(error) => {
             let at = reader.loc(error.span().map_or(0, |span| span.start));
             return Err(Diag::new(Code::Config, format!("this is not TOML: {}", error.message())).at(at).into());
         }
     };
+    for change in changes {
+        if let Err(text) = change.apply(document.get_mut()) {
+            reader.problem(Diag::new(Code::Config, text).at(reader.loc(change.key_at.start)));
+        }
+    }
     let mut record = Record {
         reader: &reader,
         table: document.get_ref(),
         at: document.span().start,
         what: String::new(),
         kind: false,
+        missing: Vec::new(),
     };
     let read = T::of(&mut record);
     match (read, reader.problems.into_inner()) {
@@ -49,13 +69,18 @@ pub fn read<T: Section>(text: &str, file: &str, folder: &Path) -> Result<T, Diag
     }
 }
 
+/// The place of a byte of a text.
+pub(crate) fn place(text: &str, file: &Arc<str>, at: usize) -> Loc {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    Loc::Text { file: file.clone(), line: line as u32, column: column as u32 }
+}
+
 impl Reader<'_> {
     /// The place of a byte of the text.
     pub fn loc(&self, at: usize) -> Loc {
-        let before = self.text.get(..at).unwrap_or(self.text);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        Loc::Text { file: self.file.clone(), line: line as u32, column: column as u32 }
+        place(self.text, &self.file, at)
     }
 
     /// A path as it is meant: relative to the folder of the file.
@@ -63,7 +88,8 @@ impl Reader<'_> {
         self.folder.join(path)
     }
 
-    fn problem(&self, diag: Diag) {
+    /// Notes what is wrong.
+    pub(crate) fn problem(&self, diag: Diag) {
         self.problems.borrow_mut().push(diag);
     }
 
@@ -77,7 +103,9 @@ impl Reader<'_> {
     pub(crate) fn record<'v, 'i>(&'v self, value: &'v Spanned<DeValue<'i>>, what: &str) -> Option<Record<'v, 'i>> {
         let at = value.span().start;
         match value.get_ref().as_table() {
-            Some(table) => Some(Record { reader: self, table, at, what: what.to_owned(), kind: false }),
+            Some(table) => {
+                Some(Record { reader: self, table, at, what: what.to_owned(), kind: false, missing: Vec::new() })
+            }
             None => {
                 self.wrong(value, what, "a table");
                 None
@@ -117,6 +145,8 @@ pub struct Record<'a, 'i> {
     what: String,
     /// Whether the key `kind` belongs to it.
     kind: bool,
+    /// The keys that it must have and has not, with what they require.
+    missing: Vec<(&'static str, String)>,
 }
 
 impl Record<'_, '_> {
@@ -128,9 +158,29 @@ impl Record<'_, '_> {
         self.table.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
     }
 
-    fn missing(&self, key: &str, required: &str) {
-        let text = format!("{} is missing: it requires {required}", self.of(key));
-        self.reader.problem(Diag::new(Code::Config, text).at(self.reader.loc(self.at)));
+    /// The names that it has and that are none of these.
+    fn unknown(&self, known: &[&str]) -> impl Iterator<Item = &Spanned<DeString<'_>>> {
+        self.table.keys().filter(|key| !known.contains(&key.get_ref().as_ref()))
+    }
+
+    /// Tells that a name is not known. The nearest one that could be meant is advice: of those that are not given, if any is near.
+    fn misspelled<'c>(&self, key: &Spanned<DeString<'_>>, known: &[&'c str]) -> Option<&'c str> {
+        let name = key.get_ref().as_ref();
+        let left: Vec<&'c str> = known.iter().copied().filter(|known| self.value(known).is_none()).collect();
+        let near = nearest(name, left.iter().copied()).filter(|_| name.len() <= LONGEST);
+        let of = if self.what.is_empty() { "a configuration" } else { &self.what };
+        let diag = Diag::new(Code::Config, format!("{of} has no key `{}`", plain(name)));
+        let diag = diag.at(self.reader.loc(key.span().start));
+        self.reader.problem(diag.suggest(name, if near.is_some() { &left[..] } else { known }.iter().copied()));
+        near
+    }
+
+    /// Tells which keys are missing, but for those that an unknown name is a misspelling of: of that it is said already.
+    fn tell_missing(&self, meant: &[&str]) {
+        for (key, required) in self.missing.iter().filter(|(key, _)| !meant.contains(key)) {
+            let text = format!("{} is missing: it requires {required}", self.of(key));
+            self.reader.problem(Diag::new(Code::Config, text).at(self.reader.loc(self.at)));
+        }
     }
 
     /// Which of the kinds it is.
@@ -139,7 +189,16 @@ impl Record<'_, '_> {
         let names: Vec<String> = kinds.iter().map(|kind| format!("\"{kind}\"")).collect();
         let doc = Doc::Plain(format!("one of {}", names.join(", ")));
         let Some(value) = self.value("kind") else {
-            self.missing("kind", &doc.required());
+            // Which other keys there are follows from the kind, so nothing can be said of them but this.
+            let known = ["kind"];
+            let near = self.unknown(&known).find(|key| nearest(key.get_ref(), known).is_some());
+            match near {
+                Some(key) => _ = self.misspelled(key, &known),
+                None => {
+                    self.missing.push(("kind", doc.required()));
+                    self.tell_missing(&[]);
+                }
+            }
             return None;
         };
         let found = self.reader.choice(value, &self.of("kind"), kinds, &doc)?;
@@ -157,7 +216,7 @@ impl Record<'_, '_> {
         let Some(value) = self.value(key) else {
             let preset = preset();
             if preset.is_none() {
-                self.missing(key, &format!("{}{}", T::doc().required(), range.text()));
+                self.missing.push((key, format!("{}{}", T::doc().required(), range.text())));
             }
             return preset;
         };
@@ -171,17 +230,16 @@ impl Record<'_, '_> {
         Some(read)
     }
 
-    /// That there are no other keys.
+    /// That there are no other keys, and none is missing.
     pub(crate) fn finish(&mut self, keys: &[&'static str]) -> Option<()> {
-        let known = || keys.iter().copied().chain(self.kind.then_some("kind"));
-        let is_known = Cell::new(true);
-        for (key, _) in self.table.iter().filter(|(key, _)| !known().any(|known| known == key.get_ref())) {
-            is_known.set(false);
-            let of = if self.what.is_empty() { "a configuration".to_owned() } else { self.what.clone() };
-            let diag = Diag::new(Code::Config, format!("{of} has no key `{}`", key.get_ref()));
-            self.reader.problem(diag.at(self.reader.loc(key.span().start)).suggest(key.get_ref(), known()));
+        let known: Vec<&str> = keys.iter().copied().chain(self.kind.then_some("kind")).collect();
+        let (mut n_unknown, mut meant) = (0, Vec::new());
+        for key in self.unknown(&known) {
+            n_unknown += 1;
+            meant.extend(self.misspelled(key, &known));
         }
-        is_known.get().then_some(())
+        self.tell_missing(&meant);
+        (n_unknown == 0 && self.missing.is_empty()).then_some(())
     }
 }
 

@@ -30,6 +30,12 @@ pub fn reference() -> String {
             Doc::Section(about, keys) => {
                 let _ = write!(out, "\n## {}\n\n{}\n\n", key.name, about.trim());
                 table(&mut out, keys);
+                for key in keys {
+                    let Doc::Map(of) = &key.doc else { continue };
+                    let Doc::Section(about, keys) = &**of else { continue };
+                    let _ = write!(out, "\n## {}\n\n{}\n\n", key.name, about.trim());
+                    table(&mut out, keys);
+                }
             }
             Doc::Kinds(_, kinds) => {
                 let _ = write!(out, "\n## {}\n\n{} The key `kind` says which:\n", key.name, key.about.trim());
@@ -41,7 +47,7 @@ pub fn reference() -> String {
                     }
                 }
             }
-            Doc::Plain(_) | Doc::Choice(_) | Doc::List(_) => {}
+            Doc::Plain(_) | Doc::Choice(_) | Doc::List(_) | Doc::Map(_) => {}
         }
     }
     out
@@ -52,6 +58,7 @@ fn table(out: &mut String, keys: &[Key]) {
     for key in keys {
         let value = match &key.doc {
             Doc::Section(..) | Doc::Kinds(..) => format!("[a table](#{})", key.name),
+            Doc::Map(_) => format!("[a table](#{}) for each key", key.name),
             Doc::List(of) if matches!(**of, Doc::Section(..) | Doc::Kinds(..)) => {
                 format!("[a list of tables](#{})", key.name)
             }

@@ -17,7 +17,7 @@ use std::time::Instant;
 use cotangent_data::files::write_text;
 use cotangent_data::{DataError, Examples};
 use cotangent_exec::{Runtime, Seed, Threads};
-use cotangent_graph::{Diags, Graph, GraphBuilder, Tensor, TensorData, build};
+use cotangent_graph::{Code, Diags, Graph, GraphBuilder, Loc, Tensor, TensorData, build};
 use cotangent_nn::optim::Optimizer;
 use cotangent_nn::{Minimize, Summary, Tuned, summary};
 use cotangent_train::callbacks::{Context, Flow, Step, after_epoch};
@@ -31,6 +31,10 @@ use crate::examples::{Set, Sets};
 use crate::net::{Net, augmented, optimizer};
 use crate::sections::Config;
 use crate::{read, report};
+
+mod search;
+
+pub use self::search::Found;
 
 /// Of every so many steps of an epoch one also works out what layers do, for the diagnosis.
 const STATISTICS: u64 = 50;
@@ -102,13 +106,12 @@ impl Run {
     /// # Errors
     /// [`DataError::Io`] if they cannot be removed.
     pub fn forget(&self) -> Result<(), DataError> {
-        let path = self.checkpoints();
-        match std::fs::remove_dir_all(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(DataError::Io { path, action: "remove", source })
-            }
-            _ => Ok(()),
-        }
+        removed(self.checkpoints())
+    }
+
+    /// The place of a byte of the text.
+    fn loc(&self, at: usize) -> Loc {
+        read::place(&self.text, &self.path.display().to_string().into(), at)
     }
 
     fn checkpoints(&self) -> PathBuf {
@@ -126,41 +129,27 @@ impl Run {
         let runtime = Runtime::new(threads);
         let net = self.net(&sets);
         let mut trainer = self.trainer(&runtime, &sets, &net);
-        if let Some(standardizer) = &sets.standardizer {
-            trainer.load_weights(&statistics("x", standardizer), &sets.train)?;
-        }
-        if let Some(resumed) = trainer.resume()? {
-            say(&format!("going on after epoch {}, step {}", resumed.epochs, resumed.step));
-            for (path, error) in &resumed.damaged {
-                say(&format!("passed over {}: {error}", path.display()));
-            }
-        }
+        self.begin(&mut trainer, &sets, &mut say)?;
         let picture = folder.join("activations.svg");
         if trainer.history().is_empty() {
             trainer.histograms(&sets.train, LOOKED_AT)?.save(&picture)?;
         }
         let start = Instant::now();
+        let fitted = self.fit(&mut trainer, &sets, &mut say);
         let validation = sets.validation.as_ref().map(|set| set as &dyn Examples);
-        let callbacks = Callbacks::of(config, &mut say);
-        let fitted = match config.augmentation.is_empty() {
-            true => trainer.fit_with(&sets.train, validation, callbacks),
-            false => {
-                let augmented = augmented(config, &sets.train)?;
-                trainer.fit_with(&augmented, validation, callbacks)
-            }
-        };
-        let diagnosis = diagnosed(&mut trainer, &sets, validation);
         let history = match fitted {
             Ok(history) => history,
             Err(error) => {
-                // Why it went wrong may show in what came before.
-                if let Ok(Some(diagnosis)) = diagnosis {
+                // Why numbers ran away may show in what came before.
+                if matches!(&error, TrainError::Step(diag) if diag.code == Code::NotFinite)
+                    && let Ok(Some(diagnosis)) = diagnosed(&mut trainer, &sets, validation)
+                {
                     say(&diagnosis);
                 }
                 return Err(error);
             }
         };
-        let diagnosis = diagnosis?;
+        let diagnosis = diagnosed(&mut trainer, &sets, validation)?;
         let seconds = start.elapsed().as_secs_f64();
         let (name, judge) = sets.judge();
         let evaluation = trainer.evaluate(judge)?;
@@ -188,6 +177,40 @@ impl Run {
         let page = folder.join("report.html");
         write_text(&page, &report::page(&about, judge, &sets, outputs.view(), model.weights())?)?;
         Ok(Outcome { history, judged: (name, evaluation), diagnosis, model: path, report: page })
+    }
+
+    /// Goes back to the last checkpoint, if there is one.
+    fn begin<M: for<'g> Fn(&'g GraphBuilder, Tensor<'g>) -> Tensor<'g>>(
+        &self,
+        trainer: &mut Training<'_, M>,
+        sets: &Sets,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(), TrainError> {
+        if let Some(standardizer) = &sets.standardizer {
+            trainer.load_weights(&statistics("x", standardizer), &sets.train)?;
+        }
+        if let Some(resumed) = trainer.resume()? {
+            say(&format!("going on after epoch {}, step {}", resumed.epochs, resumed.step));
+            for (path, error) in &resumed.damaged {
+                say(&format!("passed over {}: {error}", path.display()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Trains to the end.
+    fn fit<M: for<'g> Fn(&'g GraphBuilder, Tensor<'g>) -> Tensor<'g>>(
+        &self,
+        trainer: &mut Training<'_, M>,
+        sets: &Sets,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<History, TrainError> {
+        let validation = sets.validation.as_ref().map(|set| set as &dyn Examples);
+        let callbacks = Callbacks::of(&self.config, say);
+        match self.config.augmentation.is_empty() {
+            true => trainer.fit_with(&sets.train, validation, callbacks),
+            false => trainer.fit_with(&augmented(&self.config, &sets.train)?, validation, callbacks),
+        }
     }
 
     /// The learning-rate range test (see [`Trainer::lr_find`]). Nothing is written.
@@ -271,7 +294,7 @@ impl Run {
         runtime: &Runtime,
         sets: &Sets,
         net: &'a M,
-    ) -> Trainer<&'a M, Box<dyn Objective>, Tuned<Box<dyn Optimizer>>> {
+    ) -> Training<'a, M> {
         let of = &self.config.training;
         let smoothing = self.config.regularization.label_smoothing;
         let objective: Box<dyn Objective> = match sets.train {
@@ -294,6 +317,19 @@ impl Run {
             ..Options::default()
         };
         Trainer::new(runtime, net, objective, self.optimizer(sets), options)
+    }
+}
+
+/// The trainer of a configuration.
+type Training<'a, M> = Trainer<&'a M, Box<dyn Objective>, Tuned<Box<dyn Optimizer>>>;
+
+/// Removes a folder, if it is there.
+fn removed(path: PathBuf) -> Result<(), DataError> {
+    match std::fs::remove_dir_all(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(DataError::Io { path, action: "remove", source })
+        }
+        _ => Ok(()),
     }
 }
 

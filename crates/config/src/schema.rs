@@ -11,8 +11,9 @@
 
 use std::path::PathBuf;
 
+use cotangent_scalar::plain;
 use toml::Spanned;
-use toml::de::DeValue;
+use toml::de::{DeString, DeValue};
 
 use crate::read::Reader;
 
@@ -44,6 +45,8 @@ pub enum Doc {
     Kinds(&'static str, Vec<(&'static str, &'static str, Vec<Key>)>),
     /// Several of them.
     List(Box<Doc>),
+    /// A table whose keys are not known before, with what their values are.
+    Map(Box<Doc>),
 }
 
 impl Doc {
@@ -55,7 +58,7 @@ impl Doc {
                 let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
                 format!("one of {}", names.join(", "))
             }
-            Doc::Section(..) | Doc::Kinds(..) => "a table".to_owned(),
+            Doc::Section(..) | Doc::Kinds(..) | Doc::Map(_) => "a table".to_owned(),
             Doc::List(of) => match &**of {
                 Doc::Plain(text) => format!("a list, each {text}"),
                 Doc::Section(..) | Doc::Kinds(..) => "a list of tables".to_owned(),
@@ -334,6 +337,7 @@ plain! {
     f64, "a number", v => number(v), x => x.to_string(), vec![*x];
     usize, "a whole number", v => whole(v), n => n.to_string(), vec![*n as f64];
     u64, "a whole number", v => whole(v), n => n.to_string(), vec![*n as f64];
+    i64, "a whole number", v => whole(v), n => n.to_string(), vec![*n as f64];
     String, "a text", v => v.as_str().map(str::to_owned), s => format!("{s:?}"), Vec::new();
 }
 
@@ -404,6 +408,86 @@ impl<T: Setting> Setting for Vec<T> {
 
     fn text(&self) -> String {
         format!("[{}]", self.iter().map(T::text).collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// From one to another, both included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Between<T>(pub T, pub T);
+
+impl<T: Setting + Copy> Setting for Between<T> {
+    fn doc() -> Doc {
+        Doc::Plain(format!("a list of two, each {}", T::doc().required()))
+    }
+
+    fn read(reader: &Reader<'_>, value: &Spanned<DeValue<'_>>, what: &str) -> Option<Self> {
+        match value.get_ref().as_array() {
+            Some(items) if items.len() == 2 => match Vec::<T>::read(reader, value, what)?[..] {
+                [from, to] => Some(Between(from, to)),
+                _ => None,
+            },
+            _ => {
+                reader.wrong(value, what, &Self::doc().required());
+                None
+            }
+        }
+    }
+}
+
+/// A value that is no table and no list, as TOML.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scalar(pub String);
+
+impl Setting for Scalar {
+    fn doc() -> Doc {
+        Doc::Plain("a text, a number, true or false".to_owned())
+    }
+
+    fn read(reader: &Reader<'_>, value: &Spanned<DeValue<'_>>, what: &str) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::Array(_) | DeValue::Table(_) | DeValue::Datetime(_) => {
+                reader.wrong(value, what, &Self::doc().required());
+                None
+            }
+            DeValue::String(text) => Some(Scalar(toml_edit::Value::from(text.as_ref()).to_string())),
+            DeValue::Integer(number) => Some(Scalar(number.to_string())),
+            DeValue::Float(number) => Some(Scalar(number.to_string())),
+            DeValue::Boolean(truth) => Some(Scalar(truth.to_string())),
+        }
+    }
+}
+
+impl<T: Setting> Setting for Spanned<T> {
+    fn doc() -> Doc {
+        T::doc()
+    }
+
+    fn read(reader: &Reader<'_>, value: &Spanned<DeValue<'_>>, what: &str) -> Option<Self> {
+        T::read(reader, value, what).map(|read| Spanned::new(value.span(), read))
+    }
+}
+
+/// The entries of a table whose keys are not known before, with their places in the text, by name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entries<T>(pub Vec<(Spanned<String>, Spanned<T>)>);
+
+impl<T: Setting> Setting for Entries<T> {
+    fn doc() -> Doc {
+        Doc::Map(Box::new(T::doc()))
+    }
+
+    fn read(reader: &Reader<'_>, value: &Spanned<DeValue<'_>>, what: &str) -> Option<Self> {
+        let Some(table) = value.get_ref().as_table() else {
+            reader.wrong(value, what, "a table");
+            return None;
+        };
+        let entry = |(key, value): (&Spanned<DeString<'_>>, &Spanned<DeValue<'_>>)| {
+            let read = Spanned::read(reader, value, &format!("`{}` of {what}", plain(key.get_ref())))?;
+            Some((Spanned::new(key.span(), key.get_ref().to_string()), read))
+        };
+        // All are read before any is missed.
+        let read: Vec<Option<_>> = table.iter().map(entry).collect();
+        read.into_iter().collect::<Option<_>>().map(Entries)
     }
 }
 

@@ -2,11 +2,13 @@
 
 mod layers;
 mod rules;
+mod search;
 
 use std::path::PathBuf;
 
 pub use self::layers::*;
 pub use self::rules::*;
+pub use self::search::*;
 use crate::schema::{Placed, Range::*, choice, kinds, section};
 
 section! {
@@ -33,6 +35,8 @@ section! {
         training: Training,
         /// What is written, and where.
         output: Output,
+        /// Which values of keys `cotangent search` tries; the other commands pass it over.
+        search: Option<Placed<Search>>,
     }
 }
 

@@ -37,6 +37,10 @@ fn every_mistake_has_its_line_and_advice() {
             "`layers`, number 1 of kind \"dense\" has no key `unit`\n  --> c.toml:2:19\n  help: did you mean `units`?",
         ),
         (
+            layers("{ knd = \"dense\", units = 3 }"),
+            "`layers`, number 1 has no key `knd`\n  --> c.toml:2:3\n  help: did you mean `kind`?",
+        ),
+        (
             layers("{ kind = \"dense\" }"),
             "`units` of `layers`, number 1 of kind \"dense\" is missing: it requires a whole number, at least 1\n  --> c.toml:2:1",
         ),
@@ -65,18 +69,113 @@ fn every_mistake_has_its_line_and_advice() {
         let errors = errors(&text);
         assert!(errors.contains(says), "{text}\n{says}\n{errors}");
     }
+    // One mistake is told once: a key that is meant by another name is not missing, too.
+    for text in [
+        layers("{ kind = \"dense\", unit = 3 }"),
+        layers("{ knd = \"dense\", units = 3 }"),
+        layers("").replace("[data]", "[dta]"),
+        layers("").replace("layers", "layer"),
+    ] {
+        let errors = errors(&text);
+        assert!(errors.matches("E0401").count() == 1 && errors.contains("did you mean"), "{text}\n{errors}");
+    }
+    // Of two names one is meant, and what is not meant by any is missing.
+    let two = errors(&layers("{ kind = \"conv\", filter = 3, filterz = 4 }, { kind = \"dense\", uuu = 3 }"));
+    assert!(
+        two.contains("no key `filter`") && two.contains("no key `filterz`") && !two.contains("`filters` of"),
+        "{two}"
+    );
+    assert!(two.contains("`units` of `layers`, number 2 of kind \"dense\" is missing"), "{two}");
     // All at once.
     let all = errors(
         "layers = [{ kind = \"dense\", unit = 3 }]\n[data]\nkind = \"mnst\"\n[optimizer]\nkind = \"adam\"\nrate = -1\n",
     );
     for says in [
         "`unit`",
-        "`units`",
         "did you mean `mnist`?",
         "`rate` of `optimizer` of kind \"adam\" requires a number, more than 0, got -1",
     ] {
         assert!(all.contains(says), "{says}\n{all}");
     }
+}
+
+#[test]
+fn no_text_panics_and_all_that_is_refused_has_its_place() {
+    let base = "seed = 1\nlayers = [\n  { kind = \"conv\", filters = 3 },\n  { kind = \"dense\", units = 4, activation = \"relu\" },\n]\n\
+                [data]\nkind = \"csv\"\nfile = \"a.csv\"\nlabel = \"b\"\ncolumns = [\"c\"]\n[[augmentation]]\nkind = \"shift\"\nby = 1\n\
+                [optimizer]\nkind = \"adam\"\nrate = 1e-3\n[schedule]\nkind = \"cosine\"\n[training]\nepochs = 3\n[search]\n\
+                trials = 3\n[search.ranges]\n\"optimizer.rate\" = { log = [1e-4, 1] }\n";
+    let tokens = [
+        "[",
+        "]",
+        "{",
+        "}",
+        "=",
+        "\"",
+        "'",
+        ",",
+        "\n",
+        ".",
+        "[[",
+        "\u{1b}[2J",
+        "\u{202e}",
+        "é",
+        "\0",
+        "1e999",
+        "-1",
+        "nan",
+        "inf",
+        "0x1f",
+        "18446744073709551616",
+        "1979-05-27",
+        "kind = \"dense\"",
+        "layers",
+        "\"\"\"",
+        "''",
+        "true",
+        "search",
+        "#",
+        "\\u0000",
+        "{ kind = [] }",
+        "[data]\n",
+        "[[layers]]\n",
+    ];
+    // Marsaglia's xorshift.
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut below = |n: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % n as u64) as usize
+    };
+    let mut n_read = 0;
+    for _ in 0..20_000 {
+        let mut text: Vec<char> = base.chars().collect();
+        for _ in 0..1 + below(4) {
+            let (at, to) = (below(text.len()), below(12));
+            let end = (at + to).min(text.len());
+            match below(4) {
+                0 => drop(text.drain(at..end)),
+                1 => drop(text.splice(at..at, tokens[below(tokens.len())].chars())),
+                2 => drop(text.splice(at..end, tokens[below(tokens.len())].chars())),
+                _ => {
+                    let piece = text[at..end].to_vec();
+                    let place = below(text.len());
+                    drop(text.splice(place..place, piece));
+                }
+            }
+        }
+        let text: String = text.into_iter().collect();
+        match Config::parse(&text, "c.toml", Path::new("")) {
+            Ok(_) => n_read += 1,
+            Err(errors) => {
+                let said = errors.to_string();
+                assert!(!said.is_empty() && !said.contains(['\u{1b}', '\0', '\u{202e}']), "{text:?}\n{said:?}");
+                assert!(errors.0.iter().all(|e| e.code.text() == "E0401" && e.at.to_string().starts_with("c.toml:")));
+            }
+        }
+    }
+    assert!((200..19_000).contains(&n_read), "{n_read}");
 }
 
 /// A small archive of pictures `[n, 6, 6]`: which half is bright.

@@ -34,6 +34,7 @@ use cotangent_scalar::philox::PhiloxRng;
 use rand::RngExt;
 
 use crate::TrainError;
+use crate::checksum::Fnv;
 
 /// Keeps the search's random streams apart from every other use of the same seed.
 const SEARCH_STREAM: u64 = u64::from_be_bytes(*b"search\0\0");
@@ -311,11 +312,12 @@ pub struct Search {
     plan: Plan,
     seed: u64,
     file: Option<PathBuf>,
+    depends_on: Option<String>,
 }
 
 impl Search {
     fn of(space: Space, plan: Plan) -> Self {
-        Search { space, plan, seed: 0, file: None }
+        Search { space, plan, seed: 0, file: None, depends_on: None }
     }
 
     /// So many random configurations, each with a budget.
@@ -343,6 +345,14 @@ impl Search {
     /// Writes every result to a file, and begins with what is there.
     pub fn file(mut self, path: impl AsRef<Path>) -> Self {
         self.file = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// What results depend on beside a configuration, such as the rest of the training's settings: a file of other such is refused.
+    pub fn depends_on(mut self, text: &str) -> Self {
+        let mut hash = Fnv::new();
+        hash.write(text.as_bytes());
+        self.depends_on = Some(hash.to_string());
         self
     }
 
@@ -431,7 +441,8 @@ impl Search {
 
     /// What a file of this search begins with.
     fn header(&self) -> String {
-        format!("cotangent search 1\nspace: {}\nplan: {:?}, seed {}\n", self.space, self.plan, self.seed)
+        let rest = self.depends_on.as_ref().map(|rest| format!(", on {rest}")).unwrap_or_default();
+        format!("cotangent search 1\nspace: {}\nplan: {:?}, seed {}{rest}\n", self.space, self.plan, self.seed)
     }
 
     fn read(&self) -> Result<Vec<(u64, u64, f64)>, TrainError> {

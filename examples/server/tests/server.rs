@@ -1,8 +1,10 @@
 //! Many clients at once get the bits that `predict` gives; what is wrong or too much is answered as such.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cotangent::data::Table;
 use cotangent::data::synthetic::two_moons;
@@ -108,31 +110,134 @@ fn wrong_requests_are_told_what_is_wrong() {
     }
 }
 
+/// A connection that has sent so much of a request of `length` bytes.
+fn begun(server: &Server, length: usize, body: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    write!(stream, "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+    stream
+}
+
+/// All that a connection says until it ends or has said so much.
+fn said(stream: &mut TcpStream, until: &str) -> String {
+    let (mut all, mut piece) = (Vec::new(), [0; 1024]);
+    loop {
+        let n = stream.read(&mut piece).unwrap_or(0);
+        all.extend_from_slice(&piece[..n]);
+        let text = String::from_utf8_lossy(&all).into_owned();
+        if n == 0 || text.contains(until) {
+            return text;
+        }
+    }
+}
+
 #[test]
-fn a_full_queue_turns_away_and_recovers() {
-    // One request may wait, and the one under way waits a second for others.
-    let limits = Limits { queue: 1, batch_wait: Duration::from_secs(1), batch_rows: 2, ..Limits::default() };
-    let server = server(&file("full.safetensors"), limits);
-    let address = server.address();
-    // Two rows do not go together with another two: the first are computed, the next wait, others find the queue full.
-    let codes: Vec<(u16, bool)> = thread::scope(|scope| {
-        let clients: Vec<_> = (0..24)
-            .map(|k| {
-                scope.spawn(move || {
-                    let mut client = Client::connect(address).unwrap();
-                    let rows = if k % 2 == 0 { "{\"x\":[[1,2]]}" } else { "{\"x\":[[1,2],[3,4]]}" };
-                    let answer = client.send("POST", "/predict", rows).unwrap();
-                    let retry = answer.headers.contains("retry-after: 1");
-                    (answer.code, retry)
-                })
-            })
-            .collect();
-        clients.into_iter().map(|client| client.join().unwrap()).collect()
-    });
-    assert!(codes.iter().all(|(code, retry)| matches!((code, retry), (200, false) | (503, true))), "{codes:?}");
-    assert!(codes.iter().any(|(code, _)| *code == 503) && codes.iter().any(|(code, _)| *code == 200), "{codes:?}");
-    let answer = Client::connect(address).unwrap().send("POST", "/predict", "{\"x\":[[1,2],[3,4]]}").unwrap();
-    assert_eq!(answer.code, 200);
+fn what_is_too_much_is_turned_away_and_taken_later() {
+    let server = server(&file("full.safetensors"), Limits { requests: 1, ..Limits::default() });
+    let body = "{\"x\":[[1,2],[3,4]]}";
+    // One request is under way, as its client is slow.
+    let mut slow = begun(&server, body.len(), &body[..5]);
+    let mut client = Client::connect(server.address()).unwrap();
+    let mut answer = client.send("POST", "/predict", body).unwrap();
+    // It may not have been taken before this one.
+    while answer.code == 200 {
+        answer = client.send("POST", "/predict", body).unwrap();
+    }
+    assert!(answer.code == 503 && answer.headers.contains("retry-after: 1"), "{answer:?}");
+    assert_eq!(server.counts().turned_away.load(Ordering::Relaxed), 1);
+    assert_eq!(client.send("GET", "/health", "").unwrap().code, 200);
+    slow.write_all(&body.as_bytes()[5..]).unwrap();
+    assert!(said(&mut slow, "outputs").starts_with("HTTP/1.1 200"));
+    drop(slow);
+    assert_eq!(client.send("POST", "/predict", body).unwrap().code, 200);
+}
+
+#[test]
+fn slow_clients_hold_nobody_up_and_are_not_waited_for() {
+    let limits = Limits { patience: Duration::from_millis(400), ..Limits::default() };
+    let server = server(&file("slow.safetensors"), limits);
+    let body = "{\"x\":[[1,2]]}";
+    // More than there are threads: heads that do not end, bodies that do not, and some that end early.
+    let mut heads: Vec<TcpStream> = (0..8)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address()).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            stream.write_all(b"POST /predict HTTP/1.1\r\nHost: local").unwrap();
+            stream
+        })
+        .collect();
+    let mut bodies: Vec<TcpStream> = (0..8).map(|_| begun(&server, 100, "{\"x\":")).collect();
+    (0..8).for_each(|_| drop(begun(&server, 100, "{\"x\":")));
+    let mut client = Client::connect(server.address()).unwrap();
+    for _ in 0..20 {
+        assert_eq!(client.send("POST", "/predict", body).unwrap().code, 200);
+    }
+    for stream in &mut bodies {
+        let said = said(stream, "a part of it");
+        assert!(said.starts_with("HTTP/1.1 408") && said.contains("a part of it"), "{said}");
+    }
+    for stream in &mut heads {
+        let said = said(stream, "never said");
+        assert!(said.is_empty() || said.starts_with("HTTP/1.1 4"), "{said}");
+    }
+    assert_eq!(Client::connect(server.address()).unwrap().send("POST", "/predict", body).unwrap().code, 200);
+}
+
+#[test]
+fn a_request_that_comes_alone_waits_for_nobody() {
+    // Who would wait for others would wait a minute.
+    let limits = Limits { batch_wait: Duration::from_secs(60), ..Limits::default() };
+    let server = server(&file("alone.safetensors"), limits);
+    let mut client = Client::connect(server.address()).unwrap();
+    let start = Instant::now();
+    for _ in 0..10 {
+        assert_eq!(client.send("POST", "/predict", "{\"x\":[[1,2]]}").unwrap().code, 200);
+    }
+    assert!(start.elapsed() < Duration::from_secs(30));
+    assert_eq!(server.counts().batches.load(Ordering::Relaxed), 10);
+}
+
+#[test]
+fn no_bytes_end_the_server() {
+    let server = server(&file("bytes.safetensors"), Limits::default());
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(1 << 20));
+    for bytes in [
+        &b"\0\0\0\0"[..],
+        b"GET\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        long.as_bytes(),
+    ] {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        // It may be closed before all is written.
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(Shutdown::Write);
+        let said = said(&mut stream, "never said");
+        assert!(said.is_empty() || said.starts_with("HTTP/1.1 4"), "{said}");
+    }
+    let mut client = Client::connect(server.address()).unwrap();
+    let deep = format!("{{\"x\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    for (body, says) in [
+        (deep.as_str(), "error"),
+        ("{\"x\":[[NaN,1]]}", "error"),
+        ("{\"x\":[[1e999,1]]}", "error"),
+        ("{\"x\":[[\"1\",1]]}", "got a text"),
+        ("{\"x\":[[null,1]]}", "got null"),
+        ("{\"x\":[[1,2],[3]]}", "row 1 of `x`"),
+        ("{\"y\":[[1,2]]}", "error"),
+        ("{}", "error"),
+        ("[]", "error"),
+        ("", "error"),
+        ("\u{feff}{}", "error"),
+    ] {
+        let answer = client.send("POST", "/predict", body).unwrap();
+        let shown = &body[..body.len().min(60)];
+        assert!(answer.code == 400 && answer.body.contains(says), "{shown}: {answer:?}");
+    }
+    assert_eq!(client.send("POST", "/predict", "{\"x\":[[1,2]]}").unwrap().code, 200);
 }
 
 #[test]
