@@ -248,6 +248,6 @@ mod tests {
     #[test]
     fn seams_of_what_is_reduced_are_those_of_the_axes_kept() {
         let seams = Seams::of_strides(&[1, 2], &[2, 5]);
-        assert_eq!(seams.on_axes(&[0, 2]), Seams::of_strides(&[9, 45, 9], &[2, 5, 5]).on_axes(&[0, 1, 2]));
+        assert_eq!(seams.on_axes(&[0, 2]), Seams::of_strides(&[25, 5, 2], &[2, 5, 5]));
     }
 }
