@@ -74,8 +74,9 @@ impl Histogram {
 struct Range {
     ends: Option<(f64, f64)>,
     n: u64,
-    sum: f64,
-    sum_of_squares: f64,
+    mean: f64,
+    /// The sum of squared distances from the mean.
+    spread: f64,
     n_not_finite: u64,
 }
 
@@ -88,17 +89,19 @@ impl Range {
         let (low, high) = self.ends.unwrap_or((value, value));
         self.ends = Some((low.min(value), high.max(value)));
         self.n += 1;
-        self.sum += value;
-        self.sum_of_squares += value * value;
+        // Welford 1962: squares of the values themselves would cancel where these lie far from zero.
+        // In halves, whose difference is finite.
+        let before = value / 2.0 - self.mean / 2.0;
+        self.mean += before / self.n as f64 * 2.0;
+        self.spread += 4.0 * before * (value / 2.0 - self.mean / 2.0);
     }
 
     /// A histogram that has counted nothing yet.
     fn histogram(&self) -> Histogram {
         let (from, to) = self.ends.unwrap_or_default();
-        let mean = self.sum / self.n.max(1) as f64;
-        let variance = self.sum_of_squares / self.n.max(1) as f64 - mean * mean;
+        let deviation = (self.spread / self.n.max(1) as f64).sqrt();
         let counts = vec![0; if from < to { N_BINS } else { 1 }];
-        Histogram { from, to, counts, mean, deviation: variance.max(0.0).sqrt(), n_not_finite: self.n_not_finite }
+        Histogram { from, to, counts, mean: self.mean, deviation, n_not_finite: self.n_not_finite }
     }
 }
 
@@ -283,8 +286,12 @@ mod tests {
         assert_eq!(Histogram::of(&[]).counts, [0]);
         assert_eq!(Histogram::of(&[f64::NAN]).n_not_finite, 1);
         assert_eq!(Histogram::of(&[2.5; 7]).counts, [7]);
+        // Far from zero squares would cancel.
+        let far = Histogram::of(&[1e9, 1e9 + 1.0, 1e9, 1e9 + 1.0]);
+        assert!((far.mean - (1e9 + 0.5)).abs() < 1e-6 && (far.deviation - 0.5).abs() < 1e-6, "{far:?}");
         let wide = Histogram::of(&[f64::MIN, 0.0, f64::MAX]);
         assert_eq!((wide.counts[0], wide.counts[N_BINS / 2], wide.counts[N_BINS - 1]), (1, 1, 1));
+        assert!(wide.mean.is_finite() && !wide.deviation.is_nan(), "{wide:?}");
         assert!(wide.shares().all(|(middle, _)| middle.is_finite()));
     }
 }
