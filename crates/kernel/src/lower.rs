@@ -32,7 +32,8 @@ use windows::Choices;
 use crate::cluster::{Cluster, Clusters, Part};
 use crate::index::{Affine, Index, flat, identity, is_inside, loop_index, n_taps, on_loops, tap, through_view};
 use crate::ir::{Arg, ArgId, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
-use crate::memory::Force;
+pub use crate::memory::Blocked;
+use crate::memory::{PAST_BORDER, READ_AS_MEMORY, RESHAPED};
 
 /// What a kernel's argument is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,31 +70,7 @@ pub struct Lowered {
     pub args: Vec<ArgRef>,
 }
 
-/// What cannot be lowered although the clusterer let it pass, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The node.
-    pub node: NodeId,
-    /// The reason.
-    pub why: &'static str,
-}
-
-impl From<Force> for Failure {
-    fn from(Force { node, why }: Force) -> Self {
-        Failure { node, why }
-    }
-}
-
-impl Failure {
-    fn new(node: NodeId, why: &'static str) -> Self {
-        Failure { node, why }
-    }
-}
-
-const RESHAPED: &str = "its reshape is no simple function of indices";
-const READ_AS_MEMORY: &str = "its reader needs it in memory";
 const PROGRAM: &str = "its scalar program is wrong";
-const BORDER: &str = "it is reshaped, and read beyond its border";
 
 /// The arguments of the kernel under construction.
 #[derive(Default)]
@@ -231,7 +208,7 @@ pub fn lower_cluster(
     clusters: &Clusters,
     index: usize,
     stored: &[NodeId],
-) -> Result<Vec<Lowered>, Failure> {
+) -> Result<Vec<Lowered>, Blocked> {
     let cluster = &clusters.clusters[index];
     let drafted = Drafted::new(graph, clusters, index, stored, &[])?;
     let short = short_loops(cluster, &drafted.phases);
@@ -273,7 +250,7 @@ impl Drafted {
         index: usize,
         stored: &[NodeId],
         written_out: &[usize],
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, Blocked> {
         let cluster = &clusters.clusters[index];
         let rank = cluster.domain.rank();
         let members = || cluster.nodes.iter().copied().zip(&cluster.sweeps).map(|(node, &sweep)| (node, sweep));
@@ -353,7 +330,7 @@ impl Drafted {
         graph: &Graph,
         cluster: &Cluster,
         name: String,
-    ) -> Result<(Lowered, Vec<split::Carried>), Failure> {
+    ) -> Result<(Lowered, Vec<split::Carried>), Blocked> {
         let merged = merge(graph, cluster, &self.extents, &mut self.phases)?;
         let dims = merged.extents();
         let total = dims.iter().product();
@@ -411,7 +388,7 @@ impl Lowerer<'_> {
     }
 
     /// Stores a member to the row that it is kept in.
-    fn keep(&mut self, draft: &mut Draft, node: NodeId, every: &Index, across: &Index) -> Result<(), Failure> {
+    fn keep(&mut self, draft: &mut Draft, node: NodeId, every: &Index, across: &Index) -> Result<(), Blocked> {
         let value = self.value(draft, node, every)?;
         let (_, map) = self.row_of(across);
         let arg = self.args.write(ArgRef::Row(node), draft.s.dtype(value));
@@ -446,7 +423,7 @@ impl Lowerer<'_> {
     ///
     /// Views are gone through one after the other, and what waits for the values of its operands stands on a stack of its
     /// own: a kernel may compute very many nodes one after the other.
-    fn value(&mut self, draft: &mut Draft, id: NodeId, index: &Index) -> Result<ValueId, Failure> {
+    fn value(&mut self, draft: &mut Draft, id: NodeId, index: &Index) -> Result<ValueId, Blocked> {
         let mut waiting: Vec<Waiting> = Vec::new();
         let (mut at, mut index) = (id, index.clone());
         loop {
@@ -472,7 +449,7 @@ impl Lowerer<'_> {
             }
             // A value may be the last one that somebody waits for, and that one's the last of somebody else.
             loop {
-                let Some(reader) = waiting.last_mut() else { return value.ok_or(Failure::new(id, READ_AS_MEMORY)) };
+                let Some(reader) = waiting.last_mut() else { return value.ok_or(Blocked::new(id, READ_AS_MEMORY)) };
                 reader.values.extend(value.take());
                 if let Some(next) = self.next(reader) {
                     (at, index) = next;
@@ -503,7 +480,7 @@ impl Lowerer<'_> {
     }
 
     /// The value of a node that has all that it is made of.
-    fn made(&self, draft: &mut Draft, waiting: &Waiting) -> Result<ValueId, Failure> {
+    fn made(&self, draft: &mut Draft, waiting: &Waiting) -> Result<ValueId, Blocked> {
         match &waiting.of {
             Of::Operands => self.computed(draft, waiting.node, &waiting.values),
             Of::Taps(_) => Ok(self.combined(draft, waiting.node, &waiting.values)),
@@ -528,17 +505,17 @@ impl Lowerer<'_> {
     }
 
     /// The value of a node that is computed of these operands.
-    fn computed(&self, draft: &mut Draft, id: NodeId, operands: &[ValueId]) -> Result<ValueId, Failure> {
+    fn computed(&self, draft: &mut Draft, id: NodeId, operands: &[ValueId]) -> Result<ValueId, Blocked> {
         let node = self.graph.node(id);
         let cx = ScalarCx { attrs: &node.attrs, dtype: node.ty.dtype() };
-        let value = node.op.0.scalar(&mut draft.s, operands, &cx).map_err(|_| Failure::new(id, PROGRAM))?;
+        let value = node.op.0.scalar(&mut draft.s, operands, &cx).map_err(|_| Blocked::new(id, PROGRAM))?;
         if is_below_maximum(self.graph, node) {
             draft.s.note_not_positive(value);
         }
         Ok(value)
     }
 
-    fn find(&mut self, draft: &mut Draft, id: NodeId, index: &Index) -> Result<Found, Failure> {
+    fn find(&mut self, draft: &mut Draft, id: NodeId, index: &Index) -> Result<Found, Blocked> {
         let graph = self.graph;
         let node = graph.node(id);
         let n_loops = self.extents.len();
@@ -562,7 +539,7 @@ impl Lowerer<'_> {
                 };
                 let slot = self.slots.get(&id).filter(|slot| slot.sweep < draft.sweep);
                 let slot = slot.filter(|slot| index.iter().zip(&slot.kept).all(at_kept));
-                let slot = slot.ok_or(Failure::new(id, READ_AS_MEMORY))?.number;
+                let slot = slot.ok_or(Blocked::new(id, READ_AS_MEMORY))?.number;
                 Ok(Found::Value(draft.input(Input::Reduced(slot), node.ty.dtype())))
             }
             Lower::Reduce(_) if self.clusters.unrolled[id.index()] => Ok(Found::Made(Of::Taps(n_taps(graph, id)))),
@@ -575,14 +552,14 @@ impl Lowerer<'_> {
                 };
                 // Row-major positions would run from one axis into the next.
                 if node.is_reshape() && !is_inside(index, shape, &self.extents) {
-                    return Err(Failure::new(id, BORDER));
+                    return Err(Blocked::new(id, PAST_BORDER));
                 }
                 if memory && node.is_reshape() {
                     let place = flat(index, shape, n_loops);
                     return Ok(Found::Value(self.load(draft, operand, place)));
                 }
                 let inner = through_view(graph, id, index, &self.extents);
-                Ok(Found::At(operand, inner.ok_or(Failure::new(operand, RESHAPED))?))
+                Ok(Found::At(operand, inner.ok_or(Blocked::new(operand, RESHAPED))?))
             }
             Lower::Join if part == Part::Virtual => Ok(self.joined(draft, id, index)),
             Lower::Identity | Lower::Check(_) => Ok(Found::At(node.inputs[0], index.clone())),
@@ -613,7 +590,7 @@ impl Lowerer<'_> {
                 Ok(Found::Value(value))
             }
             Lower::Scalar(_) => Ok(Found::Made(Of::Operands)),
-            _ => Err(Failure::new(id, READ_AS_MEMORY)),
+            _ => Err(Blocked::new(id, READ_AS_MEMORY)),
         }
     }
 }

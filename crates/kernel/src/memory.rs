@@ -32,22 +32,29 @@ impl Part {
     }
 }
 
-/// A node that must be given memory of its own before its readers can be lowered, and why.
+/// A node that stands in the way of lowering, and why. The clusterer gives it memory of its own; what lowering itself finds is a bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Force {
+pub struct Blocked {
     /// The node.
-    pub(crate) node: NodeId,
+    pub node: NodeId,
     /// The reason, as it is reported.
-    pub(crate) why: &'static str,
+    pub why: &'static str,
+}
+
+impl Blocked {
+    pub(crate) fn new(node: NodeId, why: &'static str) -> Self {
+        Blocked { node, why }
+    }
 }
 
 pub(crate) const RESHAPED: &str = "it is reshaped, and its own indices are no simple function of the new ones";
-const READ_AS_MEMORY: &str = "its reader needs it in memory";
+pub(crate) const PAST_BORDER: &str = "it is reshaped, and read beyond its border";
+pub(crate) const READ_AS_MEMORY: &str = "its reader needs it in memory";
 const SIDE_BY_SIDE: &str = "its reader needs its elements side by side in memory";
 const UNEVEN_BATCH: &str = "the matrices of its batch do not lie evenly in memory";
 
 /// Where a node's elements lie in memory: the node that has the memory and the position for loops over the node's axes.
-pub(crate) fn in_memory(graph: &Graph, parts: &[Part], id: NodeId) -> Result<(NodeId, Affine), Force> {
+pub(crate) fn in_memory(graph: &Graph, parts: &[Part], id: NodeId) -> Result<(NodeId, Affine), Blocked> {
     let extents = graph.ty(id).shape().to_vec();
     let (mut at, mut index) = (id, identity(extents.len()));
     loop {
@@ -59,17 +66,17 @@ pub(crate) fn in_memory(graph: &Graph, parts: &[Part], id: NodeId) -> Result<(No
                     return Ok((operand, flat(&index, graph.ty(at).shape(), extents.len())));
                 }
                 let why = RESHAPED;
-                index = through_view(graph, at, &index, &extents).ok_or(Force { node: operand, why })?;
+                index = through_view(graph, at, &index, &extents).ok_or(Blocked::new(operand, why))?;
                 at = operand;
             }
-            Part::Virtual | Part::Dead => return Err(Force { node: id, why: READ_AS_MEMORY }),
+            Part::Virtual | Part::Dead => return Err(Blocked::new(id, READ_AS_MEMORY)),
             _ => return Ok((at, flat(&index, graph.ty(at).shape(), extents.len()))),
         }
     }
 }
 
 /// The node in whose memory this node's elements lie side by side in row-major order, and the first one's place there.
-pub(crate) fn side_by_side(graph: &Graph, parts: &[Part], id: NodeId) -> Result<(NodeId, usize), Force> {
+pub(crate) fn side_by_side(graph: &Graph, parts: &[Part], id: NodeId) -> Result<(NodeId, usize), Blocked> {
     let (base, place) = in_memory(graph, parts, id)?;
     let shape = graph.ty(id).shape();
     let strides = shape.strides();
@@ -81,14 +88,14 @@ pub(crate) fn side_by_side(graph: &Graph, parts: &[Part], id: NodeId) -> Result<
         _ => None,
     };
     let found = offset.map(|offset| (base, offset));
-    found.ok_or(Force { node: id, why: SIDE_BY_SIDE })
+    found.ok_or(Blocked::new(id, SIDE_BY_SIDE))
 }
 
 /// The node whose memory holds exactly this node's elements in row-major order.
-pub(crate) fn contiguous(graph: &Graph, parts: &[Part], id: NodeId) -> Result<NodeId, Force> {
+pub(crate) fn contiguous(graph: &Graph, parts: &[Part], id: NodeId) -> Result<NodeId, Blocked> {
     match side_by_side(graph, parts, id)? {
         (base, 0) if graph.ty(base).shape().n_elements() == graph.ty(id).shape().n_elements() => Ok(base),
-        _ => Err(Force { node: id, why: SIDE_BY_SIDE }),
+        _ => Err(Blocked::new(id, SIDE_BY_SIDE)),
     }
 }
 
@@ -103,7 +110,7 @@ pub(crate) struct Operand {
 }
 
 /// Where a product's operand lies in memory.
-fn matrix(graph: &Graph, parts: &[Part], id: NodeId, transposed: bool) -> Result<Operand, Force> {
+fn matrix(graph: &Graph, parts: &[Part], id: NodeId, transposed: bool) -> Result<Operand, Blocked> {
     let (base, place) = in_memory(graph, parts, id)?;
     let shape = graph.ty(id).shape();
     let rank = shape.rank();
@@ -114,7 +121,7 @@ fn matrix(graph: &Graph, parts: &[Part], id: NodeId, transposed: bool) -> Result
         batch = match batch {
             None => Some((stride, shape[axis])),
             Some((inner, n)) if stride == inner * n as i64 => Some((inner, n * shape[axis])),
-            Some(_) => return Err(Force { node: id, why: UNEVEN_BATCH }),
+            Some(_) => return Err(Blocked::new(id, UNEVEN_BATCH)),
         };
     }
     let (row, col) = (place.coeffs[rank - 2], place.coeffs[rank - 1]);
@@ -124,7 +131,7 @@ fn matrix(graph: &Graph, parts: &[Part], id: NodeId, transposed: bool) -> Result
 }
 
 /// The operands of a product of matrices, each where it lies, or what must be in memory first.
-pub(crate) fn matrices(graph: &Graph, parts: &[Part], id: NodeId) -> [Result<Operand, Force>; 2] {
+pub(crate) fn matrices(graph: &Graph, parts: &[Part], id: NodeId) -> [Result<Operand, Blocked>; 2] {
     let node = graph.node(id);
     [(0, "ta"), (1, "tb")].map(|(k, flag)| matrix(graph, parts, node.inputs[k], node.attrs.bool(flag)))
 }

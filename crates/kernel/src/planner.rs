@@ -16,7 +16,7 @@ use cotangent_graph::eval::reduction_groups;
 use cotangent_graph::{BodyId, CompilerBug, Graph, Lower, NodeId};
 
 use crate::cluster::{self, ClusterOptions};
-use crate::lower::Failure;
+use crate::lower::Blocked;
 use crate::plan::Plan;
 use crate::repeat::program_of;
 
@@ -67,7 +67,7 @@ fn planned(graph: &Graph, options: &ClusterOptions, is_body: bool) -> Result<Pla
         }
     }
     let clusters = cluster::cluster(graph, options);
-    let units = units::units(graph, &clusters, &bodies).map_err(|Failure { node, why }| {
+    let units = units::units(graph, &clusters, &bodies).map_err(|Blocked { node, why }| {
         CompilerBug::new("lower", format!("{node} = {} cannot be lowered: {why}", graph.node(node).op.name))
     })?;
     schedule::schedule(graph, clusters, units, (&bodies, is_body))

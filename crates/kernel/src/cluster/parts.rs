@@ -11,7 +11,7 @@ use super::windows::WrittenOut;
 use super::{At, ClusterOptions, Fusion, Part, Read};
 use crate::cost::RNG_OPS;
 use crate::index::n_taps;
-use crate::memory::{Force, contiguous, matrices, side_by_side};
+use crate::memory::{Blocked, contiguous, matrices, side_by_side};
 use crate::nest::Seams;
 
 /// What every node is to the clusterer, before anything is fused.
@@ -62,12 +62,12 @@ impl Roles {
             seams: vec![Seams::default(); n],
             forced: Vec::new(),
         };
-        let lies = roles.lie_in_memory(graph);
-        roles.windows = WrittenOut::new(graph, options, |id| roles.wanted[id.index()] || lies[id.index()]);
+        let in_place = roles.read_in_place(graph, options);
+        roles.windows = WrittenOut::new(graph, options, |id| roles.wanted[id.index()] || in_place[id.index()]);
         for (reduces, unrolled) in roles.reduces.iter_mut().zip(&roles.windows.unrolled) {
             *reduces &= !unrolled;
         }
-        let bases = roles.assign(graph, options, &lies);
+        let bases = roles.assign(graph, options, &in_place);
         for id in graph.ids().filter(|id| roles.parts[id.index()] != Part::Dead) {
             let node = graph.node(id);
             let mut want = |k: usize| roles.wanted[bases[node.inputs[k].index()].index()] = true;
@@ -111,7 +111,7 @@ impl Roles {
 
     /// Assigns parts and operations; returns the node below each chain of views. Operands come first, so that what stands in the
     /// way of making a value is found when the value is reached, and is given memory at once.
-    fn assign(&mut self, graph: &Graph, options: &ClusterOptions, lies: &[bool]) -> Vec<NodeId> {
+    fn assign(&mut self, graph: &Graph, options: &ClusterOptions, in_place: &[bool]) -> Vec<NodeId> {
         let live = graph.live();
         let readers = graph.readers();
         let in_memory = stored_anyway(graph, &live);
@@ -123,22 +123,8 @@ impl Roles {
         let mut own: Vec<usize> = vec![0; graph.n_nodes()];
         for id in graph.ids().filter(|id| live[id.index()]) {
             let (node, i) = (graph.node(id), id.index());
-            let needs_memory = self.wanted[i] || lies[i];
-            let unless_needed = |part: Part| if needs_memory { Part::Value } else { part };
-            let mut part = match &node.op.lower {
-                Lower::Source(Source::Input | Source::Param | Source::State) => Part::Buffer,
-                Lower::Source(Source::Constant) if node.ty.shape().rank() > 0 => Part::Buffer,
-                // For a step that reads memory.
-                Lower::Source(Source::Constant) if lies[i] && !self.wanted[i] => Part::Buffer,
-                Lower::Source(Source::Constant) => unless_needed(Part::Virtual),
-                Lower::Source(Source::Iota | Source::Rng) if !recomputes => Part::Value,
-                Lower::Source(Source::Iota | Source::Rng) => unless_needed(Part::Virtual),
-                Lower::View(_) | Lower::Check(_) | Lower::Identity => unless_needed(Part::Alias),
-                Lower::Reduce(_) if !self.reduces[i] && !self.windows.unrolled[i] => unless_needed(Part::Alias),
-                Lower::Gemm | Lower::Conv(_) => Part::Product,
-                Lower::Reduce(_) | Lower::Scalar(_) => Part::Value,
-                _ => Part::Opaque,
-            };
+            let needs_memory = self.wanted[i] || in_place[i];
+            let mut part = self.first_part(graph, options, id, in_place[i]);
             leaves[i] = 1.0;
             own[i] = own_ops(graph, id);
             self.ops[i] = self.n_ops(graph, id, own[i], &repeated);
@@ -203,32 +189,40 @@ impl Roles {
         bases
     }
 
+    /// What a node is before anything is recomputed because it is cheap. What is read in place has memory.
+    fn first_part(&self, graph: &Graph, options: &ClusterOptions, id: NodeId, in_place: bool) -> Part {
+        let (node, wanted) = (graph.node(id), self.wanted[id.index()]);
+        let unless_needed = |part: Part| if wanted || in_place { Part::Value } else { part };
+        match &node.op.lower {
+            Lower::Source(Source::Input | Source::Param | Source::State) => Part::Buffer,
+            Lower::Source(Source::Constant) if node.ty.shape().rank() > 0 || in_place && !wanted => Part::Buffer,
+            Lower::Source(Source::Iota | Source::Rng) if !options.fusions.allows(Fusion::Recompute) => Part::Value,
+            Lower::Source(_) => unless_needed(Part::Virtual),
+            Lower::View(_) | Lower::Check(_) | Lower::Identity => unless_needed(Part::Alias),
+            Lower::Reduce(_) if !self.reduces[id.index()] && !self.windows.unrolled[id.index()] => {
+                unless_needed(Part::Alias)
+            }
+            Lower::Gemm | Lower::Conv(_) => Part::Product,
+            Lower::Reduce(_) | Lower::Scalar(_) => Part::Value,
+            _ => Part::Opaque,
+        }
+    }
+
     /// What must lie in memory as it is, whatever becomes of the rest: operands of products and steps, and values that are checked,
     /// where the views on the way to memory do not keep them side by side, or there is no memory below them.
-    fn lie_in_memory(&mut self, graph: &Graph) -> Vec<bool> {
-        let mut lies = vec![false; graph.n_nodes()];
+    fn read_in_place(&mut self, graph: &Graph, options: &ClusterOptions) -> Vec<bool> {
+        let mut in_place = vec![false; graph.n_nodes()];
         let live = graph.live();
         for id in graph.ids().filter(|id| live[id.index()]) {
-            let (node, i) = (graph.node(id), id.index());
-            let unless_wanted = |part: Part| if self.wanted[i] { Part::Value } else { part };
-            self.parts[i] = match &node.op.lower {
-                Lower::Source(Source::Iota | Source::Rng) => unless_wanted(Part::Virtual),
-                Lower::Source(Source::Constant) if node.ty.shape().rank() == 0 => unless_wanted(Part::Virtual),
-                Lower::Source(_) => Part::Buffer,
-                Lower::View(_) | Lower::Check(_) | Lower::Identity => unless_wanted(Part::Alias),
-                Lower::Reduce(_) if !self.reduces[i] => unless_wanted(Part::Alias),
-                Lower::Gemm | Lower::Conv(_) => Part::Product,
-                Lower::Reduce(_) | Lower::Scalar(_) | Lower::Join => Part::Value,
-                _ => Part::Opaque,
-            };
-            for Force { node, why } in self.operands_out_of_place(graph, id) {
+            self.parts[id.index()] = self.first_part(graph, options, id, false);
+            for Blocked { node, why } in self.operands_out_of_place(graph, id) {
                 if self.force(graph, node) {
                     self.forced.push((node, why));
-                    lies[node.index()] = true;
+                    in_place[node.index()] = true;
                 }
             }
         }
-        lies
+        in_place
     }
 
     /// Scalar operations of a node, with those that it repeats of virtual values.
@@ -242,7 +236,7 @@ impl Roles {
         let mut todo = vec![id];
         while let Some(id) = todo.pop() {
             let n_before = todo.len();
-            for Force { node, why } in self.obstacles(graph, id) {
+            for Blocked { node, why } in self.obstacles(graph, id) {
                 if self.force(graph, node) {
                     self.forced.push((node, why));
                     todo.push(node);
@@ -256,7 +250,7 @@ impl Roles {
     }
 
     /// What must be in memory before a node can be computed. Without any, what its accesses ask of its loops is noted.
-    fn obstacles(&mut self, graph: &Graph, id: NodeId) -> Vec<Force> {
+    fn obstacles(&mut self, graph: &Graph, id: NodeId) -> Vec<Blocked> {
         let node = graph.node(id);
         let mut forces = self.operands_out_of_place(graph, id);
         let known = Known { graph, parts: &self.parts, reduces: &self.reduces, unrolled: &self.windows.unrolled };
@@ -274,9 +268,10 @@ impl Roles {
     }
 
     /// The operands that a node reads as they lie in memory, and that do not lie so.
-    fn operands_out_of_place(&self, graph: &Graph, id: NodeId) -> Vec<Force> {
+    fn operands_out_of_place(&self, graph: &Graph, id: NodeId) -> Vec<Blocked> {
         let (node, parts) = (graph.node(id), &self.parts[..]);
-        let each = |ask: &dyn Fn(NodeId) -> Option<Force>| node.inputs.iter().filter_map(|&input| ask(input)).collect();
+        let each =
+            |ask: &dyn Fn(NodeId) -> Option<Blocked>| node.inputs.iter().filter_map(|&input| ask(input)).collect();
         match &node.op.lower {
             Lower::Gemm => matrices(graph, parts, id).into_iter().filter_map(Result::err).collect(),
             Lower::Conv(_) | Lower::Loop => each(&|input| side_by_side(graph, parts, input).err()),

@@ -10,11 +10,10 @@ use cotangent_graph::{Graph, Lower, NodeId, Source};
 use smallvec::SmallVec;
 
 use crate::index::{Affine, Index, flat, held, identity, is_inside, n_taps, pieces, tap, through_view};
-use crate::memory::{Force, Part, RESHAPED};
+use crate::memory::{Blocked, PAST_BORDER, Part, RESHAPED};
 use crate::nest::{Frame, Nest, Seams};
 
 const BORDERED: &str = "its border runs along the innermost loop, or its reader reduces";
-const BORDER: &str = "it is reshaped, and read beyond its border";
 const LOOPS: &str = "its reader reduces along axes that are no one loop in it";
 
 /// What is known of a graph's nodes before clusters grow.
@@ -33,16 +32,16 @@ struct Walk<'a> {
     seams: Seams,
     /// Accesses that are not even, or reach around a border, each with the outermost view on the way to it.
     blame: SmallVec<[(Seams, NodeId); 2]>,
-    forces: Vec<Force>,
+    blocked: Vec<Blocked>,
 }
 
 impl Known<'_> {
     /// What a value that is to be computed asks of its loops, or all that must be in memory first.
-    pub(super) fn of_value(&self, id: NodeId) -> Result<Seams, Vec<Force>> {
+    pub(super) fn of_value(&self, id: NodeId) -> Result<Seams, Vec<Blocked>> {
         let node = self.graph.node(id);
         if !self.reduces[id.index()] {
-            let is_read = |input: &NodeId| self.parts[input.index()].is_made();
-            if matches!(node.op.lower, Lower::Scalar(_)) && node.inputs.iter().all(is_read) {
+            let is_made = |input: &NodeId| self.parts[input.index()].is_made();
+            if matches!(node.op.lower, Lower::Scalar(_)) && node.inputs.iter().all(is_made) {
                 return Ok(Seams::default());
             }
             return self.walk(id, Some(id), &[]);
@@ -51,32 +50,31 @@ impl Known<'_> {
     }
 
     /// The same of what is copied, element by element, to another place.
-    pub(super) fn of_copy(&self, id: NodeId) -> Result<Seams, Vec<Force>> {
+    pub(super) fn of_copy(&self, id: NodeId) -> Result<Seams, Vec<Blocked>> {
         self.walk(id, None, &[])
     }
 
     /// Follows what is read from a node's own indices. The root is computed though it is a value.
-    fn walk(&self, start: NodeId, root: Option<NodeId>, axes: &[usize]) -> Result<Seams, Vec<Force>> {
+    fn walk(&self, start: NodeId, root: Option<NodeId>, axes: &[usize]) -> Result<Seams, Vec<Blocked>> {
         if root.is_none() && self.parts[start.index()].is_made() {
             return Ok(Seams::default());
         }
         let extents = self.graph.ty(start).shape().to_vec();
-        let (seams, forces) = (Seams::default(), Vec::new());
-        let mut walk = Walk { known: *self, extents, seams, blame: SmallVec::new(), forces };
+        let (seams, blocked) = (Seams::default(), Vec::new());
+        let mut walk = Walk { known: *self, extents, seams, blame: SmallVec::new(), blocked };
         walk.follow(start, root);
-        let Walk { extents, seams, blame, mut forces, .. } = walk;
-        if !forces.is_empty() {
-            return Err(forces);
+        let Walk { extents, seams, blame, blocked, .. } = walk;
+        if !blocked.is_empty() {
+            return Err(blocked);
         }
         let frame = Frame { extents: &extents, axes, product: None, carries_columns: false, n_sweeps: 1 };
         if Nest::new(&frame, seams).is_ok() {
             return Ok(seams);
         }
         let stands = |(seams, _): &&(Seams, NodeId)| Nest::new(&frame, *seams).is_err();
-        let force =
-            |&(seams, node): &(Seams, NodeId)| Force { node, why: if seams.borders { BORDERED } else { LOOPS } };
-        forces.extend(blame.iter().filter(stands).map(force));
-        Err(forces)
+        let blocked =
+            |&(seams, node): &(Seams, NodeId)| Blocked::new(node, if seams.borders { BORDERED } else { LOOPS });
+        Err(blame.iter().filter(stands).map(blocked).collect())
     }
 }
 
@@ -104,14 +102,14 @@ impl Walk<'_> {
                     let (operand, through) = (node.inputs[0], via.or(Some(at)));
                     // Row-major positions would run from one axis into the next.
                     if node.is_reshape() && !is_inside(&index, node.ty.shape(), &self.extents) {
-                        self.forces.push(Force { node: at, why: BORDER });
+                        self.blocked.push(Blocked::new(at, PAST_BORDER));
                         self.load_at(at, &index, via);
                     } else if node.is_reshape() && parts[operand.index()].is_made() {
                         self.access(&flat(&index, node.ty.shape(), n_loops), through);
                     } else if let Some(inner) = through_view(graph, at, &index, &self.extents) {
                         stack.push((operand, inner, through));
                     } else {
-                        self.forces.push(Force { node: operand, why: RESHAPED });
+                        self.blocked.push(Blocked::new(operand, RESHAPED));
                         self.access(&flat(&index, node.ty.shape(), n_loops), through);
                     }
                 }
@@ -153,7 +151,7 @@ impl Walk<'_> {
             self.seams = self.seams.and(Seams::border());
             let via = via.unwrap_or(node);
             if inner.is_some_and(|inner| held.of.coeffs[inner] != 0) {
-                self.forces.push(Force { node: via, why: BORDERED });
+                self.blocked.push(Blocked::new(via, BORDERED));
             }
             self.blame.push((Seams::border(), via));
         }

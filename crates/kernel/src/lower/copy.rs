@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use cotangent_graph::{Graph, NodeId};
 use smallvec::SmallVec;
 
-use super::{ArgRef, Args, Draft, Failure, Lowered, Lowerer, merge};
+use super::{ArgRef, Args, Blocked, Draft, Lowered, Lowerer, merge};
 use crate::cluster::{Cluster, Clusters};
 use crate::index::identity;
 use crate::ir::{IndexMap, Kernel, Space, Sweep};
@@ -18,7 +18,7 @@ pub(crate) fn lower_copy(
     from: NodeId,
     target: NodeId,
     place: IndexMap,
-) -> Result<Lowered, Failure> {
+) -> Result<Lowered, Blocked> {
     let shape = graph.ty(from).shape().clone();
     let cluster = Cluster {
         nodes: vec![from],

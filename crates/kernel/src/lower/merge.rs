@@ -2,7 +2,7 @@
 
 use cotangent_graph::Graph;
 
-use super::{Draft, Failure};
+use super::{Blocked, Draft};
 use crate::cluster::Cluster;
 use crate::cost::{LONG_ROW, SHORT_LOOP};
 use crate::ir::{IndexMap, Input};
@@ -14,7 +14,7 @@ pub(super) fn merge(
     cluster: &Cluster,
     extents: &[usize],
     drafts: &mut [Draft],
-) -> Result<Nest, Failure> {
+) -> Result<Nest, Blocked> {
     let mut seams = Seams::default();
     for draft in drafts.iter() {
         for input in &draft.inputs {
@@ -24,7 +24,7 @@ pub(super) fn merge(
         }
         seams = draft.stores.iter().fold(seams, |seams, store| seams.and(Seams::of_map(&store.2, extents)));
     }
-    let failure = |why| Failure { node: cluster.nodes[0], why };
+    let failure = |why| Blocked::new(cluster.nodes[0], why);
     let mut nest = Nest::new(&cluster.frame(graph, extents), seams).map_err(|refusal| failure(refusal.text()))?;
     if let (true, [.., outer, last, inner]) = (cluster.loops.is_none() && cluster.product.is_none(), &mut nest.dims[..])
         && last.1 <= SHORT_LOOP

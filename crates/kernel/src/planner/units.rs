@@ -12,7 +12,7 @@ use super::Bodies;
 use crate::arena;
 use crate::cluster::{Clusters, Part};
 use crate::ir::IndexMap;
-use crate::lower::{self, ArgRef, Failure, Lowered};
+use crate::lower::{self, ArgRef, Blocked, Lowered};
 use crate::memory::{Operand, contiguous, matrices, side_by_side};
 use crate::plan::{CheckWhat, GemmDims};
 use crate::repeat;
@@ -65,7 +65,7 @@ impl Operands {
 }
 
 /// All units of a program.
-pub(super) fn units(graph: &Graph, clusters: &Clusters, bodies: &Bodies) -> Result<Vec<Unit>, Failure> {
+pub(super) fn units(graph: &Graph, clusters: &Clusters, bodies: &Bodies) -> Result<Vec<Unit>, Blocked> {
     let mut units = Vec::new();
     for index in 0..clusters.clusters.len() {
         units.push(cluster_unit(graph, clusters, index)?);
@@ -144,7 +144,7 @@ impl Unit {
     }
 }
 
-fn cluster_unit(graph: &Graph, clusters: &Clusters, index: usize) -> Result<Unit, Failure> {
+fn cluster_unit(graph: &Graph, clusters: &Clusters, index: usize) -> Result<Unit, Blocked> {
     let cluster = &clusters.clusters[index];
     let stored = clusters.stored(index);
     let others: Vec<NodeId> = stored.iter().copied().filter(|n| Some(*n) != cluster.product).collect();
@@ -192,7 +192,7 @@ fn convolved(
     id: NodeId,
     conv: Conv,
     direction: Direction,
-) -> Result<Operands, Failure> {
+) -> Result<Operands, Blocked> {
     let inputs = &graph.node(id).inputs;
     let at = |k: usize| side_by_side(graph, &clusters.parts, inputs[k]);
     let (a, b) = (at(0)?, at(1)?);
@@ -217,7 +217,7 @@ fn convolved(
 }
 
 /// What a product of matrices multiplies.
-fn multiplied(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Operands, Failure> {
+fn multiplied(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Operands, Blocked> {
     let node = graph.node(id);
     let (shape, of_a) = (node.ty.shape(), graph.ty(node.inputs[0]).shape());
     let rank = shape.rank();
@@ -227,7 +227,7 @@ fn multiplied(graph: &Graph, clusters: &Clusters, id: NodeId) -> Result<Operands
     Ok(Operands::Matrices(dims, [a?, b?]))
 }
 
-fn opaque_unit(graph: &Graph, clusters: &Clusters, bodies: &Bodies, id: NodeId) -> Result<Unit, Failure> {
+fn opaque_unit(graph: &Graph, clusters: &Clusters, bodies: &Bodies, id: NodeId) -> Result<Unit, Blocked> {
     let node = graph.node(id);
     let mut unit = Unit::new(Work::Opaque(id), id, Vec::new(), vec![id]);
     let parts = &clusters.parts;
@@ -280,7 +280,7 @@ fn opaque_unit(graph: &Graph, clusters: &Clusters, bodies: &Bodies, id: NodeId) 
                 }
             }
         }
-        _ => return Err(Failure { node: id, why: "its op has no step" }),
+        _ => return Err(Blocked::new(id, "its op has no step")),
     }
     unit.reads_apart = unit.reads.iter().copied().collect();
     Ok(unit)
