@@ -93,7 +93,7 @@ impl Range {
         // In halves, whose difference is finite.
         let before = value / 2.0 - self.mean / 2.0;
         self.mean += before / self.n as f64 * 2.0;
-        self.spread += 4.0 * before * (value / 2.0 - self.mean / 2.0);
+        self.spread += 4.0 * (before * (value / 2.0 - self.mean / 2.0));
     }
 
     /// A histogram that has counted nothing yet.
