@@ -110,7 +110,7 @@ fn in_order(mut dims: SmallVec<[(u128, i128); 4]>) -> SmallVec<[(u128, i128); 4]
 }
 
 /// Sets of elements, of which those that repeat one at equal distances are one, if that is injective as they are.
-pub(crate) fn joined(mut sets: Vec<Lattice>) -> Vec<Lattice> {
+fn joined(mut sets: Vec<Lattice>) -> Vec<Lattice> {
     sets.retain(|set| set.n > 0);
     sets.sort_unstable_by_key(|set| set.start);
     loop {
@@ -137,9 +137,16 @@ pub(crate) fn joined(mut sets: Vec<Lattice>) -> Vec<Lattice> {
 
 /// Whether sets, each injective, have no element in common: together they repeat one of them, or they are runs side by side, repeated
 /// alike.
-pub(crate) fn apart(sets: Vec<Lattice>) -> bool {
-    let runs = joined(sets);
-    runs.len() <= 1 || side_by_side(&runs)
+pub(crate) fn apart(sets: &[Lattice]) -> bool {
+    forms(sets).iter().any(|runs| runs.len() <= 1 || side_by_side(runs))
+}
+
+/// Sets by their starts, without those that are empty: as they are, and with those that repeat one as one.
+fn forms(sets: &[Lattice]) -> [Vec<Lattice>; 2] {
+    let mut sorted: Vec<Lattice> = sets.iter().filter(|set| set.n > 0).cloned().collect();
+    sorted.sort_unstable_by_key(|set| set.start);
+    let joined = joined(sorted.clone());
+    [sorted, joined]
 }
 
 /// Whether sets, by their starts, are runs one after the other that repeat alike, each time past the end of all of them.
@@ -158,11 +165,11 @@ fn side_by_side(runs: &[Lattice]) -> bool {
 /// repeated alike.
 pub(crate) fn cover(sets: &[Lattice], n_elements: usize) -> bool {
     let n_elements = n_elements as u128;
-    let runs = joined(sets.to_vec());
-    if n_elements == 0 || runs.iter().any(|set| set.n == n_elements) {
-        return true;
-    }
-    side_by_side(&runs) && runs.iter().map(|set| set.n).sum::<u128>() == n_elements
+    let is_whole = |runs: &Vec<Lattice>| {
+        let n: u128 = runs.iter().map(|set| set.n).sum();
+        runs.iter().any(|set| set.n == n_elements) || side_by_side(runs) && n == n_elements
+    };
+    n_elements == 0 || forms(sets).iter().any(is_whole)
 }
 
 #[cfg(test)]
@@ -276,8 +283,7 @@ mod tests {
         for _ in 0..20_000 {
             let repetition: Vec<(usize, i64)> =
                 (0..random(3)).map(|_| (1 + random(3), 1 + random(20) as i64)).collect();
-            let starts: Vec<(i64, usize)> =
-                (0..1 + random(3)).map(|_| (random(20) as i64, 1 + random(4))).collect();
+            let starts: Vec<(i64, usize)> = (0..1 + random(3)).map(|_| (random(20) as i64, 1 + random(4))).collect();
             let pairs = |run: usize| [&[(run, 1)], &repetition[..]].concat();
             let sets: Vec<Lattice> = starts.iter().map(|&(at, run)| Lattice::new(at, pairs(run))).collect();
             if !sets.iter().all(Lattice::is_injective) {
@@ -285,7 +291,7 @@ mod tests {
             }
             let all: Vec<i64> = starts.iter().flat_map(|&(at, run)| elements(at, &pairs(run))).collect();
             let is_apart = all.iter().collect::<HashSet<_>>().len() == all.len();
-            if apart(sets) {
+            if apart(&sets) {
                 assert!(is_apart, "{starts:?} {repetition:?}");
                 n_apart += 1;
             }
@@ -293,7 +299,7 @@ mod tests {
         }
         assert!(n_apart * 10 > n_all * 6 && n_apart < n_all, "{n_apart} of {n_all}");
         // Runs that fit between the repetitions of each other's inner loop, and meet in the outer one.
-        assert!(!apart(vec![Lattice::new(0, [(2, 10), (2, 15)]), Lattice::new(5, [(2, 10), (2, 15)])]));
+        assert!(!apart(&[Lattice::new(0, [(2, 10), (2, 15)]), Lattice::new(5, [(2, 10), (2, 15)])]));
     }
 
     #[test]

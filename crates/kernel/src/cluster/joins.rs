@@ -47,7 +47,9 @@ pub(super) fn placed(
 ) -> HashMap<NodeId, Place> {
     let (live, readers) = (graph.live(), graph.readers());
     let is_join = |id: &NodeId| {
-        parts[id.index()] == Part::Opaque && matches!(graph.node(*id).op.lower, Lower::Join) && !graph.node(*id).is(&PAD)
+        parts[id.index()] == Part::Opaque
+            && matches!(graph.node(*id).op.lower, Lower::Join)
+            && !graph.node(*id).is(&PAD)
     };
     let joins: Vec<NodeId> = graph.ids().filter(is_join).collect();
     let mut placed = HashMap::new();
@@ -68,7 +70,8 @@ pub(super) fn placed(
             let (outer, run) = shape.split_at(axis);
             let is_long = outer.iter().all(|&n| n == 1) || run.iter().product::<usize>() >= LONG_PART;
             let all = || readers[value.index()].iter().filter(|reader| live[reader.index()]);
-            let is_inside = |reader: &NodeId| parts[reader.index()] == Part::Value && of[reader.index()] == Some(cluster);
+            let is_inside =
+                |reader: &NodeId| parts[reader.index()] == Part::Value && of[reader.index()] == Some(cluster);
             let n_joins = all().filter(|reader| **reader == join).count();
             let is_alone = n_joins == 1 && all().all(|reader| *reader == join || is_inside(reader));
             if !is_alone || !is_long && !fusions.forces(Fusion::IntoJoin) {

@@ -79,7 +79,7 @@ impl Verifier<'_> {
                 if let Some(other) = by[arg].replace(number) {
                     self.wrong(format!("step {s}: phases {other} and {number} both store to {name}"));
                 }
-                if !sets.iter().all(Lattice::is_injective) || !apart(sets) {
+                if !sets.iter().all(Lattice::is_injective) || !apart(&sets) {
                     self.wrong(format!("step {s}: phase {number} stores to some element of {name} twice"));
                 }
             }
