@@ -19,12 +19,14 @@
 mod columns;
 mod fusions;
 mod grow;
+mod joins;
 mod order;
 mod parts;
 mod reach;
 mod values;
 mod windows;
 
+use std::collections::HashMap;
 use std::fmt;
 
 use cotangent_graph::{Graph, Lower, NodeId, Shape};
@@ -35,6 +37,8 @@ use crate::cost::CostModel;
 pub use crate::memory::Part;
 use crate::nest::{Frame, Refusal};
 
+pub use joins::Place;
+pub(crate) use joins::corners;
 pub(crate) use parts::memory_of;
 pub(crate) use values::{own_ops, scalar_ops};
 
@@ -200,6 +204,8 @@ pub struct Clusters {
     pub cost: CostModel,
     /// For each node, whether somebody needs it in memory: it is an output, checked, or read outside of its cluster.
     pub needed: Vec<bool>,
+    /// Values that lie in the memory of what they are joined into.
+    pub placed: HashMap<NodeId, Place>,
     /// Nodes that were given memory because a reader could not be lowered otherwise, each with the reason.
     pub forced: Vec<(NodeId, &'static str)>,
 }

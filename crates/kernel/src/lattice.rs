@@ -110,7 +110,7 @@ fn in_order(mut dims: SmallVec<[(u128, i128); 4]>) -> SmallVec<[(u128, i128); 4]
 }
 
 /// Sets of elements, of which those that repeat one at equal distances are one, if that is injective as they are.
-pub(crate) fn joined(mut sets: Vec<Lattice>) -> Vec<Lattice> {
+fn joined(mut sets: Vec<Lattice>) -> Vec<Lattice> {
     sets.retain(|set| set.n > 0);
     sets.sort_unstable_by_key(|set| set.start);
     loop {
@@ -135,21 +135,41 @@ pub(crate) fn joined(mut sets: Vec<Lattice>) -> Vec<Lattice> {
     }
 }
 
+/// Whether sets, each injective, have no element in common: together they repeat one of them, or they are runs side by side, repeated
+/// alike.
+pub(crate) fn apart(sets: &[Lattice]) -> bool {
+    forms(sets).iter().any(|runs| runs.len() <= 1 || side_by_side(runs))
+}
+
+/// Sets by their starts, without those that are empty: as they are, and with those that repeat one as one.
+fn forms(sets: &[Lattice]) -> [Vec<Lattice>; 2] {
+    let mut sorted: Vec<Lattice> = sets.iter().filter(|set| set.n > 0).cloned().collect();
+    sorted.sort_unstable_by_key(|set| set.start);
+    let joined = joined(sorted.clone());
+    [sorted, joined]
+}
+
+/// Whether sets, by their starts, are runs one after the other that repeat alike, each time past the end of all of them.
+fn side_by_side(runs: &[Lattice]) -> bool {
+    let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return false };
+    let end = |set: &Lattice| set.start.saturating_add(i128::try_from(set.run().0).unwrap_or(i128::MAX));
+    let repetition = first.run().1;
+    let mut dims: SmallVec<[(u128, i128); 4]> = SmallVec::from_slice(repetition);
+    dims.insert(0, (end(last).saturating_sub(first.start).unsigned_abs(), 1));
+    runs.iter().all(|set| set.run().1 == repetition)
+        && runs.windows(2).all(|pair| end(&pair[0]) <= pair[1].start)
+        && Lattice { start: first.start, dims, n: first.n }.is_injective()
+}
+
 /// Whether sets of elements below `n_elements`, each injective, are together all of them: one is, or they are runs side by side,
 /// repeated alike.
 pub(crate) fn cover(sets: &[Lattice], n_elements: usize) -> bool {
     let n_elements = n_elements as u128;
-    let runs = joined(sets.to_vec());
-    if n_elements == 0 || runs.iter().any(|set| set.n == n_elements) {
-        return true;
-    }
-    let Some(repetition) = runs.first().map(|set| set.run().1) else { return false };
-    let period = repetition.first().map_or(i128::MAX, |&(_, stride)| stride);
-    let end = |set: &Lattice| set.start.saturating_add(i128::try_from(set.run().0).unwrap_or(i128::MAX));
-    runs.iter().all(|set| set.run().1 == repetition)
-        && runs.windows(2).all(|pair| end(&pair[0]) <= pair[1].start)
-        && runs.last().is_some_and(|last| end(last).saturating_sub(runs[0].start) <= period)
-        && runs.iter().map(|set| set.n).sum::<u128>() == n_elements
+    let is_whole = |runs: &Vec<Lattice>| {
+        let n: u128 = runs.iter().map(|set| set.n).sum();
+        runs.iter().any(|set| set.n == n_elements) || side_by_side(runs) && n == n_elements
+    };
+    n_elements == 0 || forms(sets).iter().any(is_whole)
 }
 
 #[cfg(test)]
@@ -254,6 +274,32 @@ mod tests {
                 assert!(one == parts[0] || !cover(&parts, n));
             }
         }
+    }
+
+    #[test]
+    fn sets_that_are_said_to_be_apart_have_nothing_in_common() {
+        let mut random = random();
+        let (mut n_apart, mut n_all) = (0, 0);
+        for _ in 0..20_000 {
+            let repetition: Vec<(usize, i64)> =
+                (0..random(3)).map(|_| (1 + random(3), 1 + random(20) as i64)).collect();
+            let starts: Vec<(i64, usize)> = (0..1 + random(3)).map(|_| (random(20) as i64, 1 + random(4))).collect();
+            let pairs = |run: usize| [&[(run, 1)], &repetition[..]].concat();
+            let sets: Vec<Lattice> = starts.iter().map(|&(at, run)| Lattice::new(at, pairs(run))).collect();
+            if !sets.iter().all(Lattice::is_injective) {
+                continue;
+            }
+            let all: Vec<i64> = starts.iter().flat_map(|&(at, run)| elements(at, &pairs(run))).collect();
+            let is_apart = all.iter().collect::<HashSet<_>>().len() == all.len();
+            if apart(&sets) {
+                assert!(is_apart, "{starts:?} {repetition:?}");
+                n_apart += 1;
+            }
+            n_all += usize::from(is_apart);
+        }
+        assert!(n_apart * 10 > n_all * 6 && n_apart < n_all, "{n_apart} of {n_all}");
+        // Runs that fit between the repetitions of each other's inner loop, and meet in the outer one.
+        assert!(!apart(&[Lattice::new(0, [(2, 10), (2, 15)]), Lattice::new(5, [(2, 10), (2, 15)])]));
     }
 
     #[test]

@@ -359,9 +359,12 @@ fn name(graph: &Graph, cluster: &Cluster) -> String {
 
 impl Lowerer<'_> {
     fn store(&mut self, draft: &mut Draft, node: NodeId, value: ValueId, index: &Index) {
-        let ty = self.graph.ty(node);
-        let place = flat(index, ty.shape(), self.extents.len());
-        let arg = self.args.write(ArgRef::Node(node), ty.dtype());
+        let dtype = self.graph.ty(node).dtype();
+        let placed = self.clusters.placed.get(&node);
+        let (memory, first) = placed.map_or((node, 0), |place| (place.within, place.offset));
+        let mut place = flat(index, self.graph.ty(memory).shape(), self.extents.len());
+        place.offset += first;
+        let arg = self.args.write(ArgRef::Node(memory), dtype);
         draft.stores.push((value, arg, IndexMap { offset: place.offset, strides: place.coeffs }));
     }
 

@@ -100,7 +100,8 @@ fn result(number: usize, value: NodeId) -> Output {
     Output { name: number.to_string().into(), value, role: Role::Result }
 }
 
-/// The graph without carries, operands and outputs of loops that nothing needs, in bodies as well; `None` if there are none.
+/// The graph without carries, operands and outputs of loops that nothing needs, and outputs that are others, in bodies as well;
+/// `None` if there are none.
 pub fn without_needless(graph: &Graph) -> Result<Option<Graph>, PassError> {
     let mut current: Option<Graph> = None;
     // What a body no longer needs its caller may no longer need.
@@ -136,7 +137,8 @@ fn sweep(graph: &Graph) -> Result<Option<Graph>, PassError> {
                     copier.set(id, made);
                 }
                 (None, Some(less)) if graph.is_of_loop(node) => {
-                    let place = less.results.iter().position(|&k| k == node.attrs.size("index"));
+                    let result = less.same[node.attrs.size("index")];
+                    let place = less.results.iter().position(|&k| k == result);
                     builder.set_origin(Some(node.origin.clone()));
                     let item = copier.operands(id)[0].item(place.unwrap_or(usize::MAX));
                     copier.set(id, item);
@@ -151,7 +153,7 @@ fn sweep(graph: &Graph) -> Result<Option<Graph>, PassError> {
     })
 }
 
-/// For each loop, which of its results are used.
+/// For each loop of which single results are used, and never all as one, which these are.
 fn used_results(graph: &Graph, order: &[NodeId]) -> HashMap<NodeId, Vec<bool>> {
     let mut used: HashMap<NodeId, Vec<bool>> = HashMap::new();
     for &id in order {
@@ -160,10 +162,10 @@ fn used_results(graph: &Graph, order: &[NodeId]) -> HashMap<NodeId, Vec<bool>> {
             used.insert(id, vec![false; scan.body.outputs().len()]);
         }
         for input in &node.inputs {
-            let Some(results) = used.get_mut(input) else { continue };
-            match matches!(node.op.lower, Lower::Item) {
-                true => results[node.attrs.size("index")] = true,
-                false => results.fill(true),
+            if !matches!(node.op.lower, Lower::Item) {
+                used.remove(input);
+            } else if let Some(results) = used.get_mut(input) {
+                results[node.attrs.size("index")] = true;
             }
         }
     }
@@ -178,6 +180,8 @@ struct Smaller {
     operands: Vec<usize>,
     /// The results, and the body's outputs, that are left.
     results: Vec<usize>,
+    /// For each result the first one that is the same: the value of one node of the body in all iterations.
+    same: Vec<usize>,
 }
 
 impl Smaller {
@@ -185,7 +189,14 @@ impl Smaller {
     fn of(scan: &Scan<'_>, used: &[bool]) -> Option<Self> {
         let body = scan.body;
         let inputs: Vec<NodeId> = body.inputs().map(|(id, _)| id).collect();
-        let mut results = used.to_vec();
+        let outputs = body.outputs();
+        let first = |k: usize| {
+            let earlier = (scan.n_carries..k).find(|&j| outputs[j].value == outputs[k].value);
+            earlier.unwrap_or(k)
+        };
+        let same: Vec<usize> = (0..outputs.len()).map(first).collect();
+        let mut results = vec![false; outputs.len()];
+        same.iter().zip(used).filter(|(_, used)| **used).for_each(|(&k, _)| results[k] = true);
         if !results.contains(&true) {
             // A loop that only checks must make something.
             *results.first_mut()? = true;
@@ -193,8 +204,8 @@ impl Smaller {
         let operands = loop {
             let mut needed = vec![false; body.n_nodes()];
             body.checks().iter().for_each(|check| needed[check.index()] = true);
-            let outputs = body.outputs().iter().zip(&results).filter(|(_, used)| **used);
-            outputs.for_each(|(output, _)| needed[output.value.index()] = true);
+            let made = outputs.iter().zip(&results).filter(|(_, used)| **used);
+            made.for_each(|(output, _)| needed[output.value.index()] = true);
             for id in body.ids().rev().filter(|id| needed[id.index()]).collect::<Vec<_>>() {
                 mark(body, id, &mut needed);
             }
@@ -213,7 +224,7 @@ impl Smaller {
         let n_carries = operands.iter().filter(|&&k| k < scan.n_carries).count();
         let n_slices = operands.iter().filter(|&&k| (scan.n_carries..n_taken).contains(&k)).count();
         let is_smaller = operands.len() < inputs.len() || results.len() < used.len();
-        is_smaller.then_some(Smaller { n_carries, n_slices, operands, results })
+        is_smaller.then_some(Smaller { n_carries, n_slices, operands, results, same })
     }
 
     /// The smaller loop.

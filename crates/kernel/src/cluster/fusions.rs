@@ -32,13 +32,15 @@ pub enum Fusion {
     ColumnsWithRows,
     /// The elements of a window are computed where they are combined, one window after the other.
     Windows,
+    /// The producer writes its elements where they are joined, instead of being copied there.
+    IntoJoin,
     /// Nothing connects the two, but they run over the same elements and read the same values, or are tiny.
     Siblings,
 }
 
 impl Fusion {
     /// All kinds.
-    pub const ALL: [Fusion; 12] = [
+    pub const ALL: [Fusion; 13] = [
         Fusion::SameElements,
         Fusion::Recompute,
         Fusion::IntoReduction,
@@ -50,6 +52,7 @@ impl Fusion {
         Fusion::Update,
         Fusion::ColumnsWithRows,
         Fusion::Windows,
+        Fusion::IntoJoin,
         Fusion::Siblings,
     ];
 
@@ -67,6 +70,7 @@ impl Fusion {
             Fusion::Update => "update",
             Fusion::ColumnsWithRows => "columns-with-rows",
             Fusion::Windows => "windows",
+            Fusion::IntoJoin => "into-join",
             Fusion::Siblings => "siblings",
         }
     }
@@ -85,6 +89,7 @@ impl Fusion {
             Fusion::Update => "updates a parameter or state while the product's tiles are in cache",
             Fusion::ColumnsWithRows => "columns are reduced as the rows of the same elements are",
             Fusion::Windows => "combined window by window as it is made",
+            Fusion::IntoJoin => "made where it is joined, and not copied there",
             Fusion::Siblings => "runs over the same elements and reads the same values, or is tiny",
         }
     }

@@ -6,6 +6,7 @@ use cotangent_graph::eval::reduction_groups;
 use cotangent_graph::{Graph, Lower, NodeId, Shape};
 use smallvec::SmallVec;
 
+use super::joins;
 use super::order::{Neighbors, Obstacle, Order};
 use super::parts::Roles;
 use super::{At, Cluster, ClusterOptions, Clusters, Edge, Fusion, Loops, Part, Read, Reason, Verdict};
@@ -216,7 +217,7 @@ impl Clusterer<'_> {
         self.finish(edges)
     }
 
-    fn finish(mut self, edges: Vec<Edge>) -> Clusters {
+    fn finish(mut self, mut edges: Vec<Edge>) -> Clusters {
         let mut of = vec![None; self.graph.n_nodes()];
         let mut clusters = Vec::new();
         // Roots by the first member, so that numbers follow the program.
@@ -234,6 +235,8 @@ impl Clusterer<'_> {
             let is_column = nodes.iter().map(|n| columns.contains(n)).collect();
             clusters.push(Cluster { nodes, sweeps, is_reduced, is_column, domain, loops, axes, product });
         }
+        let parts = (&self.roles.parts[..], &self.roles.wanted[..]);
+        let placed = joins::placed(self.graph, &self.options.fusions, parts, (&clusters, &of), &mut edges);
         let mut needed = self.roles.wanted;
         for id in self.graph.ids().filter(|id| self.topology.is_computed[id.index()]) {
             let own = of[id.index()];
@@ -253,6 +256,7 @@ impl Clusterer<'_> {
             unrolled: self.roles.windows.unrolled,
             cost,
             needed,
+            placed,
             forced: self.roles.forced,
         }
     }

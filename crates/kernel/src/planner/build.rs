@@ -184,7 +184,9 @@ impl<'a> Builder<'a> {
     fn push_kernel(&mut self, lowered: Lowered, node: NodeId, is_last: bool) {
         let args = self.args(&lowered);
         // A kernel of several that fill one buffer (`concat`) completes it only as the last one.
-        let values = if is_last { writes_of(&lowered).collect() } else { Vec::new() };
+        // Nor does one that makes a part of it where it is joined.
+        let completes = |&made: &NodeId| is_last && (made == node || self.clusters.of[made.index()].is_some());
+        let values: Vec<NodeId> = writes_of(&lowered).filter(completes).collect();
         let reads: Vec<NodeId> = reads_of(&lowered).collect();
         let call = KernelCall { kernel: self.kernel(lowered.kernel), args };
         self.push(Step::Kernel(call), node, reads, values);
@@ -358,6 +360,14 @@ impl<'a> Builder<'a> {
                 let n = unit.lowered.len();
                 for (k, lowered) in unit.lowered.into_iter().enumerate() {
                     self.push_kernel(lowered, id, k + 1 == n);
+                }
+                if n == 0 {
+                    // Those that made its parts where they are joined have made it.
+                    let buffer = self.node_buffer(id);
+                    let makes = |step: &Step| matches!(step, Step::Kernel(call) if call.args.contains(&buffer));
+                    if let Some(last) = self.steps.iter().rposition(makes) {
+                        self.step_values[last].push((id, buffer));
+                    }
                 }
             }
         }

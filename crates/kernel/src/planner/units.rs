@@ -10,7 +10,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::Bodies;
 use crate::arena;
-use crate::cluster::{Clusters, Part};
+use crate::cluster::{Clusters, Part, corners};
 use crate::ir::IndexMap;
 use crate::lower::{self, ArgRef, Blocked, Lowered};
 use crate::memory::{Operand, contiguous, matrices, side_by_side};
@@ -260,15 +260,12 @@ fn opaque_unit(graph: &Graph, clusters: &Clusters, bodies: &Bodies, id: NodeId) 
                 let bits = node.attrs.number("value").bits(node.ty.dtype());
                 unit.lowered.push(lower::lower_fill(graph, id, bits));
             }
-            let mut start = 0;
-            for &input in &node.inputs {
-                let offset = if node.is(&PAD) {
-                    node.attrs.ints("low").iter().zip(&strides).map(|(l, s)| l * s).sum()
-                } else {
-                    let axis = node.attrs.size("axis");
-                    start += graph.ty(input).shape()[axis] as i64;
-                    (start - graph.ty(input).shape()[axis] as i64) * strides[axis]
-                };
+            for (&input, offset) in node.inputs.iter().zip(corners(graph, id)) {
+                if clusters.placed.contains_key(&input) {
+                    // It is there once the kernel that makes it is over.
+                    unit.reads.push(input);
+                    continue;
+                }
                 let place = IndexMap { offset, strides: strides.clone() };
                 unit.lowered.push(lower::lower_copy(graph, clusters, input, id, place)?);
             }

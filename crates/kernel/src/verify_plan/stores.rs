@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::Verifier;
 use crate::ir::{Input, Kernel, Phase, Space, Store};
-use crate::lattice::{Lattice, cover, joined};
+use crate::lattice::{Lattice, apart, cover};
 use crate::plan::{BufferId, Home, KernelCall, Step};
 
 /// What of a buffer has been stored.
@@ -79,7 +79,7 @@ impl Verifier<'_> {
                 if let Some(other) = by[arg].replace(number) {
                     self.wrong(format!("step {s}: phases {other} and {number} both store to {name}"));
                 }
-                if !sets.iter().all(Lattice::is_injective) || joined(sets).len() > 1 {
+                if !sets.iter().all(Lattice::is_injective) || !apart(&sets) {
                     self.wrong(format!("step {s}: phase {number} stores to some element of {name} twice"));
                 }
             }

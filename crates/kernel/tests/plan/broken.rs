@@ -347,7 +347,11 @@ fn more() -> Graph {
         let (x, z) = (g.input("x", F32, [6, 4]), g.input("z", F32, [200, 8]));
         let index = g.input("index", DType::I64, [6]);
         let (w, v) = (g.param("w", F32, [6, 4], Init::GlorotUniform), g.param("v", F32, [8, 40], Init::GlorotUniform));
-        let parts = g.concat(&[x, x.exp(), x * 2.0], 0);
+        let (exp, double) = (x.exp(), x * 2.0);
+        // Results have memory of their own, so all three are copied.
+        g.output("exp", exp);
+        g.output("double", double);
+        let parts = g.concat(&[x, exp, double], 0);
         g.output("joined", parts.tanh().slice(&[2, 0], &[18, 4]));
         g.output("sums", x.scatter_add(index, 9));
         g.output("noise", g.uniform("noise", F32, [6, 4]) + x.check_finite());

@@ -29,6 +29,8 @@ fn every_kind() -> Graph {
         g.output("shares", shares);
         g.output("columns", shares.sum_over([0]));
         g.output("pooled", x.windows(&Windows::new([1], &[3])).exp().sum_over([2]));
+        let near = g.input("near", F32, [2, 80]);
+        g.output("joined", g.concat(&[near.sin(), near.cos()], 1));
         g.output("loudness", (x * 2.0).exp());
         g.output("contrast", (x * 3.0).tanh());
         for (param, d) in [w0, b0, w1].into_iter().zip(g.grad(loss, &[w0, b0, w1])) {

@@ -1,5 +1,7 @@
 //! How much memory a plan takes.
 
+use std::collections::HashMap;
+
 use cotangent_graph::ops::windows::Windows;
 use cotangent_graph::{DType, GraphBuilder, Init, Tensor};
 use cotangent_kernel::{ClusterOptions, CostModel, plan};
@@ -139,6 +141,55 @@ fn long_runs_that_are_joined_take_no_buffer() {
         g.output("s", g.concat(&[x, y.exp()], 0).square().sum_over([1]));
     });
     assert!(planned(&graph).steps.len() > 1);
+}
+
+/// A value that only a join reads is made in its memory, by as many kernels as make the parts.
+#[test]
+fn values_are_made_where_they_are_joined() {
+    // The steps of a plan of parts of these extents along an axis.
+    let steps = |shape: [usize; 2], parts: &[usize], axis: usize| {
+        let graph = optimized(&primitive(|g| {
+            let mut of = HashMap::new();
+            let part = |(k, &n): (usize, &usize)| {
+                let mut shape = shape;
+                shape[axis] = n;
+                // What is of one shape is made of one tensor.
+                let first = parts.iter().position(|m| *m == n).unwrap_or(k);
+                let x = *of.entry(first).or_insert_with(|| g.input(&format!("x{first}"), F32, shape));
+                x.tanh() * (k + 2) as f64
+            };
+            let parts: Vec<_> = parts.iter().enumerate().map(part).collect();
+            g.output("y", g.concat(&parts, axis));
+        }));
+        planned(&graph).steps.len()
+    };
+    // Parts of one shape are made by one kernel.
+    assert_eq!(steps([32, 0], &[128; 4], 1), 1);
+    assert_eq!(steps([32, 0], &[128, 64, 128, 128], 1), 2);
+    assert_eq!(steps([0, 6], &[5, 3], 0), 2);
+    assert_eq!(steps([1, 0], &[5, 3], 1), 2);
+    steps([32, 0], &[128, 0, 64], 1);
+    // Short runs are copied.
+    assert_eq!(steps([32, 0], &[16, 48], 1), 4);
+    // So is what others read as well, what is joined twice, or what updates something; what is reduced is made by rows.
+    let graph = optimized(&primitive(|g| {
+        let x = g.input("x", F32, [32, 64]);
+        let (y, z) = (x.exp(), x.sin());
+        g.output("z", z);
+        let state = g.state("s", F32, [32, 128], Init::ZEROS);
+        let joined = g.concat(&[y, y], 1) + g.concat(&[z.tanh(), x.softmax(1)], 1).flip([0]);
+        g.output("joined", joined);
+        let means = x.mean_over([0]).reshape([1, 64]);
+        g.output("means", g.concat(&[means, means.exp()], 0));
+        g.update(state, g.concat(&[x.cos(), x], 1));
+    }));
+    planned(&graph);
+    // The others of one kernel, at the distances of no repetition.
+    let graph = optimized(&primitive(|g| {
+        let x = g.input("x", F32, [8, 64]);
+        g.output("y", g.concat(&[x.exp(), x.sin(), x, x.cos(), x.slice(&[0, 1], &[8, 64]).abs()], 1));
+    }));
+    assert!(planned(&graph).steps.len() <= 3);
 }
 
 /// What a phase of a stride adds up is known where its loop is written out, and all of them load each window's gradient once.

@@ -319,6 +319,27 @@ fn iterations_draw_numbers_of_their_own() {
 }
 
 #[test]
+fn results_that_are_the_same_in_every_iteration_are_one() {
+    let graph = build(|g| {
+        let x = g.input("x", F32, [4, 2]);
+        let made = g.scan("twice", Loop::new().carry(g.zeros(F32, [2])).slice(x), |_, i| {
+            let y = i.slices[0] + i.carries[0];
+            // The last one is known to be the first only once both are simplified.
+            Made { carries: vec![y], outputs: vec![y.exp(), y, y.exp(), y + 0.0] }
+        });
+        made.outputs.iter().zip(["a", "b", "c", "d"]).for_each(|(&value, name)| g.output(name, value));
+        g.output("last", made.carries[0]);
+    });
+    let graph = graph.unwrap_or_else(|diags| panic!("{diags}"));
+    let done = optimized(&graph);
+    let scan = done.nodes().iter().find_map(|node| done.scan(node)).unwrap();
+    // A carry's last value and its stacked values are different things.
+    assert_eq!(scan.body.outputs().len(), 1 + 2, "{done}");
+    let env = Env::default().with("x", ndarray::Array2::from_shape_fn((4, 2), |(i, j)| (i * 2 + j) as f32 - 3.0));
+    assert_eq!(interpret_named(&done, &env).unwrap(), interpret_named(&graph, &env).unwrap());
+}
+
+#[test]
 fn what_no_result_depends_on_has_no_gradient() {
     let graph = build(|g| {
         let (a, x) = (g.input("a", F64, [2]), g.input("x", F64, [3, 2]));
