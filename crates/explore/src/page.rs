@@ -23,7 +23,8 @@ use crate::{Inside, Statistics, chart};
 
 const PAGE: &str = include_str!("explorer.html");
 const STYLE: &str = include_str!("explorer.css");
-const CODE: [&str; 3] = [include_str!("explorer.js"), include_str!("drawing.js"), include_str!("panels.js")];
+const CODE: [&str; 4] =
+    [include_str!("explorer.js"), include_str!("folding.js"), include_str!("drawing.js"), include_str!("panels.js")];
 
 impl Inside {
     /// The explorer's page.

@@ -55,7 +55,7 @@ pub(crate) fn scopes(leaves: &[Leaf<'_>], n_nodes: usize, edges: &[(usize, usize
     let mut sizes = vec![(0.0, 0.0); leaves.len()];
     let size = |placed: Placed| (placed.width.round(), placed.height.round());
     for (at, (items, edges)) in items.into_iter().zip(between).enumerate() {
-        let order = ordered(items, &edges);
+        let order = ordered(&items, &edges);
         let place: BTreeMap<Item, usize> = order.iter().enumerate().map(|(k, &item)| (item, k)).collect();
         // What leads back to above has no say.
         let ends = edges.iter().map(|(from, to)| (place[from], place[to]));
@@ -133,17 +133,13 @@ fn tree(leaves: &[Leaf<'_>], n_nodes: usize) -> (Vec<Scope>, Vec<usize>) {
 
 /// For each scope the edges between what is directly in it.
 fn between(scopes: &[Scope], scope_of: &[usize], edges: &[(usize, usize)]) -> Vec<BTreeSet<(Item, Item)>> {
-    let mut depth = vec![0; scopes.len()];
-    for at in 1..scopes.len() {
-        depth[at] = depth[scopes[at].parent.unwrap_or(0)] + 1;
-    }
     let mut between = vec![BTreeSet::new(); scopes.len()];
     for &(from, to) in edges {
         let mut ends = [(Item::Node(from), scope_of[from]), (Item::Node(to), scope_of[to])];
         while ends[0].1 != ends[1].1 {
-            let deeper = usize::from(depth[ends[1].1] > depth[ends[0].1]);
-            let scope = ends[deeper].1;
-            ends[deeper] = (Item::Scope(scope), scopes[scope].parent.unwrap_or(0));
+            // A scope has a larger number than the one around it.
+            let inner = &mut ends[usize::from(ends[1].1 > ends[0].1)];
+            *inner = (Item::Scope(inner.1), scopes[inner.1].parent.unwrap_or(0));
         }
         let [(from, at), (to, _)] = ends;
         if from != to {
@@ -154,18 +150,17 @@ fn between(scopes: &[Scope], scope_of: &[usize], edges: &[(usize, usize)]) -> Ve
 }
 
 /// The items, each behind those that lead to it; where they go round in circles, one edge of each leads back.
-fn ordered(items: Vec<Item>, edges: &BTreeSet<(Item, Item)>) -> Vec<Item> {
+fn ordered(items: &[Item], edges: &BTreeSet<(Item, Item)>) -> Vec<Item> {
     let mut below: BTreeMap<Item, Vec<Item>> = BTreeMap::new();
     for &(from, to) in edges {
         below.entry(from).or_default().push(to);
     }
     let below = |item: &Item| below.get(item).map_or(&[][..], Vec::as_slice);
     let (mut seen, mut order) = (BTreeSet::new(), Vec::with_capacity(items.len()));
-    // Circles begin at what comes first; scopes that nothing leads to stand in front of nodes.
-    let mut starts = items;
+    // Circles begin at what comes first, behind all that has a beginning.
     let led_to: BTreeSet<Item> = edges.iter().map(|(_, to)| *to).collect();
-    starts.sort_by_key(|item| (led_to.contains(item), *item));
-    for &start in starts.iter().rev().filter(|item| !led_to.contains(item)).chain(starts.iter()) {
+    let begin = items.iter().rev().filter(|item| !led_to.contains(item));
+    for &start in begin.chain(&items) {
         if !seen.insert(start) {
             continue;
         }
@@ -185,4 +180,77 @@ fn ordered(items: Vec<Item>, edges: &BTreeSet<(Item, Item)>) -> Vec<Item> {
     }
     order.reverse();
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf<'a>(scope: &'a str, n_params: usize) -> Leaf<'a> {
+        Leaf { label: "%0 add\nf32[4]".into(), scope: Some(scope).filter(|scope| !scope.is_empty()), n_params }
+    }
+
+    fn paths(scopes: &[Scope]) -> Vec<(&str, &str, usize, usize)> {
+        scopes.iter().map(|scope| (&*scope.path, &*scope.name, scope.n_nodes, scope.n_params)).collect()
+    }
+
+    #[test]
+    fn scopes_nest_and_say_what_they_hold() {
+        let of = ["a.x", "a.x", "a.y", "a.y", "b.c", "b.c", "d", "", "a.x.only"];
+        let leaves: Vec<Leaf<'_>> = of.iter().enumerate().map(|(k, scope)| leaf(scope, k)).collect();
+        let (scopes, sizes) =
+            scopes(&leaves, of.len(), &[(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 8)]);
+        // `b` holds nothing but `b.c`; one node is no scope.
+        let wanted = [("", "", 9, 36), ("a", "a", 5, 14), ("a.x", "x", 3, 9), ("a.y", "y", 2, 5), ("b.c", "b.c", 2, 9)];
+        assert_eq!(paths(&scopes), wanted);
+        assert_eq!(
+            scopes.iter().map(|scope| scope.parent).collect::<Vec<_>>(),
+            [None, Some(0), Some(1), Some(1), Some(0)]
+        );
+        assert!(sizes.iter().all(|(width, height)| *width > 0.0 && *height > 0.0));
+        // The last node goes back into `a`, which does not move that below what it came before.
+        let top: Vec<Item> = scopes[0].rows.iter().flatten().copied().collect();
+        assert_eq!(top, [Item::Scope(1), Item::Scope(4), Item::Node(6), Item::Node(7)]);
+    }
+
+    #[test]
+    fn what_all_nodes_share_has_no_box() {
+        let leaves = [leaf("net.a", 0), leaf("net.a", 0), leaf("net", 0), leaf("", 0)];
+        // The last is a result.
+        let (all, _) = scopes(&leaves, 3, &[(0, 1), (1, 2), (2, 3)]);
+        assert_eq!(paths(&all), [("", "", 3, 0), ("net.a", "a", 2, 0)]);
+        let (flat, _) = scopes(&[leaf("net", 0), leaf("net", 0)], 2, &[(0, 1)]);
+        assert_eq!(paths(&flat), [("", "", 2, 0)]);
+        assert_eq!(scopes(&[], 0, &[]).0.len(), 1);
+    }
+
+    /// Every item stands once, in the scope that it is directly in, below what leads to it.
+    #[test]
+    fn rows_hold_every_item_below_its_operands() {
+        let of: Vec<String> =
+            (0..600).map(|k| format!("block.{}.{}", k / 60, ["up", "gate", "down"][k / 20 % 3])).collect();
+        let leaves: Vec<Leaf<'_>> = of.iter().map(|scope| leaf(scope, 1)).collect();
+        let edges: Vec<(usize, usize)> = (1..600)
+            .flat_map(|to| [(to - 1, to), (to / 2, to), (to * 7 % to, to)])
+            .filter(|(from, to)| from < to)
+            .collect();
+        let (made, sizes) = scopes(&leaves, 600, &edges);
+        assert_eq!((made.clone(), sizes), scopes(&leaves, 600, &edges));
+        assert_eq!(made.len(), 1 + 10 + 30);
+        let mut place = BTreeMap::new();
+        for (at, scope) in made.iter().enumerate() {
+            for (row, items) in scope.rows.iter().enumerate() {
+                items.iter().for_each(|item| assert_eq!(place.insert(*item, (at, row)), None, "{item:?} stands twice"));
+            }
+        }
+        assert_eq!(place.len(), 600 + 40);
+        for (at, scope) in made.iter().enumerate().skip(1) {
+            assert_eq!(Some(place[&Item::Scope(at)].0), scope.parent);
+        }
+        let scope_of: Vec<usize> = (0..600).map(|n| place[&Item::Node(n)].0).collect();
+        assert!(scope_of.iter().zip(&of).all(|(scope, path)| made[*scope].path == *path));
+        for (from, to) in between(&made, &scope_of, &edges).into_iter().flatten() {
+            assert!(place[&from].1 < place[&to].1, "{from:?} stands above {to:?}");
+        }
+    }
 }
