@@ -22,6 +22,7 @@ function steps() {
 function arrange() {
   drawn = isPlan() ? steps() : arranged();
   cursor = null;
+  $("tip").hidden = true;
   mark();
 }
 
@@ -174,7 +175,7 @@ function boxAt(event) {
   return { box, x: box && x - box.x, y: box && y - box.y };
 }
 
-// The edge at a place of the drawing, if it stands for several operands or leads to a folded box.
+// The edge at a place of the drawing.
 function edgeAt(event) {
   const { left, top } = canvas.getBoundingClientRect(), dots = window.devicePixelRatio || 1;
   const [x, y] = [(event.clientX - left) * dots, (event.clientY - top) * dots];
@@ -261,6 +262,7 @@ const nameOf = box => box.title || box.lines[0].replace(/^\+ /, "");
 function edgeHint({ from, to, operands, on }) {
   const lines = [`${operands.length === 1 ? "1 edge" : `${operands.length} edges`}: ${nameOf(from)} → ${nameOf(to)}`];
   const text = n => n < sheetOf(on).nodes.length ? nodeText(sheetOf(on).nodes[n], n) : `result ${sheetOf(on).results[n - sheetOf(on).nodes.length].name}`;
+  if (operands.length === 1 && from.number !== null && to.number !== null) return lines[0];
   operands.slice(0, 8).forEach(([a, b]) => lines.push(`${text(a)} → ${text(b)}`));
   if (operands.length > 8) lines.push(`and ${operands.length - 8} more`);
   return lines.join("\n");

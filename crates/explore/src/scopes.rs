@@ -160,7 +160,7 @@ fn ordered(items: &[Item], edges: &BTreeSet<(Item, Item)>) -> Vec<Item> {
     // Circles begin at what comes first, behind all that has a beginning.
     let led_to: BTreeSet<Item> = edges.iter().map(|(_, to)| *to).collect();
     let begin = items.iter().rev().filter(|item| !led_to.contains(item));
-    for &start in begin.chain(&items) {
+    for &start in begin.chain(items) {
         if !seen.insert(start) {
             continue;
         }

@@ -301,7 +301,7 @@ fn a_browser_shows_every_part_of_the_page() {
         ("mlp", workload("mlp-s").page()),
         ("lstm", workload("lstm-char").page()),
         ("hostile", hostile().page()),
-        ("large", blocks(110).page()),
+        ("large", blocks(125).page()),
     ];
     let mut titles = Vec::new();
     for (name, page) in pages {
