@@ -15,6 +15,7 @@ mod matching;
 mod memory;
 mod page;
 mod profile;
+mod scopes;
 mod trace;
 mod values;
 mod why;

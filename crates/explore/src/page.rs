@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use cotangent_graph::dot::{attributes, color};
 use cotangent_graph::picture::{Layout, layout};
-use cotangent_graph::{Attr, NodeId, Role};
+use cotangent_graph::{Attr, NodeId, Role, Source};
 use cotangent_kernel::{BufferId, Home, Plan, Step, Verdict};
 use cotangent_scalar::plain;
 use cotangent_scalar::plain::is_hidden;
@@ -17,19 +17,25 @@ use serde_json::{Value, json};
 use crate::counterpart::counterparts;
 use crate::find::Part;
 use crate::memory::{Peak, offset};
+use crate::scopes::{Item, Leaf, Scope, scopes};
 use crate::trace::{Sheet, StageOf};
 use crate::{Inside, Statistics, chart};
 
 const PAGE: &str = include_str!("explorer.html");
 const STYLE: &str = include_str!("explorer.css");
-const CODE: &str = include_str!("explorer.js");
+const CODE: [&str; 4] =
+    [include_str!("explorer.js"), include_str!("folding.js"), include_str!("drawing.js"), include_str!("panels.js")];
 
 impl Inside {
     /// The explorer's page.
     pub fn page(&self) -> String {
         let data = escaped(&self.data().to_string());
         // The data comes last: nothing in it is looked at again.
-        PAGE.replacen("/* style */", STYLE, 1).replacen("/* code */", CODE, 1).replacen("/* data */", &data, 1)
+        PAGE.replacen("/* style */", STYLE, 1).replacen("/* code */", &CODE.concat(), 1).replacen(
+            "/* data */",
+            &data,
+            1,
+        )
     }
 
     /// The charts of the page as SVG, each with the name of a file.
@@ -207,15 +213,19 @@ fn stage(stage: &StageOf) -> Value {
     })
 }
 
-/// A sheet with its layout. A row for each node: uid, left, top, width, height, numbers of operands, sheets of bodies.
+/// A sheet with its scopes. A row for each node: uid, width, height, numbers of operands, sheets of bodies; and for each scope: name,
+/// path, number of the one around it, nodes, elements of parameters, width and height of the folded box, rows of what is directly in
+/// it. There results stand behind the nodes, and `-1 - n` is scope `n`.
 fn sheet(stage: &StageOf, sheet: &Sheet) -> Value {
     let graph = &*sheet.graph;
-    let mut labels: Vec<String> = Vec::with_capacity(sheet.order.len());
+    let mut leaves: Vec<Leaf<'_>> = Vec::with_capacity(sheet.order.len());
     let mut edges = Vec::new();
     for (at, &id) in sheet.order.iter().enumerate() {
         let node = graph.node(id);
         let name = node.name().map_or(String::new(), |name| format!(" {}", plain(name)));
-        labels.push(format!("%{at} {}{name}\n{}", node.op.name, node.ty));
+        let n_params = if node.source() == Some(Source::Param) { node.ty.shape().n_elements() } else { 0 };
+        let label = format!("%{at} {}{name}\n{}", node.op.name, node.ty);
+        leaves.push(Leaf { label, scope: node.origin.scope.as_deref(), n_params });
         edges.extend(node.inputs.iter().map(|input| (sheet.number[input], at)));
     }
     let mut outputs = Vec::new();
@@ -225,37 +235,43 @@ fn sheet(stage: &StageOf, sheet: &Sheet) -> Value {
         let target = match output.role {
             Role::Update(target) => Some(sheet.number[&target]),
             Role::Result => {
-                edges.push((value, labels.len()));
-                labels.push(name.clone());
+                edges.push((value, leaves.len()));
+                leaves.push(Leaf { label: name.clone(), scope: None, n_params: 0 });
                 None
             }
         };
         outputs.push((name, value, target));
     }
-    let Layout { boxes, width, height } = layout(&labels, &edges);
-    let place = |at: usize| {
-        let b = &boxes[at];
-        [b.x, b.y, b.width, b.height].map(f64::round)
-    };
+    let (scopes, sizes) = scopes(&leaves, sheet.order.len(), &edges);
     let mut rows = Vec::with_capacity(sheet.order.len());
     for (at, &id) in sheet.order.iter().enumerate() {
         let node = graph.node(id);
         let operands: Vec<usize> = node.inputs.iter().map(|input| sheet.number[input]).collect();
         let body = |attr: &Attr| if let Attr::Body(id) = attr { stage.sheet_of(graph.body(*id)) } else { None };
         let bodies: Vec<usize> = node.attrs.iter().filter_map(|(_, attr)| body(attr)).collect();
-        let [x, y, w, h] = place(at);
-        rows.push(json!([sheet.uids[at].0, x, y, w, h, operands, bodies]));
+        let (w, h) = sizes[at];
+        rows.push(json!([sheet.uids[at].0, w, h, operands, bodies]));
     }
     let mut next = sheet.order.len();
     let mut results = Vec::new();
     for (name, value, target) in outputs {
-        let at = target.is_none().then(|| {
+        let size = target.is_none().then(|| {
             next += 1;
-            place(next - 1)
+            sizes[next - 1]
         });
-        results.push(json!({ "name": name, "value": value, "target": target, "at": at }));
+        results.push(json!({ "name": name, "value": value, "target": target, "size": size }));
     }
-    json!({ "name": plain(graph.name()).to_string(), "width": width, "height": height, "nodes": rows, "outputs": results })
+    let item = |item: &Item| match *item {
+        Item::Node(n) => n as i64,
+        Item::Scope(k) => -1 - k as i64,
+    };
+    let scope = |scope: &Scope| {
+        let rows: Vec<Vec<i64>> = scope.rows.iter().map(|row| row.iter().map(item).collect()).collect();
+        let (name, path) = (plain(&scope.name).to_string(), plain(&scope.path).to_string());
+        json!([name, path, scope.parent, scope.n_nodes, scope.n_params, scope.size.0, scope.size.1, rows])
+    };
+    let scopes: Vec<Value> = scopes.iter().map(scope).collect();
+    json!({ "name": plain(graph.name()).to_string(), "nodes": rows, "outputs": results, "scopes": scopes })
 }
 
 /// A step in a row: its text, what it reads and writes, bytes, predicted time in microseconds.

@@ -7,6 +7,7 @@ use cotangent_exec::Compiler;
 use cotangent_explore::{Inside, measured};
 use cotangent_graph::DType::F32;
 use cotangent_graph::{Graph, build};
+use cotangent_nn::{Layers, Minimize, Momentum};
 use cotangent_train::workloads::Workload;
 use serde_json::Value;
 
@@ -77,15 +78,17 @@ fn check_counts(inside: &Inside, data: &Value) {
             assert!(!after.contains(&pair[0].as_u64().unwrap()) && after.contains(&pair[1].as_u64().unwrap()));
         }
     }
-    // Every box has its place, and operands stand above their readers.
+    // Every node and every scope stands in one row.
     for sheet in stages.iter().flat_map(|stage| array(stage, "sheets")) {
-        let rows = array(sheet, "nodes");
-        let bottom = |row: &Value| row[2].as_f64().unwrap() + row[4].as_f64().unwrap();
-        for row in rows {
-            for operand in row[5].as_array().unwrap() {
-                assert!(bottom(&rows[operand.as_u64().unwrap() as usize]) < row[2].as_f64().unwrap(), "{row}");
-            }
-        }
+        let scopes = array(sheet, "scopes");
+        let rows = scopes.iter().flat_map(|scope| scope[7].as_array().unwrap());
+        let mut items: Vec<i64> =
+            rows.flat_map(|row| row.as_array().unwrap()).map(|item| item.as_i64().unwrap()).collect();
+        items.sort_unstable();
+        let n_results = array(sheet, "outputs").iter().filter(|output| output["size"].is_array()).count();
+        let n_leaves = (array(sheet, "nodes").len() + n_results) as i64;
+        assert_eq!(items, (-(scopes.len() as i64)..-1).chain(0..n_leaves).collect::<Vec<_>>());
+        assert_eq!(scopes[0][3], array(sheet, "nodes").len());
     }
 }
 
@@ -168,6 +171,43 @@ fn bodies_of_loops_have_sheets_and_plans() {
     }
 }
 
+/// A net of so many blocks of two layers, and its training.
+fn blocks(n: usize) -> Inside {
+    let graph = build(|g| {
+        let mut x = g.input("x", F32, [4, 8]);
+        for block in 0..n {
+            x = g.scope("block", || g.scope(&block.to_string(), || x + x.dense("up", 16).tanh().dense("down", 8)));
+        }
+        g.minimize(x.square().mean(), Momentum::new(0.1, 0.9));
+    });
+    inside(&graph.unwrap())
+}
+
+/// Scopes, layers, derivatives and optimisers say where their nodes stand, and all later stages keep it.
+#[test]
+fn nodes_stand_in_the_scopes_that_made_them() {
+    let data = blocks(2).data();
+    let scopes = |stage: &Value| -> Vec<(String, u64, u64)> {
+        let rows = array(&stage["sheets"][0], "scopes").iter();
+        rows.map(|row| (row[1].as_str().unwrap().to_owned(), row[3].as_u64().unwrap(), row[4].as_u64().unwrap()))
+            .collect()
+    };
+    let stages = array(&data, "stages");
+    let names = |stage: &Value| scopes(stage).into_iter().map(|(path, ..)| path).collect::<Vec<_>>();
+    // A layer has a matmul, an add, two parameters, and a broadcast of one.
+    for path in ["block.0.up", "block.1.down"] {
+        let layer = scopes(&stages[0]).into_iter().find(|(known, ..)| known == path);
+        assert_eq!(layer, Some((path.to_owned(), 5, if path.ends_with("up") { 8 * 16 + 16 } else { 16 * 8 + 8 })));
+    }
+    assert!(!names(&stages[0]).iter().any(|path| path.starts_with("gradient")));
+    for stage in &stages[1..] {
+        for path in ["block.0", "block.1.up", "gradient", "gradient.block", "optimizer", "optimizer.block.0.up.weight"]
+        {
+            assert!(names(stage).contains(&path.to_owned()), "{path} after {}: {:?}", stage["pass"], names(stage));
+        }
+    }
+}
+
 const HOSTILE: [&str; 4] =
     ["</script><script>window.stolen = 1;</script>", "<!--<script>", "\" & ' \\ \u{2028}", "a\u{202e}b"];
 
@@ -244,50 +284,7 @@ fn nodes_are_counted_as_in_reports() {
 }
 
 /// Uses every part of the page as a user does, and says in the title what went wrong.
-const VISIT: &str = r##"<script>
-window.onerror = message => { document.title = `error: ${message}`; };
-const failed = [];
-const expect = (is, what) => { if (!is) failed.push(what); };
-try {
-  expect(drawn.boxes.length === data.parts[0].steps.length, "the page opens on the plan");
-  const all = part().picture.width * look.scale;
-  expect(Math.abs(look.left + all / 2 - canvas.getBoundingClientRect().width / 2) < 1, "in the middle");
-  for (const name of Object.keys(panels)) {
-    [...$("tabs").children].find(button => button.textContent === name).click();
-    expect($("panel").textContent.length > 0, `panel ${name}`);
-  }
-  for (let at = 0; at <= PLAN; at += 1) {
-    $("slider").value = at;
-    $("slider").dispatchEvent(new Event("input"));
-    expect(at === PLAN || drawn.boxes.length >= sheet().nodes.length, `boxes of stage ${at}`);
-    look.tab = "Changes"; fill();
-    expect($("panel").textContent.length > 0, `changes of stage ${at}`);
-  }
-  show(FUSED, 0);
-  select(sheet().nodes.length - 1);
-  expect($("panel").textContent.includes(nodeText(sheet().nodes[look.node], look.node)), "the chosen node's panel");
-  const { left, top } = canvas.getBoundingClientRect(), box = drawn.boxes[look.node];
-  const at = { clientX: left + look.left + (box.x + box.w / 2) * look.scale, clientY: top + look.top + (box.y + box.h / 2) * look.scale, bubbles: true };
-  canvas.dispatchEvent(new MouseEvent("mousemove", at));
-  expect(!$("tip").hidden && $("tip").textContent.includes("%"), "the hint beside the pointer");
-  if (data.derivatives.length > 0) {
-    const pairs = sheet().nodes.map((row, n) => [n, counterparts(row[UID], derivativeOf)]).filter(([, found]) => found.length > 0);
-    expect(pairs.length > 0, "nodes of the last stage have their derivatives");
-    const [n, [[on, other]]] = pairs[0];
-    expect(counterparts(stage().sheets[on].nodes[other][UID], partOfDerivative).some(([s, m]) => s === 0 && m === n), "and back");
-    select(n);
-    expect($("panel").textContent.includes("its derivative"), "the panel of a derivative");
-    expect(hint(drawn.boxes[n]).includes("its derivative"), "the hint of a derivative");
-  }
-  $("search").value = data.nodes[sheet().nodes[0][UID]][OP];
-  $("search").dispatchEvent(new Event("input"));
-  expect(look.hits.has(0), "search");
-  expect(window.stolen === undefined, "a name was run");
-  const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
-  expect(pixels.some(value => value !== 0), "something is drawn");
-} catch (error) { failed.push(String(error)); }
-document.title = failed.length === 0 ? "all is well" : `failed: ${failed.join("; ")}`;
-</script>"##;
+const VISIT: &str = include_str!("visit.js");
 
 fn browser() -> Option<&'static str> {
     let runs = |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());
@@ -300,12 +297,16 @@ fn a_browser_shows_every_part_of_the_page() {
     let Some(browser) = browser() else { return };
     let folder: PathBuf = std::env::temp_dir().join(format!("cotangent-explore-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let pages =
-        [("mlp", workload("mlp-s").page()), ("lstm", workload("lstm-char").page()), ("hostile", hostile().page())];
+    let pages = [
+        ("mlp", workload("mlp-s").page()),
+        ("lstm", workload("lstm-char").page()),
+        ("hostile", hostile().page()),
+        ("large", blocks(125).page()),
+    ];
     let mut titles = Vec::new();
     for (name, page) in pages {
         let file = folder.join(format!("{name}.html"));
-        std::fs::write(&file, page.replace("</body>", &format!("{VISIT}</body>"))).unwrap();
+        std::fs::write(&file, page.replace("</body>", &format!("<script>{VISIT}</script></body>"))).unwrap();
         let profile = format!("--user-data-dir={}", folder.join("profile").display());
         let flags = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900", &profile, "--dump-dom"];
         let output = Command::new(browser).args(flags).arg(&file).output().unwrap();

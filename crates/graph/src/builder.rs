@@ -20,9 +20,10 @@ use smallvec::SmallVec;
 use crate::attrs::{Attr, Attrs};
 
 use crate::diag::{Code, Diag, Diags, Loc};
-use crate::ir::{BodyId, Graph, Inputs, Node, NodeId, OpRef, Origin, Output, Role};
+use crate::ir::{BodyId, Graph, Inputs, Node, NodeId, OpRef, Output, Role};
 use crate::limits::Limits;
 use crate::op::{Fault, InferCx, Lower, OpDef, Registry};
+use crate::origin::Origin;
 use crate::types::Type;
 use crate::verify;
 
@@ -79,6 +80,9 @@ pub struct GraphBuilder {
     /// Where outputs and updates were declared, those of results under their names.
     declared: RefCell<HashMap<Declared, Loc>>,
     origin: RefCell<Option<Origin>>,
+    /// The scope of what is made now, and that which the whole graph is in, if it is a body.
+    place: RefCell<Option<Arc<str>>>,
+    outer_place: Option<Arc<str>>,
     mode: Cell<Mode>,
     params_from: RefCell<Option<String>>,
     /// What was made, as [`Limits::cost`] counts it.
@@ -134,6 +138,8 @@ impl GraphBuilder {
             streams: RefCell::default(),
             declared: RefCell::default(),
             origin: RefCell::default(),
+            place: RefCell::default(),
+            outer_place: None,
             mode: Cell::default(),
             params_from: RefCell::default(),
             n_made: Cell::default(),
@@ -214,14 +220,19 @@ impl GraphBuilder {
         self.origin.replace(origin)
     }
 
-    /// Where what is made now comes from: the origin that was set, or the caller's line.
+    /// Where what is made now comes from: the origin that was set, or the caller's line; the scope of that origin, or the one that
+    /// is open.
     #[track_caller]
     pub fn origin(&self) -> Origin {
         // Not a closure: those do not pass the caller's place on.
-        match self.origin.borrow().clone() {
+        let mut origin = match self.origin.borrow().clone() {
             Some(origin) => origin,
             None => Origin::at(Loc::here()),
+        };
+        if origin.scope.is_none() {
+            origin.scope.clone_from(&self.place.borrow());
         }
+        origin
     }
 
     // ---- ops -----------------------------------------------------------------------------------------------------

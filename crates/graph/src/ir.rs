@@ -25,6 +25,7 @@ use crate::init::Init;
 use crate::op::{Fault, Lower, OpDef, Registry, Source};
 use crate::ops::region::CALL;
 use crate::ops::{source, view};
+use crate::origin::Origin;
 use crate::tensor::TensorData;
 use crate::text::print::post_order;
 use crate::types::Type;
@@ -120,39 +121,6 @@ impl fmt::Debug for OpRef {
 
 /// The operand list of a node.
 pub type Inputs = SmallVec<[NodeId; 3]>;
-
-/// Where a node comes from: the user's lines (several after merging) and the rule or pass that made it, if any.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Origin {
-    /// Lines of the user, at most [`Origin::MAX_LINES`].
-    pub lines: SmallVec<[Loc; 1]>,
-    /// The pass or rule that made the node.
-    pub rule: Option<&'static str>,
-}
-
-impl Origin {
-    /// Further lines are dropped.
-    pub const MAX_LINES: usize = 4;
-
-    /// A node that the user made here.
-    pub fn at(loc: Loc) -> Self {
-        Origin { lines: SmallVec::from_iter([loc]), rule: None }
-    }
-
-    /// Adds the lines of another origin.
-    pub fn merge(&mut self, other: &Origin) {
-        for line in &other.lines {
-            if self.lines.len() < Origin::MAX_LINES && !self.lines.contains(line) {
-                self.lines.push(line.clone());
-            }
-        }
-    }
-
-    /// The first line, or [`Loc::Internal`].
-    pub fn loc(&self) -> Loc {
-        self.lines.first().cloned().unwrap_or(Loc::Internal)
-    }
-}
 
 /// One operation on values.
 #[derive(Clone, Debug)]

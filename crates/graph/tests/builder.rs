@@ -577,3 +577,24 @@ fn what_is_made_in_a_shared_scope_is_made_once() {
     });
     assert!(inputs.contains("`a.x` is already used"), "{inputs}");
 }
+
+#[test]
+fn nodes_remember_their_scope() {
+    let graph = build(|g| {
+        let x = g.input("x", F32, [2]);
+        let deep = g.scope("block", || {
+            let outer = g.enter("up");
+            let up = x.exp();
+            g.leave(outer);
+            (up, g.scope("down", || x.tanh() + x.sin()), x.sqrt())
+        });
+        // An equal node of another layer of the block is the same node, and of the block; beside a node of none it stays where it is.
+        let shared = g.scope("block", || g.scope("gate", || x.sin()));
+        g.output("y", deep.0 + deep.1 + deep.2 + shared + x.tanh());
+    });
+    let graph = graph.unwrap();
+    let scope = |op: &str| graph.nodes().iter().find(|node| node.op.name == op).unwrap().origin.scope.as_deref();
+    let ops = ["input", "exp", "tanh", "sin", "sqrt"].map(scope);
+    assert_eq!(ops, [None, Some("block.up"), Some("block.down"), Some("block"), Some("block")]);
+    assert_eq!(graph.nodes().last().unwrap().origin.scope, None);
+}

@@ -117,11 +117,11 @@ fn replace_gradients(
             let seed = match key.1 {
                 Some(seed) => copier.get(seed),
                 None => {
-                    builder.set_origin(Some(origin_of(node, NAME)));
+                    builder.set_origin(Some(gradient_of(node)));
                     y.constant_like(1.0)
                 }
             };
-            builder.set_origin(Some(origin_of(node, NAME)));
+            builder.set_origin(Some(gradient_of(node)));
             let seed = anchored(seed, numbers.next().unwrap_or(i64::MAX));
             let supports = RefCell::default();
             let (depth, supports) = (MAX_EXPANSION_DEPTH, &supports);
@@ -130,7 +130,7 @@ fn replace_gradients(
             entry.insert(found.into_iter().map(|(id, cotangent)| (id, cotangent.value)).collect());
         }
         let cotangent = found[&key].get(&wrt.id()).copied();
-        builder.set_origin(Some(origin_of(node, NAME)));
+        builder.set_origin(Some(gradient_of(node)));
         let value = cotangent.unwrap_or_else(|| wrt.constant_like(0.0));
         copier.set(id, value);
     }
@@ -202,7 +202,7 @@ impl<'g> Sweep<'g, '_> {
             }
             self.cx.check_room(self.builder, self.asked)?;
             let node = self.builder.with_graph(|graph| graph.node(id).clone());
-            let origin = origin_of(&node, NAME);
+            let origin = gradient_of(&node);
             self.builder.set_origin(Some(origin.clone()));
             let is_end = ends.contains(&id);
             if node.ty.as_tensor().is_none() {
@@ -378,6 +378,20 @@ impl<'g> Sweep<'g, '_> {
         }
         Ok(())
     }
+}
+
+/// The origin of what is in the derivative of a node, in a scope beside the node's own.
+fn gradient_of(node: &Node) -> Origin {
+    const SCOPE: &str = "gradient";
+    let scope = match node.origin.scope.as_deref() {
+        // What asks for gradients is not what they are of.
+        Some(scope) if !matches!(node.op.lower, Lower::Grad) => {
+            // Derivatives of derivatives stand among them.
+            if scope.split('.').next() == Some(SCOPE) { scope.to_owned() } else { format!("{SCOPE}.{scope}") }
+        }
+        _ => SCOPE.to_owned(),
+    };
+    origin_of(node, NAME).in_scope(scope)
 }
 
 fn wrong_rule(builder: &GraphBuilder, node: &Node, made: &str) -> PassError {

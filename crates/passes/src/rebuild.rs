@@ -100,7 +100,7 @@ pub fn kept(graph: &Graph) -> Vec<NodeId> {
 
 /// The origin of what a rule or pass makes of a node.
 pub fn origin_of(node: &Node, rule: &'static str) -> Origin {
-    Origin { lines: node.origin.lines.clone(), rule: Some(rule) }
+    Origin { rule: Some(rule), ..node.origin.clone() }
 }
 
 /// A copy of `graph` with what `replace` returns in the place of a node; nodes for which it returns `None` are copied.

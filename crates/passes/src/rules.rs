@@ -369,7 +369,7 @@ fn apply_one<'g>(
         if cx.fuel == 0 || !cx.options.allows(rule.safety) {
             continue;
         }
-        builder.set_origin(Some(Origin { lines: origin.lines.clone(), rule: Some(rule.name) }));
+        builder.set_origin(Some(Origin { rule: Some(rule.name), ..origin.clone() }));
         let Some(new) = (rule.apply)(&rule_cx) else { continue };
         if !builder.owns(new) || new.ty() != node.ty {
             let made = made_of(builder, new);

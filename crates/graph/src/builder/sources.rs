@@ -1,5 +1,7 @@
 //! Named sources of a graph (inputs, parameters, states), the scopes that their names stand in, and how they are shared.
 
+use std::sync::Arc;
+
 use crate::attrs::Attrs;
 use crate::diag::{Code, Diag};
 use crate::init::Init;
@@ -117,12 +119,40 @@ impl GraphBuilder {
 
     // ---- scopes and origins --------------------------------------------------------------------------------------
 
-    /// Runs `f` with `name.` in front of every name made inside.
+    /// Runs `f` with `name.` in front of every name made inside, and with that scope in the origin of every node.
     pub fn scope<R>(&self, name: &str, f: impl FnOnce() -> R) -> R {
+        let outer = self.enter(name);
+        let result = self.named_in(name, f);
+        self.leave(outer);
+        result
+    }
+
+    /// Runs `f` with `name.` in front of every name made inside.
+    pub(crate) fn named_in<R>(&self, name: &str, f: impl FnOnce() -> R) -> R {
         self.scopes.borrow_mut().push(name.to_owned());
         let result = f();
         self.scopes.borrow_mut().pop();
         result
+    }
+
+    /// This builder, for a body of the graph of another one: it is in the scope that is open there.
+    pub(crate) fn inside(mut self, outer: &GraphBuilder) -> Self {
+        self.outer_place.clone_from(&outer.place.borrow());
+        self.place.replace(self.outer_place.clone());
+        self
+    }
+
+    /// Makes every node that follows be of the scope `name`, behind the open ones, without a change of its name: for layers, which
+    /// write their name in front themselves. What is returned is for [`GraphBuilder::leave`].
+    pub fn enter(&self, name: &str) -> Option<Arc<str>> {
+        let name = self.scoped(name);
+        let place = self.outer_place.as_ref().map_or_else(|| name.clone(), |outer| format!("{outer}.{name}"));
+        self.place.replace(Some(place.into()))
+    }
+
+    /// Ends what [`GraphBuilder::enter`] began.
+    pub fn leave(&self, outer: Option<Arc<str>>) {
+        self.place.replace(outer);
     }
 
     /// A name with the current scopes in front.

@@ -198,6 +198,7 @@ impl GraphBuilder {
     ) -> Body {
         let inner = self.with_graph(|graph| GraphBuilder::with_registry(name, graph.registry()));
         let inner = if self.rounds() { inner.rounding() } else { inner };
+        let inner = inner.inside(self);
         let mut tensors = Vec::with_capacity(inputs.len());
         // Not a closure: those do not pass the caller's place on.
         for (k, ty) in inputs.iter().enumerate() {
@@ -206,7 +207,7 @@ impl GraphBuilder {
         let mut results = Vec::new();
         inner.set_mode(self.mode());
         let made = match scope {
-            Some(scope) => inner.scope(scope, || f(&inner, &tensors)),
+            Some(scope) => inner.named_in(scope, || f(&inner, &tensors)),
             None => f(&inner, &tensors),
         };
         for (k, result) in made.into_iter().enumerate() {

@@ -14,9 +14,10 @@ use super::{VERSION, value};
 use crate::attrs::{Attr, AttrKind, AttrSpec, Attrs};
 use crate::builder::{check_result, check_update, infer_type};
 use crate::diag::{Code, Diag, Diags, Loc};
-use crate::ir::{BodyId, Graph, Inputs, MAX_BODY_DEPTH, NodeId, OpRef, Origin, Output, Role};
+use crate::ir::{BodyId, Graph, Inputs, MAX_BODY_DEPTH, NodeId, OpRef, Output, Role};
 use crate::op::{Fault, Lower, OpDef, Registry};
 use crate::ops::region::closed;
+use crate::origin::Origin;
 use crate::types::Type;
 
 /// After so many errors the rest of the text is not looked at.

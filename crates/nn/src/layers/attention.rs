@@ -122,6 +122,14 @@ impl MultiHeadAttention {
     /// [`Layer::apply`] with what it is given beside the operand.
     #[track_caller]
     pub fn run<'g>(&self, name: &str, x: Tensor<'g>, around: &Around<'g>) -> Tensor<'g> {
+        let outer = x.builder().enter(name);
+        let made = self.inside(name, x, around);
+        x.builder().leave(outer);
+        made
+    }
+
+    #[track_caller]
+    fn inside<'g>(&self, name: &str, x: Tensor<'g>, around: &Around<'g>) -> Tensor<'g> {
         const KIND: &str = "multi_head_attention";
         let fits = |x: Tensor<'g>| takes(KIND, name, x, 2, "the last axes are time and features");
         if !fits(x) || !around.memory.is_none_or(fits) {
@@ -294,6 +302,14 @@ impl TransformerBlock {
     /// [`Layer::apply`] with what the attention is given beside the operand.
     #[track_caller]
     pub fn run<'g>(&self, name: &str, x: Tensor<'g>, around: &Around<'g>) -> Tensor<'g> {
+        let outer = x.builder().enter(name);
+        let made = self.inside(name, x, around);
+        x.builder().leave(outer);
+        made
+    }
+
+    #[track_caller]
+    fn inside<'g>(&self, name: &str, x: Tensor<'g>, around: &Around<'g>) -> Tensor<'g> {
         if !takes("transformer_block", name, x, 2, "the last axes are time and features") {
             return refused(x, None);
         }

@@ -84,7 +84,10 @@ pub trait Layers<'g>: Sized {
 impl<'g> Layers<'g> for Tensor<'g> {
     #[track_caller]
     fn layer(self, name: &str, layer: impl Layer) -> Tensor<'g> {
-        layer.apply(name, self)
+        let outer = self.builder().enter(name);
+        let y = layer.apply(name, self);
+        self.builder().leave(outer);
+        y
     }
 
     #[track_caller]

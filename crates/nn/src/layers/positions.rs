@@ -39,6 +39,14 @@ impl Positions {
     /// table's end is an error of the step.
     #[track_caller]
     pub fn run<'g>(&self, name: &str, x: Tensor<'g>, position: Option<Tensor<'g>>) -> Tensor<'g> {
+        let outer = x.builder().enter(name);
+        let made = self.inside(name, x, position);
+        x.builder().leave(outer);
+        made
+    }
+
+    #[track_caller]
+    fn inside<'g>(&self, name: &str, x: Tensor<'g>, position: Option<Tensor<'g>>) -> Tensor<'g> {
         const KIND: &str = "positions";
         if !takes(KIND, name, x, 2, "the last axes are time and features") {
             return refused(x, None);

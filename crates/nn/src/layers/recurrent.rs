@@ -4,7 +4,7 @@ use cotangent_graph::ops::scan::{Checkpoint, Iteration, Loop, Made};
 use cotangent_graph::{Code, DType, Diag, GraphBuilder, Init, Tensor, Type};
 
 use super::norm::EPS;
-use super::{Dropout, Layer, bad_setting, refused, takes};
+use super::{Dropout, Layer, Layers, bad_setting, refused, takes};
 
 /// What a recurrent layer does in a step with its input `x` and its state `h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,6 +267,14 @@ impl Recurrent {
     /// Outputs and last states for sequences `[batch, time, features]`.
     #[track_caller]
     pub fn run<'g>(&self, name: &str, x: Tensor<'g>, given: &Given<'g>) -> Sequences<'g> {
+        let outer = x.builder().enter(name);
+        let made = self.inside(name, x, given);
+        x.builder().leave(outer);
+        made
+    }
+
+    #[track_caller]
+    fn inside<'g>(&self, name: &str, x: Tensor<'g>, given: &Given<'g>) -> Sequences<'g> {
         let kind = self.cell.name();
         let n_directions = if self.both_ways { 2 } else { 1 };
         let no = |outputs: Tensor<'g>| Sequences { outputs, states: Vec::new() };
@@ -318,8 +326,8 @@ impl Recurrent {
             sequences = if outputs.len() == 1 { outputs[0] } else { g.concat(&outputs, 2) };
             if layer + 1 < self.n_layers {
                 let over_time = if self.variational { vec![0] } else { Vec::new() };
-                sequences =
-                    Dropout::new(self.dropout).shared_along(over_time).apply(&format!("{name}.dropout"), sequences);
+                let dropout = Dropout::new(self.dropout).shared_along(over_time);
+                sequences = sequences.layer(&format!("{name}.dropout"), dropout);
             }
         }
         Sequences { outputs: sequences.transpose([1, 0, 2]), states }

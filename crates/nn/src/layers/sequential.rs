@@ -4,7 +4,7 @@ use std::fmt;
 
 use cotangent_graph::{Loc, Origin, Tensor};
 
-use super::Layer;
+use super::{Layer, Layers};
 
 type Function = dyn for<'g> Fn(Tensor<'g>) -> Tensor<'g> + Send + Sync;
 
@@ -81,8 +81,8 @@ impl Layer for Sequential {
         for (step, at) in &self.steps {
             let outer = g.set_origin(Some(Origin::at(at.clone())));
             x = match step {
-                Step::Layer(own, layer) if name.is_empty() => layer.apply(own, x),
-                Step::Layer(own, layer) => layer.apply(&format!("{name}.{own}"), x),
+                Step::Layer(own, layer) if name.is_empty() => x.layer(own, layer),
+                Step::Layer(own, layer) => x.layer(&format!("{name}.{own}"), layer),
                 Step::Function(function) => function(x),
             };
             g.set_origin(outer);

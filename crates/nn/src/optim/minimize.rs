@@ -10,6 +10,9 @@ use super::params::{param_name, reached};
 use super::recipe::{ParamInfo, Treatment, accumulator};
 use super::{Optimizer, Recipe, UpdateCx, hyper, is_updated, step_number};
 
+/// What updates parameters is of this scope; each parameter has one in it.
+const SCOPE: &str = "optimizer";
+
 /// Training as methods of the builder.
 pub trait Minimize {
     /// Trains every parameter that a gradient of `loss` flows to: one `grad` node and one update each.
@@ -204,7 +207,7 @@ fn allowed_here(param: Tensor<'_>, optimizer: &impl Optimizer, call: &str) -> bo
 
 #[track_caller]
 fn origin(g: &GraphBuilder, optimizer: &impl Optimizer) -> Origin {
-    Origin { rule: Some(optimizer.name()), ..g.origin() }
+    Origin { rule: Some(optimizer.name()), ..g.origin().in_scope(SCOPE) }
 }
 
 /// The loss, checked, and the parameters that training changes: those that a gradient flows to and no group freezes.
@@ -327,12 +330,14 @@ fn scheduled_rate<'g>(g: &'g GraphBuilder, rate: f64, dtype: DType, recipe: &Rec
 /// Declares the updates of parameters by their gradients.
 #[track_caller]
 fn apply<'g>(g: &'g GraphBuilder, pairs: Vec<Pair<'g>>, optimizer: &impl Optimizer, call: &str) {
-    let outer = g.set_origin(Some(origin(g, optimizer)));
+    let origin = origin(g, optimizer);
+    let outer = g.set_origin(Some(origin.clone()));
     if let Some(mut updates) = contexts(g, pairs, optimizer, call) {
         let plain = Recipe::new();
         let recipe = optimizer.recipe().unwrap_or(&plain);
         recipe.shape_gradients(g, &mut updates);
         for cx in &updates {
+            g.set_origin(Some(origin.clone().in_scope(format!("{SCOPE}.{}", cx.param_name))));
             let formula = optimizer.step(cx);
             cx.update_param(recipe.finish(cx, formula));
         }

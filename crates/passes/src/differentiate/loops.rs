@@ -16,10 +16,9 @@ use cotangent_graph::ops::reduce::REDUCE_SUM;
 use cotangent_graph::ops::scan::{Iteration, Loop, Looped, Made};
 use cotangent_graph::{Attrs, Graph, GraphBuilder, Node, NodeId, Shape, Tensor};
 
-use super::{Cotangent, NAME, Reached, Sweep};
+use super::{Cotangent, Reached, Sweep, gradient_of};
 use crate::loops::{all_keeping_values, keeping_values, kept_values, reading};
 use crate::pass::PassError;
-use crate::rebuild::origin_of;
 use crate::support::Support;
 
 /// A term of a capture's cotangent.
@@ -121,10 +120,10 @@ impl<'g> Sweep<'g, '_> {
         over = captures.iter().fold(over, |over, &capture| over.capture(capture));
         over = if reverse { over } else { over.reversed() };
         let mut built = Built::default();
-        let before = g.set_origin(Some(origin_of(node, NAME)));
+        let before = g.set_origin(Some(gradient_of(node)));
         let made = g.scan(&format!("{}_grad", body.name()), over, |inner, iteration| {
             inner.count_from(g.n_made(), g.limits());
-            inner.set_origin(Some(origin_of(node, NAME)));
+            inner.set_origin(Some(gradient_of(node)));
             let supports = RefCell::default();
             let sweep = Sweep { builder: inner, cx: self.cx, asked: self.asked, cut: true, depth, supports: &supports };
             let made = sweep.body_of_loop(&body, (n_carries, n_slices), dear, &wanted, iteration, &mut built);
