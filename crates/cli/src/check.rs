@@ -10,8 +10,8 @@ use crate::{Failure, print, program};
 /// What `check` takes.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// A graph in text form (`-`: the standard input), or the name of a workload
-    #[arg(value_name = "FILE|WORKLOAD")]
+    /// A graph in text form (`-`: the standard input), the name of a workload, or a configuration (`.toml`)
+    #[arg(value_name = "FILE|WORKLOAD|CONFIG")]
     source: String,
     /// 1: the gradient; 2: also its derivative in a random direction
     #[arg(long, value_name = "N", default_value = "1", value_parser = PossibleValuesParser::new(["1", "2"]))]

@@ -100,7 +100,7 @@ fn threads(of: Option<std::num::NonZeroUsize>) -> Threads {
     of.map_or(Threads::All, |n| Threads::Exactly(n.into()))
 }
 
-fn failed(error: TrainError) -> Failure {
+pub(crate) fn failed(error: TrainError) -> Failure {
     match error {
         TrainError::Compile(error) => error.into(),
         error => Failure::error(error),

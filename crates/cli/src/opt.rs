@@ -18,8 +18,8 @@ use crate::{Failure, print, program, tell};
 #[derive(Debug, Args)]
 #[command(after_help = passes_help())]
 pub(crate) struct OptArgs {
-    /// A graph in text form (`-`: the standard input), or the name of a workload
-    #[arg(value_name = "FILE|WORKLOAD")]
+    /// A graph in text form (`-`: the standard input), the name of a workload, or a configuration (`.toml`)
+    #[arg(value_name = "FILE|WORKLOAD|CONFIG")]
     source: String,
     /// Run only these passes, in the order of the pipeline; '' for none
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]

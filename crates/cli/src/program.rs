@@ -1,6 +1,7 @@
 //! From a command line's FILE or WORKLOAD to a graph.
 //!
-//! A name of a workload stands for that workload; `-` is the standard input; anything else is a file in the text form.
+//! A name of a workload stands for that workload; `-` is the standard input; a file whose name ends in `.toml` is a configuration and
+//! stands for its training step; anything else is a file in the text form.
 //! A file that is called like a workload is reached as `./name`.
 
 use std::io;
@@ -17,11 +18,13 @@ use cotangent::graph::{Graph, Limits, Registry};
 use cotangent::passes::PassOptions;
 use cotangent::prelude::{BackendChoice, Choice, Compiler, Fusion, Fusions};
 use cotangent::scalar::plain;
+use cotangent_config::Run;
 use cotangent_train::workloads::{Workload, names};
 
 use crate::Failure;
 use crate::failure::REPRODUCER;
 use crate::last;
+use crate::learn::failed;
 
 /// What errors call the standard input.
 pub(crate) const STDIN: &str = "<stdin>";
@@ -164,9 +167,9 @@ impl TargetArgs {
 /// A program, and what it is compiled for.
 #[derive(Debug, Args)]
 pub(crate) struct ProgramArgs {
-    /// A graph in text form (`-`: the standard input), or the name of a workload: its training step, or with `@N` behind it what its
-    /// network predicts for N examples
-    #[arg(value_name = "FILE|WORKLOAD")]
+    /// A graph in text form (`-`: the standard input), the name of a workload: its training step, or with `@N` behind it what its
+    /// network predicts for N examples; or a configuration (`.toml`): its training step
+    #[arg(value_name = "FILE|WORKLOAD|CONFIG")]
     source: String,
     #[command(flatten)]
     fusion: FusionArgs,
@@ -211,7 +214,7 @@ pub(crate) struct LookArgs {
 }
 
 /// The graph that `source` stands for: a workload's training step, or behind `@` what its network predicts for so many examples
-/// (`lenet@1`), or a file.
+/// (`lenet@1`), or a file: of a graph, or of a configuration (`.toml`), which stands for its training step.
 pub(crate) fn graph(source: &str, limits: ReadLimits) -> Result<Graph, Failure> {
     let (name, batch) = source.split_once('@').map_or((source, None), |(name, batch)| (name, Some(batch)));
     if names().any(|known| known == name) {
@@ -223,6 +226,12 @@ pub(crate) fn graph(source: &str, limits: ReadLimits) -> Result<Graph, Failure> 
             workload = workload.inference(Some(n)).map_err(Failure::error)?;
         }
         let graph = workload.build().map_err(Failure::error)?;
+        last::keep(source, &graph.to_string());
+        return Ok(graph);
+    }
+    if Path::new(source).extension().is_some_and(|extension| extension == "toml") {
+        let run = Run::load(source).map_err(Failure::error)?;
+        let (graph, _) = run.step(usize::MAX).map_err(failed)?;
         last::keep(source, &graph.to_string());
         return Ok(graph);
     }

@@ -20,8 +20,8 @@ use crate::{Failure, program, tell};
 /// What `reduce` takes.
 #[derive(Debug, Args)]
 pub(crate) struct ReduceArgs {
-    /// A graph in text form (`-`: the standard input), or the name of a workload
-    #[arg(value_name = "FILE|WORKLOAD")]
+    /// A graph in text form (`-`: the standard input), the name of a workload, or a configuration (`.toml`)
+    #[arg(value_name = "FILE|WORKLOAD|CONFIG")]
     source: String,
     /// Also ask of each pass whether its result still means the same
     #[arg(long)]

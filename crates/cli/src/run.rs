@@ -37,8 +37,8 @@ enum Backend {
 /// What `run` takes.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// A graph in text form (`-`: the standard input), or the name of a workload
-    #[arg(value_name = "FILE|WORKLOAD")]
+    /// A graph in text form (`-`: the standard input), the name of a workload, or a configuration (`.toml`)
+    #[arg(value_name = "FILE|WORKLOAD|CONFIG")]
     source: String,
     /// Values of inputs, parameters and states by name (`-`: the standard input); of several archives the last one counts
     #[arg(short, long, value_name = "FILE.npz")]

@@ -59,6 +59,10 @@ fn from_mnist_to_a_model() {
     let config = folder.join("net.toml");
     assert!(done(&run(&["summary", path(&config)])).contains("25,450"));
     assert!(done(&run(&["gradcheck", path(&config), "--elements", "2"])).contains("agrees"));
+    // So is the program of its training step, by whatever looks at programs.
+    assert!(done(&run(&["explore", path(&config)])).contains("</html>"));
+    assert!(done(&run(&["why", path(&config), "peak"])).contains("KiB"));
+    assert!(done(&run(&["explain", path(&config)])).contains("product 32×784×32"));
 }
 
 #[test]
