@@ -199,7 +199,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let kept = out.join("char_gpt.safetensors");
     if flags.get("resume", false)? {
-        Checkpoint::read(&kept)?.load(Load::Complete, session.store_mut())?;
+        Checkpoint::open(&kept)?.load(Load::Complete, session.store_mut())?;
         println!("going on from step {} of {}", session.store().step(), kept.display());
     }
     let pieces = |text: &[i64], starts: &[usize], ahead: usize| {

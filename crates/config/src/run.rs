@@ -175,7 +175,7 @@ impl Run {
             activations: &activations,
         };
         let page = folder.join("report.html");
-        write_text(&page, &report::page(&about, judge, &sets, outputs.view(), model.weights())?)?;
+        write_text(&page, &report::page(&about, judge, &sets, outputs.view(), &model.weights()?)?)?;
         Ok(Outcome { history, judged: (name, evaluation), diagnosis, model: path, report: page })
     }
 

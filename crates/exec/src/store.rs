@@ -9,7 +9,7 @@ use std::ops::Deref;
 
 use cotangent_graph::tensor::write_native_bits;
 use cotangent_graph::{Code, Counters, Diag, HostTensor, Init, TensorData, Type};
-use cotangent_host::Block;
+use cotangent_host::{Block, Memory};
 
 use crate::compile::Executable;
 use crate::initial;
@@ -170,6 +170,42 @@ impl Store {
         self.set(name, value)
     }
 
+    /// Makes values, or replaces them by values of the same types: all of them, or none. The store makes memory for each type, zeroed
+    /// and aligned, and `write` fills it with the elements in row-major order and the machine's byte order. What has a new name is
+    /// written where it stays. What replaces a value is written beside it and copied once all are there, because programs hold the
+    /// addresses of the old one. Of a name that comes twice the last type counts.
+    ///
+    /// # Errors
+    /// `E0302` as for [`Store::insert`], `E0309` if there is no memory for all of them, or what `write` says. Nothing has changed then.
+    #[track_caller]
+    pub fn fill<'a, E: From<Diag>>(
+        &mut self,
+        values: impl IntoIterator<Item = (&'a str, Type)>,
+        mut write: impl FnMut(&str, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let values: BTreeMap<&str, Type> = values.into_iter().collect();
+        values.iter().try_for_each(|(name, ty)| self.check(name, ty))?;
+        let n_bytes = values.values().fold(0usize, |sum, ty| sum.saturating_add(ty.n_bytes()));
+        let granted = Memory::default().ask(n_bytes);
+        granted.map_err(|refused| no_memory(format!("{} values for the store", values.len()), refused))?;
+        let mut written = Vec::with_capacity(values.len());
+        for (name, ty) in &values {
+            let mut slot = Slot::zeroed(name, ty)?;
+            write(name, slot.data.bytes_mut())?;
+            written.push(slot);
+        }
+        for (name, new) in values.into_keys().zip(written) {
+            match self.slots.get_mut(name) {
+                Some(slot) => {
+                    slot.data.bytes_mut().copy_from_slice(new.data.bytes());
+                    slot.version += 1;
+                }
+                None => drop(self.slots.insert(name.to_owned(), Slot { version: 1, ..new })),
+            }
+        }
+        Ok(())
+    }
+
     /// Puts back what was read from the same store before.
     pub(crate) fn restore(&mut self, name: &str, value: &TensorData) {
         if let Some(slot) = self.slots.get_mut(name) {
@@ -280,6 +316,19 @@ impl StoreMut<'_> {
     #[track_caller]
     pub fn insert<'a>(&mut self, name: &str, value: impl Into<HostTensor<'a>>) -> Result<(), Diag> {
         self.0.insert(name, value)
+    }
+
+    /// [`Store::fill`].
+    ///
+    /// # Errors
+    /// As [`Store::fill`].
+    #[track_caller]
+    pub fn fill<'a, E: From<Diag>>(
+        &mut self,
+        values: impl IntoIterator<Item = (&'a str, Type)>,
+        write: impl FnMut(&str, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.0.fill(values, write)
     }
 
     /// [`Store::set_step`].

@@ -1,7 +1,7 @@
 //! Values of a store: what is taken out is what was put in, and what does not fit is refused.
 
 use cotangent_exec::{Compiler, Runtime, Seed, Session, Store, Threads};
-use cotangent_graph::{Code, DType, Init, Shape, Type, build};
+use cotangent_graph::{Code, DType, Diag, Init, Shape, Type, build};
 use ndarray::{ArrayD, array};
 
 fn ty(dtype: DType, shape: &[usize]) -> Type {
@@ -34,6 +34,40 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     check(store.check("v", &Type::Tuple(vec![])).unwrap_err().to_string(), "requires a tensor");
     check(store.insert("w", 1f32).unwrap_err().to_string(), "requires f32[2], got f32[]");
     assert_eq!((store.iter().count(), store.get("w").unwrap().to_f64()), (1, vec![1.0, 2.0]));
+}
+
+/// Several values at once: all of them, or none, whether they are new or not.
+#[test]
+fn a_store_is_filled_as_a_whole_or_not_at_all() {
+    let graph = build(|g| g.output("y", g.param("w", DType::F32, [2], Init::ONES) * 2.0)).unwrap();
+    let program = Compiler::new().compile(&graph).unwrap();
+    let mut session = Session::new(&Runtime::new(Threads::Exactly(1)), program, Seed(0)).unwrap();
+    let (w, v) = (ty(DType::F32, &[2]), ty(DType::I64, &[3, 0]));
+    let both = || [("v", v.clone()), ("w", w.clone())];
+    let write = |name: &str, bytes: &mut [u8]| -> Result<(), Diag> {
+        assert!((bytes.as_ptr() as usize).is_multiple_of(64) && bytes.iter().all(|&byte| byte == 0));
+        assert_eq!(bytes.len(), if name == "w" { 8 } else { 0 });
+        bytes.iter_mut().zip(3f32.to_ne_bytes().repeat(2)).for_each(|(place, byte)| *place = byte);
+        Ok(())
+    };
+    let nothing: [(&str, cotangent_graph::HostTensor<'_>); 0] = [];
+    let values = |session: &mut Session| {
+        let y = session.step(nothing.clone()).unwrap().tensor("y").unwrap().to_f64();
+        (session.store().iter().count(), session.store().version("w"), y)
+    };
+    assert_eq!(values(&mut session), (1, Some(0), vec![2.0, 2.0]));
+    // The last fails after it was written.
+    let refused = session.store_mut().fill(both(), |name, bytes| {
+        write(name, bytes)?;
+        if name == "w" { Err(Diag::new(Code::NoSuchValue, "no")) } else { Ok(()) }
+    });
+    assert_eq!((refused.unwrap_err().code, values(&mut session)), (Code::NoSuchValue, (1, Some(0), vec![2.0, 2.0])));
+    let wrong = session.store_mut().fill([("v", v.clone()), ("w", v.clone())], write).unwrap_err();
+    assert!(wrong.to_string().contains("`w` requires f32[2], got i64[3,0]"), "{wrong}");
+    let huge = session.store_mut().fill([("w", w.clone()), ("v", ty(DType::F32, &[1 << 20, 1 << 25]))], write);
+    assert_eq!((huge.unwrap_err().code, session.store().iter().count()), (Code::NoMemory, 1));
+    session.store_mut().fill([("v", w.clone())].into_iter().chain(both()), write).unwrap();
+    assert_eq!(values(&mut session), (2, Some(1), vec![6.0, 6.0]));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Writing files so that a reader never meets half of one.
+//! Writing files so that a reader never meets half of one; reading them at places.
 //!
 //! Why it exists: archives, checkpoints, reports, dumps and what a command line is told to write should be written in one way. A
 //! file is made beside its name and renamed when it is whole. Where a rename would change what the name stands for, it is
@@ -228,6 +228,31 @@ fn write_in_place(path: &Path, write: impl FnOnce(&mut dyn Out) -> io::Result<()
     match Kind::of(&file.metadata().map_err(io)?) {
         Kind::File => file.sync_all().map_err(io),
         _ => Ok(()),
+    }
+}
+
+/// Fills `to` with the bytes of a file from `at` on. Several threads may do so at once.
+///
+/// # Errors
+/// The system's; [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the file ends before, for it may have become shorter since its
+/// length was asked for.
+pub fn read_exact_at(file: &File, to: &mut [u8], at: u64) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::FileExt::read_exact_at(file, to, at)
+    }
+    #[cfg(not(unix))]
+    {
+        let (mut to, mut at) = (to, at);
+        while !to.is_empty() {
+            match std::os::windows::fs::FileExt::seek_read(file, to, at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => (to, at) = (&mut std::mem::take(&mut to)[n..], at + n as u64),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 

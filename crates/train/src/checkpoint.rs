@@ -23,19 +23,23 @@ mod folder;
 mod load;
 pub mod pytorch;
 pub(crate) mod sealed;
+mod value;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use cotangent_data::DataError;
-use cotangent_data::safetensors::{SafeTensors, Tensors};
+use cotangent_data::safetensors::{Archive, SafeTensors, Tensors};
 use cotangent_exec::{Seed, Store, StoreMut};
-use cotangent_graph::Diag;
+use cotangent_graph::{Diag, TensorData};
 
 pub use self::folder::{Checkpoints, Found, Writer};
-pub use self::load::{Load, Loaded, load};
-pub(crate) use self::load::{Wanted, check, only, types_of};
+pub use self::load::{Load, Loaded, load, load_for};
+pub(crate) use self::load::{Wanted, check, types_of};
+pub use self::sealed::Saved;
 use self::sealed::Sealed;
+pub use self::value::Value;
+pub(crate) use self::value::fill;
 use crate::TrainError;
 
 const FILE: Sealed = Sealed {
@@ -46,11 +50,12 @@ const FILE: Sealed = Sealed {
 };
 const NOTE: &str = "note.";
 
-/// The values of a store, its counters, and notes of whoever made it.
+/// The values of a store, its counters, and notes of whoever made it. The values are in memory, or still in their file
+/// ([`Checkpoint::open`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checkpoint {
+pub struct Checkpoint<V = TensorData> {
     /// Parameters, states, hyper-parameters, by name.
-    pub tensors: Tensors,
+    pub tensors: BTreeMap<String, V>,
     /// The seed that all randomness follows from.
     pub seed: Seed,
     /// Steps taken.
@@ -76,18 +81,6 @@ impl Checkpoint {
         })
     }
 
-    /// Hands the values to a store, as [`load`] does, and sets its counters.
-    ///
-    /// # Errors
-    /// As [`load`]; nothing has changed then.
-    pub fn load<'s>(&self, how: Load, store: impl Into<StoreMut<'s>>) -> Result<Loaded, TrainError> {
-        let mut store = store.into();
-        let loaded = load(&self.tensors, how, &mut store)?;
-        store.set_step(self.step);
-        store.set_draws(self.draws);
-        Ok(loaded)
-    }
-
     /// Writes a file, durably; the file that was there before stays until the new one is on the device.
     ///
     /// # Errors
@@ -96,14 +89,12 @@ impl Checkpoint {
         self.clone().into_file().write(path)
     }
 
-    /// Reads a file and checks it.
+    /// Reads a file into memory and checks it.
     ///
     /// # Errors
-    /// [`DataError::Missing`] or [`DataError::Io`] if it cannot be read, [`DataError::Malformed`] if it is damaged or no
-    /// checkpoint, [`DataError::Unsupported`] if a newer version wrote it.
+    /// As [`Checkpoint::open`], and if a value is damaged.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, DataError> {
-        let path = path.as_ref();
-        Self::from_file(SafeTensors::read(path)?, &path.display().to_string())
+        Checkpoint::open(path)?.read_all()
     }
 
     /// [`Checkpoint::read`] from memory; errors call the file `name`.
@@ -111,7 +102,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::read`].
     pub fn parse(bytes: &[u8], name: &str) -> Result<Self, DataError> {
-        Self::from_file(SafeTensors::parse(bytes, name)?, name)
+        Checkpoint::of_archive(Archive::parse(bytes, name)?, name)?.read_all()
     }
 
     /// The file as it is written.
@@ -125,11 +116,27 @@ impl Checkpoint {
         metadata.extend(self.notes.into_iter().map(|(name, text)| (format!("{NOTE}{name}"), text)));
         FILE.seal(metadata, self.tensors)
     }
+}
 
-    fn from_file(file: SafeTensors, name: &str) -> Result<Self, DataError> {
-        FILE.check_format(&file.metadata, name)?;
-        FILE.check(&file, name)?;
-        let SafeTensors { metadata, tensors } = file;
+impl Checkpoint<Saved<'static>> {
+    /// Opens a file and checks its header. Its values are read, and held against their checksums, when they are loaded: straight into the
+    /// store.
+    ///
+    /// # Errors
+    /// [`DataError::Missing`] or [`DataError::Io`] if it cannot be read, [`DataError::Malformed`] if its header is damaged or it is no
+    /// checkpoint, [`DataError::Unsupported`] if a newer version wrote it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
+        let path = path.as_ref();
+        Checkpoint::of_archive(Archive::open(path)?, &path.display().to_string())
+    }
+}
+
+impl<'a> Checkpoint<Saved<'a>> {
+    fn of_archive(archive: Archive<'a>, name: &str) -> Result<Self, DataError> {
+        FILE.check_format(&archive.metadata, name)?;
+        FILE.check_header(&archive, name)?;
+        let Archive { metadata, tensors } = archive;
+        let tensors = FILE.saved(&metadata, tensors);
         let text = |key: &str| metadata.get(key).map(String::as_str).unwrap_or_default();
         let number = |key: &'static str| FILE.malformed(name, key, "a number".to_owned(), "something else".to_owned());
         let seed = text("seed").parse().map_err(|_| number("seed"))?;
@@ -141,6 +148,26 @@ impl Checkpoint {
         let note = |(key, text): (String, String)| Some((key.strip_prefix(NOTE)?.to_owned(), text));
         let notes = metadata.into_iter().filter_map(note).collect();
         Ok(Checkpoint { tensors, seed: Seed(seed), step, draws, notes })
+    }
+
+    fn read_all(self) -> Result<Checkpoint, DataError> {
+        let Checkpoint { tensors, seed, step, draws, notes } = self;
+        let read = tensors.into_iter().map(|(name, value)| Ok((name, value.read()?)));
+        Ok(Checkpoint { tensors: read.collect::<Result<_, DataError>>()?, seed, step, draws, notes })
+    }
+}
+
+impl<V: Value> Checkpoint<V> {
+    /// Hands the values to a store, as [`load`] does, and sets its counters.
+    ///
+    /// # Errors
+    /// As [`load`]; nothing has changed then.
+    pub fn load<'s>(&self, how: Load, store: impl Into<StoreMut<'s>>) -> Result<Loaded, TrainError> {
+        let mut store = store.into();
+        let loaded = load(&self.tensors, how, &mut store)?;
+        store.set_step(self.step);
+        store.set_draws(self.draws);
+        Ok(loaded)
     }
 }
 
@@ -165,12 +192,15 @@ pub fn tensors_under(store: &Store, prefix: &str) -> Result<Tensors, Diag> {
     Ok(tensors.into_iter().map(|(name, value)| (name[start.len()..].to_owned(), value)).collect())
 }
 
-/// Weights under other names: `rename` says how each is called, or `None` to leave it out.
+/// Weights under other names: `rename` says how each is called, or `None` to leave it out. They may be in memory or in a file.
 ///
 /// # Errors
 /// [`TrainError::Invalid`] if two would be called the same.
-pub fn renamed(tensors: Tensors, rename: impl Fn(&str) -> Option<String>) -> Result<Tensors, TrainError> {
-    let mut result = Tensors::new();
+pub fn renamed<V>(
+    tensors: BTreeMap<String, V>,
+    rename: impl Fn(&str) -> Option<String>,
+) -> Result<BTreeMap<String, V>, TrainError> {
+    let mut result = BTreeMap::new();
     for (name, tensor) in tensors {
         if let Some(new) = rename(&name)
             && result.insert(new.clone(), tensor).is_some()

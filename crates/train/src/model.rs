@@ -27,8 +27,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use cotangent_data::safetensors::Tensors;
-use cotangent_data::{DataError, Examples, Field};
+use cotangent_data::safetensors::{Archive, Tensors};
+use cotangent_data::{Examples, Field};
 use cotangent_exec::{Compiler, Each, Executable, InputId, ProgramId, Runtime, Seed, Session, Store};
 use cotangent_graph::{DType, Diag, Graph, Role, TensorData, Type, map_array};
 use cotangent_host::float::in_default;
@@ -37,7 +37,7 @@ use ndarray::{ArrayD, ArrayViewD, Axis, Slice};
 pub use self::export::{Export, standardized, statistics};
 pub use self::forms::{About, Form};
 use crate::TrainError;
-use crate::checkpoint::put;
+use crate::checkpoint::{Value, fill, tensors_of};
 use crate::named::OUTPUTS;
 use crate::trainer::evaluate::{features_alone, only_output};
 use crate::trainer::programs::joined;
@@ -89,7 +89,6 @@ pub const PROBABILITIES: &str = "probabilities";
 #[derive(Debug)]
 pub struct Model {
     interface: Interface,
-    weights: Tensors,
     /// Ascending numbers of rows.
     programs: Vec<Program>,
     session: Session,
@@ -136,15 +135,14 @@ struct Program {
 }
 
 impl Model {
-    /// Reads a file, checks it and compiles its programs.
+    /// Opens a file, checks it, compiles its programs, and reads its weights where they work on them.
     ///
     /// # Errors
     /// [`TrainError::Data`] if it cannot be read, is of another kind, of a later version or damaged; [`TrainError::Invalid`] if
     /// its parts do not fit each other, with what differs.
     pub fn load(path: impl AsRef<Path>, runtime: &Runtime) -> Result<Self, TrainError> {
         let path = path.as_ref();
-        let file = cotangent_data::safetensors::SafeTensors::read(path)?;
-        file::opened(file, &path.display().to_string(), runtime)
+        file::opened(Archive::open(path)?, &path.display().to_string(), runtime)
     }
 
     /// [`Model::load`] from memory; errors call the file `name`.
@@ -152,25 +150,30 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn parse(bytes: &[u8], name: &str, runtime: &Runtime) -> Result<Self, TrainError> {
-        file::opened(cotangent_data::safetensors::SafeTensors::parse(bytes, name)?, name, runtime)
+        file::opened(Archive::parse(bytes, name)?, name, runtime)
     }
 
     /// Writes a file, durably; one that was there before stays until the new one is on the device.
     ///
     /// # Errors
-    /// [`DataError::Io`] if the system refuses.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), DataError> {
-        file::of(self).write(path)
+    /// `E0309` if there is no memory for a copy of the weights, [`DataError::Io`](cotangent_data::DataError::Io) if the system refuses.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), TrainError> {
+        Ok(file::of(self)?.write(path)?)
     }
 
     /// A model of graphs that were checked, with exactly their weights.
-    fn new(about: About, graphs: Vec<(usize, Graph)>, weights: Tensors, runtime: &Runtime) -> Result<Self, TrainError> {
+    fn new<V: Value>(
+        about: About,
+        graphs: Vec<(usize, Graph)>,
+        weights: &BTreeMap<String, V>,
+        runtime: &Runtime,
+    ) -> Result<Self, TrainError> {
         let compiler = Compiler::new();
         let compiled = graphs.iter().map(|(_, graph)| Ok(compiler.compile(graph)?));
         let compiled: Vec<Arc<Executable>> = compiled.collect::<Result<_, TrainError>>()?;
         let fields = graphs.first().map(|(_, graph)| fields_of(graph)).unwrap_or_default();
         let mut store = Store::new(Seed(0));
-        put(&weights, &mut store)?;
+        fill(weights, weights.keys(), &mut (&mut store).into())?;
         let Some(first) = compiled.first() else {
             return Err(TrainError::invalid("model", "a graph", "none"));
         };
@@ -191,7 +194,7 @@ impl Model {
             let id = if at == 0 { session.main() } else { session.load(program)? };
             programs.push(Program { rows, graph, id, inputs });
         }
-        Ok(Model { interface: Interface { about, fields }, weights, programs, session })
+        Ok(Model { interface: Interface { about, fields }, programs, session })
     }
 
     /// What it takes and gives.
@@ -219,9 +222,13 @@ impl Model {
         self.interface.notes()
     }
 
-    /// The weights: parameters, and states that the program reads.
-    pub fn weights(&self) -> &Tensors {
-        &self.weights
+    /// Copies of the weights: parameters, and states that the program reads.
+    ///
+    /// # Errors
+    /// `E0309` if there is no memory for them.
+    pub fn weights(&self) -> Result<Tensors, TrainError> {
+        let store = self.session.store();
+        Ok(tensors_of(store, store.iter().map(|(name, _)| name))?)
     }
 
     /// The outputs with the shapes of a row, in order.

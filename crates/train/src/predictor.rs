@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cotangent_data::Examples;
-use cotangent_data::safetensors::Tensors;
 use cotangent_exec::{Compiler, Runtime, Seed};
 use cotangent_graph::{GraphBuilder, Tensor, TensorData};
 use ndarray::{ArrayD, ArrayViewD};
 
 use crate::TrainError;
-use crate::checkpoint::{Load, Wanted, check, only, put, types_of};
+use crate::checkpoint::{Load, Value, Wanted, check, fill, types_of};
 use crate::named::{ByName, Named, Net};
 use crate::trainer::evaluate::{features_alone, only_output, predicted};
 use crate::trainer::programs::Programs;
@@ -44,14 +43,15 @@ use crate::trainer::task::{Mode, Prediction};
 pub struct Predictor<M> {
     programs: Programs<Prediction<M>>,
     /// What is not yet held against the model.
-    weights: Option<Tensors>,
+    weights: Option<BTreeMap<String, Box<dyn Value>>>,
     batch_size: usize,
 }
 
 impl<M: for<'g> Fn(&'g GraphBuilder, Tensor<'g>) -> Tensor<'g>> Predictor<M> {
-    /// A predictor of a model of the field `x`, as [`Trainer::new`](crate::Trainer::new) takes it.
+    /// A predictor of a model of the field `x`, as [`Trainer::new`](crate::Trainer::new) takes it. Weights of a file are read at the
+    /// first prediction.
     #[track_caller]
-    pub fn new(runtime: &Runtime, model: M, weights: Tensors) -> Self {
+    pub fn new<V: Value + 'static>(runtime: &Runtime, model: M, weights: BTreeMap<String, V>) -> Self {
         Predictor::of(runtime, model, weights)
     }
 }
@@ -59,14 +59,15 @@ impl<M: for<'g> Fn(&'g GraphBuilder, Tensor<'g>) -> Tensor<'g>> Predictor<M> {
 impl<F: for<'g> Fn(&'g GraphBuilder, &Named<'g>) -> Named<'g>> Predictor<ByName<F>> {
     /// A predictor of a model of named fields, as [`Trainer::named`](crate::Trainer::named) takes it.
     #[track_caller]
-    pub fn named(runtime: &Runtime, model: F, weights: Tensors) -> Self {
+    pub fn named<V: Value + 'static>(runtime: &Runtime, model: F, weights: BTreeMap<String, V>) -> Self {
         Predictor::of(runtime, ByName(model), weights)
     }
 }
 
 impl<M: Net> Predictor<M> {
     #[track_caller]
-    fn of(runtime: &Runtime, model: M, weights: Tensors) -> Self {
+    fn of<V: Value + 'static>(runtime: &Runtime, model: M, weights: BTreeMap<String, V>) -> Self {
+        let weights = weights.into_iter().map(|(name, value)| (name, Box::new(value) as Box<dyn Value>)).collect();
         let programs = Programs::new(runtime, Prediction(model), Compiler::new(), Seed(0));
         Predictor { programs, weights: Some(weights), batch_size: 256 }
     }
@@ -80,7 +81,7 @@ impl<M: Net> Predictor<M> {
     /// The output `outputs` for the field `x`, `[n, ..]`: `[n, ..]`.
     ///
     /// # Errors
-    /// No rows, weights that are missing or of another type, or what is wrong with the model.
+    /// No rows, weights that are missing, of another type or in a file that cannot be read, or what is wrong with the model.
     #[track_caller]
     pub fn predict(&mut self, features: ArrayViewD<'_, f32>) -> Result<ArrayD<f32>, TrainError> {
         self.programs.called();
@@ -104,8 +105,7 @@ impl<M: Net> Predictor<M> {
             wanted.add(graph.stored().filter_map(|(_, node)| Some((node.name()?, &node.ty))), true);
             let loaded = wanted.compare(&types_of(weights), &BTreeSet::new());
             let loaded = check(loaded, Load::Complete, "the weights of a predictor")?;
-            let weights = only(weights, &loaded.taken);
-            put(&weights, self.programs.store_mut())?;
+            fill(weights, &loaded.taken, &mut self.programs.store_mut())?;
             self.weights = None;
         }
         predicted(&mut self.programs, set, self.batch_size)

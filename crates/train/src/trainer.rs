@@ -42,11 +42,11 @@ pub(crate) mod programs;
 mod progress;
 pub(crate) mod task;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow::{Break, Continue};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use cotangent_data::safetensors::Tensors;
@@ -70,7 +70,7 @@ use self::task::{Mode, Training};
 use crate::TrainError;
 use crate::callbacks::{Callback, Context, Nothing, Step};
 use crate::checkpoint::{
-    Checkpoint, Checkpoints, Found, Load, Loaded, Wanted, Writer, check, only, put, tensors_of, types_of,
+    Checkpoint, Checkpoints, Load, Loaded, Value, Wanted, Writer, check, fill, put, tensors_of, types_of,
 };
 use crate::checksum::checksum;
 use crate::history::{Epoch, History};
@@ -459,14 +459,18 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
     #[track_caller]
     pub fn resume_with(&mut self, how: Load) -> Result<Option<Resumed>, TrainError> {
         self.programs.called();
-        let Some(checkpoints) = &self.options.checkpoints else {
+        let Some(checkpoints) = self.options.checkpoints.clone() else {
             return Err(TrainError::invalid("checkpoints", "a folder in the options, to resume from", "none"));
         };
         let newest = checkpoints.newest_step()?.unwrap_or(0);
-        let Some(Found { checkpoint, path, damaged }) = checkpoints.latest()? else {
-            self.newest = Some(newest);
-            return Ok(None);
-        };
+        let resumed = checkpoints.newest(|path| self.resume_from(path, how))?;
+        self.newest = Some(newest);
+        Ok(resumed.map(|(resumed, damaged)| Resumed { damaged, ..resumed }))
+    }
+
+    /// Takes what is in a file, read straight into the store.
+    fn resume_from(&mut self, path: &Path, how: Load) -> Result<Resumed, TrainError> {
+        let checkpoint = Checkpoint::open(path)?;
         if checkpoint.seed != self.options.seed {
             let required = format!("seed {}, as {} has", checkpoint.seed.0, path.display());
             return Err(TrainError::invalid("options", required, format!("seed {}", self.options.seed.0)));
@@ -474,25 +478,24 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
         let cursor = Cursor::from_notes(&checkpoint.notes)?;
         // What no program of that run had, callbacks have put there.
         let is_other = |name: &str| checkpoint.notes.contains_key(&other(name));
-        let (others, own): (Tensors, Tensors) =
-            checkpoint.tensors.iter().map(|(n, v)| (n.clone(), v.clone())).partition(|(name, _)| is_other(name));
         let mut loaded = Loaded::default();
-        let values = match &cursor.example {
-            Some(fields) => {
-                let rows = self.options.batch_size_in(cursor.epochs + 1).max(1);
-                let wanted = self.programs.wanted(rows, fields)?;
-                loaded = check(wanted.compare(&types_of(&own), &BTreeSet::new()), how, path.display().to_string())?;
-                only(&own, &loaded.taken)
-            }
-            None => own,
-        };
+        if let Some(fields) = &cursor.example {
+            let rows = self.options.batch_size_in(cursor.epochs + 1).max(1);
+            let mut own = types_of(&checkpoint.tensors);
+            own.retain(|name, _| !is_other(name));
+            let wanted = self.programs.wanted(rows, fields)?.compare(&own, &BTreeSet::new());
+            loaded = check(wanted, how, path.display().to_string())?;
+        }
+        let takes_all = cursor.example.is_none();
+        let is_taken = |name: &&String| takes_all || is_other(name) || loaded.taken.binary_search(name).is_ok();
         let mut store = self.programs.store_mut();
-        put(&values.into_iter().chain(others).collect(), &mut store)?;
+        fill(&checkpoint.tensors, checkpoint.tensors.keys().filter(is_taken), &mut store)?;
         store.set_step(checkpoint.step);
         store.set_draws(checkpoint.draws);
-        self.unchecked = cursor.example.is_none().then_some(how);
-        (self.cursor, self.interrupted, self.newest) = (cursor, true, Some(newest));
-        Ok(Some(Resumed { step: checkpoint.step, epochs: self.cursor.epochs, path, damaged, loaded }))
+        self.unchecked = takes_all.then_some(how);
+        (self.cursor, self.interrupted) = (cursor, true);
+        let (path, epochs, damaged) = (path.to_owned(), self.cursor.epochs, Vec::new());
+        Ok(Resumed { step: checkpoint.step, epochs, path, damaged, loaded })
     }
 
     /// Holds what was resumed from a checkpoint that does not say what its model was made for against the model.
@@ -577,14 +580,18 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
         Ok(result.unwrap_or_else(|panic| resume_unwind(panic)))
     }
 
-    /// Hands weights to the model before it is trained on such a dataset, and says what became of each name. For weights of
-    /// another model, rename them first ([`checkpoint::renamed`](crate::checkpoint::renamed)).
+    /// Hands weights, in memory or in a file, to the model before it is trained on such a dataset, and says what became of each
+    /// name. For weights of another model, rename them first ([`checkpoint::renamed`](crate::checkpoint::renamed)).
     ///
     /// # Errors
     /// [`TrainError::Invalid`] if a weight has another type than the model's of that name, or if the model has none of
-    /// the names; what is wrong with the model. Nothing has changed then.
+    /// the names; what is wrong with the model, or with the file. Nothing has changed then.
     #[track_caller]
-    pub fn load_weights(&mut self, weights: &Tensors, set: &impl Examples) -> Result<Loaded, TrainError> {
+    pub fn load_weights<V: Value>(
+        &mut self,
+        weights: &BTreeMap<String, V>,
+        set: &impl Examples,
+    ) -> Result<Loaded, TrainError> {
         self.programs.called();
         let graph = self.programs.graph(Mode::Predict, 1, &set.fields())?.graph;
         let mut wanted = Wanted::default();
@@ -603,7 +610,7 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
             let got = format!("only others: {}", some(weights.keys().map(String::as_str).collect()));
             return Err(TrainError::invalid("weights", required, got));
         }
-        put(&only(weights, &loaded.taken), self.store_mut())?;
+        fill(weights, &loaded.taken, &mut self.store_mut())?;
         Ok(loaded)
     }
 

@@ -1,8 +1,9 @@
 //! Attention against loops, against PyTorch, and where its operands are not numbers. The file was written by `attention/make.py`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use cotangent_data::safetensors::{SafeTensors, Tensors};
+use cotangent_data::safetensors::{Archive, SafeTensors, Tensors};
 use cotangent_exec::{Compiler, Each, HostTensor, Runtime, Seed, Session, Threads};
 use cotangent_graph::DType::{self, Bool, F32, F64, I64};
 use cotangent_graph::interp::interpret_named;
@@ -14,9 +15,12 @@ use cotangent_train::checkpoint::pytorch::{Module, translated};
 use cotangent_train::checkpoint::{Load, load};
 use ndarray::{ArrayD, IxDyn};
 
+fn path() -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests", "attention", "expected.safetensors"].iter().collect()
+}
+
 fn expected() -> Tensors {
-    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests", "attention", "expected.safetensors"].iter().collect();
-    SafeTensors::read(path).unwrap().tensors
+    SafeTensors::read(path()).unwrap().tensors
 }
 
 fn data(tensors: &Tensors, name: &str) -> TensorData {
@@ -405,12 +409,12 @@ fn modules_of_pytorch_load_and_give_its_outputs() {
         g.output("after", x.layer("after", block.norms_after()));
     })
     .unwrap();
-    let mut weights = Tensors::new();
+    let mut weights = BTreeMap::new();
     let mut modules = vec![
         ("one".to_owned(), Module::Attention, "self".to_owned()),
         ("two".to_owned(), Module::CrossAttention, "cross".to_owned()),
     ];
-    for (name, tensor) in &tensors {
+    for (name, tensor) in &Archive::open(path()).unwrap().tensors {
         let copies: &[&str] = if name.starts_with("module.") { &["one", "two"] } else { &[""] };
         for copy in copies {
             let name = name.strip_prefix("module").map_or(name.clone(), |rest| format!("{copy}{rest}"));

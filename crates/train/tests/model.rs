@@ -204,7 +204,7 @@ fn a_model_of_a_table_reads_rows_as_the_training_file_was_read() {
 #[test]
 fn what_does_not_belong_together_is_no_model() {
     let (raw, _, model, _) = trained(40);
-    let weights = || -> Tensors { model.weights().clone() };
+    let weights = || -> Tensors { model.weights().unwrap() };
     let says = |export: Export<Net>, weights: Tensors, says: &str| {
         let error = export.model(&runtime(), weights).unwrap_err().to_string();
         assert!(error.contains(says), "{says}: {error}");
@@ -291,7 +291,7 @@ fn damaged_renamed_and_foreign_files_are_refused_with_what_differs() {
     says(&|file| text(file, "version", "1", "2"), "version 2 of the format; this program knows 1");
     says(&|file| file.metadata.retain(|key, _| !key.starts_with("graph")), "checksum of the header");
     // A weight file of another tool, and a checkpoint.
-    let foreign = SafeTensors { metadata: BTreeMap::new(), tensors: model.weights().clone() };
+    let foreign = SafeTensors { metadata: BTreeMap::new(), tensors: model.weights().unwrap() };
     let mut bytes = Vec::new();
     foreign.write_to(&mut bytes).unwrap();
     assert!(refused(&bytes).unwrap().contains("required \"cotangent model\""));

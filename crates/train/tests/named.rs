@@ -1,6 +1,7 @@
 //! Models of named fields: several inputs of any element type, several outputs, labels for each pixel, metrics of one's own; and
 //! figures that do not depend on how examples are divided into batches.
 
+use cotangent_data::safetensors::Tensors;
 use cotangent_data::synthetic::two_moons;
 use cotangent_data::{Dataset, Examples, Order, Table};
 use cotangent_exec::{Runtime, Seed, Threads};
@@ -298,7 +299,7 @@ fn what_does_not_fit_is_refused_with_names() {
     assert!(unlabeled.clone().labels("x").is_err() && unlabeled.places(Order::Balanced, 0, 0).is_err());
     assert!(unlabeled.select(&[3]).is_err());
     // Weights of another model.
-    let mut predictor = Predictor::new(&runtime(), classifier, Default::default());
+    let mut predictor = Predictor::new(&runtime(), classifier, Tensors::new());
     let error = predictor.predict(moons.features()).unwrap_err().to_string();
     assert!(error.contains("hidden.weight"), "{error}");
     assert!(predictor.predict(ArrayD::zeros(vec![0, 2]).view()).is_err());

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cotangent_data::safetensors::{SafeTensors, Tensors};
+use cotangent_data::safetensors::{Archive, SafeTensors, Tensors};
 use cotangent_exec::{Compiler, Each, HostTensor, Runtime, Seed, Session, Threads};
 use cotangent_graph::DType::{F32, I64};
 use cotangent_graph::{Graph, Init, Tensor, build};
@@ -82,8 +82,8 @@ fn session() -> Session {
 fn outputs_are_those_of_pytorch() {
     let expected = SafeTensors::read(path("expected.safetensors")).unwrap().tensors;
     let modules: Vec<_> = MODULES.into_iter().chain([("last", Module::Norm, "last")]).collect();
-    let full = SafeTensors::read(path("full.safetensors")).unwrap();
-    let half = SafeTensors::read_shards(path("half.safetensors.index.json")).unwrap();
+    let full = Archive::open(path("full.safetensors")).unwrap();
+    let half = Archive::open_shards(path("half.safetensors.index.json")).unwrap();
     for (kind, file) in [("full", full), ("half", half)] {
         let mut session = session();
         // All that PyTorch saved has its place, and all that the model has came from there.
@@ -111,7 +111,7 @@ fn outputs_are_those_of_pytorch() {
 
 #[test]
 fn what_is_no_such_module_is_an_error() {
-    let weights = SafeTensors::read(path("full.safetensors")).unwrap().tensors;
+    let weights = Archive::open(path("full.safetensors")).unwrap().tensors;
     let no = |modules: &[(&str, Module, &str)]| translated(weights.clone(), modules).unwrap_err().to_string();
     let text = no(&[("hed", Module::Linear, "out")]);
     assert!(text.contains("`hed`: required tensors of a Linear, got none, the nearest is `head`"), "{text}");
@@ -154,13 +154,21 @@ fn an_index_that_lies_is_an_error() {
     let text = std::fs::read_to_string(path("half.safetensors.index.json")).unwrap();
     let read = |text: &str| {
         std::fs::write(&index, text).unwrap();
-        SafeTensors::read_shards(&index).map_err(|error| error.to_string())
+        Archive::open_shards(&index).map_err(|error| error.to_string())
     };
-    let full = SafeTensors::read(path("full.safetensors")).unwrap();
+    let full = Archive::open(path("full.safetensors")).unwrap();
     assert!(read(&text).unwrap().tensors.keys().eq(full.tensors.keys()));
     for (text, says) in [
         (text.replace("embed.weight", "embed.wait"), "\"embed.wait\" in one of the two only"),
         (text.replace("weight_map", "weights"), "a JSON object with `weight_map`"),
+        (
+            text.replace("\"conv.bias\"", "\"embed.weight\": \"half-00002-of-00002.safetensors\", \"conv.bias\""),
+            "tensor \"embed.weight\" in \"half-00002-of-00002.safetensors\" and in \"half-00001-of-00002.safetensors\"",
+        ),
+        (
+            text.replace("embed.weight\": \"half-00001", "embed.weight\": \"half-00002"),
+            "\"half-00002-of-00002.safetensors\" as the file has them, got tensor \"embed.weight\" in \"half-00001-of-00002",
+        ),
         (text.replace("half-00001", "../half-00001"), "names of files beside it"),
         (text.replace("half-00001", "half-00003"), "half-00003-of-00002.safetensors"),
         (text[..text.len() / 2].to_owned(), "a JSON object with `weight_map`"),
@@ -168,5 +176,19 @@ fn an_index_that_lies_is_an_error() {
         let error = read(&text).unwrap_err();
         assert!(error.contains(says), "{error}");
     }
+    // Without an index all files of a folder are taken, as long as no two have the same tensor.
+    std::fs::remove_file(&index).unwrap();
+    assert!(Archive::open_shards(&folder).unwrap().tensors.keys().eq(full.tensors.keys()));
+    std::fs::write(folder.join("model.safetensors.index.json"), &text).unwrap();
+    assert!(Archive::open_shards(&folder).unwrap().tensors.keys().eq(full.tensors.keys()));
+    std::fs::remove_file(folder.join("model.safetensors.index.json")).unwrap();
+    std::fs::copy(path("full.safetensors"), folder.join("full.safetensors")).unwrap();
+    let error = Archive::open_shards(&folder).unwrap_err().to_string();
+    assert!(error.contains("in \"full.safetensors\" and in \"half-00001-of-00002.safetensors\""), "{error}");
+    for file in std::fs::read_dir(&folder).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    let error = Archive::open_shards(&folder).unwrap_err().to_string();
+    assert!(error.contains("got nothing there; name an index, or a folder that has one"), "{error}");
     std::fs::remove_dir_all(&folder).unwrap();
 }

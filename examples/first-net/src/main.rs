@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         g.output("probabilities", net(g, g.input("x", F32, [1, 2])).softmax(-1));
     })?;
     let mut session = Session::new(&runtime, Compiler::new().compile(&graph)?, Seed(0))?;
-    Checkpoint::read(&file)?.load(Load::Complete, session.store_mut())?;
+    Checkpoint::open(&file)?.load(Load::Complete, session.store_mut())?;
     for x in [array![[0.1f32, 0.2]], array![[0.9f32, -0.8]]] {
         let out = session.step(inputs![x])?;
         println!("{x} is inside with probability {:.3}", out.view::<f32>("probabilities")?[[0, 1]]);

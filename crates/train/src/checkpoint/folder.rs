@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use cotangent_data::DataError;
 use cotangent_data::files::{FolderLock, whole_of};
 use cotangent_data::reading::Kind;
-use cotangent_data::safetensors::SafeTensors;
+use cotangent_data::safetensors::Archive;
 
 use super::{Checkpoint, FILE};
 use crate::TrainError;
@@ -47,6 +47,9 @@ pub struct Found {
     /// Newer files that are damaged, newest first, with what is wrong.
     pub damaged: Vec<(PathBuf, DataError)>,
 }
+
+/// Files that are damaged, newest first, with what is wrong.
+type Damaged = Vec<(PathBuf, DataError)>;
 
 impl Checkpoints {
     /// Checkpoints in a folder, which is made when it is needed; after every epoch, the last three kept.
@@ -127,13 +130,26 @@ impl Checkpoints {
     /// [`TrainError::NoCheckpoint`] if there are files and all are damaged; [`DataError::Unsupported`] if a later version of
     /// this program wrote a newer one; [`DataError::Io`] if the folder cannot be read.
     pub fn latest(&self) -> Result<Option<Found>, TrainError> {
+        let found = self.newest(|path| Ok((Checkpoint::read(path)?, path.to_owned())))?;
+        Ok(found.map(|((checkpoint, path), damaged)| Found { checkpoint, path, damaged }))
+    }
+
+    /// What is read of the newest file that is whole, and the files before it that are damaged.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::latest`], and what `read` says of more than a file's data.
+    pub(crate) fn newest<T>(
+        &self,
+        mut read: impl FnMut(&Path) -> Result<T, TrainError>,
+    ) -> Result<Option<(T, Damaged)>, TrainError> {
         let mut damaged = Vec::new();
         for path in self.paths()? {
-            match Checkpoint::read(&path) {
-                Ok(checkpoint) => return Ok(Some(Found { checkpoint, path, damaged })),
+            match read(&path) {
+                Ok(read) => return Ok(Some((read, damaged))),
                 // To fall back would be to lose what is there, without a word.
-                Err(error @ DataError::Unsupported { .. }) => return Err(error.into()),
-                Err(error) => damaged.push((path, error)),
+                Err(error @ TrainError::Data(DataError::Unsupported { .. })) => return Err(error),
+                Err(TrainError::Data(error)) => damaged.push((path, error)),
+                Err(error) => return Err(error),
             }
         }
         match damaged.is_empty() {
@@ -189,8 +205,7 @@ impl Writer {
 
 /// The error that a later version of this program wrote a file, if one did; what it wrote this one may be unable to read.
 fn of_later_version(path: &Path) -> Option<DataError> {
-    let read =
-        SafeTensors::read_metadata(path).and_then(|metadata| FILE.check_format(&metadata, &path.display().to_string()));
+    let read = Archive::open(path).and_then(|file| FILE.check_format(&file.metadata, &path.display().to_string()));
     read.err().filter(|error| matches!(error, DataError::Unsupported { .. }))
 }
 

@@ -7,13 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-use cotangent_data::safetensors::Tensors;
-use cotangent_exec::StoreMut;
+use cotangent_exec::{Executable, StoreMut};
 use cotangent_graph::Type;
 use cotangent_graph::diag::nearest;
 use cotangent_scalar::plain;
 
-use super::put;
+use super::{Value, fill};
 use crate::TrainError;
 
 /// What is done about values that do not fit.
@@ -128,6 +127,18 @@ impl Wanted {
         loaded.unused = given.keys().filter(is_unused).map(|name| (*name).to_owned()).collect();
         loaded
     }
+
+    /// Hands values to a store, if they fit or need not.
+    fn load<V: Value>(
+        &self,
+        values: &BTreeMap<String, V>,
+        how: Load,
+        store: &mut StoreMut<'_>,
+    ) -> Result<Loaded, TrainError> {
+        let loaded = check(self.compare(&types_of(values), &BTreeSet::new()), how, "values")?;
+        fill(values, &loaded.taken, store)?;
+        Ok(loaded)
+    }
 }
 
 /// The error of values that do not fit, if they must.
@@ -144,12 +155,14 @@ pub(crate) fn check(loaded: Loaded, how: Load, of: impl Into<String>) -> Result<
 }
 
 /// The types of values.
-pub(crate) fn types_of(values: &Tensors) -> BTreeMap<&str, Type> {
+pub(crate) fn types_of<V: Value>(values: &BTreeMap<String, V>) -> BTreeMap<&str, Type> {
     values.iter().map(|(name, value)| (name.as_str(), value.ty())).collect()
 }
 
 /// Hands values to a store, whose names and types say what is wanted: for a session,
-/// `load(&values, Load::Strict, session.store_mut())` once its programs are loaded.
+/// `load(&values, Load::Strict, session.store_mut())` once its programs are loaded. Values of a file
+/// ([`Archive::tensors`](cotangent_data::safetensors::Archive)) are read into memory of the store's, beside the old ones until all are
+/// there; [`load_for`] needs no room for old ones.
 ///
 /// ```
 /// use cotangent_exec::{Compiler, Runtime, Seed, Session, Threads};
@@ -174,17 +187,52 @@ pub(crate) fn types_of(values: &Tensors) -> BTreeMap<&str, Type> {
 /// ```
 ///
 /// # Errors
-/// [`TrainError::Differs`] if they do not fit and must; nothing has changed then.
-pub fn load<'s>(values: &Tensors, how: Load, store: impl Into<StoreMut<'s>>) -> Result<Loaded, TrainError> {
+/// [`TrainError::Differs`] if they do not fit and must, [`TrainError::Data`] if a file cannot be read, `E0309` if there is no memory for
+/// them; nothing has changed then.
+pub fn load<'s, V: Value>(
+    values: &BTreeMap<String, V>,
+    how: Load,
+    store: impl Into<StoreMut<'s>>,
+) -> Result<Loaded, TrainError> {
     let mut store = store.into();
     let mut wanted = Wanted::default();
     wanted.add(store.iter(), true);
-    let loaded = check(wanted.compare(&types_of(values), &BTreeSet::new()), how, "values")?;
-    put(&only(values, &loaded.taken), &mut store)?;
-    Ok(loaded)
+    wanted.load(values, how, &mut store)
 }
 
-/// The values of some names.
-pub(crate) fn only(values: &Tensors, names: &[String]) -> Tensors {
-    names.iter().filter_map(|name| Some((name.clone(), values.get(name)?.clone()))).collect()
+/// Hands values to a store that a session of a program is yet to be made with: the program's parameters and states say what is wanted.
+/// What is read from a file is in memory once.
+///
+/// ```
+/// use cotangent_data::safetensors::{Archive, SafeTensors};
+/// use cotangent_exec::{Compiler, Runtime, Seed, Session, Store, Threads};
+/// use cotangent_graph::{DType::F32, Init, build};
+/// use cotangent_train::checkpoint::{Load, load_for};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let path = std::env::temp_dir().join(format!("cotangent-load-for-{}.safetensors", std::process::id()));
+/// # let tensors = [("w".to_owned(), vec![2f32, 3.0].into())].into();
+/// # SafeTensors { tensors, ..SafeTensors::default() }.write(&path)?;
+/// let graph = build(|g| g.output("y", g.param("w", F32, [2], Init::ONES) * 2.0))?;
+/// let program = Compiler::new().compile(&graph)?;
+/// let mut store = Store::new(Seed(0));
+/// load_for(&Archive::open(&path)?.tensors, Load::Strict, &program, &mut store)?;
+/// let mut session = Session::with_store(&Runtime::new(Threads::Exactly(1)), program, store)?;
+/// assert_eq!(session.step(())?.view::<f32>("y")?[1], 6.0);
+/// # std::fs::remove_file(&path)?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// As [`load`]; also `E0302` if the store has a value of another type. Nothing has changed then.
+pub fn load_for<'s, V: Value>(
+    values: &BTreeMap<String, V>,
+    how: Load,
+    program: &Executable,
+    store: impl Into<StoreMut<'s>>,
+) -> Result<Loaded, TrainError> {
+    let mut wanted = Wanted::default();
+    wanted.add(program.stored(), true);
+    wanted.load(values, how, &mut store.into())
 }

@@ -3,15 +3,18 @@
 //! Why it exists: PyTorch keeps matrices as `[out, in]` and filters as `[out, in, spatial..]`, where layers here have the outputs last;
 //! it calls gains weights, and keeps the weights of all layers and directions of a recurrent module in one place. Which of
 //! these a tensor is its name does not tell, so whoever loads says which module stands where, and under what name the layer is.
-//! Promises: elements are copied; only the two biases of a cell that adds both are added up. What no module claims stays as it
-//! is, so that [`load`](super::load) tells of it.
+//! Promises: nothing is read before a store has room for it; elements are copied; only the two biases of a cell that adds both are
+//! added up. What no module claims stays as it is, so that [`load`](super::load) tells of it.
 
-use cotangent_data::safetensors::Tensors;
+use std::collections::BTreeMap;
+
+use cotangent_data::DataError;
+use cotangent_data::safetensors::Unread;
 use cotangent_graph::diag::nearest;
-use cotangent_graph::{HostTensor, TensorData, map_array};
+use cotangent_graph::{DType, HostTensor, TensorData, Type};
 use cotangent_scalar::plain;
-use ndarray::{Axis, IxDyn, Slice};
 
+use super::Value;
 use crate::TrainError;
 
 /// A module of PyTorch, and so the layer that its weights are for.
@@ -41,17 +44,54 @@ pub enum Module {
     CrossAttention,
 }
 
+/// A weight of a layer that is made of tensors in a file when it is read: of one, of the sum of several, or of zeros.
+#[derive(Clone, Debug)]
+pub struct Weight<'a> {
+    ty: Type,
+    summands: Vec<Unread<'a>>,
+}
+
+impl Value for Weight<'_> {
+    fn ty(&self) -> Type {
+        self.ty.clone()
+    }
+
+    fn write(&self, to: &mut [u8]) -> Result<(), DataError> {
+        let Some((first, others)) = self.summands.split_first() else {
+            to.fill(0);
+            return Ok(());
+        };
+        first.read_into(to)?;
+        for other in others {
+            let so_far = TensorData::from_native_bytes(self.ty.dtype(), self.ty.shape(), to);
+            match (so_far, other.read()?) {
+                (HostTensor::F32(x), HostTensor::F32(y)) => TensorData::from(&x + &y).write_native_bytes(to),
+                (HostTensor::F64(x), HostTensor::F64(y)) => TensorData::from(&x + &y).write_native_bytes(to),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'a> From<Unread<'a>> for Weight<'a> {
+    fn from(tensor: Unread<'a>) -> Self {
+        Weight { ty: tensor.ty(), summands: vec![tensor] }
+    }
+}
+
 /// The tensors of a `state_dict` under the names and in the forms of the layers here: for each module where it stands in the
-/// `state_dict`, what it is, and the name of the layer. A module that is the whole `state_dict` stands at `""`.
+/// `state_dict`, what it is, and the name of the layer. A module that is the whole `state_dict` stands at `""`. They are read when a
+/// store has room for them.
 ///
 /// ```no_run
 /// # fn load_all(session: &mut cotangent_exec::Session) -> Result<(), Box<dyn std::error::Error>> {
-/// use cotangent_data::safetensors::SafeTensors;
+/// use cotangent_data::safetensors::Archive;
 /// use cotangent_train::checkpoint::pytorch::{Module, translated};
 /// use cotangent_train::checkpoint::{Load, load};
 ///
-/// // Large models: `SafeTensors::read_shards("model.safetensors.index.json")`.
-/// let weights = SafeTensors::read("model.safetensors")?.tensors;
+/// // Large models: `Archive::open_shards("folder")`.
+/// let weights = Archive::open("model.safetensors")?.tensors;
 /// let modules = [("embed", Module::Embedding, "letters"), ("rnn", Module::Lstm, "lstm"), ("head", Module::Linear, "out")];
 /// load(&translated(weights, &modules)?, Load::Complete, session.store_mut())?;
 /// # Ok(())
@@ -63,52 +103,45 @@ pub enum Module {
 ///
 /// # Errors
 /// [`TrainError::Invalid`] if there is no such module, if tensors are not those of one, or if two would be called the same.
-pub fn translated(mut weights: Tensors, modules: &[(&str, Module, &str)]) -> Result<Tensors, TrainError> {
-    let mut result = Tensors::new();
+pub fn translated<'a>(
+    mut weights: BTreeMap<String, Unread<'a>>,
+    modules: &[(&str, Module, &str)],
+) -> Result<BTreeMap<String, Weight<'a>>, TrainError> {
+    let mut result = BTreeMap::new();
     for &(at, module, name) in modules {
         let own = Own::taken(&mut weights, at, module)?;
-        for (part, tensor) in own.translated(module)? {
-            insert(&mut result, format!("{name}.{part}"), tensor)?;
+        for (part, weight) in own.translated(module)? {
+            insert(&mut result, format!("{name}.{part}"), weight)?;
         }
     }
-    weights.into_iter().try_for_each(|(name, tensor)| insert(&mut result, name, tensor))?;
+    weights.into_iter().try_for_each(|(name, tensor)| insert(&mut result, name, tensor.into()))?;
     Ok(result)
 }
 
-/// The tensor with its axes in another order, which names each of them once.
-fn turned(tensor: &TensorData, order: &[usize]) -> TensorData {
-    map_array!(tensor, a => a.view().permuted_axes(IxDyn(order))).into_owned()
-}
-
-/// Rows of a tensor from one place to another.
-fn rows(tensor: &TensorData, from: usize, to: usize) -> TensorData {
-    map_array!(tensor, a => a.slice_axis(Axis(0), Slice::from(from..to))).into_owned()
-}
-
-fn insert(tensors: &mut Tensors, name: String, tensor: TensorData) -> Result<(), TrainError> {
-    match tensors.insert(name.clone(), tensor) {
+fn insert<'a>(weights: &mut BTreeMap<String, Weight<'a>>, name: String, weight: Weight<'a>) -> Result<(), TrainError> {
+    match weights.insert(name.clone(), weight) {
         None => Ok(()),
         Some(_) => Err(TrainError::invalid("weights of modules", "a name for each", format!("`{name}` twice"))),
     }
 }
 
 /// The tensors of a module, by what PyTorch calls them inside of it.
-struct Own<'a> {
-    at: &'a str,
-    tensors: Tensors,
+struct Own<'a, 'n> {
+    at: &'n str,
+    tensors: BTreeMap<String, Unread<'a>>,
 }
 
-/// Tensors by what the layer calls them.
-type Parts = Vec<(String, TensorData)>;
+/// Weights by what the layer calls them.
+type Parts<'a> = Vec<(String, Weight<'a>)>;
 
-impl<'a> Own<'a> {
+impl<'a, 'n> Own<'a, 'n> {
     /// Takes those of the module that stands at `at`.
-    fn taken(weights: &mut Tensors, at: &'a str, module: Module) -> Result<Self, TrainError> {
+    fn taken(weights: &mut BTreeMap<String, Unread<'a>>, at: &'n str, module: Module) -> Result<Self, TrainError> {
         let prefix = if at.is_empty() { String::new() } else { format!("{at}.") };
         let inside = |name: &String| Some(name.strip_prefix(&prefix)?.to_owned()).filter(|own| module.has(own));
         let names: Vec<(String, String)> =
             weights.keys().filter_map(|name| Some((name.clone(), inside(name)?))).collect();
-        let tensors: Tensors =
+        let tensors: BTreeMap<_, _> =
             names.into_iter().filter_map(|(name, own)| Some((own, weights.remove(&name)?))).collect();
         if tensors.is_empty() {
             let places = weights.keys().filter_map(|name| Some(name.rsplit_once('.')?.0));
@@ -121,14 +154,14 @@ impl<'a> Own<'a> {
     }
 
     /// The tensors as the layer has them.
-    fn translated(mut self, module: Module) -> Result<Parts, TrainError> {
+    fn translated(mut self, module: Module) -> Result<Parts<'a>, TrainError> {
         let mut parts = Parts::new();
         if let Some(n_gates) = module.n_gates() {
             self.recurrent(n_gates, module == Module::Gru, &mut parts)?;
             return Ok(parts);
         }
         for (name, tensor) in std::mem::take(&mut self.tensors) {
-            let rank = tensor.shape().rank();
+            let rank = tensor.ty().shape().rank();
             let part = match (module, name.as_str()) {
                 (Module::Attention | Module::CrossAttention, _) => {
                     self.projection(&name, tensor, module == Module::CrossAttention, &mut parts)?;
@@ -138,11 +171,11 @@ impl<'a> Own<'a> {
                     let least = if module == Module::Linear { 2..=2 } else { 3..=usize::MAX };
                     if !least.contains(&rank) {
                         let required = format!("a weight of rank {} of a {module:?}", least.start());
-                        return Err(self.invalid(&required, format!("shape {}", tensor.shape())));
+                        return Err(self.invalid(&required, format!("shape {}", tensor.ty().shape())));
                     }
                     // Outputs and inputs change sides, behind what is spatial.
                     let order: Vec<usize> = (2..rank).chain([1, 0]).collect();
-                    parts.push((name, turned(&tensor, &order)));
+                    parts.push((name, tensor.transposed(&order)?.into()));
                     continue;
                 }
                 (Module::Norm, "weight") => "gain",
@@ -151,13 +184,19 @@ impl<'a> Own<'a> {
                 (Module::Norm, "num_batches_tracked") => continue,
                 (_, name) => name,
             };
-            parts.push((part.to_owned(), tensor));
+            parts.push((part.to_owned(), tensor.into()));
         }
         Ok(parts)
     }
 
     /// A weight or bias of an attention, that of queries apart from those of keys and values if it attends to a memory.
-    fn projection(&self, name: &str, tensor: TensorData, to_memory: bool, parts: &mut Parts) -> Result<(), TrainError> {
+    fn projection(
+        &self,
+        name: &str,
+        tensor: Unread<'a>,
+        to_memory: bool,
+        parts: &mut Parts<'a>,
+    ) -> Result<(), TrainError> {
         let (of_input, kind) = match name {
             "in_proj_weight" => (true, "weight"),
             "in_proj_bias" => (true, "bias"),
@@ -169,27 +208,26 @@ impl<'a> Own<'a> {
             }
         };
         let rank = if kind == "weight" { 2 } else { 1 };
-        let n = tensor.shape().first().copied().unwrap_or(0);
-        if tensor.shape().rank() != rank || (of_input && n % 3 != 0) {
-            return Err(
-                self.invalid("weights of rank 2 and biases of rank 1", format!("{} of `{name}`", tensor.shape()))
-            );
+        let ty = tensor.ty();
+        let n = ty.shape().first().copied().unwrap_or(0);
+        if ty.shape().rank() != rank || (of_input && n % 3 != 0) {
+            return Err(self.invalid("weights of rank 2 and biases of rank 1", format!("{} of `{name}`", ty.shape())));
         }
-        let mut push = |layer: &str, tensor: TensorData| {
-            let tensor = if rank == 2 { turned(&tensor, &[1, 0]) } else { tensor };
-            parts.push((format!("{layer}.{kind}"), tensor));
+        let mut push = |layer: &str, tensor: Unread<'a>| {
+            let tensor = if rank == 2 { tensor.transposed(&[1, 0])? } else { tensor };
+            parts.push((format!("{layer}.{kind}"), tensor.into()));
+            Ok(())
         };
         if of_input && to_memory {
-            push("q", rows(&tensor, 0, n / 3));
-            push("kv", rows(&tensor, n / 3, n));
+            push("q", tensor.rows(0, n / 3)?)?;
+            push("kv", tensor.rows(n / 3, n)?)
         } else {
-            push(if of_input { "qkv" } else { "out" }, tensor);
+            push(if of_input { "qkv" } else { "out" }, tensor)
         }
-        Ok(())
     }
 
     /// Those of all layers and directions of a recurrent module.
-    fn recurrent(&mut self, n_gates: usize, two_biases: bool, parts: &mut Parts) -> Result<(), TrainError> {
+    fn recurrent(&mut self, n_gates: usize, two_biases: bool, parts: &mut Parts<'a>) -> Result<(), TrainError> {
         let n_layers = (0..).take_while(|k| self.tensors.contains_key(&format!("weight_ih_l{k}"))).count();
         let both_ways = self.tensors.contains_key("weight_ih_l0_reverse");
         for layer in 0..n_layers {
@@ -206,26 +244,31 @@ impl<'a> Own<'a> {
                         self.invalid("weights of inputs and of states for each layer and direction", "one of them")
                     );
                 };
-                let (of_input, of_state) = (input.shape(), recurrent.shape());
+                let (of_input, of_state) = (input.ty(), recurrent.ty());
+                let (of_input, of_state) = (of_input.shape(), of_state.shape());
                 let n = of_state.last().copied().unwrap_or(0);
                 if of_input.rank() != 2 || of_input[0] != n_gates * n || of_state[..] != [n_gates * n, n] {
                     let required = format!("{n_gates} times as many rows as the state has numbers in both weights");
                     return Err(self.invalid(&required, format!("{of_input} and {of_state}")));
                 }
                 let biases = match (bias, other) {
-                    (Some(bias), Some(other)) if two_biases => vec![("bias", bias), ("recurrent_bias", other)],
-                    (Some(bias), Some(other)) => vec![("bias", self.sum(&bias, &other)?)],
+                    (Some(bias), Some(other)) if two_biases => {
+                        vec![("bias", bias.into()), ("recurrent_bias", other.into())]
+                    }
+                    (Some(bias), Some(other)) => vec![("bias", self.sum(bias, other)?)],
                     (None, None) => {
-                        let zeros = TensorData::zeros(input.dtype(), &[n_gates * n].into());
+                        let ty = Type::tensor(input.ty().dtype(), [n_gates * n]);
+                        let zeros = Weight { ty, summands: Vec::new() };
                         let names = ["bias", "recurrent_bias"].into_iter().take(1 + usize::from(two_biases));
                         names.map(|name| (name, zeros.clone())).collect()
                     }
                     _ => return Err(self.invalid("biases of inputs and of states, or none", "one of them")),
                 };
-                let weights = [("weight", turned(&input, &[1, 0])), ("recurrent", turned(&recurrent, &[1, 0]))];
-                let named = weights.into_iter().chain(biases).map(|(name, tensor)| {
+                let weights = [("weight", input.transposed(&[1, 0])?), ("recurrent", recurrent.transposed(&[1, 0])?)];
+                let weights = weights.map(|(name, tensor)| (name, tensor.into()));
+                let named = weights.into_iter().chain(biases).map(|(name, weight)| {
                     let name = format!("{prefix}.{name}");
-                    (name.trim_start_matches('.').to_owned(), tensor)
+                    (name.trim_start_matches('.').to_owned(), weight)
                 });
                 parts.extend(named);
             }
@@ -240,12 +283,12 @@ impl<'a> Own<'a> {
     }
 
     /// The sum of two biases.
-    fn sum(&self, a: &TensorData, b: &TensorData) -> Result<TensorData, TrainError> {
-        match (a, b) {
-            (HostTensor::F32(x), HostTensor::F32(y)) if x.shape() == y.shape() => Ok((x + y).into()),
-            (HostTensor::F64(x), HostTensor::F64(y)) if x.shape() == y.shape() => Ok((x + y).into()),
-            _ => Err(self.invalid("biases of floats, of one type and shape", format!("{} and {}", a.ty(), b.ty()))),
+    fn sum(&self, a: Unread<'a>, b: Unread<'a>) -> Result<Weight<'a>, TrainError> {
+        let ty = a.ty();
+        if ty != b.ty() || !matches!(ty.dtype(), DType::F32 | DType::F64) {
+            return Err(self.invalid("biases of floats, of one type and shape", format!("{ty} and {}", b.ty())));
         }
+        Ok(Weight { ty, summands: vec![a, b] })
     }
 
     fn invalid(&self, required: &str, got: impl std::fmt::Display) -> TrainError {

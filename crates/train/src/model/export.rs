@@ -12,7 +12,7 @@ use cotangent_scalar::DType;
 
 use super::{About, Decision, Form, Model, PROBABILITIES, ROWS, classifies, file};
 use crate::TrainError;
-use crate::checkpoint::{Load, Wanted, check, only, types_of};
+use crate::checkpoint::{Load, Wanted, check, types_of};
 use crate::named::{ByName, Named, Net, OUTPUTS};
 
 /// What a [`Model`] is made of; see there.
@@ -92,9 +92,9 @@ impl<M: Net> Export<M> {
         graphs.iter().for_each(|(_, graph)| wanted.add(super::stored_of(graph), true));
         let loaded = wanted.compare(&types_of(&weights), &BTreeSet::new());
         let loaded = check(loaded, Load::Complete, "the weights of a model")?;
-        let weights = only(&weights, &loaded.taken);
+        weights.retain(|name, _| loaded.taken.binary_search(name).is_ok());
         file::check_parts(&self.about, &graphs, "model")?;
-        Model::new(self.about, graphs, weights, runtime)
+        Model::new(self.about, graphs, &weights, runtime)
     }
 
     fn graph(&self, rows: usize) -> Result<Graph, TrainError> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cotangent_data::Field;
-use cotangent_data::safetensors::SafeTensors;
+use cotangent_data::safetensors::{Archive, SafeTensors};
 use cotangent_exec::Runtime;
 use cotangent_graph::verify::{Stage, verify};
 use cotangent_graph::{Graph, Registry, Role, text};
@@ -25,20 +25,20 @@ const ABOUT: &str = "about";
 const MADE_BY: &str = "made by";
 
 /// The file of a model.
-pub(super) fn of(model: &Model) -> SafeTensors {
+pub(super) fn of(model: &Model) -> Result<SafeTensors, TrainError> {
     let mut metadata: BTreeMap<String, String> = BTreeMap::new();
     for program in &model.programs {
         metadata.insert(format!("{GRAPH}{}", program.rows), program.graph.to_string());
     }
     metadata.insert(ABOUT.to_owned(), serde_json::to_string(&model.interface.about).unwrap_or_default());
     metadata.insert(MADE_BY.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
-    FILE.seal(metadata, model.weights.clone())
+    Ok(FILE.seal(metadata, model.weights()?))
 }
 
 /// The model of a file, which errors call `name`.
-pub(super) fn opened(file: SafeTensors, name: &str, runtime: &Runtime) -> Result<Model, TrainError> {
+pub(super) fn opened(file: Archive<'_>, name: &str, runtime: &Runtime) -> Result<Model, TrainError> {
     FILE.check_format(&file.metadata, name)?;
-    let unchanged = FILE.check(&file, name);
+    let unchanged = FILE.check_header(&file, name);
     let (about, graphs) = match parts(&file, name) {
         Ok(parts) => parts,
         // What damage has made of a part is of no interest.
@@ -53,11 +53,11 @@ pub(super) fn opened(file: SafeTensors, name: &str, runtime: &Runtime) -> Result
     }
     unchanged?;
     check_parts(&about, &graphs, name)?;
-    Model::new(about, graphs, file.tensors, runtime)
+    Model::new(about, graphs, &FILE.saved(&file.metadata, file.tensors), runtime)
 }
 
 /// The texts of a file as what they stand for.
-fn parts(file: &SafeTensors, name: &str) -> Result<(About, Vec<(usize, Graph)>), TrainError> {
+fn parts(file: &Archive<'_>, name: &str) -> Result<(About, Vec<(usize, Graph)>), TrainError> {
     let mut graphs = Vec::new();
     for (key, text) in &file.metadata {
         let Some(rows) = key.strip_prefix(GRAPH) else { continue };
