@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use cotangent_graph::tensor::write_native_bits;
-use cotangent_graph::{Code, Counters, Diag, HostTensor, Init, TensorData, Type};
+use cotangent_graph::{Code, Counters, DType, Diag, HostTensor, Init, TensorData, Type};
 use cotangent_host::{Block, Memory};
 
 use crate::compile::Executable;
@@ -176,7 +176,7 @@ impl Store {
     /// addresses of the old one. Of a name that comes twice the last type counts.
     ///
     /// # Errors
-    /// `E0302` as for [`Store::insert`], `E0309` if there is no memory for all of them, or what `write` says. Nothing has changed then.
+    /// `E0302` as for [`Store::insert`], and for a truth value that is neither 0 nor 1; `E0309` if there is no memory for all of them, or what `write` says. Nothing has changed then.
     #[track_caller]
     pub fn fill<'a, E: From<Diag>>(
         &mut self,
@@ -192,6 +192,12 @@ impl Store {
         for (name, ty) in &values {
             let mut slot = Slot::zeroed(name, ty)?;
             write(name, slot.data.bytes_mut())?;
+            // Programs, and who reads the store, rely on it.
+            let odd = slot.data.bytes().iter().find(|byte| ty.dtype() == DType::Bool && **byte > 1);
+            if let Some(odd) = odd {
+                let text = format!("`{name}` requires truth values, bytes of 0 or 1, got a byte of {odd}");
+                return Err(Diag::new(Code::InputType, text).into());
+            }
             written.push(slot);
         }
         for (name, new) in values.into_keys().zip(written) {

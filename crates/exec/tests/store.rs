@@ -66,6 +66,12 @@ fn a_store_is_filled_as_a_whole_or_not_at_all() {
     assert!(wrong.to_string().contains("`w` requires f32[2], got i64[3,0]"), "{wrong}");
     let huge = session.store_mut().fill([("w", w.clone()), ("v", ty(DType::F32, &[1 << 20, 1 << 25]))], write);
     assert_eq!((huge.unwrap_err().code, session.store().iter().count()), (Code::NoMemory, 1));
+    let truth = [("truth", ty(DType::Bool, &[3]))];
+    let odd = session.store_mut().fill(truth, |_, bytes| {
+        bytes[1] = 2;
+        Ok::<_, cotangent_graph::Diag>(())
+    });
+    assert!(odd.unwrap_err().to_string().contains("bytes of 0 or 1, got a byte of 2"));
     session.store_mut().fill([("v", w.clone())].into_iter().chain(both()), write).unwrap();
     assert_eq!(values(&mut session), (2, Some(1), vec![6.0, 6.0]));
 }
