@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cotangent_graph::attrs::{Attr, AttrKind, AttrSpec, Attrs};
 use cotangent_graph::interp::{interpret, interpret_named};
-use cotangent_graph::ops::{arithmetic, region, source};
+use cotangent_graph::ops::{arithmetic, math, region, source};
 use cotangent_graph::{
     Body, Code, DType, Diag, Env, Graph, GraphBuilder, Init, Inputs, Loc, NodeId, OpDef, OpRef, Origin, Output,
     Registry, Role, Shape, Source, Stage, Tensor, TensorData, Type, build, verify,
@@ -593,8 +593,8 @@ fn nodes_remember_their_scope() {
         g.output("y", deep.0 + deep.1 + deep.2 + shared + x.tanh());
     });
     let graph = graph.unwrap();
-    let scope = |op: &str| graph.nodes().iter().find(|node| node.op.name == op).unwrap().origin.scope.as_deref();
-    let ops = ["input", "exp", "tanh", "sin", "sqrt"].map(scope);
+    let scope = |op| graph.nodes().iter().find(|node| node.is(op)).unwrap().origin.scope.as_deref();
+    let ops = [&source::INPUT, &math::EXP, &math::TANH, &math::SIN, &math::SQRT].map(scope);
     assert_eq!(ops, [None, Some("block.up"), Some("block.down"), Some("block"), Some("block")]);
     assert_eq!(graph.nodes().last().unwrap().origin.scope, None);
 }
