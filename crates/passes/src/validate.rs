@@ -35,6 +35,10 @@ const KINDS: [Kind; 3] = [Kind::Ordinary, Kind::Extreme, Kind::Mixed];
 /// Where the naive form in its own element type is further than this from its value in f64, it says nothing.
 const SETTLED: f64 = 1e-2;
 
+/// How often operands are moved a little to see whether a value hangs on a tie. Rounding decides a tie of two anew each time, so one in
+/// 2⁸ is taken for none.
+const N_NUDGES: u32 = 8;
+
 /// How deep composites are looked into for an estimate of the work.
 const WORK_DEPTH: usize = 8;
 
@@ -188,6 +192,22 @@ impl PassOptions {
     }
 }
 
+/// The largest finite size of some values, and at least 1.
+fn largest_of(values: &[f64]) -> f64 {
+    values.iter().filter(|v| v.is_finite()).fold(1.0, |m: f64, v| m.max(v.abs()))
+}
+
+/// Moves each element of f64 by a share of at most 2⁻³⁰, another in every turn: large beside rounding, small beside tolerances.
+fn nudge(data: &mut TensorData, turn: u32) {
+    if let TensorData::F64(array) = data {
+        for (k, v) in array.iter_mut().enumerate() {
+            // Multiples of the golden ratio are spread evenly.
+            let share = ((k + 1) as f64 * f64::from(turn) * 0.618_033_988_749_895).fract() - 0.5;
+            *v += *v * share * f64::from(2.0_f32.powi(-29));
+        }
+    }
+}
+
 /// The check of one change.
 struct Run<'a> {
     options: &'a ValidateOptions,
@@ -302,6 +322,27 @@ impl Run<'_> {
         signed
     }
 
+    /// For each output the elements that hang on a tie, a comparison of values that are equal but for rounding, such as `argmin` of
+    /// what is zero everywhere: in one of the graphs they are others when each operand is moved by about a part in a billion.
+    fn tied(&self, graphs: [(&Graph, &[TensorData]); 2], env: &Env) -> Vec<Vec<bool>> {
+        let mut tied: Vec<Vec<bool>> = graphs[0].1.iter().map(|t| vec![false; t.shape().n_elements()]).collect();
+        for turn in 1..=N_NUDGES {
+            let mut moved = env.clone();
+            moved.values.values_mut().for_each(|data| nudge(data, turn));
+            for (graph, values) in graphs {
+                let Ok(others) = interpret(graph, &moved) else { continue };
+                for (tied, (x, y)) in tied.iter_mut().zip(values.iter().zip(&others)) {
+                    let (xs, ys) = (x.to_f64(), y.to_f64());
+                    let tolerance = self.options.tolerance * largest_of(&xs);
+                    let pairs = xs.into_iter().zip(ys);
+                    // NaN must not pass for close.
+                    tied.iter_mut().zip(pairs).for_each(|(tied, (x, y))| *tied |= !((x - y).abs() <= tolerance));
+                }
+            }
+        }
+        tied
+    }
+
     /// Both graphs in f64 within the tolerance, wherever the naive form is finite and, in its own element type, close to
     /// its value in f64.
     fn close(
@@ -326,10 +367,11 @@ impl Run<'_> {
             (Ok(_), Err(text)) => return Err(format!("in f64 the step is an error after the pass only: {text}")),
         };
         let mut signed: Option<Vec<Vec<bool>>> = None;
+        let mut tied: Option<Vec<Vec<bool>>> = None;
         for (k, output) in before.outputs().iter().enumerate() {
             let own = own.map(|own| own[k].to_f64());
             let (shape, xs, ys) = (x.1[k].shape(), x.1[k].to_f64(), y.1[k].to_f64());
-            let largest = xs.iter().filter(|v| v.is_finite()).fold(1.0, |m: f64, v| m.max(v.abs()));
+            let largest = largest_of(&xs);
             for (element, (&a, &b)) in xs.iter().zip(&ys).enumerate() {
                 let settled = own.as_ref().is_none_or(|own| (own[element] - a).abs() <= SETTLED * largest);
                 if !a.is_finite() || !settled {
@@ -342,7 +384,8 @@ impl Run<'_> {
                     continue;
                 }
                 let signed = signed.get_or_insert_with(|| self.signed((&x.0, &x.1), (&y.0, &y.1), &env));
-                if !signed.get(k).is_some_and(|signed| signed[element]) {
+                let tied = tied.get_or_insert_with(|| self.tied([(&x.0, &x.1), (&y.0, &y.1)], &env));
+                if !tied[k][element] && !signed.get(k).is_some_and(|signed| signed[element]) {
                     let at = index_text(element, &shape);
                     return Err(format!("{} changes in f64 at element {at} from {a:e} to {b:e}", title(output)));
                 }
