@@ -116,8 +116,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         sets[y / SIDE][x / SIDE * SIDE * SIDE + pixel]
     });
     let pictures = Plot::new(format!("Test pictures, and what is left after {code} numbers")).without_ticks();
+    let highest = errors.iter().map(|point| point.1).fold(of_mean, f64::max);
     let curve =
-        Plot::new("Error of test pictures").x_label("epoch").y_label("mean square error").y_range(0.0, of_mean * 1.1);
+        Plot::new("Error of test pictures").x_label("epoch").y_label("mean square error").y_range(0.0, highest * 1.1);
     let plots = [
         pictures.heat((0.0, SHOWN as f64), (0.0, 2.0), montage.view()),
         curve.dotted_line("auto-encoder", errors).level("the mean picture", of_mean),

@@ -120,7 +120,8 @@ fn tiles(values: &[f64], n: usize, side: usize, channels: usize, columns: usize)
         let (column, x) = (x / cell, x % cell);
         match maps.get(row * columns + column) {
             Some(map) if y < side && x < side => map(y, x),
-            _ => 0.0,
+            // The gaps in a color of their own, for much of a map is 0.
+            _ => -0.3,
         }
     })
 }

@@ -131,7 +131,7 @@ impl Plot {
         self
     }
 
-    /// Axes without ticks and numbers, for pictures whose places mean nothing.
+    /// Axes without ticks and numbers, for pictures whose places mean nothing: the cells of a [`heat`](Plot::heat) are squares then.
     pub fn without_ticks(mut self) -> Self {
         self.without_ticks = true;
         self

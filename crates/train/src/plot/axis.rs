@@ -6,6 +6,8 @@ pub(super) struct Axis {
     pub(super) low: f64,
     pub(super) high: f64,
     pub(super) log: bool,
+    /// Whether its values are counted: no tick stands between whole numbers.
+    pub(super) whole: bool,
 }
 
 /// A place on an axis with its label; lesser ticks have none.
@@ -27,23 +29,30 @@ impl Axis {
     pub(super) fn new(values: impl Iterator<Item = f64>, log: bool, ends: Option<(f64, f64)>) -> Axis {
         let shown = |v: &f64| v.is_finite() && (!log || *v > 0.0);
         if let Some((a, b)) = ends.filter(|(a, b)| a != b && shown(a) && shown(b)) {
-            return Axis { low: a.min(b), high: a.max(b), log };
+            return Axis { low: a.min(b), high: a.max(b), log, whole: false };
         }
         let (low, high) =
             values.filter(shown).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
         if low > high {
-            return if log { Axis { low: 0.1, high: 10.0, log } } else { Axis { low: 0.0, high: 1.0, log } };
+            let (low, high) = if log { (0.1, 10.0) } else { (0.0, 1.0) };
+            return Axis { low, high, log, whole: false };
         }
         if log {
             let margin = (high / low).powf(MARGIN).max(1.05);
-            return Axis { low: low / margin, high: high * margin, log };
+            return Axis { low: low / margin, high: high * margin, log, whole: false };
         }
         // One value alone stands in the middle of an axis of its own size.
         let span = if high > low { high - low } else { low.abs().max(1.0) };
         let margin = if high > low { MARGIN * span } else { 0.5 * span };
         // Zero is a natural end: the margin does not go beyond it.
         let below = if low >= 0.0 { (low - margin).max(0.0) } else { low - margin };
-        Axis { low: below, high: high + margin, log }
+        Axis { low: below, high: high + margin, log, whole: false }
+    }
+
+    /// The axis of values that are counted, such as epochs, if all that can be shown are whole numbers.
+    pub(super) fn whole(self, values: impl Iterator<Item = f64>) -> Axis {
+        let mut shown = values.filter(|v| v.is_finite()).peekable();
+        Axis { whole: shown.peek().is_some() && shown.all(|v| v.fract() == 0.0), ..self }
     }
 
     /// Where a value stands, from 0 (low end) to 1 (high end), beyond them if it lies outside; `None` if it cannot be
@@ -78,6 +87,7 @@ impl Axis {
     /// Multiples of 1, 2 or 5 times a power of ten.
     fn linear_ticks(&self) -> Vec<Tick> {
         let step = nice_step((self.high - self.low) / MAX_TICKS);
+        let step = if self.whole { step.max(1.0) } else { step };
         // Integers so that 0.1 + 0.1 + 0.1 is printed as 0.3; a span of so few steps fits easily.
         let (first, last) = ((self.low / step - 1e-9).ceil(), (self.high / step + 1e-9).floor());
         let n_digits = (-step.log10().floor()).max(0.0) as usize;
@@ -98,7 +108,7 @@ impl Axis {
     }
 
     /// Powers of ten with lesser ticks at 2 to 9 between them; if less than two of them are on the axis, 2 and 5 have
-    /// labels too, and 3 and 7 on a short axis.
+    /// labels too, and 3 and 7 on a short axis. Where that leaves less than three labels, those of a linear axis.
     fn log_ticks(&self) -> Vec<Tick> {
         let (first, last) = (self.low.log10().floor() as i32, self.high.log10().ceil() as i32);
         let n_powers = (first..=last).filter(|&e| self.contains(10f64.powi(e))).count();
@@ -118,7 +128,11 @@ impl Axis {
                 }
             }
         }
-        ticks
+        if ticks.iter().filter(|tick| tick.label.is_some()).count() < 3 && n_powers < 2 {
+            self.linear_ticks()
+        } else {
+            ticks
+        }
     }
 
     fn contains(&self, value: f64) -> bool {
@@ -165,7 +179,7 @@ mod tests {
     }
 
     fn axis(low: f64, high: f64, log: bool) -> Axis {
-        Axis { low, high, log }
+        Axis { low, high, log, whole: false }
     }
 
     #[test]
@@ -182,7 +196,19 @@ mod tests {
         assert_eq!(labels(axis(1.5, 70.0, true)), ["2", "5", "10", "20", "50"]);
         assert_eq!(labels(axis(1e-12, 1.0, true)), ["10⁻¹²", "10⁻¹⁰", "10⁻⁸", "10⁻⁶", "10⁻⁴", "0.01", "1"]);
         assert_eq!(labels(axis(9.0, 40.0, true)), ["10", "20", "30"]);
-        assert_eq!(labels(axis(0.031, 0.059, true)), ["0.04", "0.05"]);
+        assert_eq!(labels(axis(0.031, 0.059, true)), ["0.035", "0.040", "0.045", "0.050", "0.055"]);
+        assert_eq!(labels(axis(1.9, 2.3, true)), ["1.9", "2.0", "2.1", "2.2", "2.3"]);
+        assert_eq!(labels(axis(0.3, 2.5, true)), ["0.5", "1", "2"]);
+    }
+
+    #[test]
+    fn what_is_counted_has_ticks_at_whole_numbers() {
+        let of = |values: &[f64]| labels(Axis::new(values.iter().copied(), false, None).whole(values.iter().copied()));
+        assert_eq!(of(&[1.0]), ["1"]);
+        assert_eq!(of(&[1.0, 2.0, f64::NAN]), ["1", "2"]);
+        assert_eq!(of(&[1.0, 1.5, 2.0]), ["1.0", "1.2", "1.4", "1.6", "1.8", "2.0"]);
+        assert_eq!(of(&[0.0, 20.0]), ["0", "5", "10", "15", "20"]);
+        assert_eq!(of(&[]), ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
     }
 
     #[test]

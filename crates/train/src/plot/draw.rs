@@ -54,6 +54,8 @@ pub(super) struct Frame<'a> {
     number: usize,
     x: Axis,
     y: Axis,
+    /// What the axes go around: left, top, width and height.
+    area: [f64; 4],
     legend: Option<Legend>,
     /// Places on the marks at small distances.
     pub(super) marks: Vec<(f64, f64)>,
@@ -66,6 +68,10 @@ pub(super) struct Word<'a> {
     pub(super) right: f64,
     pub(super) y: f64,
 }
+
+/// How far the letters of a word at a level reach above and below its base line.
+pub(super) const ASCENT: f64 = 10.0;
+pub(super) const DESCENT: f64 = 3.0;
 
 /// The vertical axis is stretched by so much at a time, and so often at most, for a legend that finds no room.
 const HEADROOM: f64 = 0.08;
@@ -85,9 +91,9 @@ impl<'a> Frame<'a> {
         let xs = points().flat_map(|p| [p.0 - half, p.0 + half]);
         let ys = points().map(|p| p.1).chain(plot.levels.iter().map(|l| l.1));
         let ys = ys.chain(has_bars.then_some(0.0));
-        let x = Axis::new(xs, plot.log_x, heat_x);
+        let x = Axis::new(xs, plot.log_x, heat_x).whole(points().map(|p| p.0));
         let y = Axis::new(ys, plot.log_y, heat_y);
-        let mut frame = Frame { plot, number, x, y, legend: None, marks: Vec::new() };
+        let mut frame = Frame { plot, number, x, y, area: area(plot), legend: None, marks: Vec::new() };
         frame.place();
         if heat_y.is_none() {
             // Room above the marks, if that is what it takes not to hide any of them.
@@ -123,15 +129,15 @@ impl<'a> Frame<'a> {
     pub(super) fn at(&self, (x, y): (f64, f64)) -> Option<(f64, f64)> {
         // Far beyond the frame there is nothing to see, and viewers have their limits.
         let (x, y) = (self.x.place(x)?.clamp(-9.0, 9.0), self.y.place(y)?.clamp(-9.0, 9.0));
-        Some((LEFT + x * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y * (HEIGHT - TOP - BOTTOM)))
+        let [left, top, width, height] = self.area;
+        Some((left + x * width, top + (1.0 - y) * height))
     }
 
     fn draw(&self, out: &mut String) {
-        let (width, height) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);
-        let id = self.number;
+        let ([left, top, width, height], id) = (self.area, self.number);
         let _ = writeln!(
             out,
-            "<clipPath id=\"frame{id}\"><rect x=\"{LEFT}\" y=\"{TOP}\" width=\"{width}\" height=\"{height}\"/></clipPath>"
+            "<clipPath id=\"frame{id}\"><rect x=\"{left}\" y=\"{top}\" width=\"{width}\" height=\"{height}\"/></clipPath>"
         );
         if self.plot.heat.is_none() && !self.plot.without_ticks {
             self.grid_lines(out);
@@ -147,7 +153,7 @@ impl<'a> Frame<'a> {
         out.push_str("</g>\n");
         let _ = writeln!(
             out,
-            "<rect x=\"{LEFT}\" y=\"{TOP}\" width=\"{width}\" height=\"{height}\" fill=\"none\" stroke=\"#9ca3af\"/>"
+            "<rect x=\"{left}\" y=\"{top}\" width=\"{width}\" height=\"{height}\" fill=\"none\" stroke=\"#9ca3af\"/>"
         );
         self.labels(out);
         if let Some(legend) = &self.legend {
@@ -221,10 +227,16 @@ impl<'a> Frame<'a> {
             let (right, left) = (WIDTH - RIGHT - 6.0 - width, LEFT + 6.0);
             let places = [(right, y - 5.0), (left, y - 5.0), (right, y + 14.0), (left, y + 14.0)];
             let behind = |&(x, y): &(f64, f64)| {
-                let inside = |p: &&(f64, f64)| (x..x + width).contains(&p.0) && (y - 14.0..y + 5.0).contains(&p.1);
+                let inside = |p: &&(f64, f64)| {
+                    (x..x + width).contains(&p.0) && (y - ASCENT - 4.0..y + DESCENT + 2.0).contains(&p.1)
+                };
                 self.marks.iter().filter(inside).count()
             };
-            let (left, y) = places.into_iter().min_by_key(behind)?;
+            let inside = |&(_, y): &(f64, f64)| {
+                (TOP..=HEIGHT - BOTTOM).contains(&(y - ASCENT)) && y + DESCENT <= HEIGHT - BOTTOM
+            };
+            // A level outside of the frame has no word.
+            let (left, y) = places.into_iter().filter(inside).min_by_key(behind)?;
             Some(Word { name, left, right: left + width, y })
         };
         self.plot.levels.iter().filter_map(of_level).collect()
@@ -308,6 +320,17 @@ impl<'a> Frame<'a> {
             }
         }
     }
+}
+
+/// The room that the axes have: all of it, but for pictures, whose cells are squares.
+fn area(plot: &Plot) -> [f64; 4] {
+    let (width, height) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);
+    let cells = plot.heat.as_ref().filter(|heat| plot.without_ticks && heat.n_columns > 0 && !heat.values.is_empty());
+    let Some(heat) = cells else { return [LEFT, TOP, width, height] };
+    let (n_columns, n_rows) = (heat.n_columns as f64, (heat.values.len() / heat.n_columns) as f64);
+    let side = (width / n_columns).min(height / n_rows);
+    let (w, h) = (side * n_columns, side * n_rows);
+    [LEFT + (width - w) / 2.0, TOP + (height - h) / 2.0, w, h]
 }
 
 /// The least distance between bars, or 1 if there is only one.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::draw::{BOTTOM, COLORS, Frame, HEIGHT, LEFT, LINES, RIGHT, TOP, WIDTH, text};
+use super::draw::{ASCENT, BOTTOM, COLORS, DESCENT, Frame, HEIGHT, LEFT, LINES, RIGHT, TOP, WIDTH, text};
 use super::{Mark, Plot};
 
 /// The height of a line, and what stands left of the names.
@@ -36,7 +36,8 @@ impl Legend {
         // The words at levels are not to be hidden either.
         let words = frame.words().into_iter().flat_map(|word| {
             let n = ((word.right - word.left) / CLEARANCE) as usize;
-            (0..n).map(move |k| (word.left + CLEARANCE * k as f64, word.y - 4.0))
+            (0..=n)
+                .flat_map(move |k| [word.y - ASCENT, word.y + DESCENT].map(|y| (word.left + CLEARANCE * k as f64, y)))
         });
         let marks: Vec<(f64, f64)> = frame.marks.iter().copied().chain(words).collect();
         let at = |(x, y): (f64, f64)| {
@@ -149,6 +150,19 @@ mod tests {
         };
         assert!(x(Plot::new("").line("", [(0.0, 0.0), (1.0, 2.0)])) > WIDTH / 2.0);
         assert!(x(Plot::new("").line("", [(0.0, 3.0), (0.6, 1.05), (1.0, 1.05)])) < WIDTH / 2.0);
+    }
+
+    #[test]
+    fn the_word_at_the_highest_level_stands_inside_the_frame_and_not_in_the_legend() {
+        let falling = (0..10).map(|k| (f64::from(k), 4.07 - 0.15 * f64::from(k)));
+        let svg = Plot::new("").line("training", falling).level("guessing", 4.11).to_svg();
+        let line = svg.lines().find(|line| line.contains(">guessing<")).expect("the word");
+        let number = |k: usize| line.split('"').nth(k).and_then(|x| x.parse::<f64>().ok()).expect("a number");
+        let (left, y) = (number(1), number(3));
+        assert!(y - ASCENT >= TOP, "{y}");
+        let [box_x, box_y, width, height] = legend(&svg);
+        let apart_x = left > box_x + width || left + width_of("guessing") < box_x;
+        assert!(apart_x || y + DESCENT < box_y || y - ASCENT > box_y + height, "{svg}");
     }
 
     #[test]
