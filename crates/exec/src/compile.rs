@@ -24,7 +24,7 @@ use crate::needs::{Needs, all_buffers};
 use crate::place::Place;
 use crate::ready::{Ready, all_kernels};
 use crate::stages::StageView;
-use crate::turns::all_turns;
+use crate::turns::{all_turns, other_step};
 
 /// Why a graph did not become a program.
 #[non_exhaustive]
@@ -641,10 +641,17 @@ const _: fn() = || {
     assert::<Executable>();
 };
 
-/// The ways of products, those of loops among them.
+/// The ways of products, those of loops among them, and of the loops.
 fn explain_products(plan: &Plan, ready: &Ready, of: &str, text: &mut String) {
     for (number, (step, product)) in plan.steps.iter().zip(&ready.products).enumerate() {
         if let (Step::Loop(step), Some(ready)) = (step, &ready.bodies[number]) {
+            let how = match other_step(&step.body) {
+                None => "one function for all iterations, where threads divide none of its kernels".to_owned(),
+                Some(other) => {
+                    format!("iteration by iteration, since step {other} of its body is neither a kernel nor a copy")
+                }
+            };
+            let _ = writeln!(text, "{of}step {number}, loop\n  {how}");
             explain_products(&step.body, ready, &format!("{of}step {number}, loop, "), text);
         }
         let (Step::Product { factors, dtype, .. }, Some(product)) = (step, product) else { continue };

@@ -225,8 +225,10 @@ impl<T: AsInput + ?Sized> AsInput for &T {
 #[derive(Debug)]
 pub struct Inputs<'a> {
     views: SmallVec<[Option<HostTensor<'a>>; 4]>,
-    /// Copies in row-major order of those that are in another one, with their positions.
-    copies: Vec<(usize, Block)>,
+    /// Where the elements of each are in row-major order, and their number: in its view or in one of the copies. Empty before
+    /// [`Inputs::in_order`].
+    places: SmallVec<[(*const u8, usize); 4]>,
+    copies: Vec<Block>,
 }
 
 impl<'a> Inputs<'a> {
@@ -238,7 +240,7 @@ impl<'a> Inputs<'a> {
     #[track_caller]
     pub(crate) fn new(program: &Executable, given: impl StepInputs<'a>) -> Result<Self, Diag> {
         let views = (0..program.interface.input_names.len()).map(|_| None).collect();
-        let mut inputs = Inputs { views, copies: Vec::new() };
+        let mut inputs = Inputs { views, places: SmallVec::new(), copies: Vec::new() };
         given.give(program, &mut inputs)?;
         match inputs.views.iter().position(Option::is_none) {
             None => Ok(inputs),
@@ -259,21 +261,30 @@ impl<'a> Inputs<'a> {
         Ok(())
     }
 
-    /// Copies what is not in row-major order.
+    /// Finds the elements of each in row-major order, and copies those that are in another one.
     ///
     /// # Errors
     /// `E0309` if there is no memory for it; the inputs that a program asks for may be large.
     #[track_caller]
     pub(crate) fn in_order(&mut self, program: &Executable) -> Result<(), Diag> {
+        self.places.clear();
         for (at, view) in self.views.iter().enumerate() {
-            let Some(view) = view.as_ref().filter(|view| in_order(view).is_none()) else { continue };
-            match copied(view) {
-                Ok(copy) => self.copies.push((at, copy)),
-                Err(refused) => {
-                    let what = format!("a copy of input `{}` in row-major order", program.interface.input_names[at]);
-                    return Err(no_memory(what, refused).help("an array in row-major order is read where it is"));
-                }
-            }
+            let Some(view) = view else { return Err(program.missing_input(at)) };
+            self.places.push(match in_order(view) {
+                Some(place) => place,
+                None => match copied(view) {
+                    Ok(copy) => {
+                        let place = (copy.as_ptr().cast_const(), copy.n_bytes() / view.dtype().size_bytes());
+                        self.copies.push(copy);
+                        place
+                    }
+                    Err(refused) => {
+                        let what =
+                            format!("a copy of input `{}` in row-major order", program.interface.input_names[at]);
+                        return Err(no_memory(what, refused).help("an array in row-major order is read where it is"));
+                    }
+                },
+            });
         }
         Ok(())
     }
@@ -283,15 +294,9 @@ impl<'a> Inputs<'a> {
         self.views.iter().enumerate().filter_map(|(at, view)| Some((at, view.as_ref()?)))
     }
 
-    /// Where an input's elements are in row-major order, their type and their number; `None` if they are in another order and
-    /// were not copied.
+    /// Where an input's elements are in row-major order, their type and their number; `None` if they were not looked for.
     pub(crate) fn place(&self, at: usize) -> Option<(*const u8, DType, usize)> {
-        let view = self.views.get(at)?.as_ref()?;
-        let copy = self.copies.iter().find(|(copied, _)| *copied == at);
-        let (address, n) = match copy {
-            Some((_, copy)) => (copy.as_ptr().cast_const(), copy.n_bytes() / view.dtype().size_bytes()),
-            None => in_order(view)?,
-        };
+        let (view, &(address, n)) = (self.views.get(at)?.as_ref()?, self.places.get(at)?);
         Some((address, view.dtype(), n))
     }
 }

@@ -150,8 +150,9 @@ pub(crate) struct ProductPlan {
     others: Vec<AnyEngine>,
     /// Which of the epilogue's arguments is the result, if that is kept some rows at a time.
     pub(crate) rows_at: Option<usize>,
-    /// Bytes of an element.
-    pub(crate) size: usize,
+    /// Rows of the result of one product of the batch, and their bytes.
+    pub(crate) rows: usize,
+    pub(crate) bytes: usize,
 }
 
 impl ProductPlan {
@@ -177,7 +178,9 @@ impl ProductPlan {
             return Err(CompilerBug::new("plan", format!("no {factors} of {dtype}")));
         }
         let others = engines.split_off(1);
-        Ok(engines.pop().map(|engine| ProductPlan { engine, others, rows_at, size: dtype.size_bytes() }))
+        let dims = factors.dims();
+        let (rows, bytes) = (dims.m, dims.m.saturating_mul(dims.n).saturating_mul(dtype.size_bytes()));
+        Ok(engines.pop().map(|engine| ProductPlan { engine, others, rows_at, rows, bytes }))
     }
 
     /// Of the way that needs most.

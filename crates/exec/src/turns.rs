@@ -24,15 +24,16 @@ pub(crate) struct Turns {
     pub(crate) body: LoopBody,
     /// The places of the table behind those of arguments.
     pub(crate) extras: Vec<Extra>,
+    /// The places of arguments that are counters: a function is handed those of some iterations, one behind the other.
+    pub(crate) draws: Vec<usize>,
 }
 
 impl Turns {
     /// Of a loop whose body's kernels come after `first` others in the program; `None` if the body has other steps than kernels and
-    /// copies, or draws random numbers, which are others in each iteration.
+    /// copies.
     pub(crate) fn of(step: &LoopStep, first: usize) -> Option<Self> {
         let plan = &*step.body;
-        let draws = plan.buffers.iter().any(|decl| decl.home == Home::Counters);
-        if draws || !plan.steps.iter().all(|of_body| matches!(of_body, Step::Kernel(_) | Step::Copy { .. })) {
+        if other_step(plan).is_some() {
             return None;
         }
         let arguments: Vec<BufferId> =
@@ -67,7 +68,12 @@ impl Turns {
             }
         }
         let on = |id: BufferId| if step.reverse { -(n_bytes(plan, id) as i64) } else { n_bytes(plan, id) as i64 };
-        let of_argument = |&id: &BufferId| if moves(step, id) { on(id) } else { 0 };
+        let of_argument = |&id: &BufferId| match plan.buffers[id.index()].home {
+            // One behind the other in the order of the iterations.
+            Home::Counters => n_bytes(plan, id) as i64,
+            _ if moves(step, id) => on(id),
+            _ => 0,
+        };
         let of_extra = |extra: &Extra| match *extra {
             Extra::Buffer(id) => of_argument(&id),
             Extra::Result(number) => on(plan.outputs[number].buffer),
@@ -75,8 +81,15 @@ impl Turns {
         };
         let by = arguments.iter().map(of_argument).chain(extras.iter().map(of_extra)).enumerate();
         let moves = by.filter(|&(_, by)| by != 0).collect();
-        Some(Turns { body: LoopBody { acts, moves, n_pointers: arguments.len() + extras.len() }, extras })
+        let is_counters = |k: &usize| plan.buffers[arguments[*k].index()].home == Home::Counters;
+        let draws = (0..arguments.len()).filter(is_counters).collect();
+        Some(Turns { body: LoopBody { acts, moves, n_pointers: arguments.len() + extras.len() }, extras, draws })
     }
+}
+
+/// The first step of a body that keeps its iterations from being one function: it is neither a kernel nor a copy.
+pub(crate) fn other_step(body: &Plan) -> Option<usize> {
+    body.steps.iter().position(|step| !matches!(step, Step::Kernel(_) | Step::Copy { .. }))
 }
 
 /// Whether a buffer of a loop's body lies elsewhere in each iteration.

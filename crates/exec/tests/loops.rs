@@ -350,7 +350,7 @@ fn bodies_of_kernels_are_one_function_and_others_are_followed_step_by_step() {
     let product: Body = |_, i| carried(i.carries[0].matmul(i.slices[0]));
     assert_eq!(n_whole(&of(&[5, 5], product)), 0);
     let random: Body = |g, i| carried(i.carries[0] + g.uniform("noise", F32, [5]) * i.slices[0]);
-    assert_eq!(n_whole(&of(&[5], random)), 0);
+    assert_eq!(n_whole(&of(&[5], random)), 1);
     let sorted: Body = |_, i| carried((i.carries[0] + i.slices[0]).cumsum(0));
     assert_eq!(n_whole(&of(&[5], sorted)), 0);
     // What a loop around others does is their calls; those are functions.
@@ -368,6 +368,53 @@ fn bodies_of_kernels_are_one_function_and_others_are_followed_step_by_step() {
         agree(&graph, &Env::default().with("x", x).with("h", h));
     }
     assert_eq!(n_whole(&of(&[3], nested)), 1);
+}
+
+#[test]
+fn loops_in_one_function_draw_what_the_interpreter_draws_however_many_iterations_there_are() {
+    for (n, size) in [(0, vec![3]), (1, vec![]), (255, vec![1]), (256, vec![7]), (257, vec![7]), (1030, vec![2])] {
+        for reverse in [false, true] {
+            let source = graph(|g| {
+                let (x, h) = (g.input("x", F32, [&[n], &size[..]].concat()), g.input("h", F32, size.clone()));
+                let over = Loop::new().carry(h).slice(x);
+                let made = g.scan("all", if reverse { over.reversed() } else { over }, |g, i| {
+                    let noise = g.uniform("noise", F32, i.carries[0].shape());
+                    let next = (i.carries[0] * 0.5 + noise * i.slices[0]).dropout("drop", 0.25);
+                    Made { carries: vec![next], outputs: vec![noise] }
+                });
+                g.output("h", made.carries[0]);
+                g.output("noise", made.outputs[0]);
+                g.output("dx", g.grad(made.carries[0].sum(), &[x])[0]);
+            });
+            assert_eq!(n_whole(&source), if n == 0 { n_whole(&source) } else { 2 }, "{n} {size:?}");
+            let mut next = numbers(n, 5);
+            let mut values = |shape: &[usize]| ndarray::ArrayD::from_shape_simple_fn(shape, &mut next);
+            let env = Env::default().with("x", values(&[&[n], &size[..]].concat())).with("h", values(&size));
+            let made = agree(&source, &Env { counters: Counters { seed: 77, step: 0 }, ..env });
+            let noise = made.iter().find(|(name, _)| name == "noise").unwrap().1.to_f64();
+            let distinct: std::collections::BTreeSet<u64> = noise.iter().map(|v| v.to_bits()).collect();
+            assert!(distinct.len() * 100 >= noise.len() * 99, "{} of {}", distinct.len(), noise.len());
+        }
+    }
+}
+
+#[test]
+fn explain_says_how_iterations_are_run() {
+    let of = |product: bool| {
+        let source = graph(|g| {
+            let h = g.input("h", F32, [4, 4]);
+            let made = g.scan("loop", Loop::new().carry(h).times(3), |_, i| {
+                let h = i.carries[0];
+                Made { carries: vec![if product { h.matmul(h) } else { h.sin() }], outputs: vec![] }
+            });
+            g.output("h", made.carries[0]);
+        });
+        compiled(&source, BackendChoice::Auto).explain()
+    };
+    let text = of(false);
+    assert!(text.contains("one function for all iterations, where threads divide none of its kernels"), "{text}");
+    let text = of(true);
+    assert!(text.contains("iteration by iteration, since step 0 of its body is neither a kernel nor a copy"), "{text}");
 }
 
 #[test]

@@ -416,8 +416,8 @@ impl<T: Number> Job<'_, T> {
 
     /// The memory of one thread: its block of A, its panels of B, its rows of C.
     fn own(&self, part: usize) -> [*mut T; 3] {
-        let start = self.shape.shared_bytes() + part * self.shape.own_bytes();
-        let [a_end, b_end, _] = self.shape.own_ends();
+        let start = self.shape.shared_bytes + part * self.shape.own_bytes();
+        let [a_end, b_end, _] = self.shape.own_ends;
         [0, a_end, b_end].map(|at| self.workspace.wrapping_add(start + at).cast())
     }
 }

@@ -128,7 +128,7 @@ impl<T: Element> Gemm<T> {
         let n_threads = self.n_threads(n_threads);
         match &self.made {
             Made::Sums(shape) => n_threads * shape.own_bytes(),
-            Made::Tile(shape) | Made::Loops(shape) => shape.shared_bytes() + n_threads * shape.own_bytes(),
+            Made::Tile(shape) | Made::Loops(shape) => shape.shared_bytes + n_threads * shape.own_bytes(),
         }
     }
 

@@ -33,10 +33,11 @@ pub(crate) struct Shape {
     pub column_unit: usize,
     /// Rows of C that a thread keeps in the workspace: 0 if C is stored, all where it takes several K blocks.
     pub c_rows: usize,
-    /// Columns of a packed panel of B.
-    nr: usize,
-    /// Bytes of an element.
-    size: usize,
+    /// Bytes that threads share: a packed block of B.
+    pub shared_bytes: usize,
+    /// Where the parts of a thread's own memory end, in bytes from its start: a packed block of A; packed panels of B, or a
+    /// piece of B that flat kernels read; rows of C.
+    pub own_ends: [usize; 3],
 }
 
 impl Shape {
@@ -65,6 +66,21 @@ impl Shape {
             true => m,
         };
         let row_unit = case.row_unit(strips);
+        let shares_b = b != Operand::InPlace && m > blocking.mc;
+        let depth = blocking.kc.min(k);
+        let of_all = if shares_b { blocking.nc.min(n).next_multiple_of(nr) * depth } else { 0 };
+        let of_a = if a == Operand::Packed { blocking.mc.min(m) * depth } else { 0 };
+        let of_b = match (flat, b) {
+            (Some(Pieces { depth, cols, copied: true }), _) => depth * cols,
+            (None, Operand::Packed | Operand::Transposed) => packed_cols.min(n.next_multiple_of(nr)) * depth,
+            _ => 0,
+        };
+        let bytes = |elements: usize| (elements * size).next_multiple_of(LINE);
+        let mut end = 0;
+        let own_ends = [of_a, of_b, c_rows * n].map(|elements| {
+            end += bytes(elements);
+            end
+        });
         Shape {
             batch,
             m,
@@ -79,8 +95,8 @@ impl Shape {
             row_unit,
             column_unit,
             c_rows,
-            nr,
-            size,
+            shared_bytes: bytes(of_all),
+            own_ends,
         }
     }
 
@@ -89,37 +105,9 @@ impl Shape {
         self.b != Operand::InPlace && self.m > self.blocking.mc
     }
 
-    /// Bytes that threads share: a packed block of B.
-    pub fn shared_bytes(&self) -> usize {
-        if !self.shares_b() {
-            return 0;
-        }
-        let n_cols = self.blocking.nc.min(self.n).next_multiple_of(self.nr);
-        (n_cols * self.blocking.kc.min(self.k) * self.size).next_multiple_of(LINE)
-    }
-
-    /// Where the parts of a thread's own memory end, in bytes from its start: a packed block of A; packed panels of B, or a
-    /// piece of B that flat kernels read; rows of C.
-    pub fn own_ends(&self) -> [usize; 3] {
-        let depth = self.blocking.kc.min(self.k);
-        let of_a = if self.a == Operand::Packed { self.blocking.mc.min(self.m) * depth } else { 0 };
-        let of_b = match (self.flat, self.b) {
-            (Some(Pieces { depth, cols, copied: true }), _) => depth * cols,
-            (None, Operand::Packed | Operand::Transposed) => {
-                self.packed_cols.min(self.n.next_multiple_of(self.nr)) * depth
-            }
-            _ => 0,
-        };
-        let mut end = 0;
-        [of_a, of_b, self.c_rows * self.n].map(|elements| {
-            end += (elements * self.size).next_multiple_of(LINE);
-            end
-        })
-    }
-
     /// Bytes that each thread has of its own.
     pub fn own_bytes(&self) -> usize {
-        self.own_ends()[2]
+        self.own_ends[2]
     }
 
     /// A grid of threads for one product: the one whose largest part costs least.

@@ -30,12 +30,13 @@ pub(crate) struct VectorShape<T: 'static> {
     unit: usize,
     /// Elements of y that are made at a time.
     chunk: usize,
-    /// Elements of the lanes of a chunk.
-    lanes: usize,
     /// The vector must be copied, so that its elements are adjacent.
     copies_x: bool,
     /// y is kept in the workspace.
     owns_c: bool,
+    /// Where the parts of a thread's own memory end, in bytes from its start: a copy of the vector, the lanes of a chunk,
+    /// a chunk of y.
+    own_ends: [usize; 3],
 }
 
 /// One call: everything its threads read.
@@ -66,23 +67,17 @@ impl<T: Number> VectorShape<T> {
         };
         let unit = lcm(COLUMN_ALIGN, if m == 1 { 1 } else { case.product.row_multiple() });
         let owns_c = epilogue.owns_c;
-        VectorShape { kernel, turns, batch, m, n, k, n_lanes, unit, chunk, lanes, copies_x, owns_c }
-    }
-
-    /// Where the parts of a thread's own memory end, in bytes from its start: a copy of the vector, the lanes of a chunk,
-    /// a chunk of y.
-    fn own_ends(&self) -> [usize; 3] {
-        let x = if self.copies_x { self.k } else { 0 };
         let mut end = 0;
-        [x, self.lanes, if self.owns_c { self.chunk } else { 0 }].map(|elements| {
+        let own_ends = [if copies_x { k } else { 0 }, lanes, if owns_c { chunk } else { 0 }].map(|elements| {
             end += (elements * size_of::<T>()).next_multiple_of(LINE);
             end
-        })
+        });
+        VectorShape { kernel, turns, batch, m, n, k, n_lanes, unit, chunk, copies_x, owns_c, own_ends }
     }
 
     /// Bytes that each thread has of its own.
     pub fn own_bytes(&self) -> usize {
-        self.own_ends()[2]
+        self.own_ends[2]
     }
 
     /// Runs the batch on so many threads of the pool.
@@ -133,7 +128,7 @@ impl<T: Number> Job<'_, T> {
     /// As [`VectorShape::run`]; no other thread has this `part` or touches these elements.
     unsafe fn part(&self, batch: usize, rows: Range<usize>, part: usize) {
         let VectorShape { m, n, k, chunk, .. } = *self.shape;
-        let ends = self.shape.own_ends();
+        let ends = self.shape.own_ends;
         let own = self.workspace.wrapping_add(part * ends[2]);
         let [copy, lanes, kept]: [*mut T; 3] = [0, ends[0], ends[1]].map(|at| own.wrapping_add(at).cast());
         let (matrix, x) = (self.matrix.number(batch), self.x.number(batch));

@@ -10,7 +10,7 @@ use cotangent_codegen::LoopFn;
 use cotangent_gemm::Workspace;
 use cotangent_graph::interp::in_iteration;
 use cotangent_graph::{Code, Counters, Diag, Element, Elements, ElementsMut, Loc, NodeId, OpRef, Origin, Type};
-use cotangent_host::{Block, LINE};
+use cotangent_host::{Block, LINE, Refused};
 use cotangent_kernel::ir::{Kernel, Sweep};
 use cotangent_kernel::{BufferId, CheckWhat, Epilogue, Factors, Home, KernelCall, LoopStep, OpStep, Plan, Step};
 use cotangent_pool::{Pool, split};
@@ -48,12 +48,29 @@ pub(super) struct Frame {
     whole: Option<Whole>,
 }
 
-/// The function that runs all iterations of a loop, and where `pointers` holds the places that the loop's results go to: (place,
-/// number of the result).
+/// The function that runs all iterations of a loop.
 #[derive(Debug)]
 struct Whole {
     function: LoopFn,
+    /// Where `pointers` holds the places that the loop's results go to: (place, number of the result).
     results: SmallVec<[(usize, usize); 2]>,
+    /// Where it leads to counters.
+    draws: SmallVec<[usize; 2]>,
+    /// If there are such, the counters of some iterations, one behind the other.
+    ahead: Block,
+}
+
+/// Iterations that draw random numbers, at most, in one call of a loop's function: for so many there are counters.
+const AHEAD: usize = 256;
+
+impl Whole {
+    /// Sets the counters of the next iterations.
+    fn count(&mut self, all: impl Iterator<Item = Counters>) {
+        let words = all.flat_map(Counters::words);
+        for (place, word) in self.ahead.bytes_mut().chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+    }
 }
 
 /// How a kernel is divided.
@@ -149,7 +166,7 @@ impl Frame {
                     let missing = |_: usize, _: &Place| Ok(std::ptr::null_mut());
                     let arena = buffers[step.frame.index()];
                     let mut inner = Frame::new(site, &step.body, ready, arena, &mut { missing })?;
-                    inner.whole = inner.as_a_whole(site, ready);
+                    inner.whole = inner.as_a_whole(site, ready).map_err(refused("counters"))?;
                     let moves = |&(_, buffer): &(usize, usize)| moves(step, BufferId(buffer as u32));
                     inner.moving = inner.patches.iter().copied().filter(moves).collect();
                     Some(inner)
@@ -163,10 +180,10 @@ impl Frame {
 
     /// The function that runs all iterations of the loop whose body this is, if there is one and nothing of the body is divided. Then
     /// what the function needs beside the arguments of kernels joins `pointers`.
-    fn as_a_whole(&mut self, site: &Site<'_>, ready: &Ready) -> Option<Whole> {
-        let (turns, number) = ready.turns.as_ref()?;
+    fn as_a_whole(&mut self, site: &Site<'_>, ready: &Ready) -> Result<Option<Whole>, Refused> {
+        let Some((turns, number)) = ready.turns.as_ref() else { return Ok(None) };
         if self.splits.iter().any(|split| *split != Split::Whole) {
-            return None;
+            return Ok(None);
         }
         let mut results = SmallVec::new();
         for extra in &turns.extras {
@@ -186,7 +203,9 @@ impl Frame {
                 Extra::Layout(kernel) => ready.layouts[kernel].as_ptr().cast_mut().cast(),
             });
         }
-        Some(Whole { function: site.program.compiled.loops()[*number].clone(), results })
+        let function = site.program.compiled.loops()[*number].clone();
+        let ahead = Block::zeroed(if turns.draws.is_empty() { 0 } else { AHEAD * COUNTERS_BYTES })?;
+        Ok(Some(Whole { function, results, draws: SmallVec::from_slice(&turns.draws), ahead }))
     }
 
     /// Takes addresses over that have changed since the last step.
@@ -281,16 +300,16 @@ impl Frame {
         let Some(product) = &ready.products[step] else { return };
         let Hand { program, pool, workspace } = hand;
         let pointers = Shared(&self.pointers[self.calls[step].0.clone()]);
-        let (pointers, dims) = (&pointers, factors.dims());
+        let pointers = &pointers;
         let finish = |batch: usize, rows: Range<usize>, cols: Range<usize>, c: *mut u8| {
-            let rows = batch * dims.m + rows.start..batch * dims.m + rows.end;
+            let rows = batch * product.rows + rows.start..batch * product.rows + rows.end;
             let mut own = SmallVec::<[*mut u8; 16]>::new();
             let pointers = match product.rows_at {
                 None => pointers.0,
                 Some(at) => {
                     own.extend_from_slice(pointers.0);
                     // Kernels count rows over the batch.
-                    own[at] = c.wrapping_sub(batch * dims.m * dims.n * product.size);
+                    own[at] = c.wrapping_sub(batch * product.bytes);
                     &own
                 }
             };
@@ -498,17 +517,26 @@ fn repeat(
             }
         }
     };
-    if let (Some(whole), Some(first)) = (inner.whole.take(), step.iterations().next()) {
+    if let (Some(mut whole), Some(first)) = (inner.whole.take(), step.iterations().next()) {
         aim(inner, first);
         inner.patch();
         for &(place, number) in &whole.results {
             let n_bytes = of(body.outputs[number].buffer).n_bytes();
             inner.pointers[place] = buffers[step.outputs[number].index()].wrapping_add(first * n_bytes);
         }
-        // SAFETY: *instructions*; for each kernel *bounds* and that the layouts are theirs, whole, with the pointers of its arguments
-        // (*slices*, *places*), in every iteration (*iterations*), and nothing else runs. Copies go from a buffer of the body to
-        // another or to one around it, of the same elements.
-        unsafe { whole.function.call(&mut inner.pointers, step.n) }
+        let at_once = if whole.draws.is_empty() { step.n } else { AHEAD };
+        for done in (0..step.n).step_by(at_once) {
+            let n = at_once.min(step.n - done);
+            if !whole.draws.is_empty() {
+                whole.count(step.iterations().skip(done).take(n).map(|i| counters.iteration(i)));
+                whole.draws.iter().for_each(|&place| inner.pointers[place] = whole.ahead.as_ptr());
+            }
+            // SAFETY: *instructions*; for each kernel *bounds* and that the layouts are theirs, whole, with the pointers of its
+            // arguments (*slices*, *places*), in every iteration (*iterations*), and nothing else runs. The table stands where the
+            // iteration `done` has it, and there are counters for `n` iterations. Copies go from a buffer of the body to another or
+            // to one around it, of the same elements.
+            unsafe { whole.function.call(&mut inner.pointers, n) }
+        }
         inner.whole = Some(whole);
         return Ok(());
     }
