@@ -37,8 +37,8 @@ use crate::cost::CostModel;
 pub use crate::memory::Part;
 use crate::nest::{Frame, Refusal};
 
-pub use joins::Place;
 pub(crate) use joins::corners;
+pub use joins::{Place, Places};
 pub(crate) use parts::memory_of;
 pub(crate) use values::{own_ops, scalar_ops};
 
@@ -204,8 +204,8 @@ pub struct Clusters {
     pub cost: CostModel,
     /// For each node, whether somebody needs it in memory: it is an output, checked, or read outside of its cluster.
     pub needed: Vec<bool>,
-    /// Values that lie in the memory of what they are joined into.
-    pub placed: HashMap<NodeId, Place>,
+    /// Values that lie in the memory of what they are joined into, in all of their places.
+    pub placed: HashMap<NodeId, Places>,
     /// Nodes that were given memory because a reader could not be lowered otherwise, each with the reason.
     pub forced: Vec<(NodeId, &'static str)>,
 }

@@ -29,7 +29,7 @@ use iterations::{iterations, short_loops};
 use merge::merge;
 use windows::Choices;
 
-use crate::cluster::{Cluster, Clusters, Part};
+use crate::cluster::{Cluster, Clusters, Part, Place};
 use crate::index::{Affine, Index, flat, identity, is_inside, loop_index, n_taps, on_loops, tap, through_view};
 use crate::ir::{Arg, ArgId, IndexMap, Input, Kernel, Phase, Reduce, Space, Store, Sweep};
 pub use crate::memory::Blocked;
@@ -360,12 +360,13 @@ fn name(graph: &Graph, cluster: &Cluster) -> String {
 impl Lowerer<'_> {
     fn store(&mut self, draft: &mut Draft, node: NodeId, value: ValueId, index: &Index) {
         let dtype = self.graph.ty(node).dtype();
-        let placed = self.clusters.placed.get(&node);
-        let (memory, first) = placed.map_or((node, 0), |place| (place.within, place.offset));
-        let mut place = flat(index, self.graph.ty(memory).shape(), self.extents.len());
-        place.offset += first;
-        let arg = self.args.write(ArgRef::Node(memory), dtype);
-        draft.stores.push((value, arg, IndexMap { offset: place.offset, strides: place.coeffs }));
+        let own = [Place { within: node, offset: 0 }];
+        for place in self.clusters.placed.get(&node).map_or(&own[..], |places| places) {
+            let mut at = flat(index, self.graph.ty(place.within).shape(), self.extents.len());
+            at.offset += place.offset;
+            let arg = self.args.write(ArgRef::Node(place.within), dtype);
+            draft.stores.push((value, arg, IndexMap { offset: at.offset, strides: at.coeffs }));
+        }
     }
 
     /// Accumulates a value of every element of a row into partial results that the next row of its block goes on with.

@@ -43,11 +43,28 @@ fn bodies(graph: &Graph, options: &ClusterOptions) -> Result<Bodies, CompilerBug
         let (Some(scan), Some(body)) = (graph.scan(node), node.attrs.body("body")) else { continue };
         let plan = match known.entry((body, scan.n_carries)) {
             Entry::Occupied(entry) => Arc::clone(entry.get()),
-            Entry::Vacant(entry) => Arc::clone(entry.insert(Arc::new(planned(&program_of(&scan)?, options, true)?))),
+            Entry::Vacant(entry) => {
+                let program = program_of(&scan)?;
+                let mut plan = planned(&program, options, true)?;
+                of_values(&mut plan, &program, scan.body.nodes().len());
+                Arc::clone(entry.insert(Arc::new(plan)))
+            }
         };
         bodies.insert(id, plan);
     }
     Ok(bodies)
+}
+
+/// Lets the plan of a loop's body speak of the body's nodes alone, of which there are `n`: of what its program has beside them, copies
+/// of values, it says what is true of the values.
+fn of_values(plan: &mut Plan, program: &Graph, n: usize) {
+    let is_of_body = |id: NodeId| id.index() < n;
+    let value = |id: NodeId| if is_of_body(id) { id } else { program.node(id).inputs[0] };
+    plan.clusters.iter_mut().for_each(|nodes| nodes.retain(|&id| is_of_body(id)));
+    plan.edges.retain(|edge| is_of_body(edge.from) && is_of_body(edge.to));
+    plan.forced.retain(|&(id, _)| is_of_body(id));
+    plan.step_nodes.iter_mut().for_each(|id| *id = value(*id));
+    plan.step_values.iter_mut().flatten().for_each(|(id, _)| *id = value(*id));
 }
 
 /// The plan of a program, or of a loop's body, whose results lie where the loop says.

@@ -10,9 +10,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use cotangent_graph::op::Fault;
+use cotangent_graph::ops::compare::STOP_GRADIENT;
 use cotangent_graph::ops::scan::Scan;
 use cotangent_graph::ops::source::STATE;
 use cotangent_graph::{Attrs, CompilerBug, DType, Graph, Init, NodeId, OpRef, Origin, Output, Role, Source};
+use smallvec::SmallVec;
 
 use crate::plan::{BufferDecl, BufferId, Home, Piece, Plan, Step};
 use crate::verify_plan::verify_plan;
@@ -191,7 +193,8 @@ pub(crate) fn checks(plan: &Plan) -> bool {
     })
 }
 
-/// The body of a loop as a program: its carries are states, and their next values updates. Nodes keep their ids.
+/// The body of a loop as a program: its carries are states, and their next values updates. Nodes keep their ids. A result that is a carry
+/// too, before the iteration or after it, is a node of its own: the kernel that reads or makes the carry stores both.
 pub(crate) fn program_of(scan: &Scan<'_>) -> Result<Graph, CompilerBug> {
     let body = scan.body;
     let bug = |fault: Fault| CompilerBug::new("plan", fault.message);
@@ -208,11 +211,19 @@ pub(crate) fn program_of(scan: &Scan<'_>) -> Result<Graph, CompilerBug> {
         };
         out.add(op, node.inputs.clone(), attrs, node.ty.clone(), node.origin.clone()).map_err(bug)?;
     }
+    let is_carried =
+        |value| carries.contains(&value) || body.outputs().iter().take(scan.n_carries).any(|next| next.value == value);
     for (k, output) in body.outputs().iter().enumerate() {
         let output = match carries.get(k) {
             Some(&target) => {
                 let name = out.node(target).name().unwrap_or_default().into();
                 Output { name, value: output.value, role: Role::Update(target) }
+            }
+            None if is_carried(output.value) => {
+                let node = body.node(output.value);
+                let inputs = SmallVec::from_slice(&[output.value]);
+                let value = out.add(OpRef(&STOP_GRADIENT), inputs, Attrs::none(), node.ty.clone(), node.origin.clone());
+                Output { value: value.map_err(bug)?, ..output.clone() }
             }
             None => output.clone(),
         };

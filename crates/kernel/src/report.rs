@@ -356,7 +356,10 @@ fn write_explanation(out: &mut String, graph: &Graph, plan: &Plan) -> fmt::Resul
         }
     }
     for (c, nodes) in plan.clusters.iter().enumerate() {
-        writeln!(out, "kernel {c}: {} ops", nodes.len())?;
+        match nodes.len() {
+            0 => writeln!(out, "kernel {c}: a copy of a carry for the loop's results")?,
+            n => writeln!(out, "kernel {c}: {n} ops")?,
+        }
         for &node in nodes {
             writeln!(out, "  {}", graph.describe(node))?;
         }
@@ -364,9 +367,15 @@ fn write_explanation(out: &mut String, graph: &Graph, plan: &Plan) -> fmt::Resul
             writeln!(out, "    {} → {}  {}", short(graph, edge.from), short(graph, edge.to), edge.verdict)?;
         }
     }
-    if !loose.is_empty() {
-        writeln!(out, "recomputed by readers that have a kernel to themselves")?;
-        write_edges(out, graph, &loose)?;
+    let (joined, loose): (Vec<_>, Vec<_>) =
+        loose.into_iter().partition(|edge| edge.verdict == Verdict::Fuse(Fusion::IntoJoin));
+    for (what, edges) in
+        [("made where they are joined", joined), ("recomputed by readers that have a kernel to themselves", loose)]
+    {
+        if !edges.is_empty() {
+            writeln!(out, "{what}")?;
+            write_edges(out, graph, &edges)?;
+        }
     }
     let mut kept: BTreeMap<String, Vec<&Edge>> = BTreeMap::new();
     for edge in plan.edges.iter().filter(|e| !is_fused(e)) {

@@ -235,8 +235,8 @@ impl Clusterer<'_> {
             let is_column = nodes.iter().map(|n| columns.contains(n)).collect();
             clusters.push(Cluster { nodes, sweeps, is_reduced, is_column, domain, loops, axes, product });
         }
-        let parts = (&self.roles.parts[..], &self.roles.wanted[..]);
-        let placed = joins::placed(self.graph, &self.options.fusions, parts, (&clusters, &of), &mut edges);
+        let known = (&self.roles, &self.topology);
+        let placed = joins::placed(self.graph, &self.options.fusions, known, (&clusters, &of), &mut edges);
         let mut needed = self.roles.wanted;
         for id in self.graph.ids().filter(|id| self.topology.is_computed[id.index()]) {
             let own = of[id.index()];

@@ -4,7 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use cotangent_graph::ops::view::PAD;
 use cotangent_graph::{Graph, Lower, NodeId, Role};
+use smallvec::SmallVec;
 
+use super::grow::Topology;
+use super::parts::Roles;
 use super::{Cluster, Edge, Fusion, Fusions, Part, Reason, Verdict};
 use crate::cost::LONG_PART;
 
@@ -16,6 +19,9 @@ pub struct Place {
     /// Where the value's first element is, in elements.
     pub offset: i64,
 }
+
+/// All places of a value: one in each join that reads it.
+pub type Places = SmallVec<[Place; 1]>;
 
 /// Where the first element of each operand of a join lies in its memory.
 pub(crate) fn corners(graph: &Graph, join: NodeId) -> Vec<i64> {
@@ -33,63 +39,59 @@ pub(crate) fn corners(graph: &Graph, join: NodeId) -> Vec<i64> {
     node.inputs.iter().map(corner).collect()
 }
 
-/// The values that are made where they are joined; their edges say so.
+/// The values that are made where they are joined, each with all its places; their edges say so.
 ///
 /// Such a value is computed, element by element, by a kernel that does nothing else, so that its loops can have any strides; outside
-/// of that kernel only the join reads it, once. What joins it does not fill its memory beforehand and updates nothing, so nobody minds
+/// of that kernel only joins read it. What joins it does not fill its memory beforehand and updates nothing, so nobody minds
 /// that it is written early. And its runs are long beside what a loop over them costs.
 pub(super) fn placed(
     graph: &Graph,
     fusions: &Fusions,
-    (parts, wanted): (&[Part], &[bool]),
+    (roles, topology): (&Roles, &Topology),
     (clusters, of): (&[Cluster], &[Option<usize>]),
     edges: &mut [Edge],
-) -> HashMap<NodeId, Place> {
-    let (live, readers) = (graph.live(), graph.readers());
+) -> HashMap<NodeId, Places> {
+    let parts = &roles.parts;
     let is_join = |id: &NodeId| {
         parts[id.index()] == Part::Opaque
             && matches!(graph.node(*id).op.lower, Lower::Join)
             && !graph.node(*id).is(&PAD)
     };
-    let joins: Vec<NodeId> = graph.ids().filter(is_join).collect();
-    let mut placed = HashMap::new();
-    if joins.is_empty() {
-        return placed;
-    }
     let updates: HashSet<NodeId> =
         graph.outputs().iter().filter(|o| matches!(o.role, Role::Update(_))).map(|o| o.value).collect();
-    let mut forbidden = HashSet::new();
-    for join in joins.into_iter().filter(|join| !updates.contains(join)) {
+    let mut placed: HashMap<NodeId, Places> = HashMap::new();
+    for join in graph.ids().filter(|id| is_join(id) && !updates.contains(id)) {
         let node = graph.node(join);
         let axis = node.attrs.size("axis");
         for (&value, offset) in node.inputs.iter().zip(corners(graph, join)) {
-            let cluster = of[value.index()].filter(|_| parts[value.index()] == Part::Value && !wanted[value.index()]);
-            let elementwise = |c: &usize| clusters[*c].loops.is_none() && clusters[*c].product.is_none();
-            let Some(cluster) = cluster.filter(elementwise) else { continue };
-            let shape = graph.ty(value).shape();
-            let (outer, run) = shape.split_at(axis);
+            let (outer, run) = graph.ty(value).shape().split_at(axis);
             let is_long = outer.iter().all(|&n| n == 1) || run.iter().product::<usize>() >= LONG_PART;
-            let all = || readers[value.index()].iter().filter(|reader| live[reader.index()]);
-            let is_inside =
-                |reader: &NodeId| parts[reader.index()] == Part::Value && of[reader.index()] == Some(cluster);
-            let n_joins = all().filter(|reader| **reader == join).count();
-            let is_alone = n_joins == 1 && all().all(|reader| *reader == join || is_inside(reader));
-            if !is_alone || !is_long && !fusions.forces(Fusion::IntoJoin) {
-                continue;
-            }
-            if fusions.allows(Fusion::IntoJoin) {
-                placed.insert(value, Place { within: join, offset });
-            } else {
-                forbidden.insert(value);
+            if is_long || fusions.forces(Fusion::IntoJoin) {
+                placed.entry(value).or_default().push(Place { within: join, offset });
             }
         }
     }
-    for edge in edges.iter_mut().filter(|edge| is_join(&edge.to)) {
-        if placed.contains_key(&edge.from) {
-            edge.verdict = Verdict::Fuse(Fusion::IntoJoin);
-        } else if forbidden.contains(&edge.from) {
-            edge.verdict = Verdict::Keep(Reason::Forbidden(Fusion::IntoJoin));
-        }
+    placed.retain(|value, places| {
+        let own = of[value.index()];
+        let is_made = parts[value.index()] == Part::Value && !roles.wanted[value.index()];
+        let cluster = own.filter(|_| is_made).map(|c| &clusters[c]);
+        // A join may look at the value in another way beside.
+        let looks = |input: &NodeId| {
+            matches!(parts[input.index()], Part::Alias | Part::Virtual)
+                && topology.reads[input.index()].iter().any(|read| read.node == *value)
+        };
+        let is_place = |reader: NodeId| {
+            places.iter().any(|place| place.within == reader) && !graph.node(reader).inputs.iter().any(looks)
+        };
+        let mut others = topology.readers[value.index()].iter().filter(|reader| of[reader.node.index()] != own);
+        cluster.is_some_and(|c| c.loops.is_none() && c.product.is_none()) && others.all(|reader| is_place(reader.node))
+    });
+    let verdict = match fusions.allows(Fusion::IntoJoin) {
+        true => Verdict::Fuse(Fusion::IntoJoin),
+        false => Verdict::Keep(Reason::Forbidden(Fusion::IntoJoin)),
+    };
+    for edge in edges.iter_mut().filter(|edge| is_join(&edge.to) && placed.contains_key(&edge.from)) {
+        edge.verdict = verdict.clone();
     }
-    placed
+    if fusions.allows(Fusion::IntoJoin) { placed } else { HashMap::new() }
 }

@@ -171,19 +171,46 @@ fn values_are_made_where_they_are_joined() {
     steps([32, 0], &[128, 0, 64], 1);
     // Short runs are copied.
     assert_eq!(steps([32, 0], &[16, 48], 1), 4);
-    // So is what others read as well, what is joined twice, or what updates something; what is reduced is made by rows.
+    // What several joins read, or one in several places, is stored in each of them.
     let graph = optimized(&primitive(|g| {
         let x = g.input("x", F32, [32, 64]);
-        let (y, z) = (x.exp(), x.sin());
+        let (y, z) = (x.tanh(), x.exp());
+        g.output("one", g.concat(&[y, z, y], 1));
+        g.output("two", g.concat(&[z, y], 0));
+        // Read by what is recomputed too, in the kernel that makes it.
+        g.output("three", g.concat(&[(y + 1.0) * z, (y + 1.0).sin()], 1));
+    }));
+    assert_eq!(planned(&graph).steps.len(), 1);
+    // So is copied what others read as well, or what a join looks at in another way too, what updates something, and what is reduced,
+    // which is made by rows: how many kernels copy into joins?
+    let copies = |f: fn(&GraphBuilder)| {
+        let plan = planned(&optimized(&primitive(f)));
+        plan.kernels.iter().filter(|kernel| kernel.name.starts_with("copy into")).count()
+    };
+    let read = |g: &GraphBuilder| {
+        let z = g.input("x", F32, [32, 64]).sin();
         g.output("z", z);
-        let state = g.state("s", F32, [32, 128], Init::ZEROS);
-        let joined = g.concat(&[y, y], 1) + g.concat(&[z.tanh(), x.softmax(1)], 1).flip([0]);
-        g.output("joined", joined);
+        g.output("y", g.concat(&[z, z.tanh()], 1));
+    };
+    assert_eq!(copies(read), 1);
+    let looked_at = |g: &GraphBuilder| {
+        let y = g.input("x", F32, [32, 64]).exp();
+        g.output("y", g.concat(&[y, y.flip([0])], 1));
+    };
+    assert_eq!(copies(looked_at), 2);
+    let reduced = |g: &GraphBuilder| {
+        let x = g.input("x", F32, [32, 64]);
+        g.output("y", g.concat(&[x.tanh(), x.softmax(1)], 1));
         let means = x.mean_over([0]).reshape([1, 64]);
         g.output("means", g.concat(&[means, means.exp()], 0));
-        g.update(state, g.concat(&[x.cos(), x], 1));
-    }));
-    planned(&graph);
+    };
+    assert!(copies(reduced) >= 2);
+    let updating = |g: &GraphBuilder| {
+        let x = g.input("x", F32, [32, 64]);
+        let state = g.state("s", F32, [32, 128], Init::ZEROS);
+        g.update(state, g.concat(&[x.cos(), x.sin()], 1));
+    };
+    assert_eq!(copies(updating), 2);
     // The others of one kernel, at the distances of no repetition.
     let graph = optimized(&primitive(|g| {
         let x = g.input("x", F32, [8, 80]);
