@@ -1,7 +1,7 @@
 //! `train`, `search`, `predict`, `summary`, `lr-find`, `gradcheck`: from a configuration to a model, and what the model says.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use cotangent::data::npz::write_npz;
@@ -159,6 +159,12 @@ pub(crate) fn gradcheck(args: &GradcheckArgs) -> Result<(), Failure> {
 }
 
 pub(crate) fn predict(args: &PredictArgs) -> Result<(), Failure> {
+    let of = |path: &Path| path.canonicalize().ok();
+    if let Some(output) = args.output.as_deref().filter(|output| of(Path::new(output)).is_some()) {
+        if [&args.model, &args.data].into_iter().any(|read| of(read) == of(Path::new(output))) {
+            return Err(Failure::error(format!("{output}: required a file to write to, got one that is read")));
+        }
+    }
     let mut model = Model::load(&args.model, &Runtime::new(threads(args.threads))).map_err(failed)?;
     let Rows { table, names } = rows(&model, &args.data).map_err(failed)?;
     let outputs = model.predict_named(&table).map_err(failed)?;

@@ -118,6 +118,9 @@ impl Sets {
             }
             _ => (train, None),
         };
+        if test.as_ref().is_some_and(|test| test.is_empty()) {
+            return Err(wrong("the test set requires at least one example, got none"));
+        }
         if train.is_empty() {
             return Err(wrong("the training set requires at least one example, got none"));
         }
@@ -201,20 +204,7 @@ fn csv(of: &sections::Csv) -> Result<Read, TrainError> {
         Target::Class => Column::category(&of.label),
         Target::Number => Column::number(&of.label),
     };
-    let mut columns = Csv::suggested(&of.file, label.clone())?;
-    if let Some(names) = &of.columns {
-        let all = columns.fit(&of.file)?;
-        let all = all.columns("x");
-        let column = |name: &String| match all.iter().find(|column| column.name() == name) {
-            Some(column) => Ok(column.clone()),
-            None => {
-                let known: Vec<&str> = all.iter().map(Column::name).collect();
-                Err(invalid(&of.file, &format!("a column {name:?}"), format!("{known:?}")))
-            }
-        };
-        let chosen = names.iter().map(column).collect::<Result<Vec<_>, _>>()?;
-        columns = Csv::new().field("x", chosen).column("y", label).labels("y");
-    }
+    let columns = Csv::suggested(&of.file, label, of.columns.as_deref())?;
     let reader = columns.fit(&of.file)?;
     let entries = reader.columns("y").first().and_then(Column::entries);
     let labels = entries.map(|entries| entries.entries().to_vec()).unwrap_or_default();

@@ -28,6 +28,27 @@ pub struct Rows {
 /// # Errors
 /// What is wrong with the file, or which rows the model asks for instead.
 pub fn rows(model: &Model, path: &Path) -> Result<Rows, TrainError> {
+    let rows = read(model, path)?;
+    for field in model.fields() {
+        let values = match rows.table.get(&field.name) {
+            Some(TensorData::F32(values)) => values.iter().position(|v| !v.is_finite()),
+            Some(TensorData::F64(values)) => values.iter().position(|v| !v.is_finite()),
+            _ => None,
+        };
+        if let Some(at) = values {
+            let length = field.shape.iter().product::<usize>().max(1);
+            let row = rows.names.get(at / length).cloned().unwrap_or_default();
+            return Err(TrainError::Invalid {
+                of: path.display().to_string(),
+                required: "finite numbers".to_owned(),
+                got: format!("NaN or an infinity in row {row}, number {} of `{}`", at % length, field.name),
+            });
+        }
+    }
+    Ok(rows)
+}
+
+fn read(model: &Model, path: &Path) -> Result<Rows, TrainError> {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_lowercase();
     let refuse = |required: &str| {
         let got = if path.is_dir() { "a folder".to_owned() } else { format!("a file .{extension}") };

@@ -7,6 +7,7 @@
 //! | `history.csv`, `history.json`, `curves.svg` | a line for each epoch |
 //! | `activations.svg` | the numbers before and after activation functions, before training |
 //! | `checkpoints/` | what an interrupted training goes on from |
+//! | `configuration.toml` | what the checkpoints began with |
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,7 +15,7 @@ use std::ops::ControlFlow::{Break, Continue};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use cotangent_data::files::write_text;
+use cotangent_data::files::{FolderLock, write_text};
 use cotangent_data::{DataError, Examples};
 use cotangent_exec::{Runtime, Seed, Threads};
 use cotangent_graph::{Code, Diags, Graph, GraphBuilder, Loc, Tensor, TensorData, build};
@@ -32,6 +33,7 @@ use crate::net::{Net, augmented, optimizer};
 use crate::sections::Config;
 use crate::{read, report};
 
+mod begun;
 mod search;
 
 pub use self::search::Found;
@@ -104,9 +106,16 @@ impl Run {
     /// Removes the checkpoints of an earlier run.
     ///
     /// # Errors
-    /// [`DataError::Io`] if they cannot be removed.
+    /// [`DataError::Locked`] if a training is under way there; [`DataError::Io`] if they cannot be removed.
     pub fn forget(&self) -> Result<(), DataError> {
+        let _lock = self.lock_if_there()?;
         removed(self.checkpoints())
+    }
+
+    /// The right to write to the folder, if there is one.
+    fn lock_if_there(&self) -> Result<Option<FolderLock>, DataError> {
+        let folder = self.folder();
+        folder.is_dir().then(|| FolderLock::new(&folder)).transpose()
     }
 
     /// The place of a byte of the text.
@@ -122,10 +131,13 @@ impl Run {
     /// one that is done is only evaluated. `say` is told of every epoch.
     ///
     /// # Errors
-    /// What is wrong with data, layers or files. What was trained before stays in the checkpoints.
+    /// What is wrong with data, layers or files; another training that is under way in the folder; one that was interrupted there and
+    /// began with another configuration or other data. What was trained before stays in the checkpoints.
     pub fn train(&self, threads: Threads, mut say: impl FnMut(&str)) -> Result<Outcome, TrainError> {
-        let (config, folder) = (&self.config, self.folder());
-        let sets = Sets::load(config)?;
+        let folder = self.folder();
+        let sets = Sets::load(&self.config)?;
+        let _lock = self.taken()?;
+        self.begun(&sets)?;
         let runtime = Runtime::new(threads);
         let net = self.net(&sets);
         let mut trainer = self.trainer(&runtime, &sets, &net);

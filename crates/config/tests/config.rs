@@ -223,6 +223,31 @@ fn a_training_goes_on_where_it_was_and_its_model_predicts_as_it_did() {
     let bytes = |path: &Path| std::fs::read(path).unwrap();
     assert_eq!(bytes(&outcome.model), bytes(&resumed.model));
     // Once it is done it is only looked at again.
+    let done = bytes(&resumed.model);
+    assert_eq!(train(&parts, 1).0.len(), 1);
+    assert_eq!(bytes(&resumed.model), done);
+    // With anything else that is another now, it does not go on, whatever it is, and nothing is lost.
+    let refused = || Run::load(&parts).unwrap().train(Threads::Exactly(1), |_| ()).unwrap_err().to_string();
+    for (from, to, part) in [
+        ("rate = 0.05", "rate = 0.5", "another `optimizer.rate` (0.05 before, 0.5 now)"),
+        ("\"relu\"", "\"tanh\"", "another `layers`"),
+        ("validation = 0.2", "validation = 0.5", "another `preparation.validation`"),
+        ("seed = 4", "seed = 5", "another `seed`"),
+        ("l2 = 0.001\n", "", "another `regularization.l2` (0.001 before, nothing now)"),
+    ] {
+        std::fs::write(&parts, text(6).replace(from, to)).unwrap();
+        let error = refused();
+        assert!(error.contains(part) && error.contains("--fresh"), "{error}");
+    }
+    std::fs::write(&parts, text(4)).unwrap();
+    archive(&folder.join("halves.npz"), 61);
+    assert!(refused().contains("other training data"), "{}", refused());
+    archive(&folder.join("halves.npz"), 60);
+    // Nobody else writes there meanwhile, and nobody removes what is there.
+    let lock = cotangent_data::files::FolderLock::new(&folder.join("runs/parts")).unwrap();
+    assert!(refused().contains("a folder that nobody else writes to"), "{}", refused());
+    assert!(Run::load(&parts).unwrap().forget().is_err());
+    drop(lock);
     assert_eq!(train(&parts, 1).0.len(), 1);
     for name in ["activations.svg", "history.csv", "history.json", "curves.svg", "report.html", "model.safetensors"] {
         assert!(folder.join("runs/whole").join(name).exists(), "{name}");
@@ -234,6 +259,13 @@ fn a_training_goes_on_where_it_was_and_its_model_predicts_as_it_did() {
     let answers = model.interface().answers(&outputs).unwrap();
     let right = answers.iter().enumerate().filter(|(i, answer)| **answer == i % 2).count();
     assert!(right >= 54, "{right} of 60");
+    // Of what is no number there is no answer.
+    let mut broken = Array3::<f32>::zeros((3, 6, 6));
+    broken[[1, 2, 3]] = f32::NAN;
+    let arrays = [("x".to_owned(), TensorData::from(broken.into_dyn()))];
+    write_npz(folder.join("broken.npz"), &BTreeMap::from(arrays)).unwrap();
+    let error = rows(&model, &folder.join("broken.npz")).unwrap_err().to_string();
+    assert!(error.contains("NaN or an infinity in row 1, number 15 of `x`"), "{error}");
     let report = std::fs::read_to_string(&outcome.report).unwrap();
     assert!(report.contains("<svg") && report.contains("Confusion") && report.contains("data:image/bmp;base64,"));
     assert!(report.contains("alt=\"filter 0\"") && report.contains("before relu"), "filters and histograms");
@@ -242,6 +274,31 @@ fn a_training_goes_on_where_it_was_and_its_model_predicts_as_it_did() {
     Run::load(&parts).unwrap().forget().unwrap();
     assert_eq!(train(&parts, 1).0.len(), 4);
     assert_eq!(bytes(&outcome.model), bytes(&resumed.model));
+}
+
+#[test]
+fn what_is_read_is_not_written_over_and_what_cannot_be_written_is_told_before_training() {
+    let folder = fresh("places");
+    archive(&folder.join("model.safetensors"), 60);
+    archive(&folder.join("halves.npz"), 60);
+    let text = |file: &str, output: &str| {
+        format!(
+            "layers = [{{ kind = \"dense\", units = 4 }}]\n[data]\nkind = \"npz\"\nfile = \"{file}\"\n[optimizer]\nkind = \"adam\"\n[training]\nepochs = 1\n[output]\nfolder = \"{output}\"\n"
+        )
+    };
+    let path = folder.join("c.toml");
+    let error = |text: String| {
+        std::fs::write(&path, text).unwrap();
+        let mut epochs = 0;
+        let error = Run::load(&path).unwrap().train(Threads::Exactly(1), |_| epochs += 1).unwrap_err().to_string();
+        assert_eq!(epochs, 0, "{error}");
+        error
+    };
+    let before = std::fs::read(folder.join("model.safetensors")).unwrap();
+    assert!(error(text("model.safetensors", ".")).contains("a file that this run reads"));
+    assert_eq!(std::fs::read(folder.join("model.safetensors")).unwrap(), before);
+    std::fs::create_dir_all(folder.join("out/history.csv")).unwrap();
+    assert!(error(text("halves.npz", "out")).contains("history.csv: required a place where a training can write"));
 }
 
 #[test]
@@ -270,7 +327,7 @@ fn numbers_are_predicted_and_tables_keep_their_categories() {
     assert!(rows(&model, &folder.join("odd.csv")).unwrap_err().to_string().contains("line 2, column `kind`"));
     std::fs::write(&config, text.replace("\"size\"", "\"sice\"")).unwrap();
     let error = Sets::load(&Run::load(&config).unwrap().config).unwrap_err().to_string();
-    assert!(error.contains("a column \"sice\""), "{error}");
+    assert!(error.contains("one column `sice`"), "{error}");
 }
 
 #[test]

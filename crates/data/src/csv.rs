@@ -39,7 +39,7 @@ use std::io::Read;
 use std::path::Path;
 
 use cotangent_host::float::in_default;
-use cotangent_scalar::DType;
+use cotangent_scalar::{DType, plain};
 use serde::{Deserialize, Serialize};
 
 use self::cells::{Buffers, Cells};
@@ -47,7 +47,10 @@ pub use self::rows::CsvRows;
 use crate::DataError;
 use crate::reading::{ask, open};
 use crate::table::{Field, Table};
-use crate::text::{Unit, Vocabulary};
+use crate::text::{Unit, Vocabulary, shown};
+
+/// A column has many numbers from so many on, and few other cells if they are at most one in so many.
+const MANY_NUMBERS: usize = 20;
 
 /// The most categories that are spread over columns of zeros and ones.
 pub const MOST_ONE_HOT: usize = 4096;
@@ -286,29 +289,58 @@ impl Csv {
 
     /// What a file suggests: a field `x` of all columns but one, numbers where every cell is one, else a column of zeros and ones
     /// for each name, and the other column as the field `y`, by which stratified orders go. Missing numbers become the mean,
-    /// missing names a name of their own.
+    /// missing names a name of their own. `among` names the columns of `x`, in their order; `None` for all.
     ///
     /// # Errors
-    /// As [`Csv::fit`].
-    pub fn suggested(path: impl AsRef<Path>, label: Column) -> Result<Self, DataError> {
+    /// As [`Csv::fit`]; a column of at least 20 numbers of which at most one cell in 20 is none, for that is most likely a mistake in
+    /// the cell; of `among` a name that no column has, that of the label, or one twice.
+    pub fn suggested(path: impl AsRef<Path>, label: Column, among: Option<&[String]>) -> Result<Self, DataError> {
         let path = path.as_ref();
         let (file, _) = open(path)?;
         let csv = Csv::new();
         let mut cells = Cells::new(file, &path.display().to_string(), &csv)?;
-        cells.place_of(&label.name)?;
-        let mut are_numbers = vec![true; cells.names().len()];
+        let label_at = cells.place_of(&label.name)?;
+        let taken: Vec<usize> = match among {
+            None => (0..cells.names().len()).filter(|at| *at != label_at).collect(),
+            Some(names) => names.iter().map(|name| cells.place_of(name)).collect::<Result<_, _>>()?,
+        };
+        if let Some(k) = (0..taken.len()).find(|&k| taken[k] == label_at || taken[..k].contains(&taken[k])) {
+            let name = plain(&cells.names()[taken[k]]);
+            let got = if taken[k] == label_at { "the label" } else { "it twice" };
+            return Err(mismatch(format!("`{name}` once, and not to predict itself"), got, "name each column once"));
+        }
+        // For each column its cells with numbers and with other texts, and where the first other text is.
+        let mut seen: Vec<(usize, usize, Option<(u64, String)>)> = vec![(0, 0, None); cells.names().len()];
         while cells.next()? {
-            for (at, is_number) in are_numbers.iter_mut().enumerate() {
+            for (at, (n_numbers, n_others, first)) in seen.iter_mut().enumerate() {
                 let cell = cells.cell(at)?;
-                *is_number &= csv.is_missing(cell) || cell.parse::<f32>().is_ok_and(f32::is_finite);
+                if csv.is_missing(cell) {
+                } else if cell.parse::<f32>().is_ok_and(f32::is_finite) {
+                    *n_numbers += 1;
+                } else {
+                    *n_others += 1;
+                    first.get_or_insert_with(|| (cells.position().1, shown(cell)));
+                }
             }
         }
-        let column = |(name, is_number): (&String, bool)| match is_number {
-            true => Column::number(name).missing(Missing::Mean),
-            false => Column::one_hot(name).missing(Missing::Category),
-        };
-        let others = cells.names().iter().zip(are_numbers).filter(|(name, _)| **name != label.name);
-        Ok(csv.field("x", others.map(column).collect::<Vec<_>>()).column("y", label).labels("y"))
+        let mut columns = Vec::new();
+        for at in taken {
+            let (name, (n_numbers, n_others, first)) = (&cells.names()[at], std::mem::take(&mut seen[at]));
+            columns.push(match first {
+                None => Column::number(name).missing(Missing::Mean),
+                Some((line, text)) if n_numbers >= MANY_NUMBERS && n_others * MANY_NUMBERS <= n_numbers + n_others => {
+                    let n = n_numbers + n_others;
+                    return Err(DataError::Mismatch {
+                        of: format!("{}, line {line}, column `{}`", path.display(), plain(name)),
+                        required: format!("a number, as {n_numbers} of {n} cells of the column are"),
+                        got: text,
+                        fix: "mend the cell, leave it empty, or leave the column out".to_owned(),
+                    });
+                }
+                Some(_) => Column::one_hot(name).missing(Missing::Category),
+            });
+        }
+        Ok(csv.field("x", columns).column("y", label).labels("y"))
     }
 
     fn is_missing(&self, cell: &str) -> bool {

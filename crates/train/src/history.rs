@@ -30,7 +30,7 @@ pub struct Epoch {
     pub validation_accuracy: Option<f64>,
     /// The trainer's metrics of the validation set after the epoch, by name.
     pub metrics: Vec<(String, f64)>,
-    /// The learning rate `optimizer.lr` at its end, if the store has one.
+    /// The learning rate `optimizer.lr` at its end, before a schedule's factor, if the store has one.
     pub rate: Option<f64>,
     /// Time spent on training, without compilation and evaluation.
     pub seconds: f64,

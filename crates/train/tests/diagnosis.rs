@@ -4,7 +4,7 @@ use cotangent_data::synthetic::two_moons;
 use cotangent_data::{Dataset, Table};
 use cotangent_exec::{Runtime, Seed, Store, Threads};
 use cotangent_graph::{GraphBuilder, Init, Tensor, TensorData};
-use cotangent_nn::{Adam, Dense, Layer, Layers, Momentum, Optimizer, Sgd};
+use cotangent_nn::{Adam, BatchNorm, Dense, Layer, Layers, Momentum, Optimizer, Sgd};
 use cotangent_train::diagnosis::correlated;
 use cotangent_train::statistics::Ends;
 use cotangent_train::{CrossEntropy, Diagnosis, Options, Problem, RateRange, Trainer};
@@ -297,6 +297,32 @@ fn histograms_before_training_are_those_of_arrays() {
     };
     assert_eq!(run(false), run(true));
     assert!(fresh().histograms(&set, 0).is_err());
+}
+
+/// Also not what layers keep beside weights, and not the number of steps.
+#[test]
+fn looking_changes_no_state() {
+    fn normed<'g>(_: &'g GraphBuilder, x: Tensor<'g>) -> Tensor<'g> {
+        x.dense("hidden", 8).layer("norm", BatchNorm::new()).relu().dense("out", 2)
+    }
+    let set = two_moons(100, 0.1, 5);
+    let mut trainer = Trainer::new(&runtime(), normed, CrossEntropy, Adam::new(0.01), options(3, 2));
+    trainer.fit(&set, None).unwrap();
+    let state = |trainer: &Trainer<_, _, _>| {
+        let store = trainer.store();
+        (cotangent_train::checksum_all(&store).unwrap(), store.step(), store.draws())
+    };
+    let before = state(&trainer);
+    trainer.histograms(&set, 77).unwrap();
+    assert_eq!(state(&trainer), before);
+    trainer.diagnose(&set, None).unwrap();
+    assert_eq!(state(&trainer), before);
+    // A diagnosis of a trainer that has seen no step looks for itself.
+    let mut trainer = Trainer::new(&runtime(), normed, CrossEntropy, Adam::new(0.01), options(3, 2));
+    trainer.histograms(&set, 10).unwrap();
+    let before = state(&trainer);
+    trainer.diagnose(&set, None).unwrap();
+    assert_eq!((state(&trainer), before.1), (before, 0));
 }
 
 /// What is wrong with weights shows before the first step, and without statistics of steps.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use cotangent_data::DataError;
@@ -21,6 +22,9 @@ use crate::examples::{Set, Sets};
 use crate::read::read_changed;
 use crate::schema::{Between, Placed};
 use crate::sections::{self, Config, Measure, Method, Values};
+
+/// How the file of the best configuration begins.
+const BEST: &str = "# The best of";
 
 /// The most trials of a search: all are read before the first is trained.
 const MOST: usize = 10_000;
@@ -85,6 +89,14 @@ impl Run {
             let text = format!("`trials` of `search` requires at most {MOST}, got {}", of.trials);
             return Err(Diag::new(Code::Config, text).at(placed.at.clone()).into());
         }
+        let best_path = self.path.with_extension("best.toml");
+        if fs::read_to_string(&best_path).is_ok_and(|text| !text.starts_with(BEST)) {
+            return Err(TrainError::Invalid {
+                of: best_path.display().to_string(),
+                required: "the result of an earlier search, or no file".to_owned(),
+                got: "another file; move it elsewhere, for the best configuration is written there".to_owned(),
+            });
+        }
         let space = self.space(placed)?;
         let numbers = 0..of.trials as u64;
         let drawn: Vec<Configuration> = numbers.map(|number| space.draw(of.seed, number)).collect();
@@ -94,6 +106,7 @@ impl Run {
         for run in &runs {
             run.summary_of(loaded.sets(&run.config, placed)?)?;
         }
+        let _lock = self.taken()?;
 
         let (trials, budget) = (of.trials as u64, of.budget as u64);
         let search = match of.method {
@@ -118,16 +131,15 @@ impl Run {
         let text = changed(&self.text, &changes, "search").map_err(|error| self.invalid(error))?;
         let measure = name_of(of.measure);
         let head = format!(
-            "# The best of {} trials of {}: validation {measure} {:.6} after {} epochs, trial {}.\n",
+            "{BEST} {} trials of {}: validation {measure} {:.6} after {} epochs, trial {}.\n",
             of.trials,
             self.path.file_name().unwrap_or_default().display(),
             best.score,
             best.budget,
             best.number
         );
-        let path = self.path.with_extension("best.toml");
-        write_text(&path, &(head + &text))?;
-        Ok(Found { measure: of.measure, best: path, trials })
+        write_text(&best_path, &(head + &text))?;
+        Ok(Found { measure: of.measure, best: best_path, trials })
     }
 
     /// Removes the trials of an earlier search.
@@ -135,6 +147,7 @@ impl Run {
     /// # Errors
     /// [`DataError::Io`] if they cannot be removed.
     pub fn forget_search(&self) -> Result<(), DataError> {
+        let _lock = self.lock_if_there()?;
         removed(self.searched())
     }
 

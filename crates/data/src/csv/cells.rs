@@ -22,6 +22,8 @@ pub(super) struct Cells<R> {
     record: ::csv::StringRecord,
     name: String,
     names: Vec<String>,
+    /// For each name the place of its column; `None` for one that several have.
+    places: HashMap<String, Option<usize>>,
     /// Whether the first row, of a file without names, waits to be taken.
     waits: bool,
 }
@@ -35,7 +37,8 @@ impl<R: Read> Cells<R> {
             .trim(::csv::Trim::All)
             .from_reader(Quotes::new(bytes, csv.delimiter));
         let (record, name) = (::csv::StringRecord::new(), name.to_owned());
-        let mut cells = Cells { reader, record, name, names: Vec::new(), waits: false };
+        let (names, places) = (Vec::new(), HashMap::new());
+        let mut cells = Cells { reader, record, name, names, places, waits: false };
         let is_there = cells.next()?;
         if !is_there {
             return Err(cells.malformed("a row of cells".to_owned(), "nothing".to_owned()));
@@ -45,6 +48,9 @@ impl<R: Read> Cells<R> {
             true => cells.record.iter().map(str::to_owned).collect(),
             false => (1..=cells.record.len()).map(|k| k.to_string()).collect(),
         };
+        for (at, name) in cells.names.iter().enumerate() {
+            cells.places.entry(name.clone()).and_modify(|place| *place = None).or_insert(Some(at));
+        }
         Ok(cells)
     }
 
@@ -83,20 +89,19 @@ impl<R: Read> Cells<R> {
 
     /// The place of a column.
     pub(super) fn place_of(&self, column: &str) -> Result<usize, DataError> {
-        let mut places = self.names.iter().enumerate().filter(|(_, name)| *name == column);
         let mismatch = |got: String| DataError::Mismatch {
             of: self.name.clone(),
             required: format!("one column `{column}`"),
             got,
             fix: "the first row has the names of the columns; take one of them".to_owned(),
         };
-        let (at, _) = places.next().ok_or_else(|| {
+        let place = self.places.get(column).ok_or_else(|| {
             const MOST: usize = 20;
             let known: Vec<&str> = self.names.iter().take(MOST).map(String::as_str).collect();
             let more = if self.names.len() > MOST { ", ..." } else { "" };
             mismatch(format!("columns {}{more}", known.join(", ")))
         })?;
-        if places.next().is_some() { Err(mismatch("two of that name".to_owned())) } else { Ok(at) }
+        place.ok_or_else(|| mismatch("two of that name".to_owned()))
     }
 
     /// Whether the row has a missing value for which rows are left out.

@@ -138,7 +138,7 @@ fn what_does_not_fit_is_named_with_line_and_column() {
     // Two columns of a name are fine where neither is asked for.
     assert_eq!(read(number(), "b,a,b\n1,2,3\n").unwrap().len(), 1);
     let scratch = Scratch::new("twice", "a,a,y\n1,2,0\n");
-    let suggested = Csv::suggested(&scratch.0, Column::category("y")).and_then(|csv| csv.fit(&scratch.0));
+    let suggested = Csv::suggested(&scratch.0, Column::category("y"), None).and_then(|csv| csv.fit(&scratch.0));
     assert!(suggested.unwrap_err().to_string().contains("one column `a`, got two of that name"));
     // A table of no rows is a table.
     assert_eq!(read(number(), "a\n").unwrap().len(), 0);
@@ -237,10 +237,35 @@ fn rows_that_stay_in_the_file_are_those_of_the_table() {
 #[test]
 fn a_file_suggests_how_to_read_it() {
     let scratch = Scratch::new("suggested", PEOPLE);
-    let csv = Csv::suggested(&scratch.0, Column::category("score")).unwrap();
+    let csv = Csv::suggested(&scratch.0, Column::category("score"), None).unwrap();
     let reader = csv.fit(&scratch.0).unwrap();
     let kinds: Vec<&Kind> = reader.columns("x").iter().map(Column::kind).collect();
     assert_eq!(kinds, [&Kind::OneHot, &Kind::Number, &Kind::OneHot]);
     assert_eq!(column(&reader.read(&scratch.0).unwrap(), "y"), [0.0, 2.0, 1.0, 0.0]);
-    assert!(Csv::suggested(&scratch.0, Column::category("no")).unwrap_err().to_string().contains("name, age, city"));
+    let error = |file: &Scratch, among: Option<&[&str]>| {
+        let among = among.map(|names| names.iter().map(|name| name.to_string()).collect::<Vec<_>>());
+        Csv::suggested(&file.0, Column::category("y"), among.as_deref()).err().map(|error| error.to_string())
+    };
+    assert!(error(&scratch, None).unwrap().contains("name, age, city"));
+    // A cell among many numbers that is none is most likely a mistake, if the column is asked for.
+    for bad in ["inf", "1e39", "\"1,234.5\"", "abc"] {
+        let rows = |n: usize| (0..n).map(|i| format!("{i},{},{}\n", i % 3, i % 2)).collect::<String>();
+        let text = format!("a,b,y\n{}{bad},1,0\n{}", rows(7), rows(32));
+        let odd = Scratch::new("odd", &text);
+        let message = error(&odd, None).unwrap();
+        assert!(message.contains("line 9, column `a`: required a number, as 39 of 40 cells"), "{message}");
+        assert_eq!(error(&odd, Some(&["b"])), None);
+        // Of few cells, and of many names, nothing is to be said.
+        let few = Scratch::new("few", &format!("a,b,y\n{}{bad},1,0\n", rows(10)));
+        assert_eq!(error(&few, None), None);
+    }
+    // Columns come in the order in which they are named, each once, and the label is none of them.
+    let table = Scratch::new("order", "a,b,y\n1,2,0\n3,4,1\n");
+    let names = ["b".to_owned(), "a".to_owned()];
+    let reader = Csv::suggested(&table.0, Column::category("y"), Some(&names)).unwrap().fit(&table.0).unwrap();
+    assert_eq!(column(&reader.read(&table.0).unwrap(), "x"), [2.0, 1.0, 4.0, 3.0]);
+    for (among, part) in [(["a", "a"], "got it twice"), (["a", "y"], "got the label"), (["a", "z"], "columns a, b, y")]
+    {
+        assert!(error(&table, Some(&among)).unwrap().contains(part), "{:?}", error(&table, Some(&among)));
+    }
 }

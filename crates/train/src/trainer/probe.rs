@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use cotangent_data::{Examples, Order};
+use cotangent_data::{Examples, Field, Order};
 use cotangent_exec::Outputs;
 use cotangent_graph::{Code, TensorData};
 use cotangent_host::float::in_default;
@@ -200,17 +200,17 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
         let size = positive("batch_size", self.options.batch_size)?.min(n);
         let mut places = train.places(Order::Shuffled, self.options.seed.0, 0)?;
         places.truncate(n);
-        let draws = self.programs.store().draws();
+        let sizes = [size, n % size];
         let mut batch = Vec::new();
-        let mut each = |take: &mut dyn FnMut(&Outputs<'_>, usize) -> Result<(), TrainError>| -> Result<(), TrainError> {
-            let result = places.chunks(size).try_for_each(|places| {
-                train.gather(0, places, &mut batch)?;
-                let program = self.programs.program(Mode::Look, places.len(), &fields)?;
-                take(&self.programs.run(&program, &batch)?, places.len())
-            });
-            // What is drawn at random is the same in both passes, and in what comes after.
-            self.programs.store_mut().set_draws(draws);
-            result
+        let mut each = |take: &mut dyn FnMut(&Outputs<'_>, usize) -> Result<(), TrainError>| {
+            // As it is after, so that both passes see the same.
+            self.undone(Mode::Look, sizes, &fields, |trainer| {
+                places.chunks(size).try_for_each(|places| {
+                    train.gather(0, places, &mut batch)?;
+                    let program = trainer.programs.program(Mode::Look, places.len(), &fields)?;
+                    take(&trainer.programs.run(&program, &batch)?, places.len())
+                })
+            })
         };
         in_default(|| {
             let mut looking = Looking::default();
@@ -274,21 +274,16 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
     ) -> Result<(), TrainError> {
         let size = positive("batch_size", self.options.batch_size)?.min(positive("examples", n_examples)?);
         let fields = train.fields();
-        // What a program starts with is there once it is loaded.
-        self.programs.program(Mode::Train, size, &fields)?;
-        if !n_examples.is_multiple_of(size) {
-            self.programs.program(Mode::Train, n_examples % size, &fields)?;
-        }
-        let kept = Checkpoint::of_store(self.programs.store())?;
         let mut places = train.places(Order::Shuffled, self.options.seed.0, 0)?;
         places.truncate(n_examples);
-        let mut run = || {
+        let sizes = [size, n_examples % size];
+        self.undone(Mode::Train, sizes, &fields, |trainer| {
             let mut batch: Vec<TensorData> = Vec::new();
             for (k, places) in places.chunks(size).cycle().take(n_steps).enumerate() {
-                before(self, k)?;
+                before(trainer, k)?;
                 train.gather(0, places, &mut batch)?;
-                let program = self.programs.program(Mode::Train, places.len(), &fields)?;
-                match self.programs.run(&program, &batch) {
+                let program = trainer.programs.program(Mode::Train, places.len(), &fields)?;
+                match trainer.programs.run(&program, &batch) {
                     Ok(out) => {
                         if !after(out.scalar("loss")?) {
                             break;
@@ -299,8 +294,23 @@ impl<M: Net, L: Objective, O: Optimizer> Trainer<M, L, O> {
                 }
             }
             Ok(())
-        };
-        let result = in_default(&mut run);
+        })
+    }
+
+    /// Runs programs of a mode for batches of these sizes, and puts parameters, states and counters back.
+    fn undone<T>(
+        &mut self,
+        mode: Mode,
+        sizes: [usize; 2],
+        fields: &[Field],
+        run: impl FnOnce(&mut Self) -> Result<T, TrainError>,
+    ) -> Result<T, TrainError> {
+        // What a program starts with is there once it is loaded.
+        for size in sizes.into_iter().filter(|size| *size > 0) {
+            self.programs.program(mode, size, fields)?;
+        }
+        let kept = Checkpoint::of_store(self.programs.store())?;
+        let result = in_default(|| run(self));
         let mut store = self.programs.store_mut();
         put(&kept.tensors, &mut store)?;
         store.set_step(kept.step);
