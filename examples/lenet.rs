@@ -115,8 +115,9 @@ fn tiles(values: &[f64], n: usize, side: usize, channels: usize, columns: usize)
     };
     let maps: Vec<_> = (0..n * channels).map(map).collect();
     let (rows, cell) = (maps.len().div_ceil(columns), side + 1);
-    Array2::from_shape_fn((rows * cell, columns * cell), |(y, x)| {
-        let (row, y) = (rows - 1 - y / cell, cell - 1 - y % cell);
+    // Gaps are between maps alone, so the lowest row has none beneath.
+    Array2::from_shape_fn((rows * cell - 1, columns * cell - 1), |(y, x)| {
+        let (row, y) = (rows - 1 - (y + 1) / cell, cell - 1 - (y + 1) % cell);
         let (column, x) = (x / cell, x % cell);
         match maps.get(row * columns + column) {
             Some(map) if y < side && x < side => map(y, x),

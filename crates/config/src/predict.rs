@@ -29,6 +29,13 @@ pub struct Rows {
 /// What is wrong with the file, or which rows the model asks for instead.
 pub fn rows(model: &Model, path: &Path) -> Result<Rows, TrainError> {
     let rows = read(model, path)?;
+    if rows.names.is_empty() {
+        return Err(TrainError::Invalid {
+            of: path.display().to_string(),
+            required: "at least one row".to_owned(),
+            got: "none".to_owned(),
+        });
+    }
     for field in model.fields() {
         let values = match rows.table.get(&field.name) {
             Some(TensorData::F32(values)) => values.iter().position(|v| !v.is_finite()),

@@ -90,7 +90,8 @@ impl<'a> Archive<'a> {
         source.fill(&mut length, 0, "length of the header")?;
         let (length, rest) = (u64::from_le_bytes(length), source.n_bytes - 8);
         if length > MAX_HEADER.min(rest) {
-            let required = format!("at most {MAX_HEADER} bytes, and no more than the file has");
+            let required =
+                format!("at most {MAX_HEADER} bytes, and no more than the file has, as safetensors files begin");
             return Err(source.malformed("length of the header", required, format!("{length} of {rest} bytes")));
         }
         let header = source.bytes(length, 8, "header")?;
