@@ -336,7 +336,8 @@ impl Run<'_> {
                     let tolerance = self.options.tolerance * largest_of(&xs);
                     let pairs = xs.into_iter().zip(ys);
                     // NaN must not pass for close.
-                    tied.iter_mut().zip(pairs).for_each(|(tied, (x, y))| *tied |= !((x - y).abs() <= tolerance));
+                    let is_close = |(x, y): (f64, f64)| (x - y).abs() <= tolerance;
+                    tied.iter_mut().zip(pairs).for_each(|(tied, pair)| *tied |= !is_close(pair));
                 }
             }
         }
