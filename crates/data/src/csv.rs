@@ -49,6 +49,15 @@ use crate::reading::{ask, open};
 use crate::table::{Field, Table};
 use crate::text::{Unit, Vocabulary, shown};
 
+/// What the cells of a column are.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    n_numbers: usize,
+    n_others: usize,
+    /// The line and the text of the first that is no number.
+    other: Option<(u64, String)>,
+}
+
 /// A column has many numbers from so many on, and few other cells if they are at most one in so many.
 const MANY_NUMBERS: usize = 20;
 
@@ -309,27 +318,29 @@ impl Csv {
             let got = if taken[k] == label_at { "the label" } else { "it twice" };
             return Err(mismatch(format!("`{name}` once, and not to predict itself"), got, "name each column once"));
         }
-        // For each column its cells with numbers and with other texts, and where the first other text is.
-        let mut seen: Vec<(usize, usize, Option<(u64, String)>)> = vec![(0, 0, None); cells.names().len()];
+        let mut seen = vec![Seen::default(); cells.names().len()];
         while cells.next()? {
-            for (at, (n_numbers, n_others, first)) in seen.iter_mut().enumerate() {
+            for (at, seen) in seen.iter_mut().enumerate() {
                 let cell = cells.cell(at)?;
                 if csv.is_missing(cell) {
-                } else if cell.parse::<f32>().is_ok_and(f32::is_finite) {
-                    *n_numbers += 1;
-                } else {
-                    *n_others += 1;
-                    first.get_or_insert_with(|| (cells.position().1, shown(cell)));
+                    continue;
+                }
+                match cell.parse::<f32>().is_ok_and(f32::is_finite) {
+                    true => seen.n_numbers += 1,
+                    false => {
+                        seen.n_others += 1;
+                        seen.other.get_or_insert_with(|| (cells.position().1, shown(cell)));
+                    }
                 }
             }
         }
         let mut columns = Vec::new();
         for at in taken {
-            let (name, (n_numbers, n_others, first)) = (&cells.names()[at], std::mem::take(&mut seen[at]));
-            columns.push(match first {
+            let (name, Seen { n_numbers, n_others, other }) = (&cells.names()[at], std::mem::take(&mut seen[at]));
+            let n = n_numbers + n_others;
+            columns.push(match other {
                 None => Column::number(name).missing(Missing::Mean),
-                Some((line, text)) if n_numbers >= MANY_NUMBERS && n_others * MANY_NUMBERS <= n_numbers + n_others => {
-                    let n = n_numbers + n_others;
+                Some((line, text)) if n_numbers >= MANY_NUMBERS && n_others * MANY_NUMBERS <= n => {
                     return Err(DataError::Mismatch {
                         of: format!("{}, line {line}, column `{}`", path.display(), plain(name)),
                         required: format!("a number, as {n_numbers} of {n} cells of the column are"),
