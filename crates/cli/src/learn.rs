@@ -159,11 +159,12 @@ pub(crate) fn gradcheck(args: &GradcheckArgs) -> Result<(), Failure> {
 }
 
 pub(crate) fn predict(args: &PredictArgs) -> Result<(), Failure> {
-    let of = |path: &Path| path.canonicalize().ok();
-    if let Some(output) = args.output.as_deref().filter(|output| of(Path::new(output)).is_some()) {
-        if [&args.model, &args.data].into_iter().any(|read| of(read) == of(Path::new(output))) {
-            return Err(Failure::error(format!("{output}: required a file to write to, got one that is read")));
-        }
+    let is_read = |output: &&str| {
+        let output = Path::new(output).canonicalize().ok();
+        output.is_some() && [&args.model, &args.data].into_iter().any(|read| read.canonicalize().ok() == output)
+    };
+    if let Some(output) = args.output.as_deref().filter(is_read) {
+        return Err(Failure::error(format!("{output}: required a file to write to, got one that is read")));
     }
     let mut model = Model::load(&args.model, &Runtime::new(threads(args.threads))).map_err(failed)?;
     let Rows { table, names } = rows(&model, &args.data).map_err(failed)?;

@@ -310,7 +310,7 @@ fn looking_changes_no_state() {
     trainer.fit(&set, None).unwrap();
     let state = |trainer: &Trainer<_, _, _>| {
         let store = trainer.store();
-        (cotangent_train::checksum_all(&store).unwrap(), store.step(), store.draws())
+        (cotangent_train::checksum_all(store).unwrap(), store.step(), store.draws())
     };
     let before = state(&trainer);
     trainer.histograms(&set, 77).unwrap();
