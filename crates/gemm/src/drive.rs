@@ -93,7 +93,7 @@ impl<T: Number> Job<'_, T> {
     /// shape's shared bytes and `n_threads` times its own bytes.
     pub unsafe fn run(&self, pool: &Pool, n_threads: usize) {
         let Shape { batch: count, m, n, .. } = *self.shape;
-        if n_threads == 1 && !self.shape.shares_b() {
+        if n_threads == 1 && !self.shape.shares_b {
             // The short way for the many small products of small networks.
             for batch in 0..count {
                 // SAFETY: what the caller promises; thread 0 is the only one.
@@ -143,7 +143,7 @@ impl<T: Number> Job<'_, T> {
         let place = |part: usize| if reversed { n_parts - 1 - part } else { part };
         let rows_of = |part: usize| split(m, n_rows, place(part) / n_cols, self.shape.row_unit);
         let unit = self.shape.column_unit;
-        if !self.shape.shares_b() {
+        if !self.shape.shares_b {
             pool.run(n_parts, &|part| {
                 // SAFETY: what the caller promises; `part` is this thread's own.
                 unsafe { self.region(batch, rows_of(part), split(n, n_cols, place(part) % n_cols, unit), part) };

@@ -33,6 +33,8 @@ pub(crate) struct Shape {
     pub column_unit: usize,
     /// Rows of C that a thread keeps in the workspace: 0 if C is stored, all where it takes several K blocks.
     pub c_rows: usize,
+    /// Threads pack blocks of B together: products too high for one block of rows.
+    pub shares_b: bool,
     /// Bytes that threads share: a packed block of B.
     pub shared_bytes: usize,
     /// Where the parts of a thread's own memory end, in bytes from its start: a packed block of A; packed panels of B, or a
@@ -95,14 +97,10 @@ impl Shape {
             row_unit,
             column_unit,
             c_rows,
+            shares_b,
             shared_bytes: bytes(of_all),
             own_ends,
         }
-    }
-
-    /// Threads pack blocks of B together: products too high for one block of rows.
-    pub fn shares_b(&self) -> bool {
-        self.b != Operand::InPlace && self.m > self.blocking.mc
     }
 
     /// Bytes that each thread has of its own.

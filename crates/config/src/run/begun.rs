@@ -37,10 +37,9 @@ impl Run {
         fs::create_dir_all(&folder).map_err(io)?;
         let lock = FolderLock::new(&folder)?;
         for path in WRITTEN.map(|name| folder.join(name)) {
-            let required = || "a place where a training can write a result".to_owned();
             let refused = |got: &str| TrainError::Invalid {
                 of: path.display().to_string(),
-                required: required(),
+                required: "a place where a training can write a result".to_owned(),
                 got: format!("{got}; give the run another folder by `output.folder`"),
             };
             if path.is_dir() {

@@ -78,7 +78,7 @@ impl Run {
     ///
     /// # Errors
     /// `E0401` for a configuration without `search`, or values that are none for their keys, before anything is trained; what is wrong
-    /// with data or files. What was tried before stays. A training whose loss is no number any more is no error but the worst score.
+    /// with data or files, such as a folder that somebody else writes to, or another file where the best configuration goes. What was tried before stays. A training whose loss is no number any more is no error but the worst score.
     pub fn search(&self, threads: Threads, mut say: impl FnMut(&str)) -> Result<Found, TrainError> {
         let Some(placed) = &self.config.search else {
             let text = "`search` is missing: it requires a table with `ranges`, the values of keys that are tried";
@@ -145,7 +145,7 @@ impl Run {
     /// Removes the trials of an earlier search.
     ///
     /// # Errors
-    /// [`DataError::Io`] if they cannot be removed.
+    /// [`DataError::Locked`] if somebody writes to the folder; [`DataError::Io`] if they cannot be removed.
     pub fn forget_search(&self) -> Result<(), DataError> {
         let _lock = self.lock_if_there()?;
         removed(self.searched())
